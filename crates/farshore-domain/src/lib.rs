@@ -1,1 +1,24 @@
-//! domain
+//! What a fleet is and how it may change.
+//!
+//! Data in, data out: nothing here opens a file or a socket, reads a clock or draws a random
+//! number. Time is an argument ([`time::UnixMs`]), ids are made at the edge and passed in. The same code runs in
+//! the control plane, on the device, in property tests and in virtual fleets.
+//!
+//! Layout: [`id`], [`name`], [`label`], [`selector`], [`digest`], [`version`], [`time`] are the words everything
+//! else is made of; [`object`] is the envelope of every object; [`device`], [`release`], [`desired`],
+//! [`access`], [`config`], [`claim`] are nouns; `rollout` and `reconcile` decide.
+
+pub mod access;
+pub mod claim;
+pub mod config;
+pub mod desired;
+pub mod device;
+pub mod digest;
+pub mod id;
+pub mod label;
+pub mod name;
+pub mod object;
+pub mod release;
+pub mod selector;
+pub mod time;
+pub mod version;

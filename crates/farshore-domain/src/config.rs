@@ -1,0 +1,164 @@
+//! Config: values for an app in layers, each value with its provenance.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// At most this many bytes in one value.
+pub const MAX_VALUE_BYTES: usize = 32 * 1024;
+/// At most this many values for one app on one device.
+pub const MAX_VALUES: usize = 512;
+
+/// Where a value comes from. A later layer wins: tenant → app → selector → device; among selector layers the one whose name sorts last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum Layer {
+    Tenant,
+    App,
+    Selector,
+    Device,
+}
+
+/// One value with where it comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = ConfigValue))]
+#[serde(rename_all = "camelCase")]
+pub struct Value {
+    pub value: String,
+    pub layer: Layer,
+    /// Name of the config object.
+    pub from: String,
+}
+
+/// One config object as far as merging needs it.
+#[derive(Clone, Debug)]
+pub struct LayerValues<'a> {
+    pub layer: Layer,
+    pub name: &'a str,
+    pub values: &'a BTreeMap<String, String>,
+}
+
+/// Why a key or value may not be set.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    #[error(
+        "{0:?} is no variable name: use A-Z, a-z, 0-9 and '_', not starting with a digit, 128 characters at most"
+    )]
+    Key(String),
+    #[error("{0} would change what is executed and can't be set")]
+    Denied(String),
+    #[error("the value of {0} has more than {MAX_VALUE_BYTES} bytes or holds a NUL")]
+    Value(String),
+}
+
+/// Whether `key` is a plain environment variable name.
+#[must_use]
+pub fn is_variable(key: &str) -> bool {
+    key.len() <= 128
+        && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+        && key.bytes().next().is_some_and(|b| !b.is_ascii_digit())
+}
+
+/// Variables by which a loader, a shell or a language runtime can be made to run other code.
+const DENIED: &[&str] = &[
+    "PATH",
+    "IFS",
+    "ENV",
+    "BASH_ENV",
+    "SHELLOPTS",
+    "BASHOPTS",
+    "PS4",
+    "PROMPT_COMMAND",
+    "GCONV_PATH",
+    "HOSTALIASES",
+    "LOCPATH",
+    "NLSPATH",
+    "TMPDIR",
+    "NODE_OPTIONS",
+    "NODE_PATH",
+    "PERL5LIB",
+    "PERL5OPT",
+    "PERLLIB",
+    "RUBYLIB",
+    "RUBYOPT",
+    "JAVA_TOOL_OPTIONS",
+    "JDK_JAVA_OPTIONS",
+    "_JAVA_OPTIONS",
+    "CLASSPATH",
+    "DOTNET_STARTUP_HOOKS",
+    "HOME",
+    "SHELL",
+    "USER",
+    "LOGNAME",
+    "GLIBC_TUNABLES",
+    "MALLOC_TRACE",
+    "RES_OPTIONS",
+    "OPENSSL_CONF",
+    "OPENSSL_ENGINES",
+    "OPENSSL_MODULES",
+];
+const DENIED_PREFIXES: &[&str] = &["LD_", "DYLD_", "PYTHON", "BASH_FUNC_", "FARSHORE_", "GIT_", "CORECLR_"];
+
+/// Whether a config may not set `key`, because it changes what is executed or is the agent's own.
+#[must_use]
+pub fn is_denied(key: &str) -> bool {
+    let upper = key.to_ascii_uppercase();
+    DENIED.contains(&upper.as_str()) || DENIED_PREFIXES.iter().any(|prefix| upper.starts_with(prefix))
+}
+
+/// Checks one pair, from a config or from a manifest.
+pub fn check_pair(key: &str, value: &str) -> Result<(), ConfigError> {
+    if !is_variable(key) {
+        return Err(ConfigError::Key(key.chars().take(128).collect()));
+    }
+    if is_denied(key) {
+        return Err(ConfigError::Denied(key.to_owned()));
+    }
+    if value.len() > MAX_VALUE_BYTES || value.contains('\0') {
+        return Err(ConfigError::Value(key.to_owned()));
+    }
+    Ok(())
+}
+
+/// Merges layers, each value keeping its provenance.
+#[must_use]
+pub fn merge<'a>(layers: impl IntoIterator<Item = LayerValues<'a>>) -> BTreeMap<String, Value> {
+    let mut layers: Vec<_> = layers.into_iter().collect();
+    layers.sort_by(|a, b| (a.layer, a.name).cmp(&(b.layer, b.name)));
+    let mut merged = BTreeMap::new();
+    for LayerValues { layer, name, values } in layers {
+        for (key, value) in values {
+            merged.insert(key.clone(), Value { value: value.clone(), layer, from: name.to_owned() });
+        }
+    }
+    merged
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_changes_execution_is_denied_in_any_case() {
+        for key in
+            ["LD_PRELOAD", "ld_preload", "PATH", "Path", "PYTHONPATH", "NODE_OPTIONS", "FARSHORE_TOKEN"]
+        {
+            assert!(is_denied(key), "{key}");
+        }
+        assert!(!is_denied("PORT"));
+    }
+
+    #[test]
+    fn the_nearer_layer_wins_and_says_where_it_comes_from() {
+        let map = |value: &str| BTreeMap::from([("PORT".to_owned(), value.to_owned())]);
+        let (a, b, c, d) = (map("1"), map("2"), map("3"), map("4"));
+        let merged = merge([
+            LayerValues { layer: Layer::Device, name: "till-1", values: &d },
+            LayerValues { layer: Layer::Selector, name: "b", values: &c },
+            LayerValues { layer: Layer::Selector, name: "a", values: &b },
+            LayerValues { layer: Layer::Tenant, name: "all", values: &a },
+        ]);
+        assert_eq!(merged["PORT"], Value { value: "4".into(), layer: Layer::Device, from: "till-1".into() });
+    }
+}
