@@ -1,0 +1,100 @@
+//! Apps, placements, channels, pins and config: what runs where.
+
+use std::collections::BTreeMap;
+
+use farshore_domain::config::Layer;
+use farshore_domain::name::Name;
+use farshore_domain::selector::Selector;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::{NoStatus, Object};
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct AppSpec {
+    pub description: String,
+}
+
+pub type App = Object<AppSpec, NoStatus>;
+
+/// Which devices run an app.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PlacementSpec {
+    pub app: Name,
+    /// Empty: every device.
+    #[serde(default)]
+    pub selector: Selector,
+}
+
+pub type Placement = Object<PlacementSpec, NoStatus>;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ChannelSpec {
+    pub description: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ChannelStatus {
+    /// The current release of each app in this channel.
+    pub releases: Vec<ChannelRelease>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ChannelRelease {
+    pub app: Name,
+    pub release: Uuid,
+    pub version: String,
+}
+
+pub type Channel = Object<ChannelSpec, ChannelStatus>;
+
+/// This device keeps this release of this app.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PinSpec {
+    /// Name of the device.
+    pub device: Name,
+    pub app: Name,
+    pub version: String,
+    #[serde(default)]
+    pub reason: String,
+}
+
+pub type Pin = Object<PinSpec, NoStatus>;
+
+/// One layer of config. Which fields are set decides the layer: none → tenant; `app` alone → app; `selector` → selector; `device` → device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ConfigSpec {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app: Option<Name>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<Selector>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<Name>,
+    pub values: BTreeMap<String, String>,
+}
+
+impl ConfigSpec {
+    /// The layer these values belong to.
+    #[must_use]
+    pub fn layer(&self) -> Layer {
+        if self.device.is_some() {
+            Layer::Device
+        } else if self.selector.is_some() {
+            Layer::Selector
+        } else if self.app.is_some() {
+            Layer::App
+        } else {
+            Layer::Tenant
+        }
+    }
+}
+
+pub type Config = Object<ConfigSpec, NoStatus>;

@@ -1,0 +1,1 @@
+//! Rollouts. The types follow `farshore_domain::rollout`.
