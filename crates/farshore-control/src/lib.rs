@@ -1,1 +1,15 @@
-//! control
+//! The control plane: HTTP API, device port, drivers.
+//!
+//! A folder for each noun (`devices/`, `rollouts/`, …) with its `routes.rs`, and a `driver.rs` where something works by itself.
+//! [`route`] holds the one table that the router, the authorization matrix and the OpenAPI document are made from; a request gets its
+//! database handle from there, after the permission check, and from nowhere else. [`app`] is what everything shares.
+//!
+//! Adding an endpoint: a row in the noun's `routes()`, with the permission it needs and its `#[utoipa::path]`; its types in `farshore-api`;
+//! `cargo xtask gen`; a row in `tests/matrix.rs` (which fails without one).
+
+pub mod access;
+pub mod app;
+pub mod clock;
+pub mod error;
+pub mod extract;
+pub mod route;

@@ -1,1 +1,19 @@
-//! store
+//! Control-plane persistence: each SQL statement written once for SQLite and PostgreSQL.
+//!
+//! The database is reached only through [`Store::authorize`] (a tenant's [`TenantDb`], for a [`Principal`] that has the
+//! permission) or [`Store::system`] (a [`SystemDb`] for drivers and for finding out who somebody is). A file for each
+//! noun adds its statements to one of the two. Each statement names its tenant; on PostgreSQL row-level security is the second lock.
+//!
+//! Writing a statement: `on!(tx, c => sqlx::query("… $1 …").bind(x).execute(c).await.map(affected))`. Parameters are `$1`, JSON goes
+//! through `sqlx::types::Json`, ids are bound as `Uuid`, times as `i64`. What differs between the engines is listed in [`db`].
+//!
+//! Adding a table: a new pair of migrations (expand first, contract a release later), the tenant in the primary key and
+//! in each reference, the row-security policy, a test in `tests/`.
+
+pub mod access;
+pub mod db;
+pub mod error;
+
+pub use access::{Actor, Driver, Principal, SystemDb, TenantDb};
+pub use db::{Store, StoreOptions};
+pub use error::{StoreError, StoreResult};

@@ -1,0 +1,113 @@
+//! Extractors that answer bad input with a problem that names the field and the fix.
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::header;
+use axum::http::request::Parts;
+use axum::response::{IntoResponse, Response};
+use farshore_api::ErrorCode;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::app::App;
+use crate::error::ApiError;
+
+/// At most this many bytes in a JSON body.
+pub const MAX_JSON_BYTES: usize = 1024 * 1024;
+
+tokio::task_local! {
+    static REQUEST_ID: String;
+}
+
+/// The id of the request that this task is answering.
+#[must_use]
+pub fn current_request_id() -> Option<String> {
+    REQUEST_ID.try_with(Clone::clone).ok()
+}
+
+/// Runs `future` as the answer to the request `id`.
+pub async fn with_request_id<F: Future>(id: String, future: F) -> F::Output {
+    REQUEST_ID.scope(id, future).await
+}
+
+/// A JSON body. Unknown fields are refused where the type says `deny_unknown_fields`, as all request types do.
+#[derive(Clone, Copy, Debug)]
+pub struct Body<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
+        let kind = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
+        let essence = kind.split(';').next().unwrap_or("").trim();
+        if !(essence.eq_ignore_ascii_case("application/json") || essence.ends_with("+json")) {
+            return Err(ApiError::new(
+                ErrorCode::UnsupportedMediaType,
+                "Send the body as Content-Type: application/json.",
+            ));
+        }
+        let bytes = Bytes::from_request(request, app).await.map_err(|rejection| {
+            if rejection.status() == axum::http::StatusCode::PAYLOAD_TOO_LARGE {
+                ApiError::new(ErrorCode::TooLarge, format!("The body has more than {MAX_JSON_BYTES} bytes."))
+            } else {
+                ApiError::new(ErrorCode::Malformed, "The body could not be read to its end. Send it again.")
+            }
+        })?;
+        parse_json(&bytes).map(Self)
+    }
+}
+
+/// Reads JSON and says, on failure, which field is wrong.
+pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let path = error.path().to_string();
+        let inner = error.into_inner();
+        match inner.classify() {
+            serde_json::error::Category::Data => {
+                ApiError::field(if path == "." { "body".to_owned() } else { path }, inner.to_string())
+            }
+            _ => ApiError::new(ErrorCode::Malformed, format!("The body is no JSON: {inner}.")),
+        }
+    })?;
+    reader
+        .end()
+        .map_err(|error| ApiError::new(ErrorCode::Malformed, format!("The body is no JSON: {error}.")))?;
+    Ok(value)
+}
+
+/// Query parameters; unknown ones are refused where the type says `deny_unknown_fields`.
+#[derive(Clone, Copy, Debug)]
+pub struct Query<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let text = parts.uri.query().unwrap_or("");
+        let reader = serde_urlencoded::Deserializer::new(form_urlencoded::parse(text.as_bytes()));
+        serde_path_to_error::deserialize(reader).map(Self).map_err(|error| {
+            let path = error.path().to_string();
+            let field = if path == "." { "query".to_owned() } else { path };
+            ApiError::field(field, error.into_inner().to_string())
+        })
+    }
+}
+
+/// A JSON answer with an `ETag` made of the resource version.
+pub fn versioned<T: Serialize>(version: i64, value: &T) -> Response {
+    ([(header::ETAG, format!("\"{version}\""))], Json(value)).into_response()
+}
+
+/// The version that `If-Match` names.
+pub fn if_match(headers: &axum::http::HeaderMap) -> Result<Option<i64>, ApiError> {
+    let Some(value) = headers.get(header::IF_MATCH) else { return Ok(None) };
+    let text = value.to_str().unwrap_or("").trim().trim_start_matches("W/").trim_matches('"');
+    if text == "*" {
+        return Ok(None);
+    }
+    text.parse()
+        .map(Some)
+        .map_err(|_| ApiError::field("If-Match", "is the resourceVersion in quotes, as the ETag says"))
+}
