@@ -1,0 +1,242 @@
+//! What one app uses: from its cgroup (v2 or v1), or from its processes where it has none.
+
+use std::collections::HashSet;
+use std::path::{Component, Path, PathBuf};
+
+use crate::file::{Roots, read_into};
+use crate::previous::Previous;
+
+/// More processes than this are not looked at.
+const MOST_PROCESSES: usize = 65_536;
+/// A rate of more processors than this is a broken counter.
+const MOST_PROCESSORS: f64 = 4096.0;
+
+/// What an app used so far, and holds now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AppUsage {
+    /// Processor time since the app's cgroup or processes began, in microseconds. Grows; see [`UsageMeter`].
+    pub cpu_us: Option<u64>,
+    /// Memory in bytes. A cgroup counts its page cache; processes count their resident pages, shared ones each time.
+    pub memory_bytes: Option<u64>,
+    /// Number of processes.
+    pub processes: Option<u32>,
+}
+
+/// Why an app's usage could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UsageError {
+    /// The path is empty or has components such as `..`.
+    #[error("cgroup path {path:?} is not a plain path below the root")]
+    BadPath {
+        /// The path as given.
+        path: String,
+    },
+    /// No hierarchy has this cgroup, or none of its counters can be read.
+    #[error("no cgroup hierarchy has readable counters for {path:?}")]
+    NotFound {
+        /// The path as given.
+        path: String,
+    },
+}
+
+impl AppUsage {
+    /// Reads a cgroup below `/sys/fs/cgroup`: unified (`cpu.stat`, `memory.current`), hybrid, or version 1
+    /// (`cpuacct.usage`, `memory.usage_in_bytes`), each counter where it is found first.
+    ///
+    /// `cgroup` is the path as in `/proc/<pid>/cgroup`, such as `/farshore/kiosk`.
+    ///
+    /// # Errors
+    /// [`UsageError`] if the path is not plain, or no counter can be read.
+    pub fn of_cgroup(roots: &Roots, cgroup: &str) -> Result<Self, UsageError> {
+        let relative = Path::new(cgroup.trim_start_matches('/'));
+        let is_plain = relative.components().all(|component| matches!(component, Component::Normal(_)));
+        if !is_plain || relative.as_os_str().is_empty() || cgroup.contains('\0') {
+            return Err(UsageError::BadPath { path: cgroup.to_owned() });
+        }
+        let mount = roots.locate("/sys/fs/cgroup");
+        let file = |hierarchy: &str, name: &str| mount.join(hierarchy).join(relative).join(name);
+        let mut buffer = Vec::new();
+        let mut number = |path: PathBuf, parse: fn(&str) -> Option<u64>| {
+            read_into(&path, &mut buffer).ok()?;
+            parse(str::from_utf8(&buffer).ok()?)
+        };
+
+        let unified = ["", "unified"];
+        let cpu_us = unified
+            .iter()
+            .find_map(|hierarchy| number(file(hierarchy, "cpu.stat"), parse_usage_us))
+            .or_else(|| {
+                ["cpuacct", "cpu,cpuacct", "cpu"].iter().find_map(|hierarchy| {
+                    number(file(hierarchy, "cpuacct.usage"), parse_number)
+                        .map(|nanoseconds| nanoseconds / 1000)
+                })
+            });
+        let memory_bytes = unified
+            .iter()
+            .find_map(|hierarchy| number(file(hierarchy, "memory.current"), parse_number))
+            .or_else(|| number(file("memory", "memory.usage_in_bytes"), parse_number));
+        let processes = ["", "unified", "cpuacct", "cpu,cpuacct", "memory", "pids"]
+            .iter()
+            .find_map(|hierarchy| number(file(hierarchy, "cgroup.procs"), count_lines))
+            .and_then(|count| u32::try_from(count).ok());
+        if cpu_us.is_none() && memory_bytes.is_none() {
+            return Err(UsageError::NotFound { path: cgroup.to_owned() });
+        }
+        Ok(Self { cpu_us, memory_bytes, processes })
+    }
+
+    /// Adds up processes from `/proc/<pid>/stat` and `statm`. Those that ended are left out, and take their
+    /// processor time with them; with none left, only `processes` has a value.
+    #[must_use]
+    pub fn of_processes(roots: &Roots, pids: &[u32]) -> Self {
+        let ticks_per_second = rustix::param::clock_ticks_per_second().max(1);
+        let page_bytes = rustix::param::page_size() as u64;
+        let folder = roots.locate("/proc");
+        let mut buffer = Vec::new();
+        let mut usage = Self { cpu_us: None, memory_bytes: None, processes: Some(0) };
+        for pid in pids.iter().take(MOST_PROCESSES) {
+            let folder = folder.join(pid.to_string());
+            let Some(stat) = read_stat(&folder, &mut buffer) else { continue };
+            let cpu_us = stat.ticks.saturating_mul(1_000_000) / ticks_per_second;
+            usage.cpu_us = Some(usage.cpu_us.unwrap_or(0).saturating_add(cpu_us));
+            usage.processes = usage.processes.map(|count| count.saturating_add(1));
+            if let Some(pages) = read_resident_pages(&folder, &mut buffer) {
+                let bytes = pages.saturating_mul(page_bytes);
+                usage.memory_bytes = Some(usage.memory_bytes.unwrap_or(0).saturating_add(bytes));
+            }
+        }
+        usage
+    }
+}
+
+/// Turns the growing processor time of one app into a rate.
+#[derive(Debug, Default)]
+pub struct UsageMeter {
+    previous: Previous<u64>,
+}
+
+impl UsageMeter {
+    /// A meter without a reading yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Processors that the app kept busy since the call before (1.0 is one processor). `None` on the first call,
+    /// without processor time, and where the time went back because the app or one of its processes is new.
+    pub fn processors(&mut self, usage: &AppUsage, monotonic_ms: i64) -> Option<f64> {
+        let Some(cpu_us) = usage.cpu_us else {
+            self.previous.forget();
+            return None;
+        };
+        self.previous.advance(monotonic_ms, cpu_us, |before, now| {
+            let (before, seconds) = before?;
+            let rate = now.checked_sub(*before)? as f64 / 1e6 / seconds;
+            (rate <= MOST_PROCESSORS).then_some(rate)
+        })
+    }
+}
+
+/// The process and all its descendants, by one pass over /proc. Descendants whose parent ended belong to
+/// another parent by then and are not found: a cgroup does not lose them.
+#[must_use]
+pub fn process_tree(roots: &Roots, root: u32) -> Vec<u32> {
+    let Ok(entries) = std::fs::read_dir(roots.locate("/proc")) else { return Vec::new() };
+    let mut buffer = Vec::new();
+    let mut parents: Vec<(u32, u32)> = Vec::new();
+    for entry in entries.flatten() {
+        if parents.len() == MOST_PROCESSES {
+            break;
+        }
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        if let Some(stat) = read_stat(&entry.path(), &mut buffer) {
+            parents.push((pid, stat.parent));
+        }
+    }
+    if !parents.iter().any(|(pid, _)| *pid == root) {
+        return Vec::new();
+    }
+    parents.sort_unstable_by_key(|(pid, parent)| (*parent, *pid));
+    let mut tree = vec![root];
+    let mut known = HashSet::from([root]);
+    let mut next = 0;
+    while let Some(&parent) = tree.get(next) {
+        next += 1;
+        let first = parents.partition_point(|(_, of)| *of < parent);
+        let children = parents.iter().skip(first).take_while(|(_, of)| *of == parent);
+        // Ids are used again while /proc is read, so what looks like a circle can occur.
+        tree.extend(children.map(|(pid, _)| *pid).filter(|pid| known.insert(*pid)));
+    }
+    tree
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct ProcessStat {
+    parent: u32,
+    /// User and system time in clock ticks.
+    ticks: u64,
+}
+
+fn read_stat(folder: &Path, buffer: &mut Vec<u8>) -> Option<ProcessStat> {
+    read_into(&folder.join("stat"), buffer).ok()?;
+    parse_process_stat(buffer)
+}
+
+/// /proc/<pid>/stat (proc(5)). The name in parentheses is chosen by the process: any bytes, parentheses too.
+fn parse_process_stat(bytes: &[u8]) -> Option<ProcessStat> {
+    let end_of_name = bytes.iter().rposition(|byte| *byte == b')')?;
+    let rest = str::from_utf8(bytes.get(end_of_name + 1..)?).ok()?;
+    let mut words = rest.split_ascii_whitespace();
+    // State, then the parent; user and system time are fields 14 and 15 of the line.
+    let parent = words.nth(1)?.parse().ok()?;
+    let user: u64 = words.nth(9)?.parse().ok()?;
+    let system: u64 = words.next()?.parse().ok()?;
+    Some(ProcessStat { parent, ticks: user.checked_add(system)? })
+}
+
+fn read_resident_pages(folder: &Path, buffer: &mut Vec<u8>) -> Option<u64> {
+    read_into(&folder.join("statm"), buffer).ok()?;
+    str::from_utf8(buffer).ok()?.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+fn parse_usage_us(text: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix("usage_usec "))?.trim().parse().ok()
+}
+
+fn parse_number(text: &str) -> Option<u64> {
+    text.trim().parse().ok()
+}
+
+fn count_lines(text: &str) -> Option<u64> {
+    u64::try_from(text.lines().count()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_cannot_lie_about_its_times_by_its_name() {
+        let line = b"42 (a) R 1 (\xff) S 7 42 42 0 -1 4194560 1 2 3 4 500 25 9 9 20 0 1 0 100 1 1\n";
+        assert_eq!(parse_process_stat(line), Some(ProcessStat { parent: 7, ticks: 525 }));
+        for line in
+            [&b""[..], b"42 (a", b"42 (a) S", b"42 (a) S 1 2 3", b"42 (a) S x 42 42 0 -1 0 1 2 3 4 5 6"]
+        {
+            assert_eq!(parse_process_stat(line), None);
+        }
+    }
+
+    #[test]
+    fn a_meter_gives_no_rate_for_an_app_that_began_anew() {
+        let used = |cpu_us| AppUsage { cpu_us, ..AppUsage::default() };
+        let mut meter = UsageMeter::new();
+        assert_eq!(meter.processors(&used(Some(5_000_000)), 1_000), None);
+        assert_eq!(meter.processors(&used(Some(6_500_000)), 2_000), Some(1.5));
+        assert_eq!(meter.processors(&used(Some(100)), 3_000), None);
+        assert_eq!(meter.processors(&used(Some(500_100)), 4_000), Some(0.5));
+        assert_eq!(meter.processors(&used(None), 5_000), None);
+        assert_eq!(meter.processors(&used(Some(900_000)), 6_000), None);
+        assert_eq!(meter.processors(&used(Some(u64::MAX)), 7_000), None);
+    }
+}
