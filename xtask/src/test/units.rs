@@ -1,0 +1,186 @@
+//! `cargo xtask test units`: the agent's units come up in a machine with systemd, and the agent's own tests pass in there
+//! under the sandboxes that those units describe.
+//!
+//! The sandbox is read from the unit files each time, so that a directive which would break the agent fails here before it
+//! fails on a device. nextest (or `cargo test`) runs the tests as usual; each test process goes through
+//! `xtask in-machine`, which starts it inside by `systemd-run` with the unit's directives.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use super::machine::{self, Machine};
+use super::{nextest, unit_file};
+use crate::tools::{self, Step};
+
+/// Each unit and the tests that run under it, as a nextest filter. What starts apps runs under the runner's unit, all
+/// the rest under the agent's.
+const SUITES: &[(&str, &str)] = &[
+    ("farshore-agent.service", "package(farshore-agent) - (test(/runner/) | binary(/runner/))"),
+    ("farshore-runner.service", "package(farshore-agent) & (test(/runner/) | binary(/runner/))"),
+];
+
+/// Longest time for one test process in the machine, in seconds; nextest's own limit strikes before.
+const LONGEST_TEST: u32 = 600;
+
+/// Installs units, user and binary as a package would. $1 is the folder of the unit files, $2 the binary.
+const INSTALL: &str = r#"
+install -m 0644 "$1"/*.service /usr/lib/systemd/system/
+install -D -m 0644 "$1/farshore.sysusers.conf" /usr/lib/sysusers.d/farshore.conf
+install -m 0755 "$2" /usr/bin/farshore-agent
+systemd-sysusers farshore.conf
+systemctl daemon-reload
+"#;
+
+/// Says the state of our units, one a line, with the number of restarts.
+const STATES: &str = r#"
+for unit in farshore-apps farshore-runner farshore-agent; do
+    echo "$unit $(systemctl is-active $unit || true) $(systemctl show --value --property=NRestarts $unit)"
+done
+"#;
+
+/// # Errors
+/// When a unit does not come up or a test fails; on a build machine also when no machine can be started.
+pub(crate) fn run() -> Result<Step> {
+    if let Some(why) = machine::why_not() {
+        return Ok(Step::Skipped(why));
+    }
+    tools::run(&mut tools::cargo(&["build", "--locked", "-p", "farshore-agent", "-p", "edge-web-service"]))?;
+    let target = tools::target();
+    let mut show = vec![tools::root().to_owned()];
+    if !target.starts_with(tools::root()) {
+        show.push(target.clone());
+    }
+    let machine = Machine::start(&show)?;
+    eprintln!("the machine is up; its first process is {}", machine.leader());
+    machine
+        .script(INSTALL, &[&tools::root().join("deploy/systemd"), &target.join("debug/farshore-agent")])?;
+    units_come_up(&machine)?;
+    for (unit, filter) in SUITES {
+        eprintln!("\n-- the agent's tests under {unit}");
+        let mut suite = nextest(&["-E", filter, "--no-tests=pass"])?;
+        tools::run(suite.args(["--config", &runner_setting(&machine, unit)?]))?;
+    }
+    Ok(Step::Done)
+}
+
+/// Starts the units and looks at them for a while: each must be active and not have restarted. Then kills the runner,
+/// which must come back without the apps' unit having noticed.
+fn units_come_up(machine: &Machine) -> Result<()> {
+    machine.script("systemctl start farshore-agent.service", &[])?;
+    let calm = "farshore-apps active 0\nfarshore-runner active 0\nfarshore-agent active 0\n";
+    let mut seen = String::new();
+    // Long enough for two restarts, were they to restart.
+    let changed = tools::wait_until(Duration::from_secs(6), || {
+        seen = machine.script(STATES, &[])?;
+        Ok(seen != calm)
+    })?;
+    if changed {
+        let journal = machine.script("journalctl --no-pager --lines=40 --unit='farshore-*'", &[])?;
+        bail!("the units do not stay up:\n{seen}{journal}");
+    }
+    eprintln!("{}", calm.trim_end());
+    machine.script("systemctl kill --signal=KILL --kill-who=main farshore-runner.service", &[])?;
+    let wanted = "farshore-apps active 0\nfarshore-runner active 1\nfarshore-agent active 0\n";
+    let back = tools::wait_until(Duration::from_secs(10), || {
+        seen = machine.script(STATES, &[])?;
+        Ok(seen == wanted)
+    })?;
+    if !back {
+        bail!("after the runner was killed the units should be\n{wanted}but are\n{seen}");
+    }
+    eprintln!("the runner was killed and is back; the others did not notice");
+    Ok(())
+}
+
+/// The cargo setting by which each test process is started through `xtask in-machine`.
+fn runner_setting(machine: &Machine, unit: &str) -> Result<String> {
+    let program = std::env::current_exe().context("cannot find this program")?;
+    let version = tools::output(Command::new("rustc").arg("-vV"))?;
+    let host =
+        version.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc -vV names no host")?;
+    let leader = machine.leader().to_string();
+    let unit = tools::root().join("deploy/systemd").join(unit);
+    let words = [
+        program.to_string_lossy(),
+        "in-machine".into(),
+        "--leader".into(),
+        leader.into(),
+        "--unit".into(),
+        unit.to_string_lossy(),
+        "--".into(),
+    ];
+    // A JSON list of strings is a TOML list of strings.
+    Ok(format!("target.{host}.runner={}", serde_json::to_string(&words).context("no runner setting")?))
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct InMachine {
+    /// The machine's first process
+    #[arg(long)]
+    leader: u32,
+    /// The unit file whose sandbox to use
+    #[arg(long)]
+    unit: PathBuf,
+    /// Program and arguments
+    #[arg(last = true, required = true)]
+    command: Vec<OsString>,
+}
+
+/// Runs one command inside, under the unit's sandbox, and ends as it ends.
+pub(crate) fn in_machine(arguments: &InMachine) -> ExitCode {
+    let status = in_machine_command(arguments).and_then(|mut command| command.status().context("nsenter"));
+    match status {
+        Ok(status) => ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)),
+        Err(error) => {
+            eprintln!("xtask in-machine: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn in_machine_command(arguments: &InMachine) -> Result<Command> {
+    let unit = std::fs::read_to_string(&arguments.unit)
+        .with_context(|| format!("cannot read {}", arguments.unit.display()))?;
+    let here = std::env::current_dir().context("cannot find the working folder")?;
+    let mut command = machine::enter(arguments.leader);
+    command.args(["systemd-run", "--quiet", "--wait", "--pipe", "--collect", "--service-type=exec"]);
+    command.arg(format!("--working-directory={}", here.display()));
+    command.arg(format!("--property=RuntimeMaxSec={LONGEST_TEST}"));
+    for (key, value) in unit_file::sandbox(&unit) {
+        command.arg(format!("--property={key}={}", opened_for_tests(&key, value)));
+    }
+    // The test programs lie in the repository, which the sandbox may hide.
+    for folder in [tools::root(), &tools::target()] {
+        command.arg(format!("--property=BindReadOnlyPaths={}", folder.display()));
+    }
+    for (name, value) in std::env::vars_os() {
+        if is_for_tests(&name.to_string_lossy()) {
+            let mut setting = OsString::from("--setenv=");
+            setting.push(&name);
+            setting.push("=");
+            setting.push(&value);
+            command.arg(setting);
+        }
+    }
+    command.arg("--").args(&arguments.command);
+    Ok(command)
+}
+
+/// `ProtectHome=yes` makes /home and /root inaccessible without exception; where the repository lies in there, `tmpfs`
+/// hides the same and allows the one hole that the tests need.
+fn opened_for_tests(key: &str, value: String) -> String {
+    let hidden =
+        ["/home", "/root", "/run/user"].iter().any(|home| tools::root().starts_with(Path::new(home)));
+    if key == "ProtectHome" && hidden { "tmpfs".into() } else { value }
+}
+
+/// The part of the environment that a test may look at.
+fn is_for_tests(name: &str) -> bool {
+    ["CARGO_", "NEXTEST", "FARSHORE_TEST_", "RUST_", "PROPTEST_", "INSTA_"]
+        .iter()
+        .any(|prefix| name.starts_with(prefix))
+}
