@@ -1,11 +1,12 @@
 //! One column of values: which form fits, and the way there and back.
 
-use crate::varint::{Reader, put_signed, signed_len};
+use crate::varint::{self, Reader, put_signed, signed_len};
 
 const DECIMAL: u8 = 0;
 const DECIMAL_DELTA: u8 = 1;
 const DECIMAL_DELTA2: u8 = 2;
 const XOR_PLANES: u8 = 3;
+const HAS_EXCEPTIONS: u8 = 0x40;
 const HAS_BITMAP: u8 = 0x80;
 
 const MAX_DECIMALS: usize = 6;
@@ -18,11 +19,13 @@ pub(crate) fn put(out: &mut Vec<u8>, cells: &[Option<f64>]) {
     let present: Vec<f64> = cells.iter().flatten().copied().collect();
     let bitmap = if present.len() == cells.len() { 0 } else { HAS_BITMAP };
     match as_decimals(&present) {
-        Some((decimals, integers)) => {
+        Some(Decimals { decimals, integers, exceptions }) => {
             let form = smallest_form(&integers);
-            out.push(form | bitmap);
+            let flag = if exceptions.is_empty() { 0 } else { HAS_EXCEPTIONS };
+            out.push(form | flag | bitmap);
             out.push(decimals);
             put_bitmap(out, bitmap, cells);
+            put_exceptions(out, &exceptions);
             each_difference(form, &integers, |difference| put_signed(out, difference));
         }
         None => {
@@ -36,28 +39,68 @@ pub(crate) fn put(out: &mut Vec<u8>, cells: &[Option<f64>]) {
 /// Reads one column of `rows` cells.
 pub(crate) fn get(reader: &mut Reader<'_>, rows: usize) -> Result<Vec<Option<f64>>, &'static str> {
     let head = reader.byte().ok_or("column ends before its head")?;
-    let form = head & !HAS_BITMAP;
-    let decimals = match form {
+    let form = head & !HAS_BITMAP & !HAS_EXCEPTIONS;
+    let has_exceptions = head & HAS_EXCEPTIONS != 0;
+    let power = match form {
         DECIMAL | DECIMAL_DELTA | DECIMAL_DELTA2 => {
             let decimals = reader.byte().ok_or("column ends before its decimals")?;
             *POWERS.get(usize::from(decimals)).ok_or("column has more than 6 decimals")?
         }
-        XOR_PLANES => 1.0,
+        XOR_PLANES if !has_exceptions => 1.0,
         _ => return Err("column has an unknown form"),
     };
     let bitmap = if head & HAS_BITMAP == 0 { None } else { Some(get_bitmap(reader, rows)?) };
     let present = bitmap.map_or(rows, |bitmap| bitmap.iter().map(|byte| byte.count_ones() as usize).sum());
 
-    let mut values = if form == XOR_PLANES {
+    let values = if form == XOR_PLANES {
         get_planes(reader, present)?
     } else {
-        get_decimals(reader, present, form, decimals)?
-    }
-    .into_iter();
+        let exceptions = if has_exceptions { get_exceptions(reader, present)? } else { Vec::new() };
+        let mut values = get_decimals(reader, present, form, power)?;
+        for (index, bits) in exceptions {
+            *values.get_mut(index).ok_or(BAD_EXCEPTION)? = f64::from_bits(bits);
+        }
+        values
+    };
+    let mut values = values.into_iter();
     Ok(match bitmap {
         None => values.map(Some).collect(),
         Some(bitmap) => (0..rows).map(|row| is_set(bitmap, row).then(|| values.next()).flatten()).collect(),
     })
+}
+
+const BAD_EXCEPTION: &str = "an exception stands for a value that does not exist";
+
+/// `exceptions` are (position among the present values, bits), ascending. Nothing is written for none.
+fn put_exceptions(out: &mut Vec<u8>, exceptions: &[(usize, u64)]) {
+    if exceptions.is_empty() {
+        return;
+    }
+    varint::put(out, exceptions.len() as u64);
+    let mut next = 0;
+    for &(index, bits) in exceptions {
+        varint::put(out, (index - next) as u64);
+        out.extend_from_slice(&bits.to_le_bytes());
+        next = index + 1;
+    }
+}
+
+fn get_exceptions(reader: &mut Reader<'_>, present: usize) -> Result<Vec<(usize, u64)>, &'static str> {
+    const ENDS: &str = "column ends inside its exceptions";
+    let count = reader.unsigned().and_then(|count| usize::try_from(count).ok()).ok_or(ENDS)?;
+    if count > present {
+        return Err("column has more exceptions than values");
+    }
+    let mut exceptions = Vec::with_capacity(count);
+    let mut next = 0usize;
+    for _ in 0..count {
+        let gap = usize::try_from(reader.unsigned().ok_or(ENDS)?).map_err(|_| BAD_EXCEPTION)?;
+        let index = next.checked_add(gap).filter(|index| *index < present).ok_or(BAD_EXCEPTION)?;
+        let bits = reader.bytes(8).and_then(|bytes| bytes.try_into().ok()).ok_or(ENDS)?;
+        exceptions.push((index, u64::from_le_bytes(bits)));
+        next = index + 1;
+    }
+    Ok(exceptions)
 }
 
 fn put_bitmap(out: &mut Vec<u8>, wanted: u8, cells: &[Option<f64>]) {
@@ -81,20 +124,48 @@ fn is_set(bitmap: &[u8], row: usize) -> bool {
     bitmap.get(row / 8).is_some_and(|byte| byte >> (row % 8) & 1 == 1)
 }
 
-/// The column as integers with a common number of decimals, if every value comes back with the same bits.
-fn as_decimals(values: &[f64]) -> Option<(u8, Vec<i64>)> {
-    let mut decimals = 0;
-    for &value in values {
-        while scaled(value, decimals).is_none() {
-            decimals += 1;
-            if decimals > MAX_DECIMALS {
-                return None;
-            }
+/// A column as integers with a common number of decimals.
+#[derive(Debug)]
+struct Decimals {
+    decimals: u8,
+    /// One for each value; an exception repeats the one before it.
+    integers: Vec<i64>,
+    /// Position and bits of the values that are not such a decimal: a negative zero, a NaN, an outlier.
+    exceptions: Vec<(usize, u64)>,
+}
+
+/// The column as decimals, if nearly all of its values come back with the same bits.
+fn as_decimals(values: &[f64]) -> Option<Decimals> {
+    let decimals = common_decimals(values)?;
+    let mut integers = Vec::with_capacity(values.len());
+    let mut exceptions = Vec::new();
+    for (index, &value) in values.iter().enumerate() {
+        let integer = scaled(value, decimals).unwrap_or_else(|| {
+            exceptions.push((index, value.to_bits()));
+            integers.last().copied().unwrap_or(0)
+        });
+        integers.push(integer);
+    }
+    Some(Decimals { decimals: u8::try_from(decimals).ok()?, integers, exceptions })
+}
+
+/// The fewest decimals that leave one exception in 32 values or fewer; else those that leave the fewest, where
+/// that is one in four or fewer. An exception takes about ten bytes, a digit more takes three bits a value.
+fn common_decimals(values: &[f64]) -> Option<usize> {
+    let (few, most) = (values.len() / 32, values.len() / 4);
+    let mut best: Option<(usize, usize)> = None;
+    for decimals in 0..=MAX_DECIMALS {
+        // Counted no further than to know that there are too many.
+        let exceptions =
+            values.iter().filter(|value| scaled(**value, decimals).is_none()).take(most + 1).count();
+        if exceptions <= few {
+            return Some(decimals);
+        }
+        if exceptions <= most && best.is_none_or(|(fewest, _)| exceptions < fewest) {
+            best = Some((exceptions, decimals));
         }
     }
-    // Values seen before the number of decimals grew are scaled anew, and may no longer fit.
-    let integers = values.iter().map(|&value| scaled(value, decimals)).collect::<Option<Vec<_>>>()?;
-    Some((u8::try_from(decimals).ok()?, integers))
+    best.map(|(_, decimals)| decimals)
 }
 
 /// The integer that [`unscaled`] turns back into exactly this value.
@@ -246,5 +317,38 @@ mod tests {
         ] {
             assert_eq!(head_of(values).0, XOR_PLANES, "{values:?}");
         }
+    }
+
+    #[test]
+    fn a_few_odd_values_do_not_spoil_a_column() {
+        let column = |odd: &[(usize, f64)]| {
+            let mut values: Vec<f64> = (0..100).map(|n| f64::from(2000 + n % 7) / 100.0).collect();
+            for (index, value) in odd {
+                values[*index] = *value;
+            }
+            head_of(&values)
+        };
+        assert_eq!(column(&[]), (DECIMAL_DELTA, 2));
+        assert_eq!(column(&[(0, -0.0), (1, f64::NAN), (99, 1e300)]), (DECIMAL_DELTA | HAS_EXCEPTIONS, 2));
+        let quarter: Vec<_> = (0..25).map(|n| (n * 4, f64::NAN)).collect();
+        assert_eq!(column(&quarter), (DECIMAL_DELTA | HAS_EXCEPTIONS, 2));
+        let more: Vec<_> = (0..26).map(|n| (n, f64::NAN)).collect();
+        assert_eq!(column(&more).0, XOR_PLANES);
+        // One reading with more digits is cheaper as an exception than as three digits more for all.
+        assert_eq!(column(&[(50, 20.12345)]), (DECIMAL_DELTA | HAS_EXCEPTIONS, 2));
+    }
+
+    #[test]
+    fn exceptions_that_cannot_be_are_refused() {
+        let read = |rest: &[u8]| {
+            let bytes = [&[DECIMAL | HAS_EXCEPTIONS, 0][..], rest].concat();
+            get(&mut Reader::new(&bytes), 2).unwrap_err()
+        };
+        assert_eq!(read(&[3]), "column has more exceptions than values");
+        assert_eq!(read(&[1, 2, 0, 0, 0, 0, 0, 0, 0, 0]), BAD_EXCEPTION);
+        assert_eq!(read(&[2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]), BAD_EXCEPTION);
+        assert_eq!(read(&[1, 0, 0, 0]), "column ends inside its exceptions");
+        let planes = [XOR_PLANES | HAS_EXCEPTIONS, 0];
+        assert_eq!(get(&mut Reader::new(&planes), 0), Err("column has an unknown form"));
     }
 }

@@ -20,15 +20,17 @@
 //! body       = varint(rows) · varint(series) · name* · timestamps · column*
 //! name       = varint(length) · UTF-8 bytes                    strictly ascending
 //! timestamps = zigzag varints: the first value, the first delta, then deltas of deltas (wrapping)
-//! column     = head byte · [decimals byte] · [presence bitmap] · values of the present rows
-//! head       = low bits: 0 decimal, 1 decimal delta, 2 decimal delta of delta, 3 XOR planes; 0x80: has a bitmap
+//! column     = head byte · [decimals byte] · [presence bitmap] · [exceptions] · values of the present rows
+//! head       = 0 decimal, 1 decimal delta, 2 decimal delta of delta, 3 XOR planes; + 0x80: bitmap, + 0x40: exceptions
 //! decimals   = k in 0..=6, only for the decimal forms: value = integer / 10^k, |integer| < 2^53, zigzag varints
 //! bitmap     = one bit per row, least significant first, padding bits zero
+//! exceptions = only for the decimal forms: varint(count), then for each varint(values skipped) and the f64, little
+//!              endian; it replaces the integer written in its place
 //! XOR planes = each value's bits XOR those of the one before, as eight planes of one byte per value, high byte first
 //! ```
 //!
 //! Varints are LEB128. Decimal forms follow the observation of ALP (Afroozeh and Boncz, SIGMOD 2023) that
-//! measured doubles mostly began as short decimals; XOR follows Gorilla (Pelkonen et al., VLDB 2015), with
+//! measured doubles mostly began as short decimals, with the odd exception; XOR follows Gorilla (Pelkonen et al., VLDB 2015), with
 //! byte planes in place of bit packing because the zstd stage does the packing.
 
 mod block;

@@ -9,7 +9,11 @@ use proptest::prelude::*;
 /// Equality by bits: NaN equals itself, and 0.0 is not -0.0.
 fn assert_same(left: &Block, right: &Block) {
     let bits = |block: &Block| -> Vec<Vec<Option<u64>>> {
-        block.columns.iter().map(|column| column.iter().map(|cell| cell.map(f64::to_bits)).collect()).collect()
+        block
+            .columns
+            .iter()
+            .map(|column| column.iter().map(|cell| cell.map(f64::to_bits)).collect())
+            .collect()
     };
     assert_eq!(left.series, right.series);
     assert_eq!(left.at_ms, right.at_ms);
@@ -46,6 +50,7 @@ fn sample() -> Block {
         let x = n as f64;
         [
             ("cpu", Some(((n * 37) % 100) as f64 / 10_000.0)),
+            ("excepted", Some(if n == 17 { -0.0 } else { x / 2.0 })),
             ("gap", (n % 3 == 0).then_some(x)),
             ("irrational", Some((x + 1.0).sqrt())),
             ("never", None),
