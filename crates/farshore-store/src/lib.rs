@@ -13,6 +13,8 @@
 pub mod access;
 pub mod db;
 pub mod error;
+#[cfg(feature = "test-util")]
+pub mod test_util;
 
 pub use access::{Actor, Driver, Principal, SystemDb, TenantDb};
 pub use db::{Store, StoreOptions};
