@@ -18,6 +18,7 @@ pub mod id;
 pub mod label;
 pub mod name;
 pub mod object;
+pub mod reconcile;
 pub mod release;
 pub mod selector;
 pub mod time;

@@ -1,0 +1,24 @@
+//! The agent's reconciler: from what a device should have and what it has, to what it does next.
+//!
+//! `absent → downloading → staged → (permit) switch → starting → soaking → running`. A new release that does not get
+//! healthy is given up and the one before it comes back, network or not. All of it is level-triggered: each decision
+//! looks at the whole (intent, observation), so a crash at any point is answered by deciding again.
+//!
+//! In this cut: a changed config restarts a running app without a permit, a removed placement stops its app without
+//! one, and a committed release that dies is restarted with a growing pause and reported, never rolled back by itself.
+
+mod decide;
+mod state;
+mod view;
+
+#[cfg(test)]
+mod model_tests;
+#[cfg(test)]
+mod scenario_tests;
+
+pub use decide::decide;
+pub use state::{
+    Action, AppState, Attempts, Busy, Checks, DeviceState, Event, Failed, Inputs, Installed, LivePermit,
+    MonoMs, Now, Observed, Offer, Offered, Outcome, Refused, Running, Terms, Trial,
+};
+pub use view::{AppView, DeviceView, view};

@@ -1,0 +1,269 @@
+//! Single scenarios, told step by step.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use uuid::Uuid;
+
+use super::*;
+use crate::desired::DesiredRelease;
+use crate::device::{AppPhase, Conformance, Health};
+use crate::digest::Digest;
+use crate::id::{PermitId, ReleaseId};
+use crate::name::Name;
+use crate::time::UnixMs;
+
+struct Device {
+    state: DeviceState,
+    inputs: Inputs,
+    now: i64,
+}
+
+fn web() -> Name {
+    Name::new("web").unwrap()
+}
+
+fn manifest(version: &str) -> Digest {
+    Digest::of(version.as_bytes())
+}
+
+fn offer(version: &str, permit_until: Option<i64>) -> Offer {
+    Offer {
+        app: web(),
+        release: DesiredRelease {
+            uid: ReleaseId(Uuid::from_u128(u128::from(version.as_bytes()[2]))),
+            version: version.parse().unwrap(),
+            manifest: manifest(version),
+        },
+        manifest: Offered::Verified(Terms {
+            floor: None,
+            soak_ms: 10_000,
+            start_timeout_ms: 60_000,
+            max_restarts: 3,
+            backoff_ms: 500,
+            max_backoff_ms: 60_000,
+        }),
+        permit: permit_until
+            .map(|until| LivePermit { uid: PermitId(Uuid::from_u128(7)), until: MonoMs(until) }),
+        resumed: 0,
+        config: Digest::of(b"config"),
+    }
+}
+
+impl Device {
+    fn new() -> Self {
+        let inputs = Inputs { observed: Some(BTreeMap::new()), ..Inputs::default() };
+        Self { state: DeviceState::default(), inputs, now: 0 }
+    }
+
+    fn desire(&mut self, offer: Offer) {
+        self.inputs.desired = Some(vec![offer]);
+    }
+
+    fn observe(&mut self, staged: &[&str], running: Option<(&str, u64, u32)>) {
+        let running = running.map(|(version, instance, restarts)| Running {
+            manifest: manifest(version),
+            release: ReleaseId(Uuid::nil()),
+            version: version.parse().unwrap(),
+            instance,
+            config: Digest::of(b"config"),
+            up: true,
+            restarts,
+            last_exit: None,
+        });
+        let staged: BTreeSet<Digest> = staged.iter().map(|version| manifest(version)).collect();
+        self.inputs.observed = Some(BTreeMap::from([(web(), Observed { staged, running })]));
+    }
+
+    fn checks(&mut self, checks: Checks) {
+        self.inputs.checks.insert(web(), checks);
+    }
+
+    fn at(&mut self, now: i64) -> Vec<Action> {
+        self.now = now;
+        let moment = Now { mono: MonoMs(now), wall: UnixMs(now) };
+        let (state, actions) = decide(std::mem::take(&mut self.state), &self.inputs, moment);
+        self.state = state;
+        self.inputs.outcomes.clear();
+        actions.into_iter().filter(|action| !matches!(action, Action::Emit(_))).collect()
+    }
+
+    fn app(&self) -> AppView {
+        view(&self.state, &self.inputs, UnixMs(0)).apps.remove(0)
+    }
+
+    fn instance(&self) -> u64 {
+        self.state.apps[&web()].instance
+    }
+
+    /// Version 1.0 committed and running.
+    fn settled() -> Self {
+        let mut device = Self::new();
+        device.desire(offer("1.0", Some(1_000)));
+        device.observe(&["1.0"], None);
+        assert!(matches!(device.at(0)[..], [Action::Start { .. }]));
+        device.observe(&["1.0"], Some(("1.0", device.instance(), 0)));
+        device.checks(Checks::Good);
+        device.at(1_000);
+        assert!(matches!(device.at(11_000)[..], [Action::Commit { .. }]));
+        assert_eq!(
+            (device.app().phase, device.app().conformance),
+            (AppPhase::Running, Conformance::Conforming)
+        );
+        device
+    }
+}
+
+#[test]
+fn a_release_is_staged_and_waits_for_its_permit() {
+    let mut device = Device::new();
+    device.desire(offer("1.0", None));
+    assert!(matches!(device.at(0)[..], [Action::Stage { .. }]));
+    assert_eq!(device.app().phase, AppPhase::Downloading);
+    device.observe(&["1.0"], None);
+    assert_eq!(device.at(1), []);
+    assert_eq!(device.app().phase, AppPhase::Staged);
+    assert_eq!(device.app().reasons[0].code, "WaitingForPermit");
+    // Already over when it is looked at.
+    device.desire(offer("1.0", Some(5)));
+    assert_eq!(device.at(6), []);
+}
+
+#[test]
+fn a_switch_that_was_only_intended_is_taken_back_when_its_permit_ends() {
+    let mut device = Device::settled();
+    let before = device.instance();
+    device.desire(offer("1.1", Some(20_000)));
+    device.observe(&["1.0", "1.1"], Some(("1.0", before, 0)));
+    assert_eq!(device.at(19_000), [Action::Stop { app: web() }]);
+    // The agent died before it stopped anything, and comes back after the permit's end.
+    assert_eq!(device.at(21_000), []);
+    assert_eq!((device.app().phase, device.instance()), (AppPhase::Staged, before));
+    assert!(device.app().committed);
+}
+
+#[test]
+fn a_new_release_that_fails_in_its_soak_time_goes_back_and_is_held_until_resumed() {
+    let mut device = Device::settled();
+    device.desire(offer("1.1", Some(90_000)));
+    device.observe(&["1.0", "1.1"], Some(("1.0", device.instance(), 0)));
+    assert_eq!(device.at(20_000), [Action::Stop { app: web() }]);
+    device.observe(&["1.0", "1.1"], None);
+    assert!(
+        matches!(&device.at(20_100)[..], [Action::Start { release, .. }] if release.version.as_str() == "1.1")
+    );
+    device.observe(&["1.0", "1.1"], Some(("1.1", device.instance(), 0)));
+    device.at(21_000);
+    assert_eq!(device.app().phase, AppPhase::Soaking);
+    device.checks(Checks::Failed { message: "web: 503".into() });
+    assert_eq!(device.at(25_000), [Action::Stop { app: web() }]);
+    assert_eq!(device.app().phase, AppPhase::RollingBack);
+    device.observe(&["1.0", "1.1"], None);
+    device.checks(Checks::Unknown);
+    assert!(
+        matches!(&device.at(25_100)[..], [Action::Start { release, .. }] if release.version.as_str() == "1.0")
+    );
+    device.observe(&["1.0", "1.1"], Some(("1.0", device.instance(), 0)));
+    device.checks(Checks::Good);
+    assert_eq!(device.at(26_000), []);
+    let app = device.app();
+    assert_eq!(
+        (app.phase, app.conformance, app.health),
+        (AppPhase::Held, Conformance::Held, Health::Healthy)
+    );
+    assert_eq!(app.failed, Some(offer("1.1", None).release.uid));
+    assert_eq!(app.reasons[0].code, "HealthCheckFailed");
+    assert_eq!(device.at(80_000), [], "held, whatever the permit says");
+    let mut resumed = offer("1.1", Some(90_000));
+    resumed.resumed = 1;
+    device.desire(resumed);
+    assert_eq!(device.at(81_000), [Action::Stop { app: web() }]);
+}
+
+#[test]
+fn a_first_release_that_fails_is_stopped_and_held() {
+    let mut device = Device::new();
+    device.desire(offer("1.0", Some(1_000)));
+    device.observe(&["1.0"], None);
+    device.at(0);
+    device.observe(&["1.0"], Some(("1.0", device.instance(), 4)));
+    assert_eq!(device.at(3_000), [Action::Stop { app: web() }]);
+    device.observe(&["1.0"], None);
+    assert_eq!(device.at(4_000), []);
+    let app = device.app();
+    assert_eq!(
+        (app.phase, app.conformance, app.health),
+        (AppPhase::Failing, Conformance::Held, Health::Failing)
+    );
+    assert_eq!(app.reasons[0].code, "RestartedTooOften");
+}
+
+#[test]
+fn a_committed_release_with_failing_checks_is_restarted_with_growing_pauses_and_never_rolled_back() {
+    let mut device = Device::settled();
+    device.checks(Checks::Failed { message: "web: refused".into() });
+    let mut restarts = Vec::new();
+    for now in (20_000..600_000).step_by(1_000) {
+        let actions = device.at(now);
+        if actions.iter().any(|action| matches!(action, Action::Stop { .. })) {
+            restarts.push(now);
+            device.observe(&["1.0"], None);
+            assert!(matches!(device.at(now)[..], [] | [Action::Start { .. }]));
+            device.observe(&["1.0"], Some(("1.0", device.instance(), 0)));
+        }
+    }
+    assert!((4..12).contains(&restarts.len()), "{restarts:?}");
+    assert_eq!(device.app().health, Health::Failing);
+    assert_eq!(device.state.apps[&web()].active.as_ref().unwrap().version.as_str(), "1.0");
+}
+
+#[test]
+fn a_release_below_the_floor_is_refused_and_said() {
+    let mut device = Device::settled();
+    device.state.apps.get_mut(&web()).unwrap().floor = Some("1.0".parse().unwrap());
+    device.desire(offer("0.9", Some(90_000)));
+    device.observe(&["1.0", "0.9"], Some(("1.0", device.instance(), 0)));
+    assert!(
+        !device.at(20_000).iter().any(|action| matches!(action, Action::Stop { .. } | Action::Stage { .. }))
+    );
+    let app = device.app();
+    assert_eq!((app.phase, app.conformance), (AppPhase::Running, Conformance::Diverged));
+    assert!(app.reasons.iter().any(|reason| reason.code == "BelowFloor"));
+    // The floor outlives the app.
+    device.inputs.desired = Some(Vec::new());
+    device.observe(&[], None);
+    device.at(21_000);
+    assert!(device.state.apps[&web()].floor.is_some());
+}
+
+#[test]
+fn what_runs_is_adopted_when_the_state_was_lost() {
+    let mut device = Device::new();
+    device.observe(&["1.0"], Some(("1.0", 9, 0)));
+    device.checks(Checks::Good);
+    assert_eq!(device.at(0), [], "without a desired state everything stays");
+    device.desire(offer("1.0", None));
+    assert_eq!(device.at(1), []);
+    assert_eq!((device.app().phase, device.instance()), (AppPhase::Running, 9));
+}
+
+#[test]
+fn without_a_runner_nothing_is_held_against_a_release() {
+    let mut device = Device::new();
+    device.desire(offer("1.0", Some(1_000)));
+    device.observe(&["1.0"], None);
+    device.at(0);
+    device.inputs.observed = None;
+    assert_eq!(device.at(3_600_000), []);
+    assert_eq!(device.app().failed, None);
+}
+
+#[test]
+fn a_changed_config_restarts_what_runs() {
+    let mut device = Device::settled();
+    let before = device.instance();
+    let mut changed = offer("1.0", None);
+    changed.config = Digest::of(b"other");
+    device.desire(changed);
+    assert_eq!(device.at(20_000), [Action::Stop { app: web() }]);
+    assert_eq!(device.instance(), before + 1);
+}

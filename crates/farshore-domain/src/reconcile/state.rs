@@ -1,0 +1,405 @@
+//! What the reconciler remembers of each app, and what it is shown of the world.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::desired::DesiredRelease;
+use crate::device::AppPhase;
+use crate::digest::Digest;
+use crate::id::{PermitId, ReleaseId};
+use crate::name::Name;
+use crate::object::Reason;
+use crate::release::Manifest;
+use crate::time::UnixMs;
+use crate::version::Version;
+
+/// Milliseconds on a clock that only goes forward and also counts while the device sleeps (`CLOCK_BOOTTIME`). Means
+/// something within one boot only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct MonoMs(pub i64);
+
+impl MonoMs {
+    #[must_use]
+    pub fn plus_ms(self, ms: i64) -> Self {
+        Self(self.0.saturating_add(ms))
+    }
+
+    #[must_use]
+    pub fn since_ms(self, earlier: Self) -> i64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// The moment of a decision: one clock for durations, one for stamps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Now {
+    pub mono: MonoMs,
+    pub wall: UnixMs,
+}
+
+/// What a manifest asks of whoever runs it, as far as deciding needs it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Terms {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub floor: Option<Version>,
+    pub soak_ms: i64,
+    pub start_timeout_ms: i64,
+    pub max_restarts: u32,
+    pub backoff_ms: i64,
+    pub max_backoff_ms: i64,
+}
+
+impl Terms {
+    /// The terms of a manifest.
+    #[must_use]
+    pub fn of(manifest: &Manifest) -> Self {
+        Self {
+            floor: manifest.floor.clone(),
+            soak_ms: i64::from(manifest.soak_seconds) * 1000,
+            start_timeout_ms: i64::from(manifest.start_timeout_seconds) * 1000,
+            max_restarts: manifest.restart.max_restarts,
+            backoff_ms: i64::from(manifest.restart.backoff_ms),
+            max_backoff_ms: i64::from(manifest.restart.max_backoff_ms),
+        }
+    }
+
+    /// The pause before the next try after `tries` tries: doubles up to the cap.
+    #[must_use]
+    pub fn backoff(&self, tries: u32) -> i64 {
+        self.backoff_ms.max(1).saturating_mul(1 << tries.min(24)).min(self.max_backoff_ms.max(1))
+    }
+}
+
+/// A release that was switched to, or may be switched back to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Installed {
+    pub release: ReleaseId,
+    pub version: Version,
+    pub manifest: Digest,
+    pub terms: Terms,
+}
+
+/// The time during which a new release must prove itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Trial {
+    /// It was seen running once: from here on no permit is needed.
+    pub started: bool,
+    /// Since when the present start lasts.
+    pub starting_since: Option<MonoMs>,
+    /// Since when all checks are good.
+    pub healthy_since: Option<MonoMs>,
+    pub restarts: u32,
+    /// Failed attempts to start it, and reboots of the device, during this trial.
+    pub mishaps: u32,
+    pub retry_at: Option<MonoMs>,
+}
+
+/// A release that was tried and given up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Failed {
+    pub release: ReleaseId,
+    pub version: Version,
+    pub manifest: Digest,
+    pub reason: Reason,
+}
+
+/// A release that could not even be staged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Refused {
+    pub release: ReleaseId,
+    pub manifest: Digest,
+    pub unsupported: bool,
+    pub reason: Reason,
+}
+
+/// Attempts that did not succeed yet.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Attempts {
+    pub failures: u32,
+    pub retry_at: Option<MonoMs>,
+    pub last: Option<Reason>,
+}
+
+/// Everything remembered of one app. Persisted before any action is carried out: `active` is the *intent*, and a
+/// restart goes on from it with what the runner says is running.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AppState {
+    /// The release that should be running.
+    pub active: Option<Installed>,
+    /// The last release that was committed before `active`; what a local rollback takes.
+    pub previous: Option<Installed>,
+    /// Counts up whenever the app must be started anew. The runner labels the process with it.
+    pub instance: u64,
+    /// Digest of the config that the instance was made with.
+    pub config: Option<Digest>,
+    /// `None`: `active` is committed.
+    pub trial: Option<Trial>,
+    /// The permit under which `active` was activated.
+    pub permit: Option<PermitId>,
+    /// No release below this is ever activated again; outlives the app's removal.
+    pub floor: Option<Version>,
+    /// The release that failed last.
+    pub failed: Option<Failed>,
+    /// Every manifest that failed since the last commit or resume, at most 32; none is tried again by itself.
+    #[serde(default)]
+    pub given_up: Vec<Digest>,
+    pub refused: Option<Refused>,
+    /// The manifest that was last reported as staged.
+    pub staged: Option<Installed>,
+    pub staging: Attempts,
+    /// Restarts of a committed release because of failing checks or failing starts.
+    pub healing: Attempts,
+    pub healing_good_since: Option<MonoMs>,
+    /// On the way back to `active` after a failed release.
+    pub returning: bool,
+    /// The highest `resumed` seen.
+    pub resumed: u64,
+    pub phase: AppPhase,
+    pub phase_since: UnixMs,
+}
+
+/// At most this many failed manifests are remembered for an app; the oldest is forgotten first.
+pub(super) const MAX_GIVEN_UP: usize = 32;
+
+impl AppState {
+    /// Whether this release failed here and waits for somebody to resume it.
+    #[must_use]
+    pub fn is_held(&self, manifest: Digest) -> bool {
+        self.given_up.contains(&manifest)
+    }
+}
+
+impl Default for AppState {
+    fn default() -> Self {
+        Self {
+            active: None,
+            previous: None,
+            instance: 0,
+            config: None,
+            trial: None,
+            permit: None,
+            floor: None,
+            failed: None,
+            given_up: Vec::new(),
+            refused: None,
+            staged: None,
+            staging: Attempts::default(),
+            healing: Attempts::default(),
+            healing_good_since: None,
+            returning: false,
+            resumed: 0,
+            phase: AppPhase::Absent,
+            phase_since: UnixMs(0),
+        }
+    }
+}
+
+/// Everything remembered of all apps of a device.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceState {
+    pub apps: BTreeMap<Name, AppState>,
+}
+
+impl DeviceState {
+    /// The device booted: monotonic times of the last boot mean nothing now. A release on trial that takes the device
+    /// down with it must not get a fresh start each time, so the boot counts against it.
+    pub fn rebooted(&mut self) {
+        for app in self.apps.values_mut() {
+            if let Some(trial) = &mut app.trial {
+                trial.starting_since = None;
+                trial.healthy_since = None;
+                trial.retry_at = None;
+                trial.restarts = 0;
+                if trial.started {
+                    trial.mishaps = trial.mishaps.saturating_add(1);
+                }
+            }
+            app.staging.retry_at = None;
+            app.healing.retry_at = None;
+            app.healing_good_since = None;
+        }
+    }
+}
+
+/// One app of the desired state, with what is known of its manifest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offer {
+    pub app: Name,
+    pub release: DesiredRelease,
+    pub manifest: Offered,
+    /// A permit with its end on this device's monotonic clock.
+    pub permit: Option<LivePermit>,
+    pub resumed: u64,
+    /// Digest of the values the app is to get.
+    pub config: Digest,
+}
+
+/// What is known of the manifest an offer refers to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Offered {
+    /// Signature, tenant, app, version, platform are good.
+    Verified(Terms),
+    Refused {
+        code: String,
+        message: String,
+    },
+    Unsupported {
+        message: String,
+    },
+}
+
+/// The right to activate, until a moment on this device's monotonic clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LivePermit {
+    pub uid: PermitId,
+    pub until: MonoMs,
+}
+
+/// What the runner says of one app.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Observed {
+    /// Manifests whose release lies verified and unpacked.
+    pub staged: BTreeSet<Digest>,
+    /// The process that is supervised now. There is never more than one.
+    pub running: Option<Running>,
+}
+
+/// A supervised process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Running {
+    pub manifest: Digest,
+    pub release: ReleaseId,
+    pub version: Version,
+    pub instance: u64,
+    pub config: Digest,
+    /// False while it waits to be restarted.
+    pub up: bool,
+    /// How often it was restarted within this instance.
+    pub restarts: u32,
+    /// How the last process of this instance ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_exit: Option<String>,
+}
+
+/// What the health checks of an instance say together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Checks {
+    /// Not every check has answered since the instance came up.
+    #[default]
+    Unknown,
+    Good,
+    /// At least one fails, and has not reached its threshold.
+    Wavering {
+        message: String,
+    },
+    /// At least one reached its threshold.
+    Failed {
+        message: String,
+    },
+}
+
+/// What is under way for an app and must not be begun a second time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Busy {
+    /// A release is being fetched or unpacked.
+    pub staging: bool,
+    /// A start, stop, discard or removal has not answered.
+    pub acting: bool,
+}
+
+/// Everything a decision is made from, besides state and time.
+#[derive(Clone, Debug, Default)]
+pub struct Inputs {
+    /// `None`: no desired state was ever accepted; what is there is kept.
+    pub desired: Option<Vec<Offer>>,
+    /// `None`: the runner does not answer; nothing is started or stopped, and nothing is held against a release.
+    pub observed: Option<BTreeMap<Name, Observed>>,
+    /// Checks of the instance that `observed` shows.
+    pub checks: BTreeMap<Name, Checks>,
+    pub busy: BTreeMap<Name, Busy>,
+    /// How actions ended since the last decision.
+    pub outcomes: Vec<Outcome>,
+    /// An operation asks for a restart of these apps.
+    pub restart: BTreeSet<Name>,
+}
+
+/// How an action ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Staged {
+        app: Name,
+        manifest: Digest,
+    },
+    /// `refused`: the bytes or their description are bad, not the way to them.
+    StageFailed {
+        app: Name,
+        manifest: Digest,
+        refused: bool,
+        code: String,
+        message: String,
+    },
+    StartFailed {
+        app: Name,
+        instance: u64,
+        message: String,
+    },
+}
+
+/// What to do. Carried out after the state was persisted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Fetch, verify, unpack beside what runs.
+    Stage {
+        app: Name,
+        manifest: Digest,
+    },
+    /// Start a staged release. Refused by the runner while anything of the app runs.
+    Start {
+        app: Name,
+        release: Installed,
+        instance: u64,
+        config: Digest,
+    },
+    Stop {
+        app: Name,
+    },
+    /// The release has proven itself: the runner raises its floor.
+    Commit {
+        app: Name,
+        manifest: Digest,
+    },
+    /// Delete releases other than these.
+    Discard {
+        app: Name,
+        keep: Vec<Digest>,
+    },
+    /// Stop it and delete everything of it but its floor.
+    Remove {
+        app: Name,
+    },
+    Emit(Event),
+}
+
+/// Something that happened, for the event stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// `release.staged`, `release.activated`, …
+    pub kind: &'static str,
+    pub app: Name,
+    pub message: String,
+    pub release: Option<ReleaseId>,
+    pub version: Option<Version>,
+    pub code: Option<String>,
+}
