@@ -118,8 +118,7 @@ pub(crate) fn keep(show: &[PathBuf]) -> Result<()> {
             Err(error.context(format!("the machine does not start; the end of its console:\n{end}")))
         }
     };
-    nspawn.kill().context("cannot end the machine")?;
-    nspawn.wait().context("cannot wait for the machine")?;
+    end(&mut nspawn)?;
     groups.remove()?;
     fs::remove_file(&log).context("cannot remove the console's log")?;
     folder.close().context("cannot remove the temporary folder")?;
@@ -128,10 +127,10 @@ pub(crate) fn keep(show: &[PathBuf]) -> Result<()> {
 
 fn spawn(folder: &Path, log: &Path, show: &[PathBuf], groups: &Groups) -> Result<Child> {
     let console = fs::File::create(log).context("cannot write the console's log")?;
-    // setpriv: should this keeper be killed, the machine goes too.
+    // setpriv: should this keeper be killed, nspawn is told to shut the machine down.
     let mut command = Command::new("setpriv");
     command
-        .args(["--pdeathsig=KILL", "sh", "-eu", "-c"])
+        .args(["--pdeathsig=TERM", "sh", "-eu", "-c"])
         .arg("for group in $GROUPS_TO_JOIN; do echo $$ > \"$group/cgroup.procs\"; done; exec unshare --mount --propagation=private sh -eu -c \"$@\"")
         .args(["sh", SCRIPT, "sh"])
         .arg(folder)
@@ -148,6 +147,25 @@ fn spawn(folder: &Path, log: &Path, show: &[PathBuf], groups: &Groups) -> Result
     command.args(show.iter().map(|folder| format!("--bind-ro={}", folder.display())));
     command.args(["--", "--unit=basic.target"]);
     command.spawn().context("cannot start systemd-nspawn")
+}
+
+/// Ends the machine at once: its state is thrown away in any case. The first process goes first, because it outlives an
+/// nspawn that is killed.
+fn end(nspawn: &mut Child) -> Result<()> {
+    if let Some(leader) = first_child(nspawn.id()) {
+        let killed = Command::new("sh").args(["-c", "kill -KILL \"$1\"", "sh", &leader.to_string()]).status();
+        if !killed.context("cannot start sh")?.success() {
+            bail!("cannot end the machine's first process, {leader}");
+        }
+    }
+    let ended = tools::wait_until(Duration::from_secs(10), || {
+        Ok(nspawn.try_wait().context("cannot wait for the machine")?.is_some())
+    })?;
+    if !ended {
+        nspawn.kill().context("cannot end systemd-nspawn")?;
+        nspawn.wait().context("cannot wait for systemd-nspawn")?;
+    }
+    Ok(())
 }
 
 fn wait_until_started(nspawn: &mut Child) -> Result<u32> {
