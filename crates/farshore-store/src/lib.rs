@@ -13,6 +13,8 @@
 pub mod access;
 pub mod db;
 pub mod error;
+pub mod events;
+mod set;
 #[cfg(feature = "test-util")]
 pub mod test_util;
 

@@ -1,0 +1,46 @@
+//! Statements over sets of rows, written once for both engines.
+//!
+//! A set travels as `VALUES ($1, $2), ($3, $4), …`, whose columns both engines call `column1`, `column2`, …
+
+use std::fmt::Write;
+
+/// SQLite takes at most 32,766 parameters in one statement, PostgreSQL 65,535.
+const MAX_PARAMETERS: usize = 30_000;
+
+/// How many rows of this many columns go into one statement.
+pub(crate) const fn rows_per_statement(columns: usize) -> usize {
+    MAX_PARAMETERS / columns
+}
+
+/// `($1, $2), ($3, $4)` for two rows of two columns.
+pub(crate) fn values(rows: usize, columns: usize) -> String {
+    values_after(0, rows, columns)
+}
+
+/// The same, where the statement has `before` other parameters in front.
+pub(crate) fn values_after(before: usize, rows: usize, columns: usize) -> String {
+    let mut sql = String::with_capacity(rows * columns * 7);
+    for row in 0..rows {
+        sql.push_str(if row == 0 { "(" } else { ", (" });
+        for column in 0..columns {
+            if column > 0 {
+                sql.push_str(", ");
+            }
+            // Writing to a String can't fail.
+            let _ = write!(sql, "${}", before + row * columns + column + 1);
+        }
+        sql.push(')');
+    }
+    sql
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_count_through_all_rows() {
+        assert_eq!(values(2, 3), "($1, $2, $3), ($4, $5, $6)");
+        assert_eq!(values_after(1, 2, 1), "($2), ($3)");
+    }
+}
