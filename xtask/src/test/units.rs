@@ -178,8 +178,12 @@ fn opened_for_tests(key: &str, value: String) -> String {
     if key == "ProtectHome" && hidden { "tmpfs".into() } else { value }
 }
 
-/// The part of the environment that a test may look at.
+/// The part of the environment that a test may look at. systemd refuses names with other characters than these, such
+/// as cargo's own `CARGO_BIN_EXE_my-program`.
 fn is_for_tests(name: &str) -> bool {
+    if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+        return false;
+    }
     ["CARGO_", "NEXTEST", "FARSHORE_TEST_", "RUST_", "PROPTEST_", "INSTA_"]
         .iter()
         .any(|prefix| name.starts_with(prefix))
