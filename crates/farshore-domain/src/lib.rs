@@ -9,6 +9,7 @@
 //! [`access`], [`config`], [`claim`] are nouns; `rollout` and `reconcile` decide.
 
 pub mod access;
+pub mod assign;
 pub mod claim;
 pub mod config;
 pub mod desired;
@@ -20,6 +21,7 @@ pub mod name;
 pub mod object;
 pub mod reconcile;
 pub mod release;
+pub mod rollout;
 pub mod selector;
 pub mod time;
 pub mod version;

@@ -1,0 +1,34 @@
+//! The rollout engine: moves one channel of one app from one release to another, in waves, each behind a gate, inside a budget.
+//!
+//! [`decide`] is a pure function: `(rollout, view of the fleet, now) -> (next rollout, actions)`. The driver stores the next state and carries the
+//! actions out in one transaction, then calls again whenever something is reported or [`Rollout::deadline`] has come. Calling it twice with
+//! the same view and time changes nothing the second time.
+//!
+//! - A device is told the new release one wave ahead, so that it can stage; it activates only with a permit.
+//! - Only what devices *reported* is judged. Unreachable devices are neither successes nor failures: the gate opens without them, and
+//!   they take the release later, judged with the wave that is current then.
+//! - A wave halts as soon as it can no longer end below the threshold, and at its end by plain arithmetic.
+//! - A permit occupies a place of the budget until the device has reported, or the permit has expired while the device is away.
+//! - Every state that is not final has a deadline ([`Rollout::deadline`]) and says what it waits for ([`Rollout::waiting_for`]).
+//!
+//! Layout: [`spec`] is what was asked for, [`state`] what is stored, with the operator's verbs in [`verbs`]; [`view`] is what is known of the devices;
+//! [`why`] explains, [`summary`] condenses.
+
+pub mod decide;
+pub mod spec;
+pub mod state;
+pub mod summary;
+pub mod verbs;
+pub mod view;
+pub mod why;
+
+pub use decide::{Action, Decision};
+pub use spec::{Amount, FieldError, MAX_WAVES, OnFailure, ReleaseRef, RolloutSpec, SpecErrors, WaveSpec};
+pub use state::{
+    Exclusion, Failure, FailureKind, HeldPermit, HistoryEntry, KnownRelease, Member, Pause, PauseReason,
+    Phase, Progress, Rollout, RolloutAssignment, Verdict, Wave, WaveState,
+};
+pub use summary::{Bucket, Counts, DeviceSummary, RolloutSummary, WaveSummary};
+pub use verbs::TransitionError;
+pub use view::{AppReport, DeviceView, FleetView};
+pub use why::{Owner, Waiting};

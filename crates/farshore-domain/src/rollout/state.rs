@@ -1,0 +1,760 @@
+//! What is stored of a rollout. Fields are private; [`super::decide`] and the verbs are the only ways to change it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::spec::{RolloutSpec, SpecErrors};
+use crate::desired::Permit;
+use crate::id::{DeviceId, PermitId, ReleaseId, RolloutId};
+use crate::name::Name;
+use crate::object::Reason;
+use crate::time::UnixMs;
+use crate::version::Version;
+use crate::word_enum;
+
+/// At most this many history entries are kept; the oldest after the first are dropped and counted.
+pub const MAX_HISTORY: usize = 200;
+
+word_enum! {
+    /// Where the rollout stands.
+    Phase {
+        /// Made, not started.
+        Pending = "pending",
+        Running = "running",
+        /// Nothing is started until a person decides.
+        Paused = "paused",
+        /// Every device that was touched gets the old release back.
+        RollingBack = "rolling-back",
+        /// Final: the channel points to the new release.
+        Succeeded = "succeeded",
+        /// Final: halted, and everyone who can be reached has the old release again.
+        Failed = "failed",
+        /// Final: ended by a person, or nobody decided in time.
+        Aborted = "aborted",
+        /// Final: a newer rollout of the same channel and app took over.
+        Superseded = "superseded",
+    }
+}
+
+impl Phase {
+    /// Whether nothing changes any more.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Aborted | Self::Superseded)
+    }
+}
+
+word_enum! {
+    /// Where a wave stands.
+    WaveState {
+        /// An earlier wave's gate is not open yet.
+        Waiting = "waiting",
+        Running = "running",
+        /// Everyone who can be reached has reported; the wave must stay good for its soak.
+        Soaking = "soaking",
+        /// The gate has opened.
+        Passed = "passed",
+        /// Too many failures.
+        Halted = "halted",
+    }
+}
+
+word_enum! {
+    /// Why a member is left out of the judgement for now.
+    Exclusion {
+        /// A pin decides on this app.
+        Pinned = "pinned",
+        /// Cordoned, draining, drained or decommissioned: it gets nothing new.
+        Cordoned = "cordoned",
+        /// It went back by itself before this rollout reached it, and nobody has resumed it.
+        Held = "held",
+        /// No longer in the channel, or no longer placed.
+        Left = "left",
+    }
+}
+
+word_enum! {
+    /// How a device failed.
+    FailureKind {
+        /// It said so.
+        Reported = "reported",
+        /// It refuses or does not support the release. It was not disturbed.
+        Refused = "refused",
+        /// Reachable, and not done in its time.
+        Stuck = "stuck",
+        /// Committed, and failing later.
+        WentBad = "went-bad",
+    }
+}
+
+word_enum! {
+    /// Why a rollout is paused.
+    PauseReason {
+        Operator = "operator",
+        /// A wave halted and `onFailure` is `pause`, or there is nothing to go back to.
+        Failures = "failures",
+        /// A gate had too little evidence for too long.
+        Inconclusive = "inconclusive",
+    }
+}
+
+/// A release with the version that people know it by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct KnownRelease {
+    pub uid: ReleaseId,
+    pub version: Version,
+}
+
+/// A pause: since when, by whom, why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Pause {
+    pub at: UnixMs,
+    pub by: String,
+    pub why: PauseReason,
+}
+
+/// What a device's failure was. Kept when the device has gone back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Failure {
+    pub at: UnixMs,
+    pub kind: FailureKind,
+    /// In the device's words, or ours.
+    pub reason: String,
+    /// Somebody resumed the rollout after it: it halts nothing any more.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub acknowledged: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if passes a reference")]
+fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+/// Where one device stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case", rename_all_fields = "camelCase")]
+pub enum Progress {
+    /// For its wave, or for a place in the budget.
+    Waiting {
+        since: UnixMs,
+    },
+    /// In flight: holds a permit, or activated with one and has not reported the outcome.
+    Updating {
+        /// None when it came back in the middle of an activation whose permit is gone.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        permit: Option<PermitId>,
+        since: UnixMs,
+        expires_at: UnixMs,
+        /// Taken back; the device may not know yet, so that its place stays taken until the expiry.
+        #[serde(default, skip_serializing_if = "is_false")]
+        revoked: bool,
+    },
+    Updated {
+        at: UnixMs,
+    },
+    /// See [`Member::failure`].
+    Failed {
+        at: UnixMs,
+    },
+    Unreachable {
+        since: UnixMs,
+    },
+    Excluded {
+        since: UnixMs,
+        why: Exclusion,
+    },
+    /// Must get the old release back; waits for a place in the budget.
+    RollbackDue {
+        since: UnixMs,
+    },
+    RollingBack {
+        permit: PermitId,
+        since: UnixMs,
+        expires_at: UnixMs,
+        #[serde(default, skip_serializing_if = "is_false")]
+        revoked: bool,
+    },
+    RolledBack {
+        at: UnixMs,
+    },
+    /// Could not go back, or not in its time.
+    RollbackFailed {
+        at: UnixMs,
+        reason: String,
+    },
+}
+
+impl Progress {
+    /// Whether it takes one place of the budget.
+    #[must_use]
+    pub const fn is_in_flight(&self) -> bool {
+        matches!(self, Self::Updating { .. } | Self::RollingBack { .. })
+    }
+
+    /// Since when it is in this state.
+    #[must_use]
+    pub const fn since(&self) -> UnixMs {
+        match self {
+            Self::Waiting { since }
+            | Self::Updating { since, .. }
+            | Self::Unreachable { since }
+            | Self::Excluded { since, .. }
+            | Self::RollbackDue { since }
+            | Self::RollingBack { since, .. } => *since,
+            Self::Updated { at }
+            | Self::Failed { at }
+            | Self::RolledBack { at }
+            | Self::RollbackFailed { at, .. } => *at,
+        }
+    }
+}
+
+/// What the device was last told to have, so that it is told only when that changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Told {
+    #[default]
+    Old,
+    New,
+    /// Something else decides: a pin, the channel.
+    Released,
+}
+
+impl Told {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if passes a reference")]
+    fn is_old(&self) -> bool {
+        *self == Self::Old
+    }
+}
+
+/// One device of the population.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Member {
+    /// Its place in the order of the population, from 0. Never changes.
+    pub(super) rank: u32,
+    /// The wave it is judged with: its own, or a later one when that wave passed without it.
+    pub(super) wave: u32,
+    /// Joined after the start.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(super) late: bool,
+    /// Ever had a permit or the new release: a rollback has to look after it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(super) touched: bool,
+    #[serde(default, skip_serializing_if = "Told::is_old")]
+    pub(super) told: Told,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) failure: Option<Failure>,
+    pub(super) progress: Progress,
+}
+
+impl Member {
+    #[must_use]
+    pub const fn rank(&self) -> u32 {
+        self.rank
+    }
+
+    /// The index of the wave it is judged with.
+    #[must_use]
+    pub const fn wave(&self) -> u32 {
+        self.wave
+    }
+
+    #[must_use]
+    pub const fn is_late(&self) -> bool {
+        self.late
+    }
+
+    #[must_use]
+    pub const fn was_touched(&self) -> bool {
+        self.touched
+    }
+
+    #[must_use]
+    pub const fn failure(&self) -> Option<&Failure> {
+        self.failure.as_ref()
+    }
+
+    #[must_use]
+    pub const fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// Its permit, if it may still be used: not expired, not revoked.
+    #[must_use]
+    pub fn live_permit(&self, now: UnixMs) -> Option<(PermitId, UnixMs)> {
+        match self.progress {
+            Progress::Updating { permit: Some(permit), expires_at, revoked: false, .. }
+            | Progress::RollingBack { permit, expires_at, revoked: false, .. }
+                if expires_at > now =>
+            {
+                Some((permit, expires_at))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What a wave's devices reported when its gate opened or it halted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Verdict {
+    pub at: UnixMs,
+    pub succeeded: u32,
+    pub failed: u32,
+}
+
+/// One wave as it runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Wave {
+    /// Members whose rank is below this, and not in an earlier wave, are in it. Late joiners come on top in the last wave.
+    pub(super) upto: u32,
+    pub(super) soak_seconds: u32,
+    pub(super) state: WaveState,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) started_at: Option<UnixMs>,
+    /// When it last learned something: the gate's time limit counts from here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) news_at: Option<UnixMs>,
+    /// Somebody decided to go on without the missing reports.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(super) waived: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) verdict: Option<Verdict>,
+}
+
+impl Wave {
+    /// How many of the population at start this wave and those before it reach.
+    #[must_use]
+    pub const fn upto(&self) -> u32 {
+        self.upto
+    }
+
+    #[must_use]
+    pub const fn state(&self) -> WaveState {
+        self.state
+    }
+
+    #[must_use]
+    pub const fn started_at(&self) -> Option<UnixMs> {
+        self.started_at
+    }
+
+    #[must_use]
+    pub const fn soak_seconds(&self) -> u32 {
+        self.soak_seconds
+    }
+
+    #[must_use]
+    pub const fn verdict(&self) -> Option<Verdict> {
+        self.verdict
+    }
+}
+
+/// One thing that happened, by whom and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct HistoryEntry {
+    pub at: UnixMs,
+    /// One CamelCase word, the kind of the event that goes with it.
+    pub what: String,
+    /// A user's name, or `engine`.
+    pub who: String,
+    pub message: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
+}
+
+/// The version of the stored state that this code writes.
+const STATE_VERSION: u32 = 1;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+struct StateVersion;
+
+impl TryFrom<u32> for StateVersion {
+    type Error = String;
+    fn try_from(version: u32) -> Result<Self, String> {
+        if version == STATE_VERSION {
+            Ok(Self)
+        } else {
+            Err(format!("this version reads rollouts of state version {STATE_VERSION}, not {version}"))
+        }
+    }
+}
+
+impl From<StateVersion> for u32 {
+    fn from(_: StateVersion) -> Self {
+        STATE_VERSION
+    }
+}
+
+/// A rollout with everything that was decided so far. Stored as JSON ([`Rollout::to_json`]) with the version of its shape.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Rollout {
+    state_version: StateVersion,
+    pub(super) id: RolloutId,
+    pub(super) name: Name,
+    pub(super) spec: RolloutSpec,
+    pub(super) from: Option<KnownRelease>,
+    pub(super) to: KnownRelease,
+    pub(super) phase: Phase,
+    pub(super) phase_since: UnixMs,
+    pub(super) created_at: UnixMs,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) started_at: Option<UnixMs>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) pause: Option<Pause>,
+    /// How it ends when it has rolled back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) ends_as: Option<Phase>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) superseded_by: Option<RolloutId>,
+    /// How many devices it started with.
+    pub(super) population: u32,
+    /// The index of the wave that runs.
+    pub(super) current: u32,
+    pub(super) waves: Vec<Wave>,
+    pub(super) members: BTreeMap<DeviceId, Member>,
+    /// Why it is in its phase.
+    pub(super) reasons: Vec<Reason>,
+    pub(super) history: Vec<HistoryEntry>,
+    #[serde(default)]
+    pub(super) history_dropped: u32,
+}
+
+/// The stored text is no rollout of this version.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read the stored rollout")]
+pub struct LoadError(#[source] serde_json::Error);
+
+/// The state could not be written as JSON.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write the rollout's state")]
+pub struct SaveError(#[source] serde_json::Error);
+
+/// What the rollout says one device should have of its app.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RolloutAssignment {
+    /// None: the device should not have the app (a first rollout that went back).
+    pub release: Option<KnownRelease>,
+    /// Whether this is the new release.
+    pub forward: bool,
+    /// The number of its wave, from 1.
+    pub wave: u32,
+    pub permit: Option<Permit>,
+}
+
+/// A permit that a device may still use, as far as anyone knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeldPermit {
+    pub device: DeviceId,
+    pub permit: PermitId,
+    pub expires_at: UnixMs,
+    pub revoked: bool,
+}
+
+/// The order of devices in a rollout: the SHA-256 of both ids.
+#[must_use]
+pub fn order_key(rollout: RolloutId, device: DeviceId) -> [u8; 32] {
+    Sha256::new().chain_update(rollout.0.as_bytes()).chain_update(device.0.as_bytes()).finalize().into()
+}
+
+/// The population in its order.
+#[must_use]
+pub fn in_order(rollout: RolloutId, devices: impl IntoIterator<Item = DeviceId>) -> Vec<DeviceId> {
+    let mut keyed: Vec<_> = devices.into_iter().map(|device| (order_key(rollout, device), device)).collect();
+    keyed.sort_unstable();
+    keyed.dedup();
+    keyed.into_iter().map(|(_, device)| device).collect()
+}
+
+impl Rollout {
+    /// A rollout that has not started. `to` is what `spec.release` was resolved to, `from` what the channel points to now (it is read again at
+    /// the start); `by` is who made it.
+    pub fn new(
+        id: RolloutId,
+        name: Name,
+        spec: RolloutSpec,
+        from: Option<KnownRelease>,
+        to: KnownRelease,
+        by: &str,
+        now: UnixMs,
+    ) -> Result<Self, SpecErrors> {
+        spec.validate()?;
+        let mut rollout = Self {
+            state_version: StateVersion,
+            id,
+            name,
+            spec,
+            from,
+            to,
+            phase: Phase::Pending,
+            phase_since: now,
+            created_at: now,
+            started_at: None,
+            pause: None,
+            ends_as: None,
+            superseded_by: None,
+            population: 0,
+            current: 0,
+            waves: Vec::new(),
+            members: BTreeMap::new(),
+            reasons: vec![Reason::new("NotStarted", "waits for somebody to start it", now)],
+            history: Vec::new(),
+            history_dropped: 0,
+        };
+        let message = format!(
+            "rollout of {} {} to {} made",
+            rollout.spec.app, rollout.to.version, rollout.spec.channel
+        );
+        rollout.remember("RolloutCreated", by, message, None, now);
+        Ok(rollout)
+    }
+
+    /// Reads a stored state.
+    pub fn from_json(text: &str) -> Result<Self, LoadError> {
+        serde_json::from_str(text).map_err(LoadError)
+    }
+
+    /// Writes the state to store.
+    pub fn to_json(&self) -> Result<String, SaveError> {
+        serde_json::to_string(self).map_err(SaveError)
+    }
+
+    #[must_use]
+    pub const fn id(&self) -> RolloutId {
+        self.id
+    }
+
+    #[must_use]
+    pub const fn name(&self) -> &Name {
+        &self.name
+    }
+
+    #[must_use]
+    pub const fn spec(&self) -> &RolloutSpec {
+        &self.spec
+    }
+
+    /// The release the channel pointed to at the start; none when this is the first.
+    #[must_use]
+    pub const fn from(&self) -> Option<&KnownRelease> {
+        self.from.as_ref()
+    }
+
+    #[must_use]
+    pub const fn to(&self) -> &KnownRelease {
+        &self.to
+    }
+
+    #[must_use]
+    pub const fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Since when it is in its phase.
+    #[must_use]
+    pub const fn phase_since(&self) -> UnixMs {
+        self.phase_since
+    }
+
+    #[must_use]
+    pub const fn created_at(&self) -> UnixMs {
+        self.created_at
+    }
+
+    #[must_use]
+    pub const fn started_at(&self) -> Option<UnixMs> {
+        self.started_at
+    }
+
+    #[must_use]
+    pub const fn pause_state(&self) -> Option<&Pause> {
+        self.pause.as_ref()
+    }
+
+    #[must_use]
+    pub const fn superseded_by(&self) -> Option<RolloutId> {
+        self.superseded_by
+    }
+
+    /// How many devices it started with.
+    #[must_use]
+    pub const fn population(&self) -> u32 {
+        self.population
+    }
+
+    /// The index of the wave that runs, from 0.
+    #[must_use]
+    pub const fn current_wave(&self) -> u32 {
+        self.current
+    }
+
+    #[must_use]
+    pub fn waves(&self) -> &[Wave] {
+        &self.waves
+    }
+
+    /// Why it is in its phase, the nearest reason first.
+    #[must_use]
+    pub fn reasons(&self) -> &[Reason] {
+        &self.reasons
+    }
+
+    /// What happened, oldest first.
+    #[must_use]
+    pub fn history(&self) -> &[HistoryEntry] {
+        &self.history
+    }
+
+    #[must_use]
+    pub fn member(&self, device: DeviceId) -> Option<&Member> {
+        self.members.get(&device)
+    }
+
+    /// All members, by device id.
+    pub fn members(&self) -> impl Iterator<Item = (DeviceId, &Member)> {
+        self.members.iter().map(|(device, member)| (*device, member))
+    }
+
+    /// How many devices may be in flight at once.
+    #[must_use]
+    pub fn budget(&self) -> u32 {
+        self.spec.max_unavailable.of(self.size())
+    }
+
+    /// How many members are in flight: permits held by unreachable devices count until they expire.
+    #[must_use]
+    pub fn in_flight(&self) -> u32 {
+        count(self.members.values().filter(|member| member.progress.is_in_flight()))
+    }
+
+    /// Every permit that a device may still use, revoked ones included: until they expire, nothing else may take that
+    /// device's place in a budget. The driver shows them to a superseding rollout as [`super::DeviceView::busy_until`].
+    pub fn held_permits(&self, now: UnixMs) -> impl Iterator<Item = HeldPermit> {
+        self.members.iter().filter_map(move |(device, member)| match member.progress {
+            Progress::Updating { permit: Some(permit), expires_at, revoked, .. }
+            | Progress::RollingBack { permit, expires_at, revoked, .. }
+                if expires_at > now =>
+            {
+                Some(HeldPermit { device: *device, permit, expires_at, revoked })
+            }
+            _ => None,
+        })
+    }
+
+    /// What this device should have of the app because of this rollout; none when the rollout does not decide (not started,
+    /// over, or not this device). `active` is the release that the device last reported as active.
+    ///
+    /// An aborted rollout whose devices keep what they have goes on to decide for those devices, until the channel's pointer moves: ask the
+    /// newest rollout of the app and channel, also when it is over.
+    #[must_use]
+    pub fn assignment(&self, device: DeviceId, active: Option<ReleaseId>) -> Option<RolloutAssignment> {
+        let member = self.members.get(&device)?;
+        let (told, permit) = self.tells(member, active);
+        let (release, forward) = match told {
+            Told::Old => (self.from.clone(), false),
+            Told::New => (Some(self.to.clone()), true),
+            Told::Released => return None,
+        };
+        let permit = permit.map(|(uid, expires_at)| Permit { uid, expires_at, rollout: Some(self.id) });
+        Some(RolloutAssignment { release, forward, wave: member.wave.saturating_add(1), permit })
+    }
+
+    /// What a member is told, and the permit that goes with it.
+    pub(super) fn tells(
+        &self,
+        member: &Member,
+        active: Option<ReleaseId>,
+    ) -> (Told, Option<(PermitId, UnixMs)>) {
+        let has_new = active == Some(self.to.uid);
+        match self.phase {
+            Phase::Running | Phase::Paused => match &member.progress {
+                Progress::Updating { permit, expires_at, revoked, .. } => {
+                    (Told::New, permit.filter(|_| !revoked).map(|permit| (permit, *expires_at)))
+                }
+                Progress::Updated { .. } | Progress::Failed { .. } => (Told::New, None),
+                Progress::Excluded { .. } if has_new => (Told::New, None),
+                Progress::Excluded { .. } => (Told::Released, None),
+                _ => {
+                    // A device that runs nothing yet gets the old release first: staging alone would leave it empty.
+                    let empty = active.is_none() && self.from.is_some();
+                    let soon = member.wave <= self.current.saturating_add(1) && !empty;
+                    (if has_new || soon { Told::New } else { Told::Old }, None)
+                }
+            },
+            Phase::RollingBack => match &member.progress {
+                Progress::Excluded { .. } => (Told::Released, None),
+                // Without an old release the app is removed, which needs no permit on the device: tell it only when it is its turn.
+                Progress::RollbackDue { .. } if self.from.is_none() && has_new => (Told::New, None),
+                Progress::RollingBack { permit, expires_at, revoked: false, .. } => {
+                    (Told::Old, Some((*permit, *expires_at)))
+                }
+                _ => (Told::Old, None),
+            },
+            Phase::Aborted if has_new || matches!(member.progress, Progress::Updated { .. }) => {
+                match member.progress {
+                    Progress::RolledBack { .. }
+                    | Progress::RollbackFailed { .. }
+                    | Progress::Excluded { .. } => (Told::Released, None),
+                    _ if self.ends_as.is_some() => (Told::Released, None),
+                    _ => (Told::New, None),
+                }
+            }
+            _ => (Told::Released, None),
+        }
+    }
+
+    /// Members, late joiners included.
+    pub(super) fn size(&self) -> u32 {
+        count(self.members.values())
+    }
+
+    pub(super) fn remember(
+        &mut self,
+        what: &str,
+        who: &str,
+        message: String,
+        comment: Option<&str>,
+        now: UnixMs,
+    ) {
+        if self.history.len() >= MAX_HISTORY {
+            // The first entry says who made it; keep that one.
+            self.history.remove(1);
+            self.history_dropped = self.history_dropped.saturating_add(1);
+        }
+        self.history.push(HistoryEntry {
+            at: now,
+            what: what.to_owned(),
+            who: who.to_owned(),
+            message,
+            comment: comment.map(str::to_owned),
+        });
+    }
+
+    pub(super) fn enter(&mut self, phase: Phase, now: UnixMs) {
+        self.phase = phase;
+        self.phase_since = now;
+        if phase != Phase::Paused {
+            self.pause = None;
+        }
+    }
+}
+
+/// The number of items, as the state stores it.
+pub(super) fn count<T>(items: impl Iterator<Item = T>) -> u32 {
+    u32::try_from(items.count()).unwrap_or(u32::MAX)
+}

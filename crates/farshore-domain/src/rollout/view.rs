@@ -1,0 +1,155 @@
+//! What the driver knows of the devices, as [`super::decide`] sees it.
+
+use std::collections::BTreeMap;
+
+use crate::device::{AppPhase, Lifecycle, OFFLINE_AFTER_MS, Reachability};
+use crate::id::{DeviceId, ReleaseId};
+use crate::label::Labels;
+use crate::name::Name;
+use crate::time::UnixMs;
+
+/// All devices that have the rollout's app by placement and are in its channel, by id.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FleetView {
+    devices: BTreeMap<DeviceId, DeviceView>,
+}
+
+/// One device. Times are on the control plane's clock, never on the device's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceView {
+    pub id: DeviceId,
+    pub name: Name,
+    pub labels: Labels,
+    pub reachability: Reachability,
+    /// When anything was last received from it, a heartbeat included.
+    pub last_seen: Option<UnixMs>,
+    pub lifecycle: Lifecycle,
+    /// A pin decides on this app, not the rollout.
+    pub pinned: bool,
+    /// Down on purpose until then, because of something else: a permit of a superseded rollout or of the assignment driver.
+    /// Such a device uses one place of the budget.
+    pub busy_until: Option<UnixMs>,
+    /// What it last reported of the app.
+    pub app: AppReport,
+}
+
+/// What a device reported of one app.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppReport {
+    /// The release that is active, committed or not.
+    pub active: Option<ReleaseId>,
+    pub phase: AppPhase,
+    /// Whether the active release has passed its checks and soak on the device.
+    pub committed: bool,
+    /// The release it last went back from by itself.
+    pub failed_release: Option<ReleaseId>,
+    /// The release it refuses or does not support.
+    pub refused_release: Option<ReleaseId>,
+    /// Why it failed, refuses or is held, in its words.
+    pub reason: Option<String>,
+    /// The highest `resumed` it has seen.
+    pub resumed: u64,
+    /// When this was received.
+    pub reported_at: Option<UnixMs>,
+}
+
+impl Default for AppReport {
+    /// Nothing reported yet.
+    fn default() -> Self {
+        Self {
+            active: None,
+            phase: AppPhase::Absent,
+            committed: false,
+            failed_release: None,
+            refused_release: None,
+            reason: None,
+            resumed: 0,
+            reported_at: None,
+        }
+    }
+}
+
+impl FleetView {
+    /// A view of these devices; of two with one id the later one counts.
+    pub fn new(devices: impl IntoIterator<Item = DeviceView>) -> Self {
+        Self { devices: devices.into_iter().map(|device| (device.id, device)).collect() }
+    }
+
+    #[must_use]
+    pub fn get(&self, device: DeviceId) -> Option<&DeviceView> {
+        self.devices.get(&device)
+    }
+
+    #[must_use]
+    pub fn get_mut(&mut self, device: DeviceId) -> Option<&mut DeviceView> {
+        self.devices.get_mut(&device)
+    }
+
+    pub fn insert(&mut self, device: DeviceView) {
+        self.devices.insert(device.id, device);
+    }
+
+    pub fn remove(&mut self, device: DeviceId) -> Option<DeviceView> {
+        self.devices.remove(&device)
+    }
+
+    /// All devices, by id.
+    pub fn iter(&self) -> impl Iterator<Item = &DeviceView> {
+        self.devices.values()
+    }
+
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.devices.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.devices.is_empty()
+    }
+
+    /// The devices that may become the population of a rollout: claimed and not pinned.
+    pub fn eligible(&self) -> impl Iterator<Item = DeviceId> {
+        self.iter().filter(|device| device.lifecycle == Lifecycle::Claimed && !device.pinned).map(|d| d.id)
+    }
+}
+
+impl DeviceView {
+    /// A claimed, online device that has reported nothing of the app yet.
+    #[must_use]
+    pub fn new(id: DeviceId, name: Name) -> Self {
+        Self {
+            id,
+            name,
+            labels: Labels::default(),
+            reachability: Reachability::Online,
+            last_seen: None,
+            lifecycle: Lifecycle::Claimed,
+            pinned: false,
+            busy_until: None,
+            app: AppReport::default(),
+        }
+    }
+
+    /// Whether a permit would reach it now.
+    #[must_use]
+    pub fn is_online(&self) -> bool {
+        self.reachability == Reachability::Online
+    }
+
+    /// Whether nobody waits for it any more: offline, or stale for as long as it takes to be offline. Between the two it may come back at any moment.
+    #[must_use]
+    pub fn is_away(&self, now: UnixMs) -> bool {
+        match self.reachability {
+            Reachability::Online => false,
+            Reachability::Stale => self.last_seen.is_none_or(|seen| now.since_ms(seen) >= OFFLINE_AFTER_MS),
+            Reachability::Offline | Reachability::Unknown => true,
+        }
+    }
+
+    /// Whether it runs this release for good.
+    #[must_use]
+    pub fn has_committed(&self, release: ReleaseId) -> bool {
+        self.app.active == Some(release) && self.app.committed && self.app.phase != AppPhase::Failing
+    }
+}
