@@ -11,9 +11,15 @@
 //! in each reference, the row-security policy, a test in `tests/`.
 
 pub mod access;
+pub mod artifacts;
 pub mod db;
 pub mod error;
 pub mod events;
+pub mod fleet;
+pub mod keys;
+pub mod objects;
+pub mod releases;
+pub mod rollouts;
 mod set;
 #[cfg(feature = "test-util")]
 pub mod test_util;
