@@ -155,14 +155,19 @@ pub fn verify_desired(
             &anchors,
             intermediates,
             to_unix_time(now),
-            KeyUsage::required(DOCUMENT_SIGNING_DER),
+            // webpki asks the same of the intermediate, which names no usage: the leaf's own is checked below.
+            KeyUsage::required_if_present(DOCUMENT_SIGNING_DER),
             None,
             None,
         )
         .map_err(DesiredError::Chain)?;
     let parsed = certificate::parse(leaf).map_err(DesiredError::Certificate)?;
     let signs = matches!(parsed.key_usage(), Ok(Some(usage)) if usage.value.digital_signature());
-    if !signs || certificate::only_uri(&parsed) != Some(trust_domain.desired_state_uri().as_str()) {
+    let for_documents = matches!(parsed.extended_key_usage(), Ok(Some(usage)) if matches!(usage.value.other.as_slice(), [only] if only.as_bytes() == DOCUMENT_SIGNING_DER));
+    if !signs
+        || !for_documents
+        || certificate::only_uri(&parsed) != Some(trust_domain.desired_state_uri().as_str())
+    {
         return Err(DesiredError::WrongSigner);
     }
     let key = certificate::public_key_of(&parsed).map_err(DesiredError::Certificate)?;

@@ -141,7 +141,9 @@ pub struct ClientIdentity<'a> {
 }
 
 /// An agent, or the command line with a pinned root: the server's chain must end at one of `roots` and carry the name that
-/// is connected to. `clock` judges expiry; see [`PinnedServerVerifier`] for certificates that lie ahead of it. ALPN is left to the caller.
+/// is connected to. `clock` judges expiry; a certificate that starts ahead
+/// of it is judged at its start, because a device whose clock died while it was away must be able to come back. ALPN is left to
+/// the caller.
 ///
 /// # Errors
 /// When there is no usable root, or the client's certificate can't be used.
@@ -293,7 +295,7 @@ impl ClientCertVerifier for DeviceCertVerifier {
 /// pinned authority issued it proves that its start has passed; refusing it would strand the device, and protects against nobody.
 /// Expiry is judged by the clock and its floor, which this doesn't move.
 #[derive(Debug)]
-pub struct PinnedServerVerifier {
+struct PinnedServerVerifier {
     inner: Arc<WebPkiServerVerifier>,
 }
 
