@@ -9,12 +9,16 @@ use serde::Deserialize;
 
 use crate::tools::{self, Step};
 
-/// Oldest versions that Vite runs with.
-const NODE: u32 = 20;
-const NPM: u32 = 11;
+/// Oldest versions that the page's tools run with (`engines` in web/package.json).
+const NODE: Version = (20, 19);
+const NPM: Version = (10, 0);
+const NEEDED: &str = "Node 20.19 and npm 10 or newer";
 /// What is fetched from the npm registry, into the target folder, where the machine's own is older.
 const NODE_PACKAGE: &str = "node@22";
 const NPM_PACKAGE: &str = "npm@11";
+
+/// Major and minor.
+type Version = (u32, u32);
 
 /// The page's folder.
 pub(crate) fn folder() -> PathBuf {
@@ -164,7 +168,7 @@ impl Npm {
         if machine.is_new_enough() {
             return Ok(machine);
         }
-        eprintln!("Node {NODE} and npm {NPM} are needed; fetching them into {}", tools_folder.display());
+        eprintln!("{NEEDED} are needed; fetching them into {}", tools_folder.display());
         fs::create_dir_all(&tools_folder).context("cannot make a folder for Node")?;
         tools::run(
             Command::new("npm")
@@ -199,12 +203,12 @@ impl Npm {
     }
 
     fn is_new_enough(&self) -> bool {
-        self.major("node") >= Some(NODE) && self.major("npm") >= Some(NPM)
+        self.version("node") >= Some(NODE) && self.version("npm") >= Some(NPM)
     }
 
-    fn major(&self, name: &str) -> Option<u32> {
+    fn version(&self, name: &str) -> Option<Version> {
         let output = self.program(name).arg("--version").stderr(Stdio::null()).output().ok()?;
-        major(std::str::from_utf8(&output.stdout).ok()?)
+        version(std::str::from_utf8(&output.stdout).ok()?)
     }
 
     /// Installs exactly what `package-lock.json` says, unless that is there already.
@@ -222,16 +226,17 @@ impl Npm {
     }
 }
 
-/// `v20.1.2` or `11.0.0` → the first number.
-fn major(version: &str) -> Option<u32> {
-    version.trim().trim_start_matches('v').split('.').next()?.parse().ok()
+/// `v20.1.2` or `11.0.0` → the first two numbers.
+fn version(text: &str) -> Option<Version> {
+    let mut numbers = text.trim().trim_start_matches('v').split('.');
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 /// Installs Debian's Node and npm, which can fetch newer ones.
 fn install_npm() -> Result<()> {
     let type_this = "sudo apt-get install --no-install-recommends nodejs npm";
     if !tools::is_root() || tools::which("apt-get").is_none() {
-        bail!("npm is missing; type: {type_this}\n(or install Node {NODE} or newer from https://nodejs.org)");
+        bail!("npm is missing; type: {type_this}\n(or install {NEEDED} from https://nodejs.org)");
     }
     let apt = |arguments: &[&str]| {
         tools::run(
@@ -251,10 +256,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_compared_by_their_first_number() {
-        assert_eq!(major("v20.20.2\n"), Some(20));
-        assert_eq!(major("11.19.1"), Some(11));
-        assert_eq!(major(""), None);
-        assert!(major("9.2.0") < Some(NPM) && None < Some(NPM));
+    fn versions_are_compared_as_numbers() {
+        assert_eq!(version("v20.20.2\n"), Some((20, 20)));
+        assert_eq!(version("11.19.1"), Some((11, 19)));
+        assert_eq!(version(""), None);
+        assert!(version("v20.9.0") < Some(NODE) && version("9.2.0") < Some(NPM) && None < Some(NPM));
     }
 }

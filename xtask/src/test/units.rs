@@ -2,7 +2,7 @@
 //! under the sandboxes that those units describe.
 //!
 //! The sandbox is read from the unit files each time, so that a directive which would break the agent fails here before it
-//! fails on a device. nextest (or `cargo test`) runs the tests as usual; each test process goes through
+//! fails on a device. nextest runs the tests as usual; each test process goes through
 //! `xtask in-machine`, which starts it inside by `systemd-run` with the unit's directives.
 
 use std::ffi::OsString;
@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::machine::{self, Machine};
-use super::{nextest, unit_file};
+use super::{runner, unit_file};
 use crate::tools::{self, Step};
 
 /// Each unit and the tests that run under it, as a nextest filter. What starts apps runs under the runner's unit, all
@@ -43,10 +43,15 @@ done
 "#;
 
 /// # Errors
-/// When a unit does not come up or a test fails; on a build machine also when no machine can be started.
+/// When a unit does not come up or a test fails.
 pub(crate) fn run() -> Result<Step> {
     if let Some(why) = machine::why_not() {
         return Ok(Step::Skipped(why));
+    }
+    if tools::which("cargo-nextest").is_none() {
+        return Ok(Step::Skipped(
+            "it picks tests by an expression; type: cargo install cargo-nextest --locked".into(),
+        ));
     }
     tools::run(&mut tools::cargo(&["build", "--locked", "-p", "farshore-agent", "-p", "edge-web-service"]))?;
     let target = tools::target();
@@ -61,7 +66,7 @@ pub(crate) fn run() -> Result<Step> {
     units_come_up(&machine)?;
     for (unit, filter) in SUITES {
         eprintln!("\n-- the agent's tests under {unit}");
-        let mut suite = nextest(&["-E", filter, "--no-tests=pass"])?;
+        let mut suite = runner(&["-E", filter, "--no-tests=pass"]);
         tools::run(suite.args(["--config", &runner_setting(&machine, unit)?]))?;
     }
     Ok(Step::Done)
