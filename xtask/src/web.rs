@@ -177,9 +177,7 @@ impl Npm {
                 .args([NODE_PACKAGE, NPM_PACKAGE]),
         )?;
         if !private.is_new_enough() {
-            bail!(
-                "Node {NODE} and npm {NPM} or newer are needed; install them (https://nodejs.org) and try again"
-            );
+            bail!("{NEEDED} are needed; install them (https://nodejs.org) and try again");
         }
         Ok(private)
     }
