@@ -94,7 +94,7 @@ fn runner(arguments: &[&str]) -> Command {
     eprintln!(
         "cargo-nextest is not installed; cargo test runs instead (cargo install cargo-nextest --locked)"
     );
-    let mut command = tools::cargo(&["test", "--locked", "--lib", "--bins", "--tests"]);
+    let mut command = tools::cargo(&["test", "--locked", "--all-targets"]);
     command.args(arguments);
     command
 }
