@@ -77,7 +77,7 @@ pub(crate) fn parse(der: &[u8]) -> Result<X509Certificate<'_>, CertificateError>
         return Err(CertificateError::TooLarge);
     }
     match X509Certificate::from_der(der) {
-        Ok((rest, certificate)) if rest.is_empty() => Ok(certificate),
+        Ok(([], certificate)) => Ok(certificate),
         _ => Err(CertificateError::Malformed),
     }
 }
@@ -144,7 +144,7 @@ pub fn csr_public_key(csr: &[u8]) -> Result<PublicKey, CertificateError> {
         return Err(CertificateError::TooLarge);
     }
     let request = match X509CertificationRequest::from_der(&der) {
-        Ok((rest, request)) if rest.is_empty() => request,
+        Ok(([], request)) => request,
         _ => return Err(CertificateError::MalformedRequest),
     };
     let info = &request.certification_request_info;

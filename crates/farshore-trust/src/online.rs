@@ -3,14 +3,15 @@
 //! The online key says who runs what; it can only *refer* to manifests that release keys signed. Its certificate is
 //! short-lived, ends at one of the roots a device holds, and is good for nothing else: not for TLS, not for releases.
 
+use farshore_domain::time::UnixMs;
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 use webpki::{EndEntityCert, KeyUsage};
+use x509_parser::prelude::X509Certificate;
 
 use crate::certificate::{self, CertificateError};
 use crate::clock::to_unix_time;
 use crate::identity::TrustDomain;
 use crate::key::{Algorithm, KeyError, SigningKey};
-use farshore_domain::time::UnixMs;
 
 /// id-kp-documentSigning (RFC 9336): 1.3.6.1.5.5.7.3.36.
 pub(crate) const DOCUMENT_SIGNING: [u64; 9] = [1, 3, 6, 1, 5, 5, 7, 3, 36];
@@ -163,7 +164,7 @@ pub fn verify_desired(
         .map_err(DesiredError::Chain)?;
     let parsed = certificate::parse(leaf).map_err(DesiredError::Certificate)?;
     let signs = matches!(parsed.key_usage(), Ok(Some(usage)) if usage.value.digital_signature());
-    let for_documents = matches!(parsed.extended_key_usage(), Ok(Some(usage)) if matches!(usage.value.other.as_slice(), [only] if only.as_bytes() == DOCUMENT_SIGNING_DER));
+    let for_documents = only_signs_documents(&parsed);
     if !signs
         || !for_documents
         || certificate::only_uri(&parsed) != Some(trust_domain.desired_state_uri().as_str())
@@ -175,4 +176,12 @@ pub fn verify_desired(
         return Err(DesiredError::WrongSigner);
     }
     key.verify(&to_sign(&signed.body), &signed.signature).map_err(DesiredError::Signature)
+}
+
+fn only_signs_documents(certificate: &X509Certificate<'_>) -> bool {
+    let Ok(Some(usage)) = certificate.extended_key_usage() else {
+        return false;
+    };
+    let tls = usage.value.client_auth || usage.value.server_auth;
+    !tls && matches!(usage.value.other.as_slice(), [only] if only.as_bytes() == DOCUMENT_SIGNING_DER)
 }

@@ -181,6 +181,30 @@ fn only_a_device_certificate_names_a_device() {
 }
 
 #[test]
+fn a_device_has_one_name_in_one_spelling() {
+    let parsed = |names: &[&String]| {
+        let mut params = rcgen::CertificateParams::default();
+        params.subject_alt_names =
+            names.iter().map(|name| rcgen::SanType::URI(name.as_str().try_into().unwrap())).collect();
+        DeviceIdentity::parse(params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().der())
+    };
+    let name = format!("spiffe://fleet.example/tenant/{TENANT}/device/{DEVICE}");
+    let other = name.replace("fleet", "other");
+    assert_eq!(parsed(&[&name]).unwrap().device, DEVICE);
+    let braced = format!("spiffe://fleet.example/tenant/{{{TENANT}}}/device/{DEVICE}");
+    let bare = format!("spiffe://fleet.example/tenant/{}/device/{DEVICE}", TENANT.0.simple());
+    let upper = format!(
+        "spiffe://fleet.example/tenant/{TENANT}/device/{}",
+        DEVICE.to_string().replace("0193", "ABCD")
+    );
+    for names in
+        [&[][..], &[&name, &other], &[&name, &name], &[&braced], &[&bare], &[&upper], &[&format!("{name}?x")]]
+    {
+        assert!(matches!(parsed(names), Err(IdentityError::NotADevice)), "{names:?}");
+    }
+}
+
+#[test]
 fn chains_are_capped() {
     let root = issuer().root_cert().clone();
     assert!(chain_from_pem(&chain_to_pem(vec![&root; 5])).is_ok());

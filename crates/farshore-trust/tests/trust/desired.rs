@@ -153,6 +153,8 @@ fn a_certificate_of_the_right_name_for_another_use_is_no_signer() {
     let signature = [rcgen::KeyUsagePurpose::DigitalSignature];
     verified(&signature, documents(), &[right]).unwrap();
     assert!(matches!(verified(&signature, vec![], &[right]), Err(DesiredError::WrongSigner)));
+    let also_tls = [documents(), vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth]].concat();
+    assert!(matches!(verified(&signature, also_tls, &[right]), Err(DesiredError::WrongSigner)));
     assert!(matches!(verified(&[], documents(), &[right]), Err(DesiredError::WrongSigner)));
     assert!(matches!(
         verified(&[rcgen::KeyUsagePurpose::KeyAgreement], documents(), &[right]),

@@ -1,5 +1,7 @@
 //! The crate from outside, with OpenSSL as the second opinion on every format that others read or write.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, helpers included")]
+
 mod blobs;
 mod certificates;
 mod desired;
