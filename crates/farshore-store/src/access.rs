@@ -1,12 +1,14 @@
 //! Who asks, and the only way to a database handle.
 
-use farshore_domain::access::{Permission, RoleName};
+use farshore_domain::access::{self, Permission, RoleName};
 use farshore_domain::id::{ApiTokenId, DeviceId, TenantId, UserId};
 use farshore_domain::name::Name;
 use farshore_domain::time::UnixMs;
+use uuid::Uuid;
 
 use crate::db::{Store, Tx};
 use crate::error::{StoreError, StoreResult};
+use crate::events::NewEvent;
 
 /// Somebody whose identity was proved. Only this crate's `authenticate_…` functions make one.
 #[derive(Clone, Debug)]
@@ -67,6 +69,13 @@ impl Principal {
         }
     }
 
+    /// Nobody hands out what he does not have: whether every permission of `role` is also this principal's.
+    #[must_use]
+    pub fn may_grant(&self, role: &RoleName) -> bool {
+        access::role(role.as_str())
+            .is_some_and(|row| row.permissions.iter().all(|permission| self.role.allows(*permission)))
+    }
+
     /// The API token, unless a user asks.
     #[must_use]
     pub fn api_token(&self) -> Option<(ApiTokenId, &Name)> {
@@ -76,6 +85,10 @@ impl Principal {
         }
     }
 }
+
+/// The hash of a secret that somebody carries: SHA-256 of its text. Secrets themselves are never stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SecretHash(pub [u8; 32]);
 
 /// A part of the control plane that works by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,7 +125,7 @@ impl Driver {
 /// One tenant's data. Statements on it name the tenant; on PostgreSQL its transactions see nothing else.
 #[derive(Clone, Debug)]
 pub struct TenantDb {
-    store: Store,
+    pub(crate) store: Store,
     pub(crate) tenant: TenantId,
     pub(crate) actor: Actor,
 }
@@ -120,7 +133,7 @@ pub struct TenantDb {
 /// All tenants' data, for drivers.
 #[derive(Clone, Debug)]
 pub struct SystemDb {
-    store: Store,
+    pub(crate) store: Store,
     pub(crate) actor: Actor,
 }
 
@@ -166,6 +179,43 @@ impl TenantDb {
     pub async fn read(&self) -> StoreResult<Tx> {
         self.store.begin(&self.tenant.to_string(), false).await
     }
+
+    /// An event by this handle's actor.
+    pub(crate) fn event(
+        &self,
+        kind: &str,
+        (subject_kind, subject, subject_name): (&str, Uuid, &str),
+        message: String,
+        payload: serde_json::Value,
+        now: UnixMs,
+    ) -> NewEvent {
+        NewEvent {
+            uid: Uuid::now_v7(),
+            at: now,
+            kind: kind.to_owned(),
+            subject_kind: subject_kind.to_owned(),
+            subject,
+            subject_name: subject_name.to_owned(),
+            actor: self.actor.0.clone(),
+            message,
+            payload,
+        }
+    }
+}
+
+/// A name read from the database.
+pub(crate) fn stored_name(text: String) -> StoreResult<Name> {
+    Name::new(text).map_err(|error| StoreError::Corrupt(error.to_string()))
+}
+
+/// A role read from the database.
+pub(crate) fn stored_role(text: String) -> StoreResult<RoleName> {
+    RoleName::try_from(text).map_err(|error| StoreError::Corrupt(error.to_string()))
+}
+
+/// The two addresses of a row: its uid, or its name.
+pub(crate) fn address(id: &str) -> (Uuid, &str) {
+    (Uuid::parse_str(id).unwrap_or(Uuid::nil()), id)
 }
 
 impl SystemDb {

@@ -5,6 +5,9 @@
 pub enum StoreError {
     #[error("the principal may not {0}")]
     Denied(farshore_domain::access::Permission),
+    /// Not allowed for a reason that is no single permission; the text is for people.
+    #[error("{0}")]
+    Refused(String),
     #[error("there is no such {0}")]
     NotFound(&'static str),
     /// Something with this name, key or state is there already; the text is for people.
@@ -14,6 +17,9 @@ pub enum StoreError {
     VersionMismatch { expected: i64, current: i64 },
     #[error("the lease was lost to another holder")]
     LeaseLost,
+    /// The caller's certificate authority could not issue what belongs to the change.
+    #[error("the certificate could not be issued")]
+    Certificate(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("stored data can't be read: {0}")]
     Corrupt(String),
     #[error("the database did not answer as it should")]

@@ -12,18 +12,27 @@
 
 pub mod access;
 pub mod artifacts;
+pub mod authorities;
+pub mod claim_tokens;
+pub mod claims;
 pub mod db;
 pub mod error;
 pub mod events;
 pub mod fleet;
+pub mod idempotency;
 pub mod keys;
+pub mod leases;
 pub mod objects;
 pub mod releases;
 pub mod rollouts;
+pub mod sessions;
 mod set;
+pub mod tenants;
 #[cfg(feature = "test-util")]
 pub mod test_util;
+pub mod tokens;
+pub mod users;
 
-pub use access::{Actor, Driver, Principal, SystemDb, TenantDb};
+pub use access::{Actor, Driver, Principal, SecretHash, SystemDb, TenantDb};
 pub use db::{Store, StoreOptions};
 pub use error::{StoreError, StoreResult};
