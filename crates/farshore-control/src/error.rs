@@ -70,6 +70,19 @@ impl ApiError {
     }
 }
 
+/// An error with all its causes, for the log or for the person who has to mend it.
+#[must_use]
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        next = source.source();
+    }
+    text
+}
+
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match error {
@@ -77,6 +90,7 @@ impl From<StoreError> for ApiError {
                 ErrorCode::Forbidden,
                 format!("Your role does not include {permission}. Ask a tenant admin for a role that does."),
             ),
+            StoreError::Refused(text) => Self::new(ErrorCode::Forbidden, text),
             StoreError::NotFound(what) => Self::new(
                 ErrorCode::NotFound,
                 format!("There is no such {what} here. Check the name, and the tenant you act in."),
@@ -89,6 +103,7 @@ impl From<StoreError> for ApiError {
                 ),
             ),
             other @ (StoreError::LeaseLost
+            | StoreError::Certificate(_)
             | StoreError::Corrupt(_)
             | StoreError::Database(_)
             | StoreError::Migrate(_)) => Self::internal(other),
@@ -101,14 +116,7 @@ impl IntoResponse for ApiError {
         let Self { mut problem, cause, retry_after_seconds } = self;
         let request_id = crate::extract::current_request_id();
         if let Some(cause) = cause {
-            let mut chain = cause.to_string();
-            let mut next = cause.source();
-            while let Some(source) = next {
-                chain.push_str(": ");
-                chain.push_str(&source.to_string());
-                next = source.source();
-            }
-            tracing::error!(request_id, cause = chain, "request failed: {}", problem.detail);
+            tracing::error!(request_id, cause = chain(cause.as_ref()), "request failed: {}", problem.detail);
         }
         problem.request_id = request_id;
         let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

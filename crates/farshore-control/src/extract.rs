@@ -111,3 +111,17 @@ pub fn if_match(headers: &axum::http::HeaderMap) -> Result<Option<i64>, ApiError
         .map(Some)
         .map_err(|_| ApiError::field("If-Match", "is the resourceVersion in quotes, as the ETag says"))
 }
+
+/// The size of a page: 100 unless asked otherwise, 1,000 at most.
+pub fn limit(asked: Option<u32>) -> Result<u32, ApiError> {
+    match asked {
+        None => Ok(100),
+        Some(limit @ 1..=1000) => Ok(limit),
+        Some(_) => Err(ApiError::field("limit", "is 1 to 1000")),
+    }
+}
+
+/// A cursor that is a uid.
+pub fn cursor_uuid(text: &str) -> Result<uuid::Uuid, ApiError> {
+    uuid::Uuid::parse_str(text).map_err(|_| ApiError::field("continue", "is what the page before said"))
+}

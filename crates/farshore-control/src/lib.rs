@@ -9,7 +9,13 @@
 
 pub mod access;
 pub mod app;
+pub mod artifacts;
+pub mod channel;
 pub mod clock;
 pub mod error;
 pub mod extract;
+pub mod fleet;
+pub mod releases;
+pub mod rollouts;
 pub mod route;
+pub mod settings;

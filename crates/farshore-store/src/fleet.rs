@@ -9,6 +9,7 @@ use farshore_domain::label::Labels;
 use farshore_domain::name::Name;
 use farshore_domain::object::Reason;
 use farshore_domain::time::UnixMs;
+use farshore_domain::version::Version;
 use sqlx::types::Json;
 use uuid::Uuid;
 
@@ -25,6 +26,7 @@ pub struct FleetDevice {
     pub name: Name,
     pub labels: Labels,
     pub channel: Name,
+    pub location: String,
     pub lifecycle: Lifecycle,
     pub last_seen: Option<UnixMs>,
 }
@@ -52,6 +54,15 @@ pub struct Pointer {
     pub app: Name,
     pub release: ReleaseId,
     pub version: String,
+}
+
+/// A release as far as assigning needs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReleaseMark {
+    pub id: ReleaseId,
+    pub app: Name,
+    pub version: Version,
+    pub manifest: Digest,
 }
 
 /// A permit as it is kept.
@@ -95,6 +106,7 @@ struct DeviceRow {
     name: String,
     labels: Json<Labels>,
     channel: String,
+    location: String,
     lifecycle: String,
     last_seen_at: Option<i64>,
 }
@@ -106,6 +118,7 @@ impl DeviceRow {
             name: Name::new(self.name).map_err(corrupt)?,
             labels: self.labels.0,
             channel: Name::new(self.channel).map_err(corrupt)?,
+            location: self.location,
             lifecycle: Lifecycle::from_word(&self.lifecycle),
             last_seen: self.last_seen_at.map(UnixMs),
         })
@@ -146,7 +159,7 @@ impl AppRow {
 }
 
 const DEVICE: &str =
-    "SELECT uid, name, labels, channel, lifecycle, last_seen_at FROM devices WHERE tenant = $1";
+    "SELECT uid, name, labels, channel, location, lifecycle, last_seen_at FROM devices WHERE tenant = $1";
 const APP: &str =
     "SELECT device, app, phase, active_release, failed_release, refused_release, committed, reasons,
     resumed_seen, resumed_wanted, reported_at FROM device_apps WHERE tenant = $1";
@@ -222,6 +235,23 @@ impl TenantDb {
                     app: Name::new(app).map_err(corrupt)?,
                     release: ReleaseId(release),
                     version,
+                })
+            })
+            .collect()
+    }
+
+    /// All releases of the tenant, in brief.
+    pub async fn release_marks(&self, tx: &mut Tx) -> StoreResult<Vec<ReleaseMark>> {
+        let rows: Vec<(Uuid, String, String, String)> = on!(tx, c => sqlx::query_as(
+            "SELECT uid, app, version, manifest_digest FROM releases WHERE tenant = $1")
+            .bind(self.tenant.0).fetch_all(c).await)?;
+        rows.into_iter()
+            .map(|(uid, app, version, manifest)| {
+                Ok(ReleaseMark {
+                    id: ReleaseId(uid),
+                    app: Name::new(app).map_err(corrupt)?,
+                    version: version.parse().map_err(corrupt)?,
+                    manifest: manifest.parse().map_err(corrupt)?,
                 })
             })
             .collect()

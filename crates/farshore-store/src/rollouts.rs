@@ -99,10 +99,13 @@ impl TenantDb {
         rows.into_iter().map(Row::read).collect()
     }
 
-    /// Rollouts that are not over.
-    pub async fn open_rollouts(&self, tx: &mut Tx) -> StoreResult<Vec<RolloutRow>> {
+    /// Rollouts that decide something: those that are not over, and the newest started one of each app and channel.
+    pub async fn deciding_rollouts(&self, tx: &mut Tx) -> StoreResult<Vec<RolloutRow>> {
         let sql = sqlx::AssertSqlSafe(format!(
-            "SELECT {COLUMNS} FROM rollouts WHERE tenant = $1 AND phase NOT IN {FINAL} ORDER BY uid"
+            "SELECT {COLUMNS} FROM rollouts r WHERE tenant = $1 AND (phase NOT IN {FINAL} OR (phase <> 'pending' AND NOT EXISTS (
+                 SELECT 1 FROM rollouts n WHERE n.tenant = r.tenant AND n.app = r.app AND n.channel = r.channel
+                     AND n.phase <> 'pending' AND n.uid > r.uid)))
+             ORDER BY uid DESC"
         ));
         let rows: Vec<Row> = on!(tx, c => sqlx::query_as(sql).bind(self.tenant.0).fetch_all(c).await)?;
         rows.into_iter().map(Row::read).collect()

@@ -1,0 +1,5 @@
+//! The device channel.
+
+pub mod hub;
+
+pub use hub::Hub;

@@ -1,0 +1,11 @@
+//! What runs where: apps, placements, channels, pins, config; and the driver that makes each device's desired state of them.
+
+mod driver;
+mod objects;
+mod routes;
+pub mod signed;
+pub mod snapshot;
+
+pub use driver::{Fleet, spawn};
+pub(crate) use objects::check_envelope;
+pub use routes::{FleetDocs, routes};

@@ -1,0 +1,244 @@
+//! The five kinds of object that are only a specification: what each checks, and the handlers they share.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use farshore_api::fleet::{
+    AppSpec, ChannelRelease, ChannelSpec, ChannelStatus, ConfigSpec, PinSpec, PlacementSpec,
+};
+use farshore_api::{ErrorCode, List, ListMetadata, NewObject, NoStatus, Object};
+use farshore_domain::config;
+use farshore_domain::object::API_VERSION;
+use farshore_store::TenantDb;
+use farshore_store::objects::{NewStored, ObjectKind, Stored};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use uuid::Uuid;
+
+use crate::app::App;
+use crate::clock::now;
+use crate::error::{ApiError, ApiResult};
+use crate::extract::versioned;
+
+/// One of the kinds: its specification, its status and its checks.
+pub(super) trait Kind: Serialize + DeserializeOwned + Send + Sync + 'static {
+    const KIND: ObjectKind;
+    type Status: Serialize + Send;
+
+    /// What the type alone can't say; names the field and the fix.
+    fn check(&self) -> ApiResult<()> {
+        Ok(())
+    }
+
+    /// The statuses of a page of objects.
+    fn statuses(
+        db: &TenantDb,
+        page: &[Stored<Self>],
+    ) -> impl Future<Output = ApiResult<Vec<Self::Status>>> + Send;
+}
+
+async fn no_status<S>(page: &[Stored<S>]) -> ApiResult<Vec<NoStatus>> {
+    Ok(page.iter().map(|_| NoStatus {}).collect())
+}
+
+impl Kind for AppSpec {
+    const KIND: ObjectKind = ObjectKind::App;
+    type Status = NoStatus;
+
+    fn check(&self) -> ApiResult<()> {
+        short("spec.description", &self.description)
+    }
+
+    async fn statuses(_: &TenantDb, page: &[Stored<Self>]) -> ApiResult<Vec<NoStatus>> {
+        no_status(page).await
+    }
+}
+
+impl Kind for PlacementSpec {
+    const KIND: ObjectKind = ObjectKind::Placement;
+    type Status = NoStatus;
+
+    async fn statuses(_: &TenantDb, page: &[Stored<Self>]) -> ApiResult<Vec<NoStatus>> {
+        no_status(page).await
+    }
+}
+
+impl Kind for PinSpec {
+    const KIND: ObjectKind = ObjectKind::Pin;
+    type Status = NoStatus;
+
+    fn check(&self) -> ApiResult<()> {
+        short("spec.reason", &self.reason)?;
+        if self.version.parse::<farshore_domain::version::Version>().is_err() {
+            return Err(ApiError::field("spec.version", farshore_domain::version::VersionError.to_string()));
+        }
+        Ok(())
+    }
+
+    async fn statuses(_: &TenantDb, page: &[Stored<Self>]) -> ApiResult<Vec<NoStatus>> {
+        no_status(page).await
+    }
+}
+
+impl Kind for ConfigSpec {
+    const KIND: ObjectKind = ObjectKind::Config;
+    type Status = NoStatus;
+
+    fn check(&self) -> ApiResult<()> {
+        if self.values.len() > config::MAX_VALUES {
+            return Err(ApiError::field("spec.values", format!("has at most {} values", config::MAX_VALUES)));
+        }
+        if self.device.is_some() && self.selector.is_some() {
+            return Err(ApiError::field(
+                "spec.selector",
+                "can't stand beside device: a config belongs to one layer",
+            ));
+        }
+        for (key, value) in &self.values {
+            config::check_pair(key, value)
+                .map_err(|error| ApiError::field(format!("spec.values.{key}"), error.to_string()))?;
+        }
+        Ok(())
+    }
+
+    async fn statuses(_: &TenantDb, page: &[Stored<Self>]) -> ApiResult<Vec<NoStatus>> {
+        no_status(page).await
+    }
+}
+
+impl Kind for ChannelSpec {
+    const KIND: ObjectKind = ObjectKind::Channel;
+    type Status = ChannelStatus;
+
+    fn check(&self) -> ApiResult<()> {
+        short("spec.description", &self.description)
+    }
+
+    async fn statuses(db: &TenantDb, page: &[Stored<Self>]) -> ApiResult<Vec<ChannelStatus>> {
+        let mut tx = db.read().await?;
+        let mut by_channel: BTreeMap<String, Vec<ChannelRelease>> = BTreeMap::new();
+        for pointer in db.pointers(&mut tx).await? {
+            let release =
+                ChannelRelease { app: pointer.app, release: pointer.release.0, version: pointer.version };
+            by_channel.entry(pointer.channel.to_string()).or_default().push(release);
+        }
+        let status = |stored: &Stored<Self>| ChannelStatus {
+            releases: by_channel.remove(stored.metadata.name.as_str()).unwrap_or_default(),
+        };
+        Ok(page.iter().map(status).collect())
+    }
+}
+
+fn short(field: &str, text: &str) -> ApiResult<()> {
+    if text.len() > 4096 { Err(ApiError::field(field, "has at most 4096 characters")) } else { Ok(()) }
+}
+
+fn show<S: Kind>(stored: Stored<S>, status: S::Status) -> Object<S, S::Status> {
+    Object {
+        api_version: API_VERSION.to_owned(),
+        kind: S::KIND.word().to_owned(),
+        metadata: stored.metadata,
+        spec: stored.spec,
+        status,
+    }
+}
+
+async fn show_one<S: Kind>(db: &TenantDb, stored: Stored<S>) -> ApiResult<Response> {
+    let status = S::statuses(db, std::slice::from_ref(&stored)).await?.pop();
+    let status = status.ok_or_else(|| ApiError::internal("an object without a status"))?;
+    let version = stored.metadata.resource_version;
+    Ok(versioned(version, &show(stored, status)))
+}
+
+/// `apiVersion` and `kind`, where they are sent, must be the address's.
+pub(crate) fn check_envelope<S>(new: &NewObject<S>, kind: &str) -> ApiResult<()> {
+    if new.api_version.as_deref().is_some_and(|v| v != API_VERSION) {
+        return Err(ApiError::field("apiVersion", format!("is {API_VERSION}")));
+    }
+    if new.kind.as_deref().is_some_and(|k| k != kind) {
+        return Err(ApiError::field("kind", format!("is {kind} at this address")));
+    }
+    if new.metadata.managed_by.as_deref().is_some_and(|m| m.is_empty() || m.len() > 64) {
+        return Err(ApiError::field("metadata.managedBy", "has 1 to 64 characters"));
+    }
+    Ok(())
+}
+
+fn stored<S: Kind>(new: &NewObject<S>) -> ApiResult<NewStored<'_, S>> {
+    check_envelope(new, S::KIND.word())?;
+    new.spec.check()?;
+    Ok(NewStored {
+        name: &new.metadata.name,
+        labels: &new.metadata.labels,
+        managed_by: new.metadata.managed_by.as_deref().unwrap_or("api"),
+        spec: &new.spec,
+    })
+}
+
+pub(super) async fn list<S: Kind>(
+    db: &TenantDb,
+    limit: Option<u32>,
+    after: Option<&str>,
+) -> ApiResult<Json<List<Object<S, S::Status>>>> {
+    let limit = crate::extract::limit(limit)?;
+    let page: Vec<Stored<S>> = db.objects(S::KIND, after, limit).await?;
+    let full = page.len() == limit as usize;
+    let continue_from = page.last().filter(|_| full).map(|last| last.metadata.name.to_string());
+    let statuses = S::statuses(db, &page).await?;
+    let items = page.into_iter().zip(statuses).map(|(stored, status)| show(stored, status)).collect();
+    Ok(Json(List { items, metadata: ListMetadata { continue_from, total: None } }))
+}
+
+pub(super) async fn get<S: Kind>(db: &TenantDb, id: &str) -> ApiResult<Response> {
+    show_one(db, db.object::<S>(S::KIND, id).await?).await
+}
+
+pub(super) async fn create<S: Kind>(app: &App, db: &TenantDb, new: &NewObject<S>) -> ApiResult<Response> {
+    let made = db.create_object(S::KIND, Uuid::now_v7(), stored(new)?, now()).await?;
+    app.fleet().changed(db.tenant());
+    Ok((StatusCode::CREATED, show_one(db, made).await?).into_response())
+}
+
+pub(super) async fn replace<S: Kind>(
+    app: &App,
+    db: &TenantDb,
+    id: &str,
+    new: &NewObject<S>,
+    expected: Option<i64>,
+) -> ApiResult<Response> {
+    let replaced = db.replace_object(S::KIND, id, stored(new)?, expected, now()).await?;
+    app.fleet().changed(db.tenant());
+    show_one(db, replaced).await
+}
+
+pub(super) async fn delete<S: Kind>(
+    app: &App,
+    db: &TenantDb,
+    id: &str,
+    expected: Option<i64>,
+) -> ApiResult<StatusCode> {
+    if S::KIND == ObjectKind::Channel {
+        refuse_used_channel(db, id).await?;
+    }
+    db.delete_object(S::KIND, id, expected, now()).await?;
+    app.fleet().changed(db.tenant());
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn refuse_used_channel(db: &TenantDb, id: &str) -> ApiResult<()> {
+    let channel: Stored<ChannelSpec> = db.object(ObjectKind::Channel, id).await?;
+    let mut tx = db.read().await?;
+    let used = db.fleet_devices(&mut tx).await?.iter().filter(|d| d.channel == channel.metadata.name).count();
+    if used > 0 {
+        return Err(ApiError::new(
+            ErrorCode::Conflict,
+            format!(
+                "{used} devices are in channel {}. Move them to another channel first.",
+                channel.metadata.name
+            ),
+        ));
+    }
+    Ok(())
+}

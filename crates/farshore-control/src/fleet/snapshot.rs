@@ -1,0 +1,281 @@
+//! Everything that decides what runs where in one tenant, as it stood at one moment.
+
+use std::collections::BTreeMap;
+
+use farshore_api::fleet::{ConfigSpec, PinSpec, PlacementSpec};
+use farshore_domain::assign::{self, Assignments, Pin, Placement};
+use farshore_domain::config::{self, LayerValues, Value};
+use farshore_domain::desired::{DesiredApp, DesiredRelease, Permit};
+use farshore_domain::device::{AppPhase, Reachability};
+use farshore_domain::id::{DeviceId, ReleaseId};
+use farshore_domain::name::Name;
+use farshore_domain::rollout::{AppReport, DeviceView, FleetView, KnownRelease, Rollout};
+use farshore_domain::time::UnixMs;
+use farshore_domain::version::Version;
+use farshore_store::db::Tx;
+use farshore_store::fleet::{FleetApp, FleetDevice, PermitRow, ReleaseMark};
+use farshore_store::objects::{self, ObjectKind, Stored};
+use farshore_store::{StoreError, StoreResult, TenantDb};
+
+/// A rollout with the version under which it was read.
+#[derive(Debug)]
+pub struct ReadRollout {
+    pub rollout: Rollout,
+    pub resource_version: i64,
+}
+
+/// The tenant's fleet.
+#[derive(Debug)]
+pub struct Snapshot {
+    pub devices: BTreeMap<DeviceId, FleetDevice>,
+    apps: BTreeMap<DeviceId, BTreeMap<Name, FleetApp>>,
+    reports: BTreeMap<DeviceId, BTreeMap<Name, AppReport>>,
+    placements: Vec<Placement>,
+    pins: BTreeMap<Name, Vec<Pin>>,
+    configs: Vec<Stored<ConfigSpec>>,
+    pointers: BTreeMap<Name, BTreeMap<Name, ReleaseId>>,
+    releases: BTreeMap<ReleaseId, ReleaseMark>,
+    pub rollouts: Vec<ReadRollout>,
+    permits: Vec<PermitRow>,
+}
+
+/// How reachable a device is right now, and when it was last heard.
+pub type Presence<'a> = &'a dyn Fn(DeviceId, Option<UnixMs>) -> (Reachability, Option<UnixMs>);
+
+impl Snapshot {
+    /// Reads it within one transaction.
+    pub async fn load(db: &TenantDb, tx: &mut Tx, now: UnixMs) -> StoreResult<Self> {
+        let devices: BTreeMap<_, _> = db.fleet_devices(tx).await?.into_iter().map(|d| (d.id, d)).collect();
+        let mut apps: BTreeMap<DeviceId, BTreeMap<Name, FleetApp>> = BTreeMap::new();
+        for app in db.fleet_apps(tx).await? {
+            apps.entry(app.device).or_default().insert(app.app.clone(), app);
+        }
+        let reports = apps.iter().map(|(id, apps)| (*id, reports(apps))).collect();
+        let tenant = db.tenant().0;
+        let placements = objects::all_in::<PlacementSpec>(tx, tenant, ObjectKind::Placement).await?;
+        let releases: BTreeMap<_, _> =
+            db.release_marks(tx).await?.into_iter().map(|mark| (mark.id, mark)).collect();
+        let mut pins: BTreeMap<Name, Vec<Pin>> = BTreeMap::new();
+        for Stored { metadata, spec } in objects::all_in::<PinSpec>(tx, tenant, ObjectKind::Pin).await? {
+            // A pin to a release that is not there (yet) pins nothing.
+            let Some(release) = find_release(&releases, &spec.app, &spec.version) else { continue };
+            pins.entry(spec.device).or_default().push(Pin { name: metadata.name, app: spec.app, release });
+        }
+        let mut pointers: BTreeMap<Name, BTreeMap<Name, ReleaseId>> = BTreeMap::new();
+        for pointer in db.pointers(tx).await? {
+            pointers.entry(pointer.channel).or_default().insert(pointer.app, pointer.release);
+        }
+        let mut rollouts = Vec::new();
+        for row in db.deciding_rollouts(tx).await? {
+            let rollout = serde_json::from_value(row.state)
+                .map_err(|error| StoreError::Corrupt(format!("rollout {}: {error}", row.metadata.name)))?;
+            rollouts.push(ReadRollout { rollout, resource_version: row.metadata.resource_version });
+        }
+        Ok(Self {
+            devices,
+            apps,
+            reports,
+            placements: placements
+                .into_iter()
+                .map(|p| Placement { name: p.metadata.name, app: p.spec.app, selector: p.spec.selector })
+                .collect(),
+            pins,
+            configs: objects::all_in(tx, tenant, ObjectKind::Config).await?,
+            pointers,
+            releases,
+            rollouts,
+            permits: db.live_permits(tx, now).await?,
+        })
+    }
+
+    /// The release that a channel points to.
+    #[must_use]
+    pub fn pointer(&self, channel: &Name, app: &Name) -> Option<KnownRelease> {
+        self.known(*self.pointers.get(channel)?.get(app)?)
+    }
+
+    /// A release by its id, as the engine knows it.
+    #[must_use]
+    pub fn known(&self, release: ReleaseId) -> Option<KnownRelease> {
+        self.releases.get(&release).map(|mark| KnownRelease { uid: mark.id, version: mark.version.clone() })
+    }
+
+    /// A release by app and version.
+    #[must_use]
+    pub fn release_of(&self, app: &Name, version: &Version) -> Option<KnownRelease> {
+        find_release(&self.releases, app, version.as_str()).and_then(|id| self.known(id))
+    }
+
+    /// The app that a release belongs to.
+    #[must_use]
+    pub fn app_of(&self, release: ReleaseId) -> Option<&Name> {
+        self.releases.get(&release).map(|mark| &mark.app)
+    }
+
+    /// The devices of a channel that have an app by placement, as a rollout sees them.
+    #[must_use]
+    pub fn view(&self, rollout: &Rollout, presence: Presence<'_>, now: UnixMs) -> FleetView {
+        let (app, channel) = (&rollout.spec().app, &rollout.spec().channel);
+        let busy = self.busy_until(rollout, app, now);
+        let placed = |device: &&FleetDevice| {
+            device.channel == *channel
+                && self.placements.iter().any(|p| p.app == *app && p.selector.matches(&device.labels))
+        };
+        FleetView::new(self.devices.values().filter(placed).map(|device| {
+            let (reachability, last_seen) = presence(device.id, device.last_seen);
+            DeviceView {
+                id: device.id,
+                name: device.name.clone(),
+                labels: device.labels.clone(),
+                reachability,
+                last_seen,
+                lifecycle: device.lifecycle,
+                pinned: self
+                    .pins
+                    .get(&device.name)
+                    .is_some_and(|pins| pins.iter().any(|pin| pin.app == *app)),
+                busy_until: busy.get(&device.id).copied(),
+                app: self.reports.get(&device.id).and_then(|r| r.get(app)).cloned().unwrap_or_default(),
+            }
+        }))
+    }
+
+    /// Devices that are down on purpose because of something else: a permit of the assignment driver, or of another rollout.
+    fn busy_until(&self, rollout: &Rollout, app: &Name, now: UnixMs) -> BTreeMap<DeviceId, UnixMs> {
+        let mut busy = BTreeMap::new();
+        for permit in self.permits.iter().filter(|p| p.rollout != Some(rollout.id()) && p.app == *app) {
+            let active = self.reports.get(&permit.device).and_then(|r| r.get(app)).and_then(|r| r.active);
+            if active != Some(permit.release) && permit.expires_at > now {
+                let until: &mut UnixMs = busy.entry(permit.device).or_insert(permit.expires_at);
+                *until = (*until).max(permit.expires_at);
+            }
+        }
+        busy
+    }
+
+    /// Which releases a device should have.
+    #[must_use]
+    pub fn assign(&self, device: &FleetDevice, now: UnixMs) -> Assignments {
+        let none = BTreeMap::new();
+        let no_reports = BTreeMap::new();
+        let rollouts: Vec<&Rollout> = self.rollouts.iter().map(|r| &r.rollout).collect();
+        let permits = self
+            .permits
+            .iter()
+            .filter(|permit| permit.device == device.id && permit.rollout.is_none())
+            .map(|p| {
+                (p.app.clone(), (p.release, Permit { uid: p.uid, expires_at: p.expires_at, rollout: None }))
+            })
+            .collect();
+        let inputs = assign::Inputs {
+            device: device.id,
+            labels: &device.labels,
+            lifecycle: device.lifecycle,
+            channel: &device.channel,
+            reports: self.reports.get(&device.id).unwrap_or(&no_reports),
+            placements: &self.placements,
+            pointers: self.pointers.get(&device.channel).unwrap_or(&none),
+            pins: self.pins.get(&device.name).map_or(&[], Vec::as_slice),
+            rollouts: &rollouts,
+            permits: &permits,
+        };
+        assign::assign(&inputs, now)
+    }
+
+    /// How many devices are changing something outside a rollout.
+    #[must_use]
+    pub fn changing(&self) -> usize {
+        self.permits.iter().filter(|p| p.rollout.is_none() && self.runs_something_else(p)).count()
+    }
+
+    fn runs_something_else(&self, permit: &PermitRow) -> bool {
+        let report = self.reports.get(&permit.device).and_then(|reports| reports.get(&permit.app));
+        report.and_then(|report| report.active).is_some_and(|active| active != permit.release)
+    }
+
+    /// A permit that was issued after the snapshot was read.
+    pub fn add_permit(&mut self, permit: PermitRow) {
+        self.permits.push(permit);
+    }
+
+    /// A rollout that was decided after the snapshot was read.
+    pub fn replace_rollout(&mut self, index: usize, next: Rollout) {
+        if let Some(read) = self.rollouts.get_mut(index) {
+            read.rollout = next;
+            read.resource_version += 1;
+        }
+    }
+
+    /// A pointer that was moved after the snapshot was read.
+    pub fn set_pointer(&mut self, channel: Name, app: Name, release: ReleaseId) {
+        self.pointers.entry(channel).or_default().insert(app, release);
+    }
+
+    /// The apps of a device's desired state.
+    #[must_use]
+    pub fn desired_apps(&self, device: &FleetDevice, assignments: &Assignments) -> Vec<DesiredApp> {
+        let reported = self.apps.get(&device.id);
+        assignments
+            .apps
+            .iter()
+            .filter_map(|assignment| {
+                let mark = self.releases.get(&assignment.release)?;
+                Some(DesiredApp {
+                    app: assignment.app.clone(),
+                    release: DesiredRelease {
+                        uid: mark.id,
+                        version: mark.version.clone(),
+                        manifest: mark.manifest,
+                    },
+                    because: assignment.because.clone(),
+                    config: self.config(device, &assignment.app),
+                    permit: assignment.permit,
+                    resumed: reported
+                        .and_then(|apps| apps.get(&assignment.app))
+                        .map_or(0, |app| app.resumed_wanted),
+                })
+            })
+            .collect()
+    }
+
+    fn config(&self, device: &FleetDevice, app: &Name) -> BTreeMap<String, Value> {
+        config::merge(
+            self.configs
+                .iter()
+                .filter(|config| {
+                    let spec = &config.spec;
+                    spec.app.as_ref().is_none_or(|a| a == app)
+                        && spec.device.as_ref().is_none_or(|d| *d == device.name)
+                        && spec.selector.as_ref().is_none_or(|s| s.matches(&device.labels))
+                })
+                .map(|config| LayerValues {
+                    layer: config.spec.layer(),
+                    name: config.metadata.name.as_str(),
+                    values: &config.spec.values,
+                }),
+        )
+    }
+}
+
+fn find_release(releases: &BTreeMap<ReleaseId, ReleaseMark>, app: &Name, version: &str) -> Option<ReleaseId> {
+    let version: Version = version.parse().ok()?;
+    releases.values().find(|mark| mark.app == *app && mark.version == version).map(|mark| mark.id)
+}
+
+fn reports(apps: &BTreeMap<Name, FleetApp>) -> BTreeMap<Name, AppReport> {
+    apps.iter()
+        .map(|(name, app)| {
+            let report = AppReport {
+                active: app.active,
+                phase: if app.reported_at.is_some() { app.phase } else { AppPhase::Absent },
+                committed: app.committed,
+                failed_release: app.failed,
+                refused_release: app.refused,
+                reason: app.reasons.first().map(|reason| reason.message.clone()),
+                resumed: app.resumed_seen,
+                reported_at: app.reported_at,
+            };
+            (name.clone(), report)
+        })
+        .collect()
+}

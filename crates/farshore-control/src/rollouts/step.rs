@@ -1,0 +1,177 @@
+//! The driver's part of a step: each open rollout decides, and what it decided is stored in one transaction.
+
+use std::collections::BTreeSet;
+
+use farshore_domain::id::{DeviceId, PermitId, RolloutId};
+use farshore_domain::name::Name;
+use farshore_domain::rollout::{Action, Rollout, decide};
+use farshore_domain::time::UnixMs;
+use farshore_store::db::Tx;
+use farshore_store::events::NewEvent;
+use farshore_store::fleet::PermitRow;
+use farshore_store::{StoreError, StoreResult, TenantDb};
+use uuid::Uuid;
+
+use crate::app::App;
+use crate::fleet::snapshot::Snapshot;
+
+/// What a step of the rollouts touched.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Everything has to be assigned again: a pointer moved, or a rollout is over.
+    pub all: bool,
+    pub devices: BTreeSet<DeviceId>,
+    /// When a rollout decides by itself next, at the latest.
+    pub deadline: UnixMs,
+    /// Something was written, events among it.
+    pub wrote: bool,
+}
+
+/// Lets each open rollout of the tenant decide on what is known now, and stores what it decided.
+pub async fn step(app: &App, db: &TenantDb, snapshot: &mut Snapshot, now: UnixMs) -> StoreResult<Outcome> {
+    let mut outcome =
+        Outcome { all: false, devices: BTreeSet::new(), deadline: UnixMs(i64::MAX), wrote: false };
+    let presence =
+        |device: DeviceId, stored: Option<UnixMs>| app.hub().presence(db.tenant(), device, stored, now);
+    let mut decided = Vec::new();
+    for (index, read) in snapshot.rollouts.iter().enumerate() {
+        if read.rollout.phase().is_final() {
+            continue;
+        }
+        let view = snapshot.view(&read.rollout, &presence, now);
+        let mut ids = || PermitId(Uuid::now_v7());
+        let decision = decide(&read.rollout, &view, now, &mut ids);
+        if let Some(deadline) = decision.next.deadline(now) {
+            outcome.deadline = outcome.deadline.min(deadline);
+        }
+        if decision.next != read.rollout || !decision.actions.is_empty() {
+            decided.push((index, read.resource_version, decision));
+        }
+    }
+    if decided.is_empty() {
+        return Ok(outcome);
+    }
+    let mut tx = db.begin().await?;
+    for (index, read_at, decision) in decided {
+        save(db, &mut tx, &decision.next, read_at).await?;
+        let done = carry_out(db, &mut tx, &decision.next, &decision.actions, now).await?;
+        outcome.all |= done.all;
+        outcome.devices.extend(done.devices);
+        for (channel, app, release) in done.pointers {
+            snapshot.set_pointer(channel, app, release);
+        }
+        snapshot.replace_rollout(index, decision.next);
+    }
+    tx.commit().await?;
+    outcome.wrote = true;
+    Ok(outcome)
+}
+
+/// Stores a rollout's next state, if nobody changed it since it was read.
+pub(super) async fn save(db: &TenantDb, tx: &mut Tx, next: &Rollout, read_at: i64) -> StoreResult<()> {
+    let state = state(next)?;
+    db.update_rollout(tx, next.id(), read_at, next.phase().word(), &state).await
+}
+
+pub(super) fn state(rollout: &Rollout) -> StoreResult<serde_json::Value> {
+    serde_json::to_value(rollout)
+        .map_err(|error| StoreError::Corrupt(format!("rollout can't be written: {error}")))
+}
+
+/// What the actions of one rollout touched.
+#[derive(Debug, Default)]
+pub(super) struct Done {
+    pub(super) all: bool,
+    pub(super) devices: BTreeSet<DeviceId>,
+    pub(super) pointers: Vec<(Name, Name, farshore_domain::id::ReleaseId)>,
+}
+
+/// Carries the actions out, in the transaction that stores the state they come from.
+pub(super) async fn carry_out(
+    db: &TenantDb,
+    tx: &mut Tx,
+    rollout: &Rollout,
+    actions: &[Action],
+    now: UnixMs,
+) -> StoreResult<Done> {
+    let mut done = Done::default();
+    for action in actions {
+        match action {
+            Action::Assign { device, .. } | Action::RevokePermit { device, .. } => {
+                done.devices.insert(*device);
+            }
+            Action::Permit { device, release, permit, expires_at, .. } => {
+                done.devices.insert(*device);
+                // A permit to remove the app disrupts nothing that a release id could name.
+                if let Some(release) = release {
+                    let row = PermitRow {
+                        uid: *permit,
+                        device: *device,
+                        app: rollout.spec().app.clone(),
+                        release: *release,
+                        rollout: Some(rollout.id()),
+                        issued_at: now,
+                        expires_at: *expires_at,
+                    };
+                    db.add_permit(tx, &row).await?;
+                }
+            }
+            Action::MovePointer { channel, app, release } => {
+                db.move_pointer(tx, channel, app, *release, now).await?;
+                done.pointers.push((channel.clone(), app.clone(), *release));
+                done.all = true;
+            }
+            Action::Event { kind, message, detail } => {
+                let event = event(db, rollout.id(), rollout.name(), kind, message, detail, now);
+                db.append_event(tx, &event).await?;
+            }
+            Action::Done { .. } => done.all = true,
+        }
+    }
+    Ok(done)
+}
+
+/// `RolloutHalted` is the event `rollout.halted`.
+fn event_kind(kind: &str) -> String {
+    let word = kind.strip_prefix("Rollout").unwrap_or(kind);
+    let mut text = String::from("rollout.");
+    for (index, letter) in word.chars().enumerate() {
+        if letter.is_ascii_uppercase() && index > 0 {
+            text.push('-');
+        }
+        text.push(letter.to_ascii_lowercase());
+    }
+    text
+}
+
+pub(super) fn event(
+    db: &TenantDb,
+    id: RolloutId,
+    name: &Name,
+    kind: &str,
+    message: &str,
+    detail: &serde_json::Value,
+    now: UnixMs,
+) -> NewEvent {
+    NewEvent {
+        uid: Uuid::now_v7(),
+        at: now,
+        kind: event_kind(kind),
+        subject_kind: "Rollout".to_owned(),
+        subject: id.0,
+        subject_name: name.to_string(),
+        actor: db.actor().0.clone(),
+        message: format!("{name}: {message}"),
+        payload: detail.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_engines_words_become_event_kinds() {
+        assert_eq!(super::event_kind("RolloutHalted"), "rollout.halted");
+        assert_eq!(super::event_kind("RolloutRollingBack"), "rollout.rolling-back");
+        assert_eq!(super::event_kind("WaveOpened"), "rollout.wave-opened");
+    }
+}
