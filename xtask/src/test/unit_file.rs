@@ -6,6 +6,8 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("ExecStart", "a test is no service"),
     ("Restart", "a test is no service"),
     ("RestartSec", "a test is no service"),
+    ("OOMPolicy", "a test is no service"),
+    ("OOMScoreAdjust", "a test has no more right to memory than anything else"),
     ("KillMode", "what a test leaves behind is ended with it"),
     ("RuntimeDirectory", "tests work in temporary folders"),
     ("RuntimeDirectoryMode", "tests work in temporary folders"),

@@ -42,6 +42,21 @@ for unit in farshore-apps farshore-runner farshore-agent; do
 done
 "#;
 
+/// Puts a process into the apps' group, as the runner does with an app, and says its id.
+const ADD_APP: &str = r#"
+group=/sys/fs/cgroup/farshore.slice/farshore-apps.service/stand-in
+mkdir "$group"
+setsid sleep 600 </dev/null >/dev/null 2>&1 &
+echo $! > "$group/cgroup.procs"
+echo $!
+"#;
+
+/// Says which processes the apps' group has, if it is there.
+const APPS: &str = r#"
+group=/sys/fs/cgroup/farshore.slice/farshore-apps.service/stand-in
+if [ -e "$group" ]; then cat "$group/cgroup.procs"; fi
+"#;
+
 /// # Errors
 /// When a unit does not come up or a test fails.
 pub(crate) fn run() -> Result<Step> {
@@ -72,8 +87,8 @@ pub(crate) fn run() -> Result<Step> {
     Ok(Step::Done)
 }
 
-/// Starts the units and looks at them for a while: each must be active and not have restarted. Then kills the runner,
-/// which must come back without the apps' unit having noticed.
+/// Starts the units and looks at them for a while: each must be active and not have restarted. Then kills what may be killed without an app
+/// noticing, and at last stops the apps.
 fn units_come_up(machine: &Machine) -> Result<()> {
     machine.script("systemctl start farshore-agent.service", &[])?;
     let calm = "farshore-apps active 0\nfarshore-runner active 0\nfarshore-agent active 0\n";
@@ -87,7 +102,9 @@ fn units_come_up(machine: &Machine) -> Result<()> {
         let journal = machine.script("journalctl --no-pager --lines=40 --unit='farshore-*'", &[])?;
         bail!("the units do not stay up:\n{seen}{journal}");
     }
-    eprintln!("{}", calm.trim_end());
+    eprintln!("the units are up, and stay up");
+
+    let app = machine.script(ADD_APP, &[])?;
     machine.script("systemctl kill --signal=KILL --kill-who=main farshore-runner.service", &[])?;
     let wanted = "farshore-apps active 0\nfarshore-runner active 1\nfarshore-agent active 0\n";
     let back = tools::wait_until(Duration::from_secs(10), || {
@@ -97,7 +114,22 @@ fn units_come_up(machine: &Machine) -> Result<()> {
     if !back {
         bail!("after the runner was killed the units should be\n{wanted}but are\n{seen}");
     }
-    eprintln!("the runner was killed and is back; the others did not notice");
+    machine.script("systemctl restart farshore-runner.service farshore-agent.service", &[])?;
+    machine.script("systemctl kill --signal=KILL --kill-who=main farshore-apps.service", &[])?;
+    let apps = machine.script(APPS, &[])?;
+    if apps != app {
+        bail!("an app should have lived on as process {app}but its group has: {apps}");
+    }
+    eprintln!("the runner and the keeper of the apps' group were killed, and the app went on");
+
+    machine.script("systemctl stop farshore-apps.service", &[])?;
+    let state = machine.script("systemctl is-active farshore-runner.service || true", &[])?;
+    let apps = machine.script(APPS, &[])?;
+    if state != "inactive\n" || !apps.is_empty() {
+        bail!("after farshore-apps was stopped, the runner is {state}and the group has: {apps}");
+    }
+    eprintln!("stopping farshore-apps.service stopped the app and the runner");
+    machine.script("systemctl start farshore-agent.service farshore-runner.service", &[])?;
     Ok(())
 }
 
