@@ -25,9 +25,6 @@ pub(crate) struct Arguments {
     rest: Vec<String>,
 }
 
-/// The programs that `farshore dev` starts, with the package each comes from.
-const PROGRAMS: &[&str] = &["farshore", "farshore-agent", "edge-web-service"];
-
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let begin = Instant::now();
     if arguments.skip_web {
@@ -42,16 +39,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if tools::which("cc").is_none() {
         bail!("a C compiler is missing; type: sudo apt-get install gcc libc6-dev");
     }
-    let mut build = tools::cargo(&["build", "--locked"]);
-    if arguments.release {
-        build.arg("--release");
-    }
-    for program in PROGRAMS {
-        build.args(["-p", program]);
-    }
-    tools::run(&mut build)?;
+    let folder = tools::build_programs(arguments.release)?;
     eprintln!("[3/3] built after {} s; starting", begin.elapsed().as_secs());
-    let program = tools::target().join(if arguments.release { "release" } else { "debug" }).join("farshore");
+    let program = folder.join("farshore");
     // Replaces this process; it comes back only when that fails.
     let error = Command::new(&program).arg("dev").args(&arguments.rest).current_dir(tools::root()).exec();
     Err(error).with_context(|| format!("cannot start {}", program.display()))

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
@@ -72,8 +73,8 @@ pub(crate) fn check(skip_web: bool) -> Result<Step> {
 
 /// The OpenAPI document, as the server itself describes its routes.
 fn document() -> Result<String> {
-    let mut command = tools::cargo(&["run", "--quiet", "--locked", "-p", "farshore", "--", "openapi"]);
-    let mut text = tools::output(&mut command)?;
+    let program = tools::build_programs(false)?.join("farshore");
+    let mut text = tools::output(Command::new(program).arg("openapi"))?;
     let document: serde_json::Value =
         serde_json::from_str(&text).context("`farshore openapi` wrote no JSON document")?;
     if document.get("openapi").is_none() {

@@ -43,6 +43,23 @@ pub(crate) fn cargo(arguments: &[&str]) -> Command {
     command
 }
 
+/// Builds the programs that run together, into the target folder's `debug` or `release`, and returns that folder.
+///
+/// Always these three at once: cargo chooses features for all packages that it is told of, so that each on its own would be
+/// another build of half the dependencies.
+///
+/// # Errors
+/// When the build fails.
+pub(crate) fn build_programs(release: bool) -> Result<PathBuf> {
+    let mut build =
+        cargo(&["build", "--locked", "-p", "farshore", "-p", "farshore-agent", "-p", "edge-web-service"]);
+    if release {
+        build.arg("--release");
+    }
+    run(&mut build)?;
+    Ok(target().join(if release { "release" } else { "debug" }))
+}
+
 /// Shows the command, runs it with this terminal, and fails if it fails.
 ///
 /// # Errors

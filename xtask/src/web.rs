@@ -69,18 +69,9 @@ pub(crate) fn end_to_end() -> Result<Step> {
     }
     let npm = Npm::find()?;
     build_page(&npm)?;
-    tools::run(&mut tools::cargo(&[
-        "build",
-        "--locked",
-        "-p",
-        "farshore",
-        "-p",
-        "farshore-agent",
-        "-p",
-        "edge-web-service",
-    ]))?;
+    let programs = tools::build_programs(false)?;
     let mut command = npm.command(&["run", "e2e"]);
-    command.env("FARSHORE_BIN_DIR", tools::target().join("debug"));
+    command.env("FARSHORE_BIN_DIR", programs);
     if let Some(chromium) = tools::which("chromium").or_else(|| tools::which("chromium-browser")) {
         command.env("CHROMIUM", chromium);
     }

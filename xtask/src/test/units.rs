@@ -68,7 +68,7 @@ pub(crate) fn run() -> Result<Step> {
             "it picks tests by an expression; type: cargo install cargo-nextest --locked".into(),
         ));
     }
-    tools::run(&mut tools::cargo(&["build", "--locked", "-p", "farshore-agent", "-p", "edge-web-service"]))?;
+    let programs = tools::build_programs(false)?;
     let target = tools::target();
     let mut show = vec![tools::root().to_owned()];
     if !target.starts_with(tools::root()) {
@@ -76,8 +76,7 @@ pub(crate) fn run() -> Result<Step> {
     }
     let machine = Machine::start(&show)?;
     eprintln!("the machine is up; its first process is {}", machine.leader());
-    machine
-        .script(INSTALL, &[&tools::root().join("deploy/systemd"), &target.join("debug/farshore-agent")])?;
+    machine.script(INSTALL, &[&tools::root().join("deploy/systemd"), &programs.join("farshore-agent")])?;
     units_come_up(&machine)?;
     for (unit, filter) in SUITES {
         eprintln!("\n-- the agent's tests under {unit}");
