@@ -12,9 +12,13 @@
 //! - Every state that is not final has a deadline ([`Rollout::deadline`]) and says what it waits for ([`Rollout::waiting_for`]).
 //!
 //! Layout: [`spec`] is what was asked for, [`state`] what is stored, with the operator's verbs in [`verbs`]; [`view`] is what is known of the devices;
-//! [`why`] explains, [`summary`] condenses.
+//! [`observe`] reads reports into device states, [`judge`] does a wave's arithmetic, [`mod@decide`] puts them together; [`why`] explains, [`summary`]
+//! condenses, [`invariants`] are what tests, virtual fleets and production checks share.
 
 pub mod decide;
+pub mod invariants;
+pub mod judge;
+mod observe;
 pub mod spec;
 pub mod state;
 pub mod summary;
@@ -22,7 +26,7 @@ pub mod verbs;
 pub mod view;
 pub mod why;
 
-pub use decide::{Action, Decision};
+pub use decide::{Action, Decision, decide};
 pub use spec::{Amount, FieldError, MAX_WAVES, OnFailure, ReleaseRef, RolloutSpec, SpecErrors, WaveSpec};
 pub use state::{
     Exclusion, Failure, FailureKind, HeldPermit, HistoryEntry, KnownRelease, Member, Pause, PauseReason,

@@ -128,6 +128,9 @@ pub struct Failure {
     pub kind: FailureKind,
     /// In the device's words, or ours.
     pub reason: String,
+    /// How often somebody had resumed the app on the device until then; a higher number later means that it may try again.
+    #[serde(default)]
+    pub resumed: u64,
     /// Somebody resumed the rollout after it: it halts nothing any more.
     #[serde(default, skip_serializing_if = "is_false")]
     pub acknowledged: bool,

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::state::{KnownRelease, Pause, Phase, WaveState};
+use super::judge;
+use super::state::{KnownRelease, Pause, Phase, Progress, Rollout, WaveState};
 use crate::id::{DeviceId, RolloutId};
 use crate::name::Name;
 use crate::object::Reason;
@@ -130,4 +131,138 @@ pub struct RolloutSummary {
     /// When the rollout decides by itself next, at the latest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<UnixMs>,
+}
+
+impl Bucket {
+    /// The bucket of a member.
+    #[must_use]
+    pub const fn of(progress: &Progress) -> Self {
+        match progress {
+            Progress::Waiting { .. } => Self::Waiting,
+            Progress::Updating { .. } => Self::Updating,
+            Progress::Updated { .. } => Self::Ok,
+            Progress::Failed { .. } | Progress::RollbackFailed { .. } => Self::Failed,
+            Progress::Unreachable { .. } => Self::Unreachable,
+            Progress::Excluded { .. } => Self::Excluded,
+            Progress::RollbackDue { .. } | Progress::RollingBack { .. } => Self::RollingBack,
+            Progress::RolledBack { .. } => Self::RolledBack,
+        }
+    }
+}
+
+impl Counts {
+    fn add(&mut self, bucket: Bucket) {
+        let place = match bucket {
+            Bucket::Waiting | Bucket::Unknown => &mut self.waiting,
+            Bucket::Updating => &mut self.updating,
+            Bucket::Ok => &mut self.ok,
+            Bucket::Failed => &mut self.failed,
+            Bucket::Unreachable => &mut self.unreachable,
+            Bucket::RollingBack => &mut self.rolling_back,
+            Bucket::RolledBack => &mut self.rolled_back,
+            Bucket::Excluded => &mut self.excluded,
+        };
+        *place += 1;
+    }
+}
+
+impl Rollout {
+    /// Every member, by device id.
+    pub fn devices(&self) -> impl Iterator<Item = DeviceSummary> {
+        self.members.iter().map(|(device, member)| {
+            let excluded = match &member.progress {
+                Progress::Excluded { why, .. } => Some(why.word().to_owned()),
+                Progress::RollbackFailed { reason, .. } => Some(reason.clone()),
+                _ => None,
+            };
+            let permit_expires_at = match member.progress {
+                Progress::Updating { expires_at, permit: Some(_), .. }
+                | Progress::RollingBack { expires_at, .. } => Some(expires_at),
+                _ => None,
+            };
+            DeviceSummary {
+                device: *device,
+                wave: member.wave.saturating_add(1),
+                late: member.late,
+                bucket: Bucket::of(&member.progress),
+                since: member.progress.since(),
+                reason: excluded.or_else(|| member.failure.as_ref().map(|failure| failure.reason.clone())),
+                permit_expires_at,
+            }
+        })
+    }
+
+    /// The whole rollout in numbers.
+    #[must_use]
+    pub fn summary(&self, now: UnixMs) -> RolloutSummary {
+        let tallies = judge::tallies(self);
+        let mut counts = Counts::default();
+        let mut of_waves = vec![Counts::default(); self.waves.len()];
+        for member in self.members.values() {
+            let bucket = Bucket::of(&member.progress);
+            counts.add(bucket);
+            if let Some(of_wave) = of_waves.get_mut(member.wave as usize) {
+                of_wave.add(bucket);
+            }
+        }
+        let mut from_percent = 0;
+        let mut waves = Vec::with_capacity(self.waves.len());
+        for ((number, wave), (tally, counts)) in (1..).zip(&self.waves).zip(tallies.iter().zip(of_waves)) {
+            let to_percent = match self.population {
+                0 => 100,
+                population => (u64::from(wave.upto) * 100).div_ceil(u64::from(population)),
+            };
+            let to_percent = u32::try_from(to_percent).unwrap_or(100).min(100);
+            let (failed, reported) = match wave.verdict {
+                Some(verdict) => (verdict.failed, verdict.failed + verdict.succeeded),
+                None => (tally.failed, tally.judged()),
+            };
+            waves.push(WaveSummary {
+                number,
+                size: tally.members,
+                from_percent,
+                to_percent,
+                soak_seconds: wave.soak_seconds,
+                state: wave.state,
+                started_at: wave.started_at,
+                finished_at: wave.verdict.map(|verdict| verdict.at),
+                soak_until: (wave.state == WaveState::Soaking)
+                    .then(|| judge::soak_end(wave, tally))
+                    .flatten(),
+                failed,
+                reported,
+                failure_ratio: (reported > 0).then(|| f64::from(failed) / f64::from(reported)),
+                counts,
+            });
+            from_percent = to_percent;
+        }
+        let judged = waves.iter().find(|wave| wave.state == WaveState::Halted);
+        let judged = judged.or_else(|| waves.get(self.current as usize));
+        let failure_ratio = judged.and_then(|wave| wave.failure_ratio);
+        RolloutSummary {
+            uid: self.id,
+            name: self.name.clone(),
+            app: self.spec.app.clone(),
+            channel: self.spec.channel.clone(),
+            from: self.from.clone(),
+            to: self.to.clone(),
+            phase: self.phase,
+            phase_since: self.phase_since,
+            pause: self.pause.clone(),
+            created_at: self.created_at,
+            started_at: self.started_at,
+            finished_at: self.phase.is_final().then_some(self.phase_since),
+            superseded_by: self.superseded_by,
+            population: self.population,
+            wave: if self.waves.is_empty() { 0 } else { self.current.saturating_add(1) },
+            waves,
+            counts,
+            failure_ratio,
+            threshold: f64::from(self.spec.failure_threshold) / 100.0,
+            in_flight: self.in_flight(),
+            budget: self.budget(),
+            reasons: self.reasons.clone(),
+            deadline: self.deadline(now),
+        }
+    }
 }

@@ -147,6 +147,12 @@ impl DeviceView {
         }
     }
 
+    /// Whether something else keeps it down on purpose now.
+    #[must_use]
+    pub fn is_busy(&self, now: UnixMs) -> bool {
+        self.busy_until.is_some_and(|until| until > now)
+    }
+
     /// Whether it runs this release for good.
     #[must_use]
     pub fn has_committed(&self, release: ReleaseId) -> bool {

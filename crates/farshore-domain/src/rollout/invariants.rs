@@ -1,0 +1,173 @@
+//! What must hold after every step: shared by property tests, virtual fleets and production checks.
+//!
+//! Numbers are those of the blueprint's section 7.
+
+use super::decide::{Action, Decision};
+use super::state::{Phase, Progress, Rollout, order_key};
+use super::view::FleetView;
+use crate::time::UnixMs;
+
+/// What was found broken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{invariant}: {what}")]
+pub struct Broken {
+    pub invariant: &'static str,
+    pub what: String,
+}
+
+fn holds(good: bool, invariant: &'static str, what: impl FnOnce() -> String) -> Result<(), Broken> {
+    if good { Ok(()) } else { Err(Broken { invariant, what: what() }) }
+}
+
+/// 2: what may be down at this moment, permits that unreachable devices hold included, is within the budget.
+pub fn live_permits_are_within_the_budget(rollout: &Rollout, now: UnixMs) -> Result<(), Broken> {
+    let live = rollout.members().filter(|(_, member)| member.live_permit(now).is_some()).count();
+    holds(live <= rollout.budget() as usize, "live_permits_are_within_the_budget", || {
+        format!("{live} live permits, budget {}", rollout.budget())
+    })
+}
+
+/// 2: no decision *starts* a disruption above the budget. Devices that come back in the middle of an activation may exceed it; then nothing more is started.
+pub fn nothing_is_started_above_the_budget(
+    decision: &Decision,
+    view: &FleetView,
+    now: UnixMs,
+) -> Result<(), Broken> {
+    let started = decision.actions.iter().any(|action| matches!(action, Action::Permit { .. }));
+    let next = &decision.next;
+    let elsewhere = next
+        .members()
+        .filter(|(device, member)| {
+            !member.progress().is_in_flight() && view.get(*device).is_some_and(|device| device.is_busy(now))
+        })
+        .count();
+    let down = next.in_flight() as usize + elsewhere;
+    let good = !started || down <= next.budget() as usize;
+    holds(good, "nothing_is_started_above_the_budget", || {
+        format!("{down} down, budget {}, and more was started", next.budget())
+    })
+}
+
+/// 3: going forward, only devices that are judged with the wave that runs have a permit.
+pub fn permits_stay_in_their_wave(rollout: &Rollout, now: UnixMs) -> Result<(), Broken> {
+    for (device, member) in rollout.members() {
+        let forward = matches!(member.progress(), Progress::Updating { .. });
+        if forward && member.live_permit(now).is_some() {
+            holds(member.wave() == rollout.current_wave(), "permits_stay_in_their_wave", || {
+                format!("{device} of wave {} has a permit in wave {}", member.wave(), rollout.current_wave())
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// 3: permits go forward while it runs, back while it rolls back, and in no other phase.
+pub fn permits_fit_the_phase(rollout: &Rollout, now: UnixMs) -> Result<(), Broken> {
+    for (device, member) in rollout.members() {
+        if member.live_permit(now).is_none() {
+            continue;
+        }
+        let fits = match member.progress() {
+            Progress::Updating { .. } => rollout.phase() == Phase::Running,
+            Progress::RollingBack { .. } => rollout.phase() == Phase::RollingBack,
+            _ => false,
+        };
+        holds(fits, "permits_fit_the_phase", || format!("{device} has a permit while {}", rollout.phase()))?;
+    }
+    Ok(())
+}
+
+/// Waves are cumulative and reach everybody; ranks are the order of the hash, late joiners at the end; nobody is judged before its own wave.
+pub fn membership_is_sound(rollout: &Rollout) -> Result<(), Broken> {
+    const NAME: &str = "membership_is_sound";
+    if rollout.waves().is_empty() {
+        return holds(rollout.members().next().is_none(), NAME, || "members without waves".to_owned());
+    }
+    let mut before = 0;
+    for wave in rollout.waves() {
+        holds(wave.upto() >= before, NAME, || "a wave reaches less than the one before".to_owned())?;
+        before = wave.upto();
+    }
+    holds(before == rollout.population(), NAME, || "the last wave does not reach everybody".to_owned())?;
+    let mut ranked: Vec<_> = rollout.members().collect();
+    ranked.sort_by_key(|(_, member)| member.rank());
+    let mut key_before = None;
+    for (expected, (device, member)) in (0..).zip(ranked) {
+        holds(member.rank() == expected, NAME, || format!("no member has rank {expected}"))?;
+        holds(member.is_late() == (expected >= rollout.population()), NAME, || {
+            format!("{device} is late and not at the end, or at the end and not late")
+        })?;
+        if !member.is_late() {
+            let key = Some(order_key(rollout.id(), device));
+            holds(key > key_before, NAME, || format!("{device} is not in the order of the hash"))?;
+            key_before = key;
+        }
+        holds(member.wave() >= rollout.wave_of(member.rank()), NAME, || {
+            format!("{device} is judged before its own wave")
+        })?;
+    }
+    Ok(())
+}
+
+/// From one step to the next: nobody leaves the population or changes rank, nobody moves to an earlier wave, waves do not change.
+pub fn membership_is_stable(before: &Rollout, after: &Rollout) -> Result<(), Broken> {
+    const NAME: &str = "membership_is_stable";
+    if before.phase() == Phase::Pending {
+        return Ok(());
+    }
+    for (device, member) in before.members() {
+        let Some(later) = after.member(device) else {
+            return holds(false, NAME, || format!("{device} was lost"));
+        };
+        holds(later.rank() == member.rank() && later.wave() >= member.wave(), NAME, || {
+            format!("{device} moved from wave {} to wave {}", member.wave(), later.wave())
+        })?;
+    }
+    let reach = |rollout: &Rollout| rollout.waves().iter().map(super::Wave::upto).collect::<Vec<_>>();
+    holds(reach(before) == reach(after), NAME, || "the waves have changed".to_owned())?;
+    holds(after.current_wave() >= before.current_wave(), NAME, || "it went back a wave".to_owned())
+}
+
+/// A final phase stays, and leaves no usable permit behind.
+pub fn final_is_final(before: &Rollout, after: &Rollout, now: UnixMs) -> Result<(), Broken> {
+    const NAME: &str = "final_is_final";
+    holds(!before.phase().is_final() || before.phase() == after.phase(), NAME, || {
+        format!("{} became {}", before.phase(), after.phase())
+    })?;
+    if after.phase().is_final() {
+        let live = after.members().filter(|(_, member)| member.live_permit(now).is_some()).count();
+        holds(live == 0, NAME, || format!("{live} permits are live after the end"))?;
+    }
+    Ok(())
+}
+
+/// 4: whatever is not final has a deadline ahead of now, and says what it waits for and who has to act.
+pub fn nothing_waits_for_ever(rollout: &Rollout, view: &FleetView, now: UnixMs) -> Result<(), Broken> {
+    const NAME: &str = "nothing_waits_for_ever";
+    if rollout.phase().is_final() {
+        return holds(rollout.deadline(now).is_none(), NAME, || "a final state has a deadline".to_owned());
+    }
+    holds(rollout.deadline(now).is_some_and(|end| end > now), NAME, || "no deadline ahead".to_owned())?;
+    holds(!rollout.waiting_for(view, now).is_empty(), NAME, || "it waits for nothing".to_owned())
+}
+
+/// 11: every phase has a reason.
+pub fn every_phase_has_a_reason(rollout: &Rollout) -> Result<(), Broken> {
+    holds(!rollout.reasons().is_empty(), "every_phase_has_a_reason", || {
+        format!("{} has none", rollout.phase())
+    })
+}
+
+/// All of them, for one decision.
+pub fn check(before: &Rollout, decision: &Decision, view: &FleetView, now: UnixMs) -> Result<(), Broken> {
+    let after = &decision.next;
+    live_permits_are_within_the_budget(after, now)?;
+    nothing_is_started_above_the_budget(decision, view, now)?;
+    permits_stay_in_their_wave(after, now)?;
+    permits_fit_the_phase(after, now)?;
+    membership_is_sound(after)?;
+    membership_is_stable(before, after)?;
+    final_is_final(before, after, now)?;
+    nothing_waits_for_ever(after, view, now)?;
+    every_phase_has_a_reason(after)
+}
