@@ -4,11 +4,10 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::judge::{self, Tally};
+use super::member::{Member, Progress, Told};
 use super::observe;
 use super::spec::OnFailure;
-use super::state::{
-    Member, PauseReason, Phase, Progress, Rollout, Told, Verdict, WaveState, count, in_order,
-};
+use super::state::{PauseReason, Phase, Rollout, Verdict, WaveState, count, in_order};
 use super::view::FleetView;
 use crate::device::AppPhase;
 use crate::id::{DeviceId, PermitId, ReleaseId};

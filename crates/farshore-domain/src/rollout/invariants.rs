@@ -3,7 +3,8 @@
 //! Numbers are those of the blueprint's section 7.
 
 use super::decide::{Action, Decision};
-use super::state::{Phase, Progress, Rollout, order_key};
+use super::member::Progress;
+use super::state::{Phase, Rollout, order_key};
 use super::view::FleetView;
 use crate::time::UnixMs;
 

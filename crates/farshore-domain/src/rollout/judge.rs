@@ -1,6 +1,7 @@
 //! A wave's arithmetic. Only what devices reported counts; missing data is neither success nor failure.
 
-use super::state::{Member, Progress, Rollout, Wave};
+use super::member::{Member, Progress};
+use super::state::{Rollout, Wave};
 use crate::time::{SECOND_MS, UnixMs};
 
 /// The members of one wave, counted.

@@ -11,13 +11,14 @@
 //! - A permit occupies a place of the budget until the device has reported, or the permit has expired while the device is away.
 //! - Every state that is not final has a deadline ([`Rollout::deadline`]) and says what it waits for ([`Rollout::waiting_for`]).
 //!
-//! Layout: [`spec`] is what was asked for, [`state`] what is stored, with the operator's verbs in [`verbs`]; [`view`] is what is known of the devices;
+//! Layout: [`spec`] is what was asked for, [`state`] and [`member`] what is stored, with the operator's verbs in [`verbs`]; [`view`] is what is known of the devices;
 //! [`observe`] reads reports into device states, [`judge`] does a wave's arithmetic, [`mod@decide`] puts them together; [`why`] explains, [`summary`]
 //! condenses, [`invariants`] are what tests, virtual fleets and production checks share.
 
 pub mod decide;
 pub mod invariants;
 pub mod judge;
+pub mod member;
 mod observe;
 pub mod spec;
 pub mod state;
@@ -27,10 +28,11 @@ pub mod view;
 pub mod why;
 
 pub use decide::{Action, Decision, decide};
+pub use member::{Exclusion, Failure, FailureKind, Member, Progress};
 pub use spec::{Amount, FieldError, MAX_WAVES, OnFailure, ReleaseRef, RolloutSpec, SpecErrors, WaveSpec};
 pub use state::{
-    Exclusion, Failure, FailureKind, HeldPermit, HistoryEntry, KnownRelease, Member, Pause, PauseReason,
-    Phase, Progress, Rollout, RolloutAssignment, Verdict, Wave, WaveState,
+    HeldPermit, HistoryEntry, KnownRelease, LoadError, Pause, PauseReason, Phase, Rollout, RolloutAssignment,
+    SaveError, Verdict, Wave, WaveState,
 };
 pub use summary::{Bucket, Counts, DeviceSummary, RolloutSummary, WaveSummary};
 pub use verbs::TransitionError;

@@ -1,6 +1,7 @@
 //! From what devices report to where each of them stands. The outcome that was reported comes first, reachability second, time last.
 
-use super::state::{Exclusion, Failure, FailureKind, Member, Progress, Rollout};
+use super::member::{Exclusion, Failure, FailureKind, Member, Progress};
+use super::state::Rollout;
 use super::view::{DeviceView, FleetView};
 use crate::device::{AppPhase, Lifecycle};
 use crate::id::{DeviceId, ReleaseId};

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::judge;
-use super::state::{KnownRelease, Pause, Phase, Progress, Rollout, WaveState};
+use super::member::Progress;
+use super::state::{KnownRelease, Pause, Phase, Rollout, WaveState};
 use crate::id::{DeviceId, RolloutId};
 use crate::name::Name;
 use crate::object::Reason;

@@ -3,10 +3,8 @@
 use serde_json::json;
 
 use super::decide::Action;
-use super::state::{
-    FailureKind, KnownRelease, Member, Pause, PauseReason, Phase, Progress, Rollout, Wave, WaveState,
-    in_order,
-};
+use super::member::{FailureKind, Member, Progress, Told};
+use super::state::{KnownRelease, Pause, PauseReason, Phase, Rollout, Wave, WaveState, in_order};
 use crate::id::{DeviceId, RolloutId};
 use crate::name::Name;
 use crate::object::Reason;
@@ -82,7 +80,7 @@ impl Rollout {
                     wave: self.wave_of(rank),
                     late: false,
                     touched: false,
-                    told: super::state::Told::Old,
+                    told: Told::Old,
                     failure: None,
                     progress: Progress::Waiting { since: now },
                 };

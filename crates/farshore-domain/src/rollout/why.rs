@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::decide::STAGING_GRACE_MS;
 use super::judge;
-use super::state::{Member, Phase, Progress, Rollout, WaveState};
+use super::member::{Member, Progress};
+use super::state::{Phase, Rollout, WaveState};
 use super::view::{DeviceView, FleetView};
 use crate::device::{AppPhase, OFFLINE_AFTER_MS};
 use crate::object::Reason;

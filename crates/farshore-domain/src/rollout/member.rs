@@ -1,0 +1,222 @@
+//! One device of a rollout's population, and where it stands.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::PermitId;
+use crate::time::UnixMs;
+use crate::word_enum;
+
+word_enum! {
+    /// Why a member is left out of the judgement for now.
+    Exclusion {
+        /// A pin decides on this app.
+        Pinned = "pinned",
+        /// Cordoned, draining, drained or decommissioned: it gets nothing new.
+        Cordoned = "cordoned",
+        /// It went back by itself before this rollout reached it, and nobody has resumed it.
+        Held = "held",
+        /// No longer in the channel, or no longer placed.
+        Left = "left",
+    }
+}
+
+word_enum! {
+    /// How a device failed.
+    FailureKind {
+        /// It said so.
+        Reported = "reported",
+        /// It refuses or does not support the release. It was not disturbed.
+        Refused = "refused",
+        /// Reachable, and not done in its time.
+        Stuck = "stuck",
+        /// Committed, and failing later.
+        WentBad = "went-bad",
+    }
+}
+
+/// What a device's failure was. Kept when the device has gone back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Failure {
+    pub at: UnixMs,
+    pub kind: FailureKind,
+    /// In the device's words, or ours.
+    pub reason: String,
+    /// How often somebody had resumed the app on the device until then; a higher number later means that it may try again.
+    #[serde(default)]
+    pub resumed: u64,
+    /// Somebody resumed the rollout after it: it halts nothing any more.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub acknowledged: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if passes a reference")]
+pub(super) fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+/// Where one device stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case", rename_all_fields = "camelCase")]
+pub enum Progress {
+    /// For its wave, or for a place in the budget.
+    Waiting {
+        since: UnixMs,
+    },
+    /// In flight: holds a permit, or activated with one and has not reported the outcome.
+    Updating {
+        /// None when it came back in the middle of an activation whose permit is gone.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        permit: Option<PermitId>,
+        since: UnixMs,
+        expires_at: UnixMs,
+        /// Taken back; the device may not know yet, so that its place stays taken until the expiry.
+        #[serde(default, skip_serializing_if = "is_false")]
+        revoked: bool,
+    },
+    Updated {
+        at: UnixMs,
+    },
+    /// See [`Member::failure`].
+    Failed {
+        at: UnixMs,
+    },
+    Unreachable {
+        since: UnixMs,
+    },
+    Excluded {
+        since: UnixMs,
+        why: Exclusion,
+    },
+    /// Must get the old release back; waits for a place in the budget.
+    RollbackDue {
+        since: UnixMs,
+    },
+    RollingBack {
+        permit: PermitId,
+        since: UnixMs,
+        expires_at: UnixMs,
+        #[serde(default, skip_serializing_if = "is_false")]
+        revoked: bool,
+    },
+    RolledBack {
+        at: UnixMs,
+    },
+    /// Could not go back, or not in its time.
+    RollbackFailed {
+        at: UnixMs,
+        reason: String,
+    },
+}
+
+impl Progress {
+    /// Whether it takes one place of the budget.
+    #[must_use]
+    pub const fn is_in_flight(&self) -> bool {
+        matches!(self, Self::Updating { .. } | Self::RollingBack { .. })
+    }
+
+    /// Since when it is in this state.
+    #[must_use]
+    pub const fn since(&self) -> UnixMs {
+        match self {
+            Self::Waiting { since }
+            | Self::Updating { since, .. }
+            | Self::Unreachable { since }
+            | Self::Excluded { since, .. }
+            | Self::RollbackDue { since }
+            | Self::RollingBack { since, .. } => *since,
+            Self::Updated { at }
+            | Self::Failed { at }
+            | Self::RolledBack { at }
+            | Self::RollbackFailed { at, .. } => *at,
+        }
+    }
+}
+
+/// What the device was last told to have, so that it is told only when that changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Told {
+    #[default]
+    Old,
+    New,
+    /// Something else decides: a pin, the channel.
+    Released,
+}
+
+impl Told {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if passes a reference")]
+    fn is_old(&self) -> bool {
+        *self == Self::Old
+    }
+}
+
+/// One device of the population.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Member {
+    /// Its place in the order of the population, from 0. Never changes.
+    pub(super) rank: u32,
+    /// The wave it is judged with: its own, or a later one when that wave passed without it.
+    pub(super) wave: u32,
+    /// Joined after the start.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(super) late: bool,
+    /// Ever had a permit or the new release: a rollback has to look after it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(super) touched: bool,
+    #[serde(default, skip_serializing_if = "Told::is_old")]
+    pub(super) told: Told,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) failure: Option<Failure>,
+    pub(super) progress: Progress,
+}
+
+impl Member {
+    #[must_use]
+    pub const fn rank(&self) -> u32 {
+        self.rank
+    }
+
+    /// The index of the wave it is judged with.
+    #[must_use]
+    pub const fn wave(&self) -> u32 {
+        self.wave
+    }
+
+    #[must_use]
+    pub const fn is_late(&self) -> bool {
+        self.late
+    }
+
+    #[must_use]
+    pub const fn was_touched(&self) -> bool {
+        self.touched
+    }
+
+    #[must_use]
+    pub const fn failure(&self) -> Option<&Failure> {
+        self.failure.as_ref()
+    }
+
+    #[must_use]
+    pub const fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// Its permit, if it may still be used: not expired, not revoked.
+    #[must_use]
+    pub fn live_permit(&self, now: UnixMs) -> Option<(PermitId, UnixMs)> {
+        match self.progress {
+            Progress::Updating { permit: Some(permit), expires_at, revoked: false, .. }
+            | Progress::RollingBack { permit, expires_at, revoked: false, .. }
+                if expires_at > now =>
+            {
+                Some((permit, expires_at))
+            }
+            _ => None,
+        }
+    }
+}

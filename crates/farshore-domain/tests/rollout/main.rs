@@ -1,0 +1,11 @@
+//! The rollout engine, driven as the driver drives it: over a fleet of virtual devices, with the assignment rule in between.
+
+#![expect(clippy::unwrap_used, reason = "a helper of a test may stop the test")]
+
+mod assigning;
+mod fleet;
+mod invariants;
+mod model;
+mod scale;
+mod scenarios;
+mod stored;
