@@ -361,13 +361,4 @@ impl TenantDb {
     pub async fn append_event(&self, tx: &mut Tx, event: &NewEvent) -> StoreResult<()> {
         crate::events::append(tx, self.tenant, event).await
     }
-
-    /// Somebody lifts the hold of an app on a device.
-    pub async fn resume_app(&self, tx: &mut Tx, device: DeviceId, app: &Name) -> StoreResult<()> {
-        on!(tx, c => sqlx::query(
-            "INSERT INTO device_apps (tenant, device, app, resumed_wanted) VALUES ($1, $2, $3, 1)
-             ON CONFLICT (tenant, device, app) DO UPDATE SET resumed_wanted = device_apps.resumed_wanted + 1")
-            .bind(self.tenant.0).bind(device.0).bind(app.as_str()).execute(c).await.map(affected))?;
-        Ok(())
-    }
 }
