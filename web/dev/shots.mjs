@@ -1,0 +1,80 @@
+/** Pictures of each view against the mock server, to look at. `node dev/shots.mjs [name…]` → `dev/out/*.png`. */
+import { spawn } from 'node:child_process'
+import { mkdirSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+
+import { chromium } from '@playwright/test'
+
+const here = fileURLToPath(new URL('.', import.meta.url))
+const wanted = process.argv.slice(2)
+const port = 4199
+const base = `http://127.0.0.1:${port}`
+
+const SHOTS = [
+  ['home', '/'],
+  ['home-empty', '/', { scene: 'empty' }],
+  ['home-loading', '/', { scene: 'slow' }],
+  ['home-error', '/', { scene: 'error' }],
+  ['add-device', '/?add=device'],
+  ['devices', '/devices'],
+  ['devices-filtered', '/devices?labelSelector=role%3Dkiosk&health=failing'],
+  ['devices-empty', '/devices', { scene: 'empty' }],
+  ['devices-nomatch', '/devices?q=nothing-like-that'],
+  ['devices-loading', '/devices', { scene: 'slow' }],
+  ['devices-error', '/devices', { scene: 'error' }],
+  ['devices-deep', '/devices', { act: async (page) => { await page.locator('[role=table]').evaluate((e) => e.scrollTo(0, 250_000)); await page.waitForTimeout(3000) } }],
+  ['devices-selected', '/devices', { act: async (page) => { for (const key of ['j', 'x', 'j', 'x', 'j']) await page.keyboard.press(key) } }],
+  ['device', '/devices/kiosk-0000', { wait: 2500 }],
+  ['device-pending', '/devices?lifecycle=pending', { act: async (page) => { await page.locator('[role=row] a').first().click(); await page.waitForTimeout(800) } }],
+  ['device-error', '/devices/kiosk-0000', { scene: 'error', wait: 3000 }],
+  ['rollouts', '/rollouts'],
+  ['rollout', '/rollouts/edge-web-1-1-prod?bucket=failed'],
+  ['rollout-failed', '/rollouts/edge-web-1-1-canary'],
+  ['rollout-abort', '/rollouts/edge-web-1-1-prod', { act: (page) => page.getByRole('button', { name: 'Abort…' }).click() }],
+  ['rollout-loading', '/rollouts/edge-web-1-1-prod', { scene: 'slow' }],
+  ['rollout-new', '/rollouts/new?app=edge-web&channel=prod&release=1.1.0'],
+  ['releases', '/releases'],
+  ['artifacts', '/artifacts'],
+  ['apps', '/apps'],
+  ['tokens', '/tokens'],
+  ['users', '/users'],
+  ['login', '/login', { scene: 'out' }],
+  ['login-link', '/login#link=abc', { scene: 'out' }],
+  ['palette', '/devices', { act: async (page) => { await page.keyboard.press('Control+k'); await page.keyboard.type('kiosk'); await page.waitForTimeout(700) } }],
+  ['keys', '/devices', { act: (page) => page.keyboard.press('?') }],
+  ['menu', '/', { act: async (page) => { const menu = page.getByRole('button', { name: 'Menu', exact: true }); if (await menu.isVisible()) await menu.click(); else await page.getByRole('button', { name: /^Account/ }).click() } }],
+  ['notfound', '/no/such/place'],
+]
+const SIZES = { wide: { width: 1440, height: 900 }, phone: { width: 390, height: 844 } }
+
+const server = spawn(process.execPath, [`${here}mock-server.mjs`, String(port)], { stdio: ['ignore', 'pipe', 'inherit'] })
+await new Promise((resolve) => server.stdout.once('data', resolve))
+mkdirSync(`${here}out`, { recursive: true })
+const browser = await chromium.launch({
+  executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
+  args: ['--no-sandbox', '--disable-background-networking', '--disable-component-update', '--disable-sync', '--no-first-run'],
+})
+try {
+  for (const [size, viewport] of Object.entries(SIZES)) {
+    for (const theme of ['light', 'dark']) {
+      for (const [name, path, { scene, act, wait = 900 } = {}] of SHOTS) {
+        const id = `${name}-${size}-${theme}`
+        if (wanted.length > 0 && !wanted.some((w) => id === w || id.startsWith(`${w}-${size}`) || `${name}-${theme}` === w)) continue
+        const context = await browser.newContext({ viewport, colorScheme: theme, deviceScaleFactor: 1, reducedMotion: 'reduce' })
+        if (scene) await context.addCookies([{ name: 'mock', value: scene, url: base }])
+        const page = await context.newPage()
+        page.on('pageerror', (error) => console.error(`${id}: ${error.message}`))
+        page.on('console', (message) => { if (message.type() === 'error' && !/status of (4|5)/.test(message.text())) console.error(`${id}: ${message.text()}`) })
+        await page.goto(base + path)
+        await page.waitForTimeout(wait)
+        await act?.(page)
+        await page.waitForTimeout(250)
+        await page.screenshot({ path: `${here}out/${id}.png` })
+        await context.close()
+      }
+    }
+  }
+} finally {
+  await browser.close()
+  server.kill()
+}

@@ -1,0 +1,105 @@
+/** The frame around every view but the login: rail, top bar, keys, palette, event stream. */
+import { useQuery, useQueryClient } from '@tanstack/react-query'
+import { Outlet, useNavigate, useRouterState } from '@tanstack/react-router'
+import { useCallback, useEffect, useState } from 'react'
+
+import { ApiError } from '~/api/client'
+import { followEvents } from '~/api/live'
+import { meQuery } from '~/api/queries'
+import { Failure } from '~/ui/panel'
+
+import { Announcer } from './announcer'
+import { KeySheet } from './key-sheet'
+import { listenForKeys, useKeys } from './keys'
+import { Palette } from './palette'
+import { PLACES } from './places'
+import { Rail } from './rail'
+import { TopBar } from './topbar'
+
+export function Shell() {
+  const me = useQuery(meQuery)
+  const client = useQueryClient()
+  const navigate = useNavigate()
+  const href = useRouterState({ select: (state) => state.location.href })
+  const [open, setOpen] = useState<'palette' | 'keys' | 'rail' | undefined>()
+  const [following, setFollowing] = useState(0)
+
+  const signedOut = me.error instanceof ApiError && me.error.status === 401
+  const toLogin = useCallback(() => {
+    client.clear()
+    void navigate({ to: '/login', search: { next: location.pathname + location.search } })
+  }, [client, navigate])
+
+  useEffect(() => {
+    if (signedOut) toLogin()
+  }, [signedOut, toLogin])
+  const known = me.data !== undefined
+  useEffect(() => {
+    if (!known) return
+    return followEvents(client, toLogin)
+  }, [known, client, toLogin, following])
+  useEffect(listenForKeys, [])
+  useEffect(() => setOpen((now) => (now === 'rail' ? undefined : now)), [href])
+
+  useKeys('Everywhere', [
+    { keys: 'mod+k', does: 'Search and commands', run: () => setOpen('palette'), always: true },
+    { keys: '?', does: 'Keys', run: () => setOpen('keys') },
+    { keys: 'Escape', does: 'Leave the field, close what is open', run: () => leave(setOpen), always: true },
+  ])
+  useKeys(
+    'Go to',
+    PLACES.map((place) => ({ keys: `g ${place.key}`, does: place.title, run: () => void navigate({ to: place.to }) })),
+  )
+
+  if (me.isError && !signedOut && !me.data) {
+    return (
+      <main className="mx-auto max-w-xl p-6 pt-[20vh]">
+        <h1 className="sr-only">Farshore</h1>
+        <Failure what="The page can’t be shown" error={me.error} retry={() => void me.refetch()} />
+      </main>
+    )
+  }
+  return (
+    <div className="flex h-dvh">
+      <a
+        href="#main"
+        className="panel sr-only z-50 px-3 py-2 shadow-pop focus:not-sr-only focus:absolute focus:top-2 focus:left-2"
+      >
+        Skip to content
+      </a>
+      <Rail open={open === 'rail'} onGo={() => setOpen(undefined)} />
+      {open === 'rail' && (
+        <button
+          type="button"
+          aria-label="Close the menu"
+          onClick={() => setOpen(undefined)}
+          className="fixed inset-0 z-20 bg-black/40 lg:hidden"
+        />
+      )}
+      <div className="flex min-w-0 flex-1 flex-col">
+        <TopBar
+          onMenu={() => setOpen('rail')}
+          onSearch={() => setOpen('palette')}
+          onHelp={() => setOpen('keys')}
+          onTenant={() => {
+            void client.resetQueries()
+            setFollowing((n) => n + 1)
+          }}
+        />
+        <main id="main" tabIndex={-1} data-quiet-focus className="min-h-0 flex-1 overflow-y-auto">
+          <Outlet />
+        </main>
+      </div>
+      <Announcer />
+      {open === 'palette' && <Palette onClose={() => setOpen(undefined)} />}
+      {open === 'keys' && <KeySheet onClose={() => setOpen(undefined)} />}
+    </div>
+  )
+}
+
+function leave(setOpen: (open: undefined) => void): void {
+  setOpen(undefined)
+  if (document.activeElement instanceof HTMLElement && document.activeElement.tagName === 'INPUT') {
+    document.activeElement.blur()
+  }
+}

@@ -1,0 +1,155 @@
+/** Every address of the page. What a view shows is in its address: filters, ranges, what is open. */
+import type { QueryClient } from '@tanstack/react-query'
+import {
+  createRootRouteWithContext,
+  createRoute,
+  createRouter,
+  lazyRouteComponent,
+  Outlet,
+} from '@tanstack/react-router'
+
+import { parseFilters } from '~/views/devices/filters'
+
+import { Shell } from './frame/shell'
+import { Broken, NotFound } from './views/fallback'
+
+const text = (value: unknown): string | undefined =>
+  typeof value === 'string' && value !== '' ? value : typeof value === 'number' ? String(value) : undefined
+
+const root = createRootRouteWithContext<{ client: QueryClient }>()({ component: Outlet, notFoundComponent: NotFound })
+
+const login = createRoute({
+  getParentRoute: () => root,
+  path: '/login',
+  validateSearch: (search: Record<string, unknown>): { next?: string } => {
+    // Only an address of this page: never somewhere else.
+    const next = text(search.next)
+    return next?.startsWith('/') && !next.startsWith('//') && !next.includes('\\') ? { next } : {}
+  },
+  component: lazyRouteComponent(() => import('./views/login'), 'Login'),
+})
+
+const shell = createRoute({ getParentRoute: () => root, id: 'shell', component: Shell, notFoundComponent: NotFound })
+
+const home = createRoute({
+  getParentRoute: () => shell,
+  path: '/',
+  validateSearch: (search: Record<string, unknown>): { add?: 'device' } => (search.add === 'device' ? { add: 'device' } : {}),
+  component: lazyRouteComponent(() => import('./views/home/home'), 'Home'),
+})
+
+const devices = createRoute({
+  getParentRoute: () => shell,
+  path: '/devices',
+  validateSearch: parseFilters,
+  component: lazyRouteComponent(() => import('./views/devices/devices'), 'Devices'),
+})
+
+export const RANGES = ['5m', '1h', '6h', '24h', '7d'] as const
+export type Range = (typeof RANGES)[number]
+
+const device = createRoute({
+  getParentRoute: () => shell,
+  path: '/devices/$id',
+  validateSearch: (search: Record<string, unknown>): { range?: Range } => {
+    const range = RANGES.find((r) => r === search.range)
+    return range ? { range } : {}
+  },
+  component: lazyRouteComponent(() => import('./views/device/device'), 'DeviceView'),
+})
+
+const rollouts = createRoute({
+  getParentRoute: () => shell,
+  path: '/rollouts',
+  component: lazyRouteComponent(() => import('./views/rollouts/rollouts'), 'Rollouts'),
+})
+
+const newRollout = createRoute({
+  getParentRoute: () => shell,
+  path: '/rollouts/new',
+  validateSearch: (search: Record<string, unknown>): { app?: string; channel?: string; release?: string } => {
+    const out: { app?: string; channel?: string; release?: string } = {}
+    for (const key of ['app', 'channel', 'release'] as const) {
+      const value = text(search[key])
+      if (value !== undefined) out[key] = value
+    }
+    return out
+  },
+  component: lazyRouteComponent(() => import('./views/rollouts/new-rollout'), 'NewRollout'),
+})
+
+const rollout = createRoute({
+  getParentRoute: () => shell,
+  path: '/rollouts/$id',
+  validateSearch: (search: Record<string, unknown>): { bucket?: string } => {
+    const bucket = text(search.bucket)
+    return bucket === undefined ? {} : { bucket }
+  },
+  component: lazyRouteComponent(() => import('./views/rollouts/rollout'), 'RolloutView'),
+})
+
+const releases = createRoute({
+  getParentRoute: () => shell,
+  path: '/releases',
+  validateSearch: (search: Record<string, unknown>): { app?: string } => {
+    const app = text(search.app)
+    return app === undefined ? {} : { app }
+  },
+  component: lazyRouteComponent(() => import('./views/releases'), 'Releases'),
+})
+
+const artifacts = createRoute({
+  getParentRoute: () => shell,
+  path: '/artifacts',
+  component: lazyRouteComponent(() => import('./views/artifacts'), 'Artifacts'),
+})
+
+const apps = createRoute({
+  getParentRoute: () => shell,
+  path: '/apps',
+  component: lazyRouteComponent(() => import('./views/apps'), 'Apps'),
+})
+
+const tokens = createRoute({
+  getParentRoute: () => shell,
+  path: '/tokens',
+  component: lazyRouteComponent(() => import('./views/tokens'), 'Tokens'),
+})
+
+const users = createRoute({
+  getParentRoute: () => shell,
+  path: '/users',
+  component: lazyRouteComponent(() => import('./views/users'), 'Users'),
+})
+
+const tree = root.addChildren([
+  login,
+  shell.addChildren([home, devices, device, rollouts, newRollout, rollout, releases, artifacts, apps, tokens, users]),
+])
+
+/** A value as it stands in the address: no quotes around text, so that addresses can be typed. */
+function stringifySearch(search: Record<string, unknown>): string {
+  const out = new URLSearchParams()
+  for (const [key, value] of Object.entries(search)) {
+    if (value !== undefined && value !== null && value !== '') out.set(key, String(value))
+  }
+  const text = out.toString()
+  return text ? `?${text}` : ''
+}
+
+export const makeRouter = (client: QueryClient) =>
+  createRouter({
+    routeTree: tree,
+    context: { client },
+    defaultPreload: 'intent',
+    defaultErrorComponent: Broken,
+    notFoundMode: 'fuzzy',
+    parseSearch: (text) => Object.fromEntries(new URLSearchParams(text)),
+    stringifySearch,
+  })
+
+declare module '@tanstack/react-router' {
+  interface Register {
+    router: ReturnType<typeof makeRouter>
+  }
+}

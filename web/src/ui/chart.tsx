@@ -1,0 +1,150 @@
+/** A time chart on a canvas (uPlot): colours of the theme, a crosshair shared with its neighbours, events as marks on the time axis. */
+import { useEffect, useRef } from 'react'
+import uPlot from 'uplot'
+
+import { usePaintedTheme } from '~/frame/theme'
+
+export interface Series {
+  name: string
+  /** A CSS variable, such as `--accent`. */
+  color: string
+  values: readonly (number | null)[]
+  fill?: boolean
+}
+
+export interface Mark {
+  at: number
+  color: string
+}
+
+interface Props {
+  label: string
+  /** Unix milliseconds. */
+  at: readonly number[]
+  from: number
+  to: number
+  series: Series[]
+  marks: readonly Mark[]
+  /** How a figure is written. */
+  format: (value: number) => string
+  /** The axis reaches at least up to here. */
+  atLeast: number
+  /** Charts with the same name share their crosshair. */
+  sync: string
+  /** Where the crosshair is, as an index; null: nowhere. */
+  onCursor?: (index: number | null) => void
+  height?: number
+}
+
+const css = (name: string): string => getComputedStyle(document.documentElement).getPropertyValue(name).trim()
+
+export function Chart({ label, at, from, to, series, marks, format, atLeast, sync, onCursor, height = 128 }: Props) {
+  const box = useRef<HTMLDivElement>(null)
+  const plot = useRef<uPlot | null>(null)
+  const theme = usePaintedTheme()
+  const latest = useRef({ marks, from, to, atLeast, format, onCursor })
+  latest.current = { marks, from, to, atLeast, format, onCursor }
+  const shape = series.map((s) => `${s.name}${s.color}${s.fill === true}`).join()
+
+  useEffect(() => {
+    const element = box.current
+    if (!element) return
+    const [muted, line] = [css('--muted'), css('--line')]
+    const font = `11px ${css('--font-sans') || 'sans-serif'}`
+    const axis: uPlot.Axis = { stroke: muted, font, ticks: { show: false }, grid: { stroke: line, width: 1 } }
+    const chart = new uPlot(
+      {
+        width: element.clientWidth,
+        height,
+        legend: { show: false },
+        padding: [8, 4, 0, 0],
+        cursor: {
+          y: false,
+          sync: { key: sync, setSeries: false },
+          drag: { x: false, y: false },
+          points: { size: 5, width: 0 },
+        },
+        scales: {
+          x: { time: true, range: () => [latest.current.from / 1000, latest.current.to / 1000] },
+          y: { range: (_, __, max) => [0, Math.max(latest.current.atLeast, (max || 0) * 1.12)] },
+        },
+        axes: [
+          { ...axis, grid: { show: false }, size: 22, gap: 4, space: 70, values: timeLabels },
+          { ...axis, size: 52, gap: 6, space: 28, values: (_, splits) => splits.map((v) => latest.current.format(v)) },
+        ],
+        series: [
+          {},
+          ...series.map((s) => ({
+            label: s.name,
+            stroke: css(s.color),
+            width: 1.25,
+            ...(s.fill === true ? { fill: css(`${s.color}-soft`) } : {}),
+            points: { show: false },
+            spanGaps: false,
+          })),
+        ],
+        hooks: {
+          setCursor: [(u) => latest.current.onCursor?.(u.cursor.idx ?? null)],
+          draw: [
+            (u) => {
+              const { ctx, bbox } = u
+              ctx.save()
+              ctx.lineWidth = devicePixelRatio
+              for (const mark of latest.current.marks) {
+                if (mark.at < latest.current.from || mark.at > latest.current.to) continue
+                const x = Math.round(u.valToPos(mark.at / 1000, 'x', true))
+                ctx.strokeStyle = css(mark.color)
+                ctx.fillStyle = css(mark.color)
+                ctx.setLineDash([3 * devicePixelRatio, 3 * devicePixelRatio])
+                ctx.globalAlpha = 0.7
+                ctx.beginPath()
+                ctx.moveTo(x, bbox.top)
+                ctx.lineTo(x, bbox.top + bbox.height)
+                ctx.stroke()
+                ctx.globalAlpha = 1
+                ctx.beginPath()
+                ctx.arc(x, bbox.top, 2.5 * devicePixelRatio, 0, Math.PI * 2)
+                ctx.fill()
+              }
+              ctx.restore()
+            },
+          ],
+        },
+      },
+      [[], ...series.map(() => [])] as unknown as uPlot.AlignedData,
+      element,
+    )
+    plot.current = chart
+    const resize = new ResizeObserver(() => {
+      if (element.clientWidth > 0) chart.setSize({ width: element.clientWidth, height })
+    })
+    resize.observe(element)
+    return () => {
+      resize.disconnect()
+      chart.destroy()
+      plot.current = null
+    }
+    // A chart is made anew when its series or colours change; figures are set below.
+    // oxlint-disable-next-line react/exhaustive-deps
+  }, [shape, theme, sync, height])
+
+  useEffect(() => {
+    plot.current?.setData([at.map((ms) => ms / 1000), ...series.map((s) => s.values)] as unknown as uPlot.AlignedData)
+    // oxlint-disable-next-line react/exhaustive-deps
+  }, [at, series, from, to, marks, shape, theme])
+
+  return <div ref={box} role="img" aria-label={label} className="w-full" style={{ height }} />
+}
+
+const two = (n: number): string => String(n).padStart(2, '0')
+
+/** `14:05`, with seconds or days where the splits are that close or far. */
+function timeLabels(_: uPlot, splits: number[]): string[] {
+  const step = (splits[1] ?? 0) - (splits[0] ?? 0)
+  return splits.map((seconds) => {
+    const at = new Date(seconds * 1000)
+    if (step >= 86_400) return `${at.toLocaleDateString('en', { month: 'short' })} ${at.getDate()}`
+    const text = `${two(at.getHours())}:${two(at.getMinutes())}`
+    return step > 0 && step < 60 ? `${text}:${two(at.getSeconds())}` : text
+  })
+}

@@ -1,0 +1,70 @@
+/** A note that appears when what it belongs to is hovered or focused, and goes with Escape. It describes; it holds nothing to press. */
+import { useEffect, useRef, useState, type ReactNode } from 'react'
+import { createPortal } from 'react-dom'
+
+interface Props {
+  text: ReactNode
+  children: ReactNode
+  /** Where the wrapped element points with `aria-describedby`; the note is then always in the document for readers. */
+  id?: string
+  className?: string
+}
+
+const MARGIN = 8
+
+export function Hint({ text, children, id, className }: Props) {
+  const anchor = useRef<HTMLSpanElement>(null)
+  const note = useRef<HTMLDivElement>(null)
+  const [open, setOpen] = useState(false)
+
+  useEffect(() => {
+    if (!open) return
+    const at = anchor.current?.getBoundingClientRect()
+    const box = note.current
+    if (!at || !box) return
+    const { width, height } = box.getBoundingClientRect()
+    const left = Math.max(MARGIN, Math.min(at.left + at.width / 2 - width / 2, innerWidth - width - MARGIN))
+    const below = at.bottom + 6 + height < innerHeight - MARGIN
+    box.style.left = `${left}px`
+    box.style.top = `${below ? at.bottom + 6 : Math.max(MARGIN, at.top - height - 6)}px`
+    const close = (event: Event): void => {
+      if (!(event instanceof KeyboardEvent) || event.key === 'Escape') setOpen(false)
+    }
+    addEventListener('keydown', close)
+    addEventListener('scroll', close, true)
+    return () => {
+      removeEventListener('keydown', close)
+      removeEventListener('scroll', close, true)
+    }
+  }, [open])
+
+  return (
+    <span
+      ref={anchor}
+      className={className ?? 'inline-flex'}
+      onPointerEnter={() => setOpen(true)}
+      onPointerLeave={() => setOpen(false)}
+      onFocus={() => setOpen(true)}
+      onBlur={() => setOpen(false)}
+    >
+      {children}
+      {id !== undefined && (
+        <span id={id} hidden>
+          {text}
+        </span>
+      )}
+      {open &&
+        createPortal(
+          <div
+            ref={note}
+            role="tooltip"
+            className="panel rise pointer-events-none fixed top-0 left-0 z-50 max-w-80 px-3 py-2 text-sm text-ink shadow-pop"
+          >
+            {text}
+          </div>,
+          // Inside an open dialog the top layer would hide it otherwise.
+          anchor.current?.closest('dialog') ?? document.body,
+        )}
+    </span>
+  )
+}

@@ -1,0 +1,84 @@
+/** Times: relative to look at, exact on focus or hover. */
+import { useSyncExternalStore } from 'react'
+
+const SECOND = 1000
+const MINUTE = 60 * SECOND
+const HOUR = 60 * MINUTE
+const DAY = 24 * HOUR
+
+/** `12 s`, `3 min`, `5 h`, `2 d`. */
+export function duration(ms: number): string {
+  const n = Math.abs(ms)
+  if (n < MINUTE) return `${Math.floor(n / SECOND)} s`
+  if (n < HOUR) return `${Math.floor(n / MINUTE)} min`
+  if (n < 2 * DAY) return `${Math.floor(n / HOUR)} h`
+  return `${Math.floor(n / DAY)} d`
+}
+
+/** `just now`, `3 min ago`, `in 5 h`. */
+export function relative(at: number, now: number): string {
+  const past = now - at
+  if (Math.abs(past) < 5 * SECOND) return 'just now'
+  return past > 0 ? `${duration(past)} ago` : `in ${duration(past)}`
+}
+
+const exactFormat = new Intl.DateTimeFormat(undefined, {
+  year: 'numeric',
+  month: 'short',
+  day: 'numeric',
+  hour: '2-digit',
+  minute: '2-digit',
+  second: '2-digit',
+  hourCycle: 'h23',
+  timeZoneName: 'short',
+})
+const clockFormat = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', hourCycle: 'h23' })
+const dayFormat = new Intl.DateTimeFormat(undefined, { month: 'short', day: 'numeric' })
+
+export const exact = (at: number): string => exactFormat.format(at)
+
+/** `14:03`, or `Nov 19 14:03` when that is another day. */
+export function clock(at: number, now: number = Date.now()): string {
+  const same = new Date(at).toDateString() === new Date(now).toDateString()
+  return same ? clockFormat.format(at) : `${dayFormat.format(at)} ${clockFormat.format(at)}`
+}
+
+/** One clock for the whole page, so that a thousand ages cost one timer. */
+const clocks = new Map<number, { now: number; watchers: Set<() => void>; timer: ReturnType<typeof setInterval> | undefined }>()
+
+export function useNow(every: number = 5 * SECOND): number {
+  let clock = clocks.get(every)
+  if (!clock) {
+    clock = { now: Date.now(), watchers: new Set(), timer: undefined }
+    clocks.set(every, clock)
+  }
+  const own = clock
+  return useSyncExternalStore(
+    (watcher) => {
+      if (own.watchers.size === 0) own.now = Date.now()
+      own.watchers.add(watcher)
+      own.timer ??= setInterval(() => {
+        own.now = Date.now()
+        own.watchers.forEach((w) => w())
+      }, every)
+      return () => {
+        own.watchers.delete(watcher)
+        if (own.watchers.size === 0) {
+          clearInterval(own.timer)
+          own.timer = undefined
+        }
+      }
+    },
+    () => own.now,
+  )
+}
+
+export function Time({ at, className }: { at: number | undefined; className?: string }) {
+  const now = useNow()
+  if (at === undefined) return <span className={className}>never</span>
+  return (
+    <time dateTime={new Date(at).toISOString()} title={exact(at)} className={className}>
+      {relative(at, now)}
+    </time>
+  )
+}

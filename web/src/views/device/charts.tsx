@@ -1,0 +1,173 @@
+/** The device's charts: one time axis, one crosshair, events laid over all of them. */
+import { useMemo, useState } from 'react'
+import { useNavigate } from '@tanstack/react-router'
+
+import type { Device, FleetEvent } from '~/api/types'
+import { RANGES, type Range } from '~/router'
+import { Chart, type Mark, type Series } from '~/ui/chart'
+import { cx } from '~/ui/cx'
+import { Glyph } from '~/ui/mark'
+import { bytes, percent } from '~/ui/number'
+import { Failure } from '~/ui/panel'
+import { clock } from '~/ui/time'
+
+import { eventColor } from './events'
+import { useMeasurements, type Figures, type Metric } from './measure'
+
+interface Line {
+  metric: Metric
+  name: string
+  color: string
+  fill?: boolean
+}
+
+interface Graph {
+  title: string
+  lines: Line[]
+  format: (value: number) => string
+  atLeast: (figures: Figures) => number
+}
+
+const share = (value: number): string => percent(value, value < 0.095 && value > 0 ? 1 : 0)
+const lastOf = (figures: Figures, metric: Metric): number =>
+  figures.columns[metric]?.findLast((v) => v !== null) ?? 0
+
+const GRAPHS: Graph[] = [
+  { title: 'CPU', lines: [{ metric: 'cpu', name: 'busy', color: '--accent', fill: true }], format: share, atLeast: () => 0.5 },
+  {
+    title: 'Memory',
+    lines: [{ metric: 'mem_used', name: 'in use', color: '--accent', fill: true }],
+    format: bytes,
+    atLeast: (f) => lastOf(f, 'mem_total') || 1024 ** 3,
+  },
+  {
+    title: 'Load',
+    lines: [
+      { metric: 'load1', name: '1 min', color: '--accent' },
+      { metric: 'load5', name: '5 min', color: '--ok' },
+      { metric: 'load15', name: '15 min', color: '--muted' },
+    ],
+    format: (v) => v.toFixed(1),
+    atLeast: () => 1,
+  },
+  {
+    title: 'Pressure (PSI)',
+    lines: [
+      { metric: 'psi_cpu', name: 'CPU', color: '--accent' },
+      { metric: 'psi_mem', name: 'memory', color: '--bad' },
+      { metric: 'psi_io', name: 'disk', color: '--warn' },
+    ],
+    format: share,
+    atLeast: () => 0.1,
+  },
+  {
+    title: 'Disk in use',
+    lines: [{ metric: 'disk_used', name: 'in use', color: '--accent', fill: true }],
+    format: bytes,
+    atLeast: (f) => lastOf(f, 'disk_total') || 1024 ** 3,
+  },
+  { title: 'Disk latency', lines: [{ metric: 'io_latency', name: 'mean', color: '--accent' }], format: (v) => `${v.toFixed(v < 10 ? 1 : 0)} ms`, atLeast: () => 5 },
+  { title: 'TCP retransmits', lines: [{ metric: 'net_retx', name: 'per second', color: '--warn', fill: true }], format: (v) => `${v.toFixed(1)}/s`, atLeast: () => 2 },
+  {
+    title: 'Network',
+    lines: [
+      { metric: 'net_rx', name: 'in', color: '--accent' },
+      { metric: 'net_tx', name: 'out', color: '--ok' },
+    ],
+    format: (v) => `${bytes(v)}/s`,
+    atLeast: () => 1024,
+  },
+]
+
+interface Props {
+  device: Device
+  range: Range
+  events: FleetEvent[]
+}
+
+export function Charts({ device, range, events }: Props) {
+  const navigate = useNavigate({ from: '/devices/$id' })
+  const measured = useMeasurements(device.metadata.uid, range, device.status.lifecycle !== 'pending')
+  const { figures, from, to } = measured
+  const [cursor, setCursor] = useState<number | null>(null)
+  const marks: Mark[] = useMemo(() => events.map((e) => ({ at: e.at, color: eventColor(e.type) })), [events])
+  const series = useMemo(
+    () =>
+      GRAPHS.map((graph) =>
+        graph.lines.map((line): Series => ({ ...line, values: figures.columns[line.metric] ?? [] })),
+      ),
+    [figures],
+  )
+  const at = cursor === null ? undefined : figures.at[cursor]
+
+  return (
+    <section className="panel min-w-0" aria-label="Measurements">
+      <header className="flex min-h-10 flex-wrap items-center gap-x-4 gap-y-1 border-b border-line px-4 py-1">
+        <h2 className="font-semibold">Measurements</h2>
+        <span className="flex items-center gap-1.5 text-sm text-muted">
+          <Glyph shape={measured.live === 'live' ? 'full' : 'ring'} tone={measured.live === 'live' ? 'ok' : 'quiet'} size={10} />
+          {measured.live === 'live' ? 'one sample a second' : measured.live === 'off' ? 'not live' : 'connecting'}
+        </span>
+        <span className="text-sm text-muted">{at === undefined ? '' : `at ${clock(at)}`}</span>
+        <div className="ml-auto flex rounded border border-line-strong" role="group" aria-label="Range of time">
+          {RANGES.map((r) => (
+            <button
+              key={r}
+              type="button"
+              aria-pressed={r === range}
+              onClick={() => void navigate({ search: { range: r }, replace: true })}
+              className={cx('h-6 px-2.5 text-sm first:rounded-l last:rounded-r', r === range ? 'bg-accent-soft font-medium text-accent' : 'text-muted hover:bg-hover')}
+            >
+              {r}
+            </button>
+          ))}
+        </div>
+      </header>
+      {measured.error !== undefined && (
+        <div className="p-4 pb-0">
+          <Failure what="The measurements can’t be read" error={measured.error} retry={measured.retry} />
+        </div>
+      )}
+      <div className="grid gap-px overflow-hidden bg-line sm:grid-cols-2 xl:grid-cols-4">
+        {GRAPHS.map((graph, i) => (
+          <figure key={graph.title} className="min-w-0 bg-surface px-3 pt-2 pb-1">
+            <figcaption className="flex items-baseline justify-between gap-2">
+              <span className="font-medium">{graph.title}</span>
+              <span className="flex gap-2.5 truncate text-sm text-muted">
+                {graph.lines.map((line) => {
+                  const value = cursor === null ? lastOrUndefined(figures, line.metric) : figures.columns[line.metric]?.[cursor]
+                  return (
+                    <span key={line.metric} className="flex items-center gap-1 whitespace-nowrap">
+                      {graph.lines.length > 1 && (
+                        <>
+                          <span aria-hidden="true" className="h-0.5 w-2.5" style={{ background: `var(${line.color})` }} />
+                          {line.name}
+                        </>
+                      )}
+                      <span className="text-ink">{value === undefined || value === null ? '–' : graph.format(value)}</span>
+                    </span>
+                  )
+                })}
+              </span>
+            </figcaption>
+            <Chart
+              label={`${graph.title} over the last ${range}`}
+              at={figures.at}
+              from={from}
+              to={to}
+              series={series[i] ?? []}
+              marks={marks}
+              format={graph.format}
+              atLeast={graph.atLeast(figures)}
+              sync="device"
+              {...(i === 0 ? { onCursor: setCursor } : {})}
+            />
+          </figure>
+        ))}
+      </div>
+    </section>
+  )
+}
+
+const lastOrUndefined = (figures: Figures, metric: Metric): number | undefined =>
+  figures.columns[metric]?.findLast((v): v is number => v !== null)

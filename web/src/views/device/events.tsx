@@ -1,0 +1,69 @@
+/** Events, newest first: what happened, to what, by whom. */
+import { Link } from '@tanstack/react-router'
+
+import type { FleetEvent } from '~/api/types'
+import { Glyph } from '~/ui/mark'
+import type { Shape, Tone } from '~/ui/state'
+import { Time } from '~/ui/time'
+
+const BAD = /fail|halt|reject|refus|revok|offline|diverg|rolled-back|abort|held|expired/
+const GOOD = /succeed|passed|healthy|approved|claimed|renewed|activated|committed|online|resumed/
+
+export function eventLook(type: string): { shape: Shape; tone: Tone } {
+  if (BAD.test(type)) return { shape: 'cross', tone: 'bad' }
+  if (GOOD.test(type)) return { shape: 'check', tone: 'ok' }
+  return { shape: 'dot', tone: 'info' }
+}
+
+const COLORS: Record<Tone, string> = { ok: '--ok', bad: '--bad', warn: '--warn', info: '--accent', quiet: '--muted' }
+export const eventColor = (type: string): string => COLORS[eventLook(type).tone]
+
+function Subject({ subject }: { subject: FleetEvent['subject'] }) {
+  if (subject.kind === 'Device') {
+    return (
+      <Link to="/devices/$id" params={{ id: subject.name }} className="link">
+        {subject.name}
+      </Link>
+    )
+  }
+  if (subject.kind === 'Rollout') {
+    return (
+      <Link to="/rollouts/$id" params={{ id: subject.name }} className="link">
+        {subject.name}
+      </Link>
+    )
+  }
+  return <span>{subject.name}</span>
+}
+
+export function EventList({ events, withSubject = false }: { events: FleetEvent[]; withSubject?: boolean }) {
+  return (
+    <ol className="divide-y divide-line">
+      {events.map((event) => {
+        const { shape, tone } = eventLook(event.type)
+        return (
+          <li key={event.uid} className="flex gap-2.5 px-4 py-2">
+            <span className="pt-1">
+              <Glyph shape={shape} tone={tone} />
+            </span>
+            <div className="min-w-0 flex-1">
+              <p className="[overflow-wrap:anywhere]">
+                {withSubject && (
+                  <>
+                    <Subject subject={event.subject} />{' '}
+                  </>
+                )}
+                {event.message}
+              </p>
+              <p className="flex flex-wrap gap-x-2 text-sm text-muted">
+                <span className="font-mono text-xs leading-[18px]">{event.type}</span>
+                <span className="truncate">{event.actor}</span>
+              </p>
+            </div>
+            <Time at={event.at} className="shrink-0 text-sm text-muted" />
+          </li>
+        )
+      })}
+    </ol>
+  )
+}

@@ -1,0 +1,104 @@
+/** What needs somebody now, the worst first. */
+import { useQuery } from '@tanstack/react-query'
+import { Link } from '@tanstack/react-router'
+import type { ReactNode } from 'react'
+
+import { devicesQuery } from '~/api/queries'
+import type { DeviceSummary, Rollout } from '~/api/types'
+import { Glyph } from '~/ui/mark'
+import { plural } from '~/ui/number'
+import type { Shape, Tone } from '~/ui/state'
+import { Time } from '~/ui/time'
+
+interface Item {
+  key: string
+  shape: Shape
+  tone: Tone
+  title: ReactNode
+  note: ReactNode
+  at?: number | undefined
+}
+
+const DAY_MS = 24 * 3_600_000
+const NAMED = 3
+
+function useNames(query: { [key: string]: string }, wanted: boolean): string {
+  const found = useQuery({ ...devicesQuery({ ...query, limit: NAMED }), enabled: wanted })
+  const names = found.data?.items.map((d) => d.metadata.name) ?? []
+  const more = (found.data?.metadata.total ?? names.length) - names.length
+  return names.length === 0 ? '' : `${names.join(', ')}${more > 0 ? ` and ${plural(more, 'other')}` : ''}`
+}
+
+export function useAttention(summary: DeviceSummary | undefined, rollouts: readonly Rollout[]): Item[] {
+  const n = (dimension: 'reachability' | 'health' | 'conformance' | 'lifecycle', word: string): number => summary?.[dimension][word] ?? 0
+  const pending = useNames({ lifecycle: 'pending' }, n('lifecycle', 'pending') > 0)
+  const failing = useNames({ health: 'failing' }, n('health', 'failing') > 0)
+  const held = useNames({ conformance: 'held' }, n('conformance', 'held') > 0)
+  const offline = useNames({ reachability: 'offline', sort: '-lastSeen' }, n('reachability', 'offline') > 0)
+  const items: Item[] = []
+  const now = Date.now()
+
+  for (const rollout of rollouts) {
+    const s = rollout.status.summary
+    const recent = s.phase === 'failed' && now - (s.finishedAt ?? s.phaseSince) < DAY_MS
+    if (!(recent || s.phase === 'paused' || s.phase === 'rolling-back')) continue
+    items.push({
+      key: rollout.metadata.uid,
+      shape: s.phase === 'paused' ? 'bars' : s.phase === 'failed' ? 'cross' : 'back',
+      tone: s.phase === 'paused' ? 'warn' : 'bad',
+      title: (
+        <Link to="/rollouts/$id" params={{ id: rollout.metadata.name }} className="hover:text-accent">
+          Rollout {rollout.metadata.name} {s.phase === 'failed' ? 'halted and went back' : s.phase === 'paused' ? 'is paused' : 'is going back'}
+        </Link>
+      ),
+      note: s.reasons[0]?.message ?? '',
+      at: s.phaseSince,
+    })
+  }
+  const states: [string, Shape, Tone, number, Record<string, string>, string, string][] = [
+    ['pending', 'dot', 'info', n('lifecycle', 'pending'), { lifecycle: 'pending' }, 'waits for approval', pending],
+    ['failing', 'cross', 'bad', n('health', 'failing'), { health: 'failing' }, 'fails its health checks', failing],
+    ['held', 'bars', 'warn', n('conformance', 'held'), { conformance: 'held' }, 'went back by itself and is held', held],
+    ['offline', 'ring', 'warn', n('reachability', 'offline'), { reachability: 'offline', sort: '-lastSeen' }, 'stopped reporting', offline],
+  ]
+  const many: Record<string, string> = {
+    pending: 'wait for approval',
+    failing: 'fail their health checks',
+    held: 'went back by themselves and are held',
+    offline: 'stopped reporting',
+  }
+  for (const [key, shape, tone, count, search, one, names] of states) {
+    if (count === 0) continue
+    items.push({
+      key,
+      shape,
+      tone,
+      title: (
+        <Link to="/devices" search={search} className="hover:text-accent">
+          {plural(count, 'device')} {count === 1 ? one : many[key]}
+        </Link>
+      ),
+      note: names,
+    })
+  }
+  return items
+}
+
+export function Attention({ items }: { items: Item[] }) {
+  return (
+    <ul className="divide-y divide-line">
+      {items.map((item) => (
+        <li key={item.key} className="flex items-start gap-3 px-4 py-2.5">
+          <span className="pt-1">
+            <Glyph shape={item.shape} tone={item.tone} />
+          </span>
+          <div className="min-w-0 flex-1">
+            <p className="font-medium">{item.title}</p>
+            {item.note !== '' && <p className="truncate text-sm text-muted">{item.note}</p>}
+          </div>
+          {item.at !== undefined && <Time at={item.at} className="shrink-0 text-sm text-muted" />}
+        </li>
+      ))}
+    </ul>
+  )
+}

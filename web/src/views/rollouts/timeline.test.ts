@@ -1,0 +1,45 @@
+import { expect, it } from 'vitest'
+
+import type { Counts, RolloutSummary, WaveSummary } from '~/api/types'
+
+import { timeline } from './timeline'
+
+const counts: Counts = { waiting: 0, updating: 0, ok: 0, failed: 0, unreachable: 0, rollingBack: 0, rolledBack: 0, excluded: 0 }
+const wave = (number: number, more: Partial<WaveSummary>): WaveSummary => ({
+  number, size: 1, fromPercent: 0, toPercent: 100, soakSeconds: 60, state: 'waiting', failed: 0, reported: 0, counts, ...more,
+})
+const MIN = 60_000
+const summary = (more: Partial<RolloutSummary>): RolloutSummary => ({
+  uid: '', name: '', app: '', channel: '', to: { uid: '', version: '' }, phase: 'running', phaseSince: 0, createdAt: 0,
+  population: 1, wave: 1, waves: [], counts, threshold: 0.3, inFlight: 0, budget: 1, reasons: [], ...more,
+})
+
+it('puts waves that run where they were, and those to come after now, as estimates of the usual length', () => {
+  const drawn = timeline(
+    summary({
+      startedAt: 0,
+      waves: [wave(1, { startedAt: 0, finishedAt: 20 * MIN }), wave(2, { startedAt: 20 * MIN }), wave(3, {})],
+    }),
+    40 * MIN,
+  )
+  expect(drawn.to).toBe(60 * MIN)
+  expect(drawn.bars.map((b) => b.estimate)).toEqual([false, false, true])
+  expect(drawn.bars[2]?.left).toBeCloseTo(2 / 3)
+  expect(drawn.now).toBeCloseTo(2 / 3)
+})
+
+it('shows nothing to come when it is over', () => {
+  const drawn = timeline(
+    summary({ startedAt: 0, finishedAt: 30 * MIN, waves: [wave(1, { startedAt: 0, finishedAt: 10 * MIN }), wave(2, {})] }),
+    90 * MIN,
+  )
+  expect(drawn.bars).toHaveLength(1)
+  expect(drawn.to).toBe(30 * MIN)
+  expect(drawn.now).toBeUndefined()
+})
+
+it('never divides by nothing when it has only just been made', () => {
+  const drawn = timeline(summary({ waves: [wave(1, {})] }), 1000)
+  expect(drawn.bars.every((b) => Number.isFinite(b.left) && Number.isFinite(b.width))).toBe(true)
+  expect(drawn.ticks.length).toBeLessThan(10)
+})

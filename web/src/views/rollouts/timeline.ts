@@ -1,0 +1,59 @@
+/** Where each wave lies on the time axis. Pure, for its test. */
+import type { RolloutSummary } from '~/api/types'
+
+export interface Bar {
+  number: number
+  /** Shares of the axis, 0 to 1. */
+  left: number
+  width: number
+  /** Not begun: its place is an estimate from the waves before. */
+  estimate: boolean
+}
+
+export interface Timeline {
+  from: number
+  to: number
+  /** Where now is, 0 to 1; undefined: outside. */
+  now: number | undefined
+  bars: Bar[]
+  ticks: { at: number; left: number }[]
+}
+
+const MINUTE = 60_000
+const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 240, 360, 720, 1440, 2880, 10_080].map((m) => m * MINUTE)
+const MOST_TICKS = 6
+
+export function timeline(summary: RolloutSummary, now: number): Timeline {
+  const over = summary.finishedAt !== undefined
+  const from = summary.startedAt ?? now
+  const done = summary.waves.filter((w) => w.startedAt !== undefined && w.finishedAt !== undefined)
+  const usual =
+    done.length > 0
+      ? done.reduce((sum, w) => sum + (w.finishedAt ?? 0) - (w.startedAt ?? 0), 0) / done.length
+      : undefined
+  const spans: { number: number; from: number; to: number; estimate: boolean }[] = []
+  let at = from
+  for (const wave of summary.waves) {
+    if (wave.startedAt !== undefined) {
+      const end = wave.finishedAt ?? summary.finishedAt ?? Math.max(now, wave.soakUntil ?? 0)
+      spans.push({ number: wave.number, from: wave.startedAt, to: Math.max(end, wave.startedAt), estimate: false })
+      at = Math.max(at, end)
+    } else if (!over) {
+      const length = Math.max(usual ?? 0, wave.soakSeconds * 1000, MINUTE)
+      spans.push({ number: wave.number, from: at, to: at + length, estimate: true })
+      at += length
+    }
+  }
+  const to = Math.max(over ? (summary.finishedAt ?? now) : now, ...spans.map((s) => s.to), from + MINUTE)
+  const share = (time: number): number => (time - from) / (to - from)
+  const step = STEPS.find((s) => (to - from) / s <= MOST_TICKS) ?? STEPS.at(-1) ?? MINUTE
+  const ticks: Timeline['ticks'] = []
+  for (let tick = Math.ceil(from / step) * step; tick <= to; tick += step) ticks.push({ at: tick, left: share(tick) })
+  return {
+    from,
+    to,
+    now: now >= from && now <= to && !over ? share(now) : undefined,
+    bars: spans.map((s) => ({ number: s.number, left: share(s.from), width: share(s.to) - share(s.from), estimate: s.estimate })),
+    ticks,
+  }
+}

@@ -1,0 +1,98 @@
+/** The waves of a rollout on a time axis: bar = how long, fill = how its devices do. */
+import type { RolloutSummary, WaveSummary } from '~/api/types'
+import { Mark } from '~/ui/mark'
+import { plural, percent } from '~/ui/number'
+import { Section } from '~/ui/panel'
+import { clock, duration, Time, useNow } from '~/ui/time'
+
+import { CountsBar, countsText } from './counts-bar'
+import { WAVES } from './look'
+import { timeline } from './timeline'
+
+export function Waves({ summary }: { summary: RolloutSummary }) {
+  const now = useNow()
+  const drawn = timeline(summary, now)
+  return (
+    <Section
+      title="Waves"
+      actions={
+        drawn.bars.some((b) => b.estimate) && (
+          <span className="text-sm text-muted">dashed: an estimate from the waves before</span>
+        )
+      }
+      flush
+    >
+      <div className="grid grid-cols-[minmax(92px,auto)_1fr] gap-x-4 px-4 py-3 lg:grid-cols-[minmax(120px,auto)_1fr_minmax(200px,auto)]">
+        <span />
+        <div className="relative h-5 text-xs text-muted" aria-hidden="true">
+          {drawn.ticks.map((tick) => (
+            <span key={tick.at} className="absolute -translate-x-1/2 whitespace-nowrap" style={{ left: `${Math.min(97, Math.max(3, tick.left * 100))}%` }}>
+              {clock(tick.at, now)}
+            </span>
+          ))}
+        </div>
+        <span className="max-lg:hidden" />
+        {summary.waves.map((wave) => {
+          const bar = drawn.bars.find((b) => b.number === wave.number)
+          return (
+            <div key={wave.number} className="col-span-full grid grid-cols-subgrid items-center border-t border-line py-2">
+              <div>
+                <p className="font-medium">
+                  Wave {wave.number} <span className="font-normal text-muted">to {wave.toPercent} %</span>
+                </p>
+                <Mark word={wave.state} look={WAVES[wave.state] ?? WAVES.unknown} focusable className="text-sm" />
+              </div>
+              <div className="relative h-9 min-w-0">
+                {drawn.ticks.map((tick) => (
+                  <span key={tick.at} aria-hidden="true" className="absolute inset-y-0 border-l border-line" style={{ left: `${tick.left * 100}%` }} />
+                ))}
+                {bar && (
+                  <span
+                    className="absolute top-1/2 flex h-5 -translate-y-1/2"
+                    style={{ left: `${bar.left * 100}%`, width: `max(6px, ${bar.width * 100}%)` }}
+                  >
+                    {bar.estimate ? (
+                      <span className="w-full rounded-sm border border-dashed border-line-strong" />
+                    ) : (
+                      <CountsBar counts={wave.counts} className="h-full" />
+                    )}
+                  </span>
+                )}
+                {drawn.now !== undefined && (
+                  <span aria-hidden="true" className="absolute -inset-y-2 border-l border-accent" style={{ left: `${drawn.now * 100}%` }} />
+                )}
+              </div>
+              <div className="text-sm max-lg:col-span-full max-lg:flex max-lg:flex-wrap max-lg:gap-x-3">
+                <p>{countsText(wave.counts)}</p>
+                <p className="text-muted">
+                  <WaveNote wave={wave} />
+                </p>
+              </div>
+            </div>
+          )
+        })}
+      </div>
+    </Section>
+  )
+}
+
+function WaveNote({ wave }: { wave: WaveSummary }) {
+  const verdict =
+    wave.reported > 0 ? `${wave.failed} of ${wave.reported} failed (${percent(wave.failureRatio ?? 0)})` : 'no reports yet'
+  if (wave.state === 'waiting') return <>{plural(wave.size, 'device')}, then soaks {duration(wave.soakSeconds * 1000)}</>
+  if (wave.state === 'soaking') {
+    return (
+      <>
+        {verdict}; soak ends <Time at={wave.soakUntil} />
+      </>
+    )
+  }
+  if (wave.startedAt !== undefined && wave.finishedAt !== undefined) {
+    return (
+      <>
+        {verdict}, took {duration(wave.finishedAt - wave.startedAt)}
+      </>
+    )
+  }
+  return <>{verdict}</>
+}
