@@ -165,7 +165,7 @@ fn read_outcome(member: &mut Member, device: &DeviceView, terms: &Terms) -> bool
                 member.failure = None;
                 member.progress = Progress::Waiting { since: now };
             }
-            true
+            !resumed
         }
         _ if !member.touched && exclusion(device, member, to).is_some() => false,
         _ if device.has_committed(to) => {
@@ -221,6 +221,7 @@ fn fly(member: &mut Member, device: &DeviceView, terms: &Terms) {
     if device.is_away(now) {
         if expired {
             member.progress = Progress::Unreachable { since: now };
+            stand(member, device, terms);
         }
         return;
     }

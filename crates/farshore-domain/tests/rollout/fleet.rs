@@ -398,6 +398,14 @@ impl Device {
         self.trial_until = (!known_good).then(|| now.plus_ms(TRIAL_MS));
     }
 
+    /// Somebody resumes the app, after something was repaired.
+    pub(crate) fn resume(&mut self, nature: Nature) {
+        self.nature = nature;
+        self.given_up = None;
+        self.app.failed_release = None;
+        self.app.resumed += 1;
+    }
+
     fn end_trial(&mut self) {
         let new = release(1).uid;
         let is_new = self.app.active == Some(new);

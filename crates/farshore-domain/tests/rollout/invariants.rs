@@ -73,7 +73,7 @@ fn a_permit_outside_its_wave_or_phase_is_noticed() {
 #[test]
 fn changed_waves_ranks_and_lost_members_are_noticed() {
     assert_eq!(found(|value| value["waves"][1]["upto"] = 9.into()), "membership_is_sound");
-    assert_eq!(found(|value| value["waves"][0]["upto"] = 4.into()), "membership_is_stable");
+    assert_eq!(found(|value| value["waves"][0]["upto"] = 6.into()), "membership_is_stable");
     let late = found(|value| {
         let device = flying(value);
         value["members"][device]["late"] = true.into();

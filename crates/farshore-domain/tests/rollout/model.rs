@@ -295,3 +295,20 @@ fn any_history_keeps_the_invariants_and_ends() {
     println!("{:?}", coverage.borrow());
     coverage.borrow().check();
 }
+
+#[test]
+fn regression_a_stuck_device_is_pinned_in_flight_and_half_the_site_goes_down() {
+    let plan = RolloutSpec {
+        failure_threshold: 51,
+        max_unavailable: Amount::Count(2),
+        ..spec(vec![
+            WaveSpec::count(1).soak(5),
+            WaveSpec::percent(40).soak(20),
+            WaveSpec::percent(100).soak(10),
+        ])
+    };
+    let mut natures = [Nature::Good; 10];
+    natures[4] = Nature::Stuck;
+    let steps = [Step::Ticks(11), Step::Pin(24, true), Step::SiteDown, Step::Jump(300_000)];
+    run(plan, &natures, &steps).unwrap();
+}

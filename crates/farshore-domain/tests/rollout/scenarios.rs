@@ -390,3 +390,16 @@ fn each_state_says_what_it_waits_for() {
     fleet.until_phase(Phase::Succeeded);
     assert!(waits(&fleet).is_empty());
 }
+
+#[test]
+fn a_failed_device_that_somebody_resumes_tries_again_through_the_gate() {
+    let mut fleet = Fleet::new(spec(vec![WaveSpec::percent(100).soak(60)]), &fleet_of(1, 5, Bad));
+    fleet.start();
+    let failed = crate::fleet::device_id(0);
+    fleet.until(60, |fleet| fleet.rollout.member(failed).unwrap().failure().is_some());
+    fleet.ticks(30);
+    assert_eq!(fleet.devices[&failed].ran.len(), 1, "it is not tried again by itself");
+    fleet.devices.get_mut(&failed).unwrap().resume(Good);
+    fleet.until_phase(Phase::Succeeded);
+    assert_eq!((running(&fleet, 1), fleet.devices[&failed].ran.len()), (5, 2));
+}
