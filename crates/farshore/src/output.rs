@@ -1,0 +1,206 @@
+//! What is printed: stdout is data, stderr is talk.
+
+pub(crate) mod cell;
+pub(crate) mod time;
+
+use std::io::{IsTerminal as _, Write as _};
+
+use comfy_table::{ContentArrangement, Table};
+use serde_json::Value;
+
+use crate::exit::Exit;
+use crate::failure::{Failure, Result};
+use crate::kind::Kind;
+use crate::output::cell::Look;
+
+/// How data is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Format {
+    /// Columns for people
+    #[default]
+    Table,
+    /// More columns
+    Wide,
+    /// The API's own JSON
+    Json,
+    /// The same as YAML, ready for `farshore apply -f`
+    Yaml,
+    /// `kind/name`, one a line
+    Name,
+    /// One JSON object a line
+    Ndjson,
+}
+
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Output")]
+pub(crate) struct OutputArguments {
+    /// How data is printed
+    #[arg(
+        short,
+        long = "output",
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT",
+        env = "FARSHORE_OUTPUT",
+        hide_env = true
+    )]
+    pub(crate) output: Format,
+    /// Tables without the line of titles
+    #[arg(long, global = true)]
+    pub(crate) no_headers: bool,
+    /// Show the requests on stderr, without secrets
+    #[arg(long, global = true)]
+    pub(crate) debug: bool,
+}
+
+/// Where output goes and how.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Output {
+    pub(crate) format: Format,
+    headers: bool,
+    look: Look,
+    stderr_terminal: bool,
+}
+
+impl Output {
+    pub(crate) fn new(arguments: OutputArguments) -> Self {
+        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+            || std::env::var_os("TERM").is_some_and(|value| value == "dumb");
+        let terminal = std::io::stdout().is_terminal();
+        let stderr_terminal = std::io::stderr().is_terminal();
+        Self {
+            format: arguments.output,
+            headers: !arguments.no_headers,
+            look: Look { marks: terminal, colour: terminal && !plain },
+            stderr_terminal: stderr_terminal && !plain,
+        }
+    }
+
+    pub(crate) const fn look(&self) -> Look {
+        self.look
+    }
+
+    pub(crate) const fn is_terminal(&self) -> bool {
+        self.look.marks
+    }
+
+    /// Whether errors may be coloured.
+    pub(crate) const fn colours_errors(&self) -> bool {
+        self.stderr_terminal
+    }
+
+    /// Whether a person reads along: tables, not data for programs.
+    pub(crate) const fn is_for_people(&self) -> bool {
+        matches!(self.format, Format::Table | Format::Wide)
+    }
+
+    /// Prints a list in the API's shape, or as a table.
+    pub(crate) fn list(&self, kind: &Kind, list: &Value) -> Result<()> {
+        let items = kind.items(list);
+        match self.format {
+            Format::Table | Format::Wide => {
+                if items.is_empty() {
+                    eprintln!("No {} found.", kind.plural);
+                    return Ok(());
+                }
+                print(&self.table(kind, items, self.headers))
+            }
+            Format::Json => print(&format!("{}\n", pretty(list)?)),
+            Format::Yaml => print(&yaml(list)?),
+            Format::Name => print(&names(kind, items)),
+            Format::Ndjson => print(&lines(items)),
+        }
+    }
+
+    /// Prints one object.
+    pub(crate) fn object(&self, kind: &Kind, object: &Value) -> Result<()> {
+        match self.format {
+            Format::Table | Format::Wide => {
+                print(&self.table(kind, std::slice::from_ref(object), self.headers))
+            }
+            Format::Json => print(&format!("{}\n", pretty(object)?)),
+            Format::Yaml => print(&yaml(object)?),
+            Format::Name => print(&names(kind, std::slice::from_ref(object))),
+            Format::Ndjson => print(&lines(std::slice::from_ref(object))),
+        }
+    }
+
+    /// Prints an object that changed while watching: documents of a stream, rows without titles.
+    pub(crate) fn changed(&self, kind: &Kind, object: &Value) -> Result<()> {
+        match self.format {
+            Format::Table | Format::Wide => print(&self.table(kind, std::slice::from_ref(object), false)),
+            Format::Yaml => print(&format!("---\n{}", yaml(object)?)),
+            _ => self.object(kind, object),
+        }
+    }
+
+    /// Rows and columns, as wide as the terminal, or as wide as they are where nobody looks.
+    fn table(&self, kind: &Kind, items: &[Value], headers: bool) -> String {
+        let wide = self.format == Format::Wide;
+        let now = crate::clock::now();
+        let columns: Vec<_> = kind.columns.iter().filter(|column| wide || !column.wide).collect();
+        let titles = headers.then(|| columns.iter().map(|column| column.title.to_owned()).collect());
+        let rows = items
+            .iter()
+            .map(|item| columns.iter().map(|column| (column.cell)(item, now).render(self.look)).collect());
+        self.rows(titles, rows)
+    }
+
+    /// A table of ready texts.
+    pub(crate) fn rows(
+        &self,
+        titles: Option<Vec<String>>,
+        rows: impl IntoIterator<Item = Vec<String>>,
+    ) -> String {
+        let mut table = Table::new();
+        table.load_preset(comfy_table::presets::NOTHING);
+        table.set_content_arrangement(if self.is_terminal() {
+            ContentArrangement::Dynamic
+        } else {
+            ContentArrangement::Disabled
+        });
+        if let Some(titles) = titles {
+            table.set_header(titles);
+        }
+        for row in rows {
+            table.add_row(row);
+        }
+        let last = table.column_count().saturating_sub(1);
+        for (index, column) in table.column_iter_mut().enumerate() {
+            column.set_padding((0, if index == last { 0 } else { 3 }));
+        }
+        let mut text = String::new();
+        for line in table.lines() {
+            text.push_str(line.trim_end());
+            text.push('\n');
+        }
+        text
+    }
+}
+
+/// Writes to stdout. A reader that went away (`| head`) is no failure.
+pub(crate) fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(Failure::new(Exit::Ok, "")),
+        Err(error) => Err(Failure::because("can't write the output", &error)),
+    }
+}
+
+pub(crate) fn pretty(value: &Value) -> Result<String> {
+    serde_json::to_string_pretty(value).map_err(|error| Failure::because("can't write JSON", &error))
+}
+
+pub(crate) fn yaml(value: &Value) -> Result<String> {
+    serde_norway::to_string(value).map_err(|error| Failure::because("can't write YAML", &error))
+}
+
+fn names(kind: &Kind, items: &[Value]) -> String {
+    items.iter().map(|item| format!("{}/{}\n", kind.singular, kind.name_of(item))).collect()
+}
+
+fn lines(items: &[Value]) -> String {
+    items.iter().map(|item| format!("{item}\n")).collect()
+}

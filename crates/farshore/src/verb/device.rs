@@ -1,0 +1,103 @@
+//! `farshore device`: what is done to devices.
+
+use clap_complete::engine::ArgValueCompleter;
+use farshore_api::device::{AppAction, Comment};
+use farshore_domain::name::Name;
+use serde::Serialize;
+
+use crate::cli::Session;
+use crate::failure::Result;
+use crate::kind::{check_name, find};
+use crate::output::{self, Format};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Verb {
+    /// Let a device in that waits to be claimed
+    Approve(Target),
+    /// Refuse a device that waits to be claimed
+    Reject(Target),
+    /// Take a device's identity away: its connection ends, and its key never comes back
+    Revoke(Target),
+    /// Give a device nothing new
+    Cordon(Target),
+    /// Let a device take part again
+    Uncordon(Target),
+    /// Let a held app of a device try its release again
+    Resume(AppTarget),
+    /// Restart an app on a device
+    RestartApp(AppTarget),
+}
+
+#[derive(Debug, clap::Args)]
+struct Target {
+    /// The devices, by name or uid
+    #[arg(required = true, value_name = "DEVICE", add = ArgValueCompleter::new(crate::complete::devices))]
+    devices: Vec<String>,
+    /// Why; kept with the event
+    #[arg(short = 'm', long, default_value = "", hide_default_value = true)]
+    comment: String,
+}
+
+#[derive(Debug, clap::Args)]
+struct AppTarget {
+    /// The devices, by name or uid
+    #[arg(required = true, value_name = "DEVICE", add = ArgValueCompleter::new(crate::complete::devices))]
+    devices: Vec<String>,
+    #[arg(long, value_name = "APP")]
+    app: Name,
+}
+
+pub(crate) async fn run(session: &Session, arguments: Arguments) -> Result<()> {
+    match arguments.verb {
+        Verb::Approve(target) => comment(session, target, "approve", "approved").await,
+        Verb::Reject(target) => comment(session, target, "reject", "rejected").await,
+        Verb::Revoke(target) => comment(session, target, "revoke", "revoked").await,
+        Verb::Cordon(target) => comment(session, target, "cordon", "cordoned").await,
+        Verb::Uncordon(target) => comment(session, target, "uncordon", "uncordoned").await,
+        Verb::Resume(target) => {
+            send(session, &target.devices, "resume", "resumed", &AppAction { app: target.app.clone() }).await
+        }
+        Verb::RestartApp(target) => {
+            send(
+                session,
+                &target.devices,
+                "restart-app",
+                "restarting",
+                &AppAction { app: target.app.clone() },
+            )
+            .await
+        }
+    }
+}
+
+async fn comment(session: &Session, target: Target, verb: &str, done: &str) -> Result<()> {
+    send(session, &target.devices, verb, done, &Comment { comment: target.comment }).await
+}
+
+async fn send<B: Serialize + Sync>(
+    session: &Session,
+    devices: &[String],
+    verb: &str,
+    done: &str,
+    body: &B,
+) -> Result<()> {
+    let client = session.client()?;
+    let kind = find("device")?;
+    for device in devices {
+        let device = check_name(device.strip_prefix("device/").unwrap_or(device))?;
+        let what = format!("can't {verb} device {device}");
+        let object = client.post(&what, &format!("{}:{verb}", kind.path_of(&device)), body).await?;
+        match session.output.format {
+            Format::Table | Format::Wide => output::print(&format!("device/{device} {done}\n"))?,
+            Format::Name => output::print(&format!("device/{device}\n"))?,
+            _ => session.output.changed(kind, &object)?,
+        }
+    }
+    Ok(())
+}

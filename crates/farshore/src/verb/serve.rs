@@ -1,0 +1,11 @@
+//! `farshore serve`.
+
+use crate::exit::Exit;
+use crate::failure::{Failure, Result};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {}
+
+pub(crate) async fn run(_: Arguments) -> Result<()> {
+    Err(Failure::new(Exit::Failed, "can't serve"))
+}
