@@ -120,3 +120,12 @@ pub struct ApiTokenStatus {
 }
 
 pub type ApiToken = Object<ApiTokenSpec, ApiTokenStatus>;
+
+/// One row of the table of roles; `GET /api/roles`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Role {
+    pub name: String,
+    pub says: String,
+    pub permissions: Vec<Permission>,
+}

@@ -8,10 +8,15 @@ use farshore_domain::name::Name;
 use farshore_store::{Driver, Store, StoreError, StoreResult};
 use farshore_trust::online::OnlineSigner;
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
+use crate::access::Passwords;
 use crate::artifacts::{ArtifactFolder, Uploads};
+use crate::authority::Authority;
 use crate::channel::Hub;
+use crate::claims::Standings;
 use crate::fleet::Fleet;
+use crate::server::{Addresses, Metrics};
 use crate::settings::Settings;
 
 /// The control plane's shared parts. Cheap to clone.
@@ -26,7 +31,10 @@ pub struct Parts {
     pub store: Store,
     pub settings: Settings,
     pub artifacts: ArtifactFolder,
-    pub online_signer: OnlineSigner,
+    pub authority: Authority,
+    pub addresses: Addresses,
+    /// Ends what runs for long: drivers, streams, channels.
+    pub shutdown: CancellationToken,
 }
 
 #[derive(Debug)]
@@ -37,7 +45,12 @@ struct Inner {
     uploads: Uploads,
     hub: Hub,
     fleet: Fleet,
-    online_signer: Mutex<Arc<OnlineSigner>>,
+    authority: Authority,
+    addresses: Addresses,
+    passwords: Passwords,
+    standings: Standings,
+    metrics: Metrics,
+    shutdown: CancellationToken,
     events_written: Notify,
     tenant_names: Mutex<BTreeMap<TenantId, Name>>,
 }
@@ -45,7 +58,7 @@ struct Inner {
 impl App {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, settings, artifacts, online_signer } = parts;
+        let Parts { store, settings, artifacts, authority, addresses, shutdown } = parts;
         Self {
             inner: Arc::new(Inner {
                 store,
@@ -54,7 +67,12 @@ impl App {
                 uploads: Uploads::default(),
                 hub: Hub::default(),
                 fleet: Fleet::default(),
-                online_signer: Mutex::new(Arc::new(online_signer)),
+                authority,
+                addresses,
+                passwords: Passwords::default(),
+                standings: Standings::default(),
+                metrics: Metrics::default(),
+                shutdown,
                 events_written: Notify::new(),
                 tenant_names: Mutex::default(),
             }),
@@ -94,15 +112,44 @@ impl App {
         &self.inner.fleet
     }
 
+    /// The certificate authority at work.
+    #[must_use]
+    pub fn authority(&self) -> &Authority {
+        &self.inner.authority
+    }
+
     /// What desired states are signed with now.
     #[must_use]
     pub fn online_signer(&self) -> Arc<OnlineSigner> {
-        self.inner.online_signer.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.inner.authority.online()
     }
 
-    /// Signs with another one from now on.
-    pub fn replace_online_signer(&self, signer: OnlineSigner) {
-        *self.inner.online_signer.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(signer);
+    /// Where this replica listens, and how others reach it.
+    #[must_use]
+    pub fn addresses(&self) -> &Addresses {
+        &self.inner.addresses
+    }
+
+    #[must_use]
+    pub fn passwords(&self) -> &Passwords {
+        &self.inner.passwords
+    }
+
+    /// Which devices may use the device port, as seen a moment ago. Tell it when that changes ([`Standings::forget`]).
+    #[must_use]
+    pub fn standings(&self) -> &Standings {
+        &self.inner.standings
+    }
+
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.inner.metrics
+    }
+
+    /// Cancelled when the control plane stops: streams and channels end then.
+    #[must_use]
+    pub fn shutdown(&self) -> &CancellationToken {
+        &self.inner.shutdown
     }
 
     /// Events were committed: the sequencer may number them.

@@ -6,7 +6,7 @@ use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::header;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
-use farshore_api::ErrorCode;
+use farshore_api::{ErrorCode, List, ListMetadata};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -124,4 +124,39 @@ pub fn limit(asked: Option<u32>) -> Result<u32, ApiError> {
 /// A cursor that is a uid.
 pub fn cursor_uuid(text: &str) -> Result<uuid::Uuid, ApiError> {
     uuid::Uuid::parse_str(text).map_err(|_| ApiError::field("continue", "is what the page before said"))
+}
+
+/// The query of a list that has no filters, in the order of names.
+#[derive(Clone, Debug, Default, serde::Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct Page {
+    /// At most this many; 100 when left out, 1,000 at most.
+    pub limit: Option<u32>,
+    /// Where the page before ended.
+    #[serde(rename = "continue")]
+    pub continue_from: Option<String>,
+}
+
+impl Page {
+    /// The size of this page.
+    pub fn limit(&self) -> Result<u32, ApiError> {
+        limit(self.limit)
+    }
+
+    /// Makes the page of the rows that were found, with a cursor when there may be more.
+    pub fn of<R, T>(&self, rows: Vec<R>, cursor: impl Fn(&R) -> String, show: impl Fn(R) -> T) -> Result<Json<List<T>>, ApiError> {
+        let full = rows.len() == self.limit()? as usize;
+        let continue_from = rows.last().filter(|_| full).map(cursor);
+        let items = rows.into_iter().map(show).collect();
+        Ok(Json(List { items, metadata: ListMetadata { continue_from, total: None } }))
+    }
+}
+
+/// `limit` characters of plain text.
+pub fn check_text(field: &str, text: &str, limit: usize) -> Result<(), ApiError> {
+    if text.chars().count() > limit || text.chars().any(char::is_control) {
+        return Err(ApiError::field(field, format!("has at most {limit} characters and no control characters")));
+    }
+    Ok(())
 }

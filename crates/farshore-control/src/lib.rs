@@ -10,12 +10,17 @@
 pub mod access;
 pub mod app;
 pub mod artifacts;
+pub mod authority;
 pub mod channel;
+pub mod claims;
 pub mod clock;
 pub mod error;
+pub mod events;
 pub mod extract;
 pub mod fleet;
+pub mod openapi;
 pub mod releases;
 pub mod rollouts;
 pub mod route;
+pub mod server;
 pub mod settings;

@@ -68,6 +68,13 @@ pub struct Store {
     pub(crate) db: Db,
 }
 
+/// The connections of a [`Store`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolFigures {
+    pub size: u64,
+    pub idle: u64,
+}
+
 /// A transaction on either engine. Dropped without [`Tx::commit`], nothing happened.
 #[derive(Debug)]
 pub enum Tx {
@@ -131,6 +138,16 @@ impl Store {
             Db::Sqlite { .. } => "sqlite",
             Db::Postgres(_) => "postgres",
         }
+    }
+
+    /// How many connections are open.
+    #[must_use]
+    pub fn pool(&self) -> PoolFigures {
+        let (size, idle) = match &self.db {
+            Db::Sqlite { read, write } => (read.size() + write.size(), read.num_idle() + write.num_idle()),
+            Db::Postgres(pool) => (pool.size(), pool.num_idle()),
+        };
+        PoolFigures { size: u64::from(size), idle: idle as u64 }
     }
 
     /// Whether the database answers.

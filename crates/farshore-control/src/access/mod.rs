@@ -1,16 +1,37 @@
 //! Who asks: sessions, API tokens, users, tenants.
 
-use axum::http::{HeaderMap, Method};
-use farshore_api::ErrorCode;
-use farshore_store::Principal;
+mod authenticate;
+mod housekeeping;
+mod login;
+mod passwords;
+mod roles;
+mod tenants;
+mod tokens;
+mod users;
 
-use crate::app::App;
+pub use authenticate::{SESSION_COOKIE, authenticate, check_email};
+pub use housekeeping::spawn;
+pub use login::{AccessDocs, SESSION_MS};
+pub use passwords::Passwords;
+
 use crate::error::ApiError;
+use crate::route::Route;
 
-/// Finds out who sent the request, from its cookie or its bearer token.
-pub async fn authenticate(_app: &App, _method: &Method, _headers: &HeaderMap) -> Result<Principal, ApiError> {
-    Err(ApiError::new(
-        ErrorCode::Unauthenticated,
-        "Log in with POST /api/login, or send an API token as Authorization: Bearer.",
-    ))
+/// The noun's rows.
+#[must_use]
+pub fn routes() -> Vec<Route> {
+    [login::routes(), tenants::routes(), users::routes(), tokens::routes(), roles::routes()].into_iter().flatten().collect()
+}
+
+/// A new secret of one kind.
+fn secret(
+    kind: farshore_trust::token::SecretKind,
+) -> Result<(farshore_trust::token::Secret, farshore_store::SecretHash), ApiError> {
+    let (secret, hash) = farshore_trust::token::Secret::generate(kind).map_err(ApiError::internal)?;
+    Ok((secret, farshore_store::SecretHash(*hash.as_bytes())))
+}
+
+/// The hash of a secret that somebody presents.
+fn hash(secret: &str) -> farshore_store::SecretHash {
+    farshore_store::SecretHash(*farshore_trust::token::hash_secret(secret).as_bytes())
 }
