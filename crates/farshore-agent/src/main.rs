@@ -1,1 +1,125 @@
-fn main() {}
+//! The program of a device: `run`, `runner`, and what one asks it by hand.
+
+mod settings;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use farshore_agent::{Status, chain, clock, roles, runner};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+use tracing_subscriber::EnvFilter;
+
+use settings::{Cli, Output, Role};
+
+fn main() -> ExitCode {
+    match Cli::parse().verb.validate() {
+        Ok(role) => start(role),
+        Err(errors) => {
+            for error in errors {
+                eprintln!("farshore-agent: {error}");
+            }
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn fail(error: &(dyn std::error::Error + 'static)) -> ExitCode {
+    eprintln!("farshore-agent: {}", chain(error));
+    ExitCode::FAILURE
+}
+
+fn start(role: Role) -> ExitCode {
+    // Before anything makes a thread: this becomes the app.
+    if let Role::AppExec { spec, check } = role {
+        return match runner::become_app(&spec, check.as_deref()) {
+            Err(error) => {
+                eprintln!("farshore-agent: {}", chain(&error));
+                ExitCode::from(127)
+            }
+        };
+    }
+    let filter = EnvFilter::try_from_env("FARSHORE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    farshore_trust::provider::install();
+    let runtime =
+        match tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(4).build() {
+            Ok(runtime) => runtime,
+            Err(error) => return fail(&error),
+        };
+    runtime.block_on(work(role))
+}
+
+/// Told on SIGTERM or SIGINT.
+fn stop_on_signal() -> std::io::Result<oneshot::Receiver<()>> {
+    let (tell, stop) = oneshot::channel();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        // Nobody waits any more: it ends anyway.
+        let _ = tell.send(());
+    });
+    Ok(stop)
+}
+
+async fn work(role: Role) -> ExitCode {
+    match role {
+        Role::Run(settings) => match stop_on_signal() {
+            Ok(stop) => done(roles::run(settings, stop).await),
+            Err(error) => fail(&error),
+        },
+        Role::Runner(settings) => match stop_on_signal() {
+            Ok(stop) => done(roles::runner(settings, stop).await),
+            Err(error) => fail(&error),
+        },
+        Role::Claim { state, token, labels } => match roles::claim_device(&state, &token, &labels).await {
+            Ok(identity) => {
+                let registration = &identity.registration;
+                println!(
+                    "claimed as {} ({}) by tenant {}",
+                    registration.name, registration.device, registration.tenant_name
+                );
+                ExitCode::SUCCESS
+            }
+            Err(error) => fail(&error),
+        },
+        Role::Status { state, output } => match Status::read(&state) {
+            Ok(status) => {
+                match output {
+                    Output::Text => print!("{}", status.text(clock::wall())),
+                    Output::Json => println!("{}", serde_json::to_string_pretty(&status).unwrap_or_default()),
+                }
+                ExitCode::SUCCESS
+            }
+            Err(error) => fail(&error),
+        },
+        Role::Capabilities { socket } => {
+            let hardware = farshore_agent::hardware();
+            println!("{}/{} {} – {}", hardware.os, hardware.arch, hardware.variant, hardware.os_name);
+            match runner::RunnerClient::new(socket).ask(&runner::Request::Hello).await {
+                Ok(runner::Reply::Hello { capabilities, tenant, trusted_keys_version }) => {
+                    println!("runner: {}", capabilities.join(" "));
+                    let tenant = tenant.map_or_else(|| "none yet".to_owned(), |tenant| tenant.to_string());
+                    println!("tenant: {tenant}, trusted keys version {trusted_keys_version}");
+                    ExitCode::SUCCESS
+                }
+                Ok(_) => ExitCode::FAILURE,
+                Err(error) => fail(&error),
+            }
+        }
+        Role::Shim { folder } => done(runner::supervise(&folder).await),
+        // Handled before the runtime was made.
+        Role::AppExec { .. } => ExitCode::FAILURE,
+    }
+}
+
+fn done<E: std::error::Error + 'static>(result: Result<(), E>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}

@@ -1,0 +1,178 @@
+//! The desired state that was accepted, and what is known of the manifests it refers to.
+
+use std::collections::BTreeMap;
+
+use farshore_domain::desired::{DesiredApp, DesiredState, Generation};
+use farshore_domain::device::Hardware;
+use farshore_domain::digest::Digest;
+use farshore_domain::id::PermitId;
+use farshore_domain::name::Name;
+use farshore_domain::reconcile::{LivePermit, MonoMs, Now, Offer, Offered, Terms};
+use farshore_domain::release::{Manifest, ManifestError};
+use farshore_domain::time::UnixMs;
+use farshore_protocol as wire;
+use farshore_trust::blob::verify_blob;
+use farshore_trust::keyset::TrustedKeySet;
+use farshore_trust::online::{self, SignedDesired};
+use serde::{Deserialize, Serialize};
+
+use crate::identity::Identity;
+use crate::runner::{Signed, config_digest};
+
+/// At most this many manifests come with one desired state.
+const MAX_MANIFESTS: usize = 256;
+
+/// As kept in the journal: the bytes that were signed, and what only this device knows of them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct StoredDesired {
+    /// Body and signature.
+    pub(crate) signed: Signed,
+    pub(crate) accepted_at: UnixMs,
+    /// Until when each permit counts, on this boot's clock.
+    pub(crate) permits: BTreeMap<PermitId, MonoMs>,
+    pub(crate) boot: String,
+}
+
+/// The accepted desired state, ready for deciding.
+#[derive(Debug)]
+pub(crate) struct Desired {
+    pub(crate) state: DesiredState,
+    pub(crate) offers: Vec<Offer>,
+}
+
+/// Why a desired state was not taken.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RefusedDesired {
+    #[error("its signature is not good")]
+    Signature(#[source] online::DesiredError),
+    #[error("it can't be used")]
+    State(#[source] farshore_domain::desired::DesiredError),
+    #[error("it comes with more than {MAX_MANIFESTS} manifests")]
+    TooMany,
+}
+
+/// Checks signature, addressee and order of a desired state.
+pub(crate) fn check(
+    frame: &wire::SignedDesired,
+    identity: &Identity,
+    accepted: Generation,
+) -> Result<DesiredState, RefusedDesired> {
+    if frame.manifests.len() > MAX_MANIFESTS {
+        return Err(RefusedDesired::TooMany);
+    }
+    let signed = SignedDesired {
+        body: frame.body.clone(),
+        signature: frame.signature.clone(),
+        chain: frame.chain.clone(),
+    };
+    let roots = &identity.credentials().roots;
+    online::verify_desired(roots, &identity.registration.trust_domain, &signed, identity.clock.now())
+        .map_err(RefusedDesired::Signature)?;
+    let state = DesiredState::parse(&frame.body).map_err(RefusedDesired::State)?;
+    let registration = &identity.registration;
+    state.check_for(registration.tenant, registration.device, accepted).map_err(RefusedDesired::State)?;
+    Ok(state)
+}
+
+/// The moments at which permits end here. `server_now` is the control plane's clock at this moment. A permit that was seen before never
+/// ends later than it was first understood to.
+pub(crate) fn permits(
+    state: &DesiredState,
+    known: &BTreeMap<PermitId, MonoMs>,
+    server_now: UnixMs,
+    now: Now,
+) -> BTreeMap<PermitId, MonoMs> {
+    let permits = state.apps.iter().filter_map(|app| app.permit);
+    permits
+        .map(|permit| {
+            let left =
+                permit.expires_at.since_ms(server_now).min(permit.expires_at.since_ms(state.issued_at));
+            let until = now.mono.plus_ms(left);
+            let until = known.get(&permit.uid).map_or(until, |known| until.min(*known));
+            (permit.uid, until)
+        })
+        .collect()
+}
+
+/// Everything that a release must be before a byte of it is fetched.
+#[derive(Debug)]
+pub(crate) struct Rules<'a> {
+    pub(crate) keys: Option<&'a TrustedKeySet>,
+    pub(crate) tenant: &'a Name,
+    pub(crate) hardware: &'a Hardware,
+}
+
+impl Rules<'_> {
+    /// Reads and verifies the manifest an app's desired release refers to.
+    pub(crate) fn verify(&self, app: &DesiredApp, signed: Option<&Signed>) -> Result<Manifest, Offered> {
+        let refused = |code: &str, message: String| Offered::Refused { code: code.to_owned(), message };
+        let Some(signed) = signed else {
+            return Err(refused(
+                "ManifestMissing",
+                "its manifest did not come with the desired state".to_owned(),
+            ));
+        };
+        let Some(keys) = self.keys else {
+            return Err(refused("NoTrustedKeys", "this device has no trusted release keys yet".to_owned()));
+        };
+        if Digest::of(&signed.document) != app.release.manifest {
+            return Err(refused("DigestMismatch", "the manifest is another one".to_owned()));
+        }
+        verify_blob(&keys.public_keys(), &signed.document, &signed.signature).map_err(|error| {
+            refused("BadSignature", format!("the manifest's signature is not good: {}", crate::chain(&error)))
+        })?;
+        let manifest = Manifest::parse(&signed.document).map_err(|error| match error {
+            ManifestError::Unsupported(_) => Offered::Unsupported { message: error.to_string() },
+            _ => refused("BadManifest", error.to_string()),
+        })?;
+        if manifest.tenant != *self.tenant {
+            return Err(refused("WrongTenant", format!("the release is for tenant {}", manifest.tenant)));
+        }
+        if manifest.app != app.app || manifest.version != app.release.version {
+            let text = format!("the manifest is of {} {}", manifest.app, manifest.version);
+            return Err(refused("WrongRelease", text));
+        }
+        let Hardware { os, arch, variant, .. } = self.hardware;
+        if manifest.artifact_for(os, arch, variant).is_none() {
+            return Err(refused("WrongPlatform", format!("the release has nothing for {os}/{arch}")));
+        }
+        Ok(manifest)
+    }
+
+    /// The offers of a desired state. `manifests` gets those that are good.
+    pub(crate) fn offers(
+        &self,
+        state: &DesiredState,
+        permits: &BTreeMap<PermitId, MonoMs>,
+        signed: &BTreeMap<Digest, Signed>,
+        manifests: &mut BTreeMap<Digest, Manifest>,
+    ) -> Vec<Offer> {
+        let offer = |app: &DesiredApp| {
+            let manifest = match self.verify(app, signed.get(&app.release.manifest)) {
+                Ok(manifest) => {
+                    let terms = Terms::of(&manifest);
+                    manifests.insert(app.release.manifest, manifest);
+                    Offered::Verified(terms)
+                }
+                Err(offered) => offered,
+            };
+            let permit = app
+                .permit
+                .and_then(|permit| Some(LivePermit { uid: permit.uid, until: *permits.get(&permit.uid)? }));
+            Offer {
+                app: app.app.clone(),
+                release: app.release.clone(),
+                manifest,
+                permit,
+                resumed: app.resumed,
+                config: config_digest(&values(app)),
+            }
+        };
+        state.apps.iter().map(offer).collect()
+    }
+}
+
+/// The values of an app, without where they come from.
+pub(crate) fn values(app: &DesiredApp) -> BTreeMap<String, String> {
+    app.config.iter().map(|(key, value)| (key.clone(), value.value.clone())).collect()
+}

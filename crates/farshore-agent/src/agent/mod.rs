@@ -1,0 +1,622 @@
+//! The device at work: one loop that hears, decides, keeps, acts and reports.
+//!
+//! Generic over who carries decisions out ([`Executor`]) and where things are kept ([`Journal`]), so that a virtual fleet runs this very
+//! code. One task holds all state; what takes long runs beside it and comes back as a [`Done`]. Offline it goes on the same way.
+
+mod desired;
+mod events;
+mod health;
+mod operations;
+mod report;
+mod turn;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use farshore_domain::desired::Generation;
+use farshore_domain::device::Hardware;
+use farshore_domain::digest::Digest;
+use farshore_domain::name::Name;
+use farshore_domain::reconcile::{Busy, DeviceState, DeviceView, MonoMs, Observed, Outcome};
+use farshore_domain::release::Manifest;
+use farshore_domain::time::UnixMs;
+use farshore_protocol::{self as wire, AgentFrame, agent_frame, server_frame};
+use farshore_series::BlockBuilder;
+use farshore_trust::keyset::{self, SignedKeySet, TrustedKeySet};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+use crate::claim;
+use crate::clock;
+use crate::executor::{Executor, ExecutorError};
+use crate::identity::Identity;
+use crate::journal::{Change, EVENTS, Journal, JournalError};
+use crate::link::{self, LinkEvent};
+use crate::runner::Signed;
+use desired::{Desired, Rules, StoredDesired};
+use health::{AllHealth, Due};
+
+/// The stream of host metrics.
+const HOST: &str = "host";
+/// Batches of one stream that are on their way without an acknowledgement.
+const WINDOW: usize = 8;
+/// Live samples for at most this long without being asked again.
+const MAX_LIVE_SECONDS: u32 = 600;
+/// Numbers beyond this are no sequence of this device.
+const MAX_SEQUENCE: u64 = 1 << 53;
+
+/// Measures the host. One for each rhythm, because rates are taken over the time since the last sample.
+pub trait Sampler: Send {
+    /// Names and values at a moment.
+    fn sample(&mut self, at: UnixMs, mono: MonoMs) -> Vec<(&'static str, f64)>;
+}
+
+/// Why an agent can't go on.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    #[error("what must not be forgotten can't be kept")]
+    Journal(#[from] JournalError),
+    #[error("{0} in the journal is damaged")]
+    Damaged(&'static str),
+}
+
+/// How an agent behaves, besides what the control plane says.
+#[derive(Clone, Debug)]
+pub struct AgentSettings {
+    /// How often the executor is asked what runs: while something is under way, and while nothing is.
+    pub busy_poll: Duration,
+    pub idle_poll: Duration,
+    /// Until the control plane says otherwise.
+    pub sample_every: Duration,
+    pub batch_every: Duration,
+    /// Where to write what `farshore-agent status` shows.
+    pub status_file: Option<PathBuf>,
+    pub hardware: Hardware,
+    pub boot_id: String,
+}
+
+impl AgentSettings {
+    /// The settings of a real device.
+    #[must_use]
+    pub fn new(hardware: Hardware) -> Self {
+        Self {
+            busy_poll: Duration::from_millis(250),
+            idle_poll: Duration::from_secs(5),
+            sample_every: Duration::from_secs(10),
+            batch_every: Duration::from_secs(60),
+            status_file: None,
+            hardware,
+            boot_id: clock::boot_id(),
+        }
+    }
+}
+
+/// What a task beside the loop brought.
+#[derive(Debug)]
+enum Done {
+    Listed(u64, Result<BTreeMap<Name, Observed>, ExecutorError>),
+    Connected(Result<Vec<String>, ExecutorError>),
+    Outcome { app: Name, staging: bool, acting: bool, outcome: Option<Outcome>, error: Option<ExecutorError> },
+    Probed { app: Name, due: Due, answer: Result<(), String> },
+    Operation(wire::OperationUpdate),
+}
+
+struct Live {
+    until: MonoMs,
+    every_ms: i64,
+    next: MonoMs,
+    sampler: Box<dyn Sampler>,
+}
+
+/// A connection that has said `welcome`.
+struct Session {
+    outbox: mpsc::Sender<AgentFrame>,
+    welcomed: bool,
+    /// The control plane's clock minus this boot's clock.
+    server_offset: i64,
+    sent: BTreeMap<String, u64>,
+    heartbeat_ms: i64,
+    next_heartbeat: MonoMs,
+    reported: Option<wire::StatusReport>,
+}
+
+/// The agent of one device.
+pub struct Agent<E, J> {
+    settings: AgentSettings,
+    identity: Arc<Identity>,
+    executor: Arc<E>,
+    journal: J,
+    samplers: Box<dyn FnMut() -> Box<dyn Sampler> + Send>,
+    sampler: Box<dyn Sampler>,
+
+    state: DeviceState,
+    accepted: Generation,
+    desired: Option<Desired>,
+    stored: Option<StoredDesired>,
+    signed: BTreeMap<Digest, Signed>,
+    manifests: BTreeMap<Digest, Manifest>,
+    key_sets: Vec<Signed>,
+    keys: Option<TrustedKeySet>,
+    operations: Vec<String>,
+    kept_floor: UnixMs,
+
+    observed: Option<BTreeMap<Name, Observed>>,
+    observed_since: UnixMs,
+    capabilities: Option<Vec<String>>,
+    health: AllHealth,
+    busy: BTreeMap<Name, Busy>,
+    outcomes: Vec<Outcome>,
+    restart: BTreeSet<Name>,
+    progress: BTreeMap<Name, (Arc<AtomicU64>, u64)>,
+    view: Option<DeviceView>,
+    shown: Option<Vec<u8>>,
+
+    tasks: JoinSet<Done>,
+    listing: bool,
+    next_list: MonoMs,
+    /// Lists asked for so far; and per app the list that must come before what ended is no longer busy.
+    lists: u64,
+    settling: BTreeMap<Name, (u64, Busy)>,
+    session: Option<Session>,
+    link_reason: String,
+    samples: BlockBuilder,
+    sample_ms: i64,
+    batch_ms: i64,
+    next_sample: MonoMs,
+    batch_due: MonoMs,
+    live: Option<Live>,
+}
+
+impl<E, J> std::fmt::Debug for Agent<E, J> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Agent").field("device", &self.identity.registration.device).finish_non_exhaustive()
+    }
+}
+
+fn parse<T: serde::de::DeserializeOwned>(bytes: &[u8], what: &'static str) -> Result<T, AgentError> {
+    serde_json::from_slice(bytes).map_err(|_| AgentError::Damaged(what))
+}
+
+fn to_json(value: &impl serde::Serialize, what: &'static str) -> Result<Vec<u8>, AgentError> {
+    serde_json::to_vec(value).map_err(|_| AgentError::Damaged(what))
+}
+
+fn duration_ms(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Keeps the key sets that a claim brought, for an agent that is yet to run.
+///
+/// # Errors
+/// When the journal can't keep them.
+pub fn keep_key_sets(journal: &mut impl Journal, sets: &[Signed]) -> Result<(), AgentError> {
+    let bytes = to_json(&sets, "the trusted keys")?;
+    Ok(journal.apply(Change { values: vec![("keys".to_owned(), Some(bytes))], batches: Vec::new() })?)
+}
+
+impl<E: Executor, J: Journal> Agent<E, J> {
+    /// Reads what was kept. `samplers` makes a sampler for each rhythm.
+    ///
+    /// # Errors
+    /// When the journal can't be read.
+    pub fn new(
+        settings: AgentSettings,
+        identity: Arc<Identity>,
+        executor: E,
+        journal: J,
+        mut samplers: impl FnMut() -> Box<dyn Sampler> + Send + 'static,
+    ) -> Result<Self, AgentError> {
+        let sampler = samplers();
+        let now = clock::mono();
+        let (sample_ms, batch_ms) = (duration_ms(settings.sample_every), duration_ms(settings.batch_every));
+        let mut agent = Self {
+            identity,
+            executor: Arc::new(executor),
+            samplers: Box::new(samplers),
+            sampler,
+            state: DeviceState::default(),
+            accepted: Generation::default(),
+            desired: None,
+            stored: None,
+            signed: BTreeMap::new(),
+            manifests: BTreeMap::new(),
+            key_sets: Vec::new(),
+            keys: None,
+            operations: Vec::new(),
+            kept_floor: UnixMs(0),
+            observed: None,
+            observed_since: clock::wall(),
+            capabilities: None,
+            health: BTreeMap::new(),
+            busy: BTreeMap::new(),
+            outcomes: Vec::new(),
+            restart: BTreeSet::new(),
+            progress: BTreeMap::new(),
+            view: None,
+            shown: None,
+            tasks: JoinSet::new(),
+            listing: false,
+            next_list: now,
+            lists: 0,
+            settling: BTreeMap::new(),
+            session: None,
+            link_reason: "not connected yet".to_owned(),
+            samples: BlockBuilder::new(),
+            sample_ms,
+            batch_ms,
+            next_sample: now.plus_ms(sample_ms),
+            batch_due: now.plus_ms(batch_ms),
+            live: None,
+            settings,
+            journal,
+        };
+        agent.load()?;
+        Ok(agent)
+    }
+
+    fn load(&mut self) -> Result<(), AgentError> {
+        if let Some(bytes) = self.journal.get("state")? {
+            self.state = parse(&bytes, "the state")?;
+        }
+        let boot = self.journal.get("boot")?;
+        let same_boot = boot.as_deref() == Some(self.settings.boot_id.as_bytes());
+        if !same_boot {
+            self.state.rebooted();
+        }
+        if let Some(bytes) = self.journal.get("signed")? {
+            let kept: Vec<Signed> = parse(&bytes, "the manifests")?;
+            self.signed = kept.into_iter().map(|signed| (Digest::of(&signed.document), signed)).collect();
+        }
+        if let Some(bytes) = self.journal.get("keys")? {
+            self.key_sets = parse(&bytes, "the trusted keys")?;
+            self.read_keys();
+        }
+        if let Some(bytes) = self.journal.get("operations")? {
+            self.operations = parse(&bytes, "the operations")?;
+        }
+        if let Some(bytes) = self.journal.get("floor")? {
+            self.kept_floor = parse(&bytes, "the time's floor")?;
+            self.identity.clock.raise_floor(self.kept_floor);
+        }
+        if let Some(bytes) = self.journal.get("desired")? {
+            let mut stored: StoredDesired = parse(&bytes, "the desired state")?;
+            if stored.boot != self.settings.boot_id {
+                // Another boot's clock says nothing about when they end.
+                stored.permits.clear();
+                stored.boot.clone_from(&self.settings.boot_id);
+            }
+            self.stored = Some(stored);
+            self.offer_again()?;
+        }
+        let boot = ("boot".to_owned(), Some(self.settings.boot_id.clone().into_bytes()));
+        self.keep(vec![boot], Vec::new())?;
+        let details = serde_json::json!({ "version": env!("CARGO_PKG_VERSION"), "reboot": !same_boot });
+        self.note(events::note("agent.started", "the agent started", &details))
+    }
+
+    /// The newest set that the kept chain leads to.
+    fn read_keys(&mut self) {
+        let tenant = self.identity.registration.tenant;
+        let mut current: Option<TrustedKeySet> = None;
+        for signed in &self.key_sets {
+            let next =
+                SignedKeySet { document: signed.document.clone(), signature: signed.signature.clone() };
+            match keyset::accept_next(current.as_ref(), &next, tenant) {
+                Ok(set) => current = Some(set),
+                Err(error) => {
+                    tracing::warn!(error = %crate::chain(&error), "a set of trusted keys is not taken")
+                }
+            }
+        }
+        self.keys = current;
+    }
+
+    /// Builds the offers anew, from the kept desired state and the keys of now.
+    fn offer_again(&mut self) -> Result<(), AgentError> {
+        let Some(stored) = &self.stored else { return Ok(()) };
+        let state = farshore_domain::desired::DesiredState::parse(&stored.signed.document)
+            .map_err(|_| AgentError::Damaged("the desired state"))?;
+        self.accepted = state.at();
+        let rules = Rules {
+            keys: self.keys.as_ref(),
+            tenant: &self.identity.registration.tenant_name,
+            hardware: &self.settings.hardware,
+        };
+        let offers = rules.offers(&state, &stored.permits, &self.signed, &mut self.manifests);
+        self.desired = Some(Desired { state, offers });
+        // What runs or is gone back to needs its manifest, too, for its checks.
+        for digest in self.installed() {
+            if let Some(signed) = self.signed.get(&digest).filter(|_| !self.manifests.contains_key(&digest))
+                && let Ok(manifest) = Manifest::parse(&signed.document)
+            {
+                self.manifests.insert(digest, manifest);
+            }
+        }
+        Ok(())
+    }
+
+    fn installed(&self) -> BTreeSet<Digest> {
+        let apps = self.state.apps.values();
+        apps.flat_map(|app| [&app.active, &app.previous])
+            .flatten()
+            .map(|installed| installed.manifest)
+            .collect()
+    }
+
+    /// Works until `stop` is told or dropped. Apps go on when it ends.
+    ///
+    /// # Errors
+    /// When something that must not be forgotten can't be kept.
+    pub async fn run(mut self, mut stop: oneshot::Receiver<()>) -> Result<(), AgentError> {
+        let renew = Arc::new(Notify::new());
+        let (events, mut link) = mpsc::channel(16);
+        let mut helpers = JoinSet::new();
+        helpers.spawn(link::keep_open(Arc::clone(&self.identity), Arc::clone(&renew), events));
+        helpers.spawn(claim::keep_renewed(Arc::clone(&self.identity), renew));
+        self.connect_executor();
+        self.turn()?;
+        loop {
+            let wait = self.next_wake().since_ms(clock::mono()).max(0).unsigned_abs();
+            let until = Instant::now() + Duration::from_millis(wait);
+            tokio::select! {
+                _ = &mut stop => break,
+                Some(event) = link.recv() => self.hear(event)?,
+                Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => match done {
+                    Ok(done) => self.take(done)?,
+                    Err(error) => tracing::error!(%error, "a task of the agent failed"),
+                },
+                () = sleep_until(until) => {}
+            }
+            self.turn()?;
+        }
+        if !self.samples.is_empty() {
+            self.seal()?;
+        }
+        tracing::info!("the agent ends; apps go on");
+        Ok(())
+    }
+
+    fn hear(&mut self, event: LinkEvent) -> Result<(), AgentError> {
+        match event {
+            LinkEvent::Open(outbox) => {
+                let now = clock::mono();
+                self.session = Some(Session {
+                    outbox,
+                    welcomed: false,
+                    server_offset: 0,
+                    sent: BTreeMap::new(),
+                    heartbeat_ms: 30_000,
+                    next_heartbeat: now.plus_ms(30_000),
+                    reported: None,
+                });
+                let hello = self.hello();
+                self.send(agent_frame::Body::Hello(hello));
+                Ok(())
+            }
+            LinkEvent::Closed { reason } => {
+                self.session = None;
+                self.live = None;
+                self.link_reason = reason;
+                Ok(())
+            }
+            LinkEvent::Frame(frame) => self.frame(*frame),
+        }
+    }
+
+    fn hello(&self) -> wire::Hello {
+        let mut capabilities =
+            vec!["desired/v1".to_owned(), "manifest/v1".to_owned(), "series/v1".to_owned()];
+        capabilities.extend(self.capabilities.iter().flatten().cloned());
+        capabilities.sort();
+        capabilities.dedup();
+        wire::Hello {
+            protocol_version: wire::PROTOCOL_VERSION,
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            capabilities,
+            hardware_json: serde_json::to_string(&self.settings.hardware).unwrap_or_default(),
+            epoch: self.accepted.epoch,
+            generation: self.accepted.generation,
+            boot_id: self.settings.boot_id.clone(),
+            trusted_keys_version: self.keys.as_ref().map_or(0, TrustedKeySet::version),
+            device_time_ms: clock::wall().0,
+        }
+    }
+
+    fn frame(&mut self, frame: wire::ServerFrame) -> Result<(), AgentError> {
+        let Some(body) = frame.body else { return Ok(()) };
+        if !self.session.as_ref().is_some_and(|session| session.welcomed)
+            && !matches!(body, server_frame::Body::Welcome(_))
+        {
+            tracing::warn!("a frame before welcome is not obeyed");
+            return Ok(());
+        }
+        match body {
+            server_frame::Body::Welcome(welcome) => self.welcome(&welcome),
+            server_frame::Body::Desired(desired) => self.desire(desired),
+            server_frame::Body::TrustedKeys(keys) => self.trust(keys),
+            server_frame::Body::Live(live) => {
+                self.look(&live);
+                Ok(())
+            }
+            server_frame::Body::Operation(operation) => self.operate(operation),
+            server_frame::Body::Acknowledged(acknowledged) => {
+                let last = self.journal.streams()?.get(&acknowledged.stream).copied().unwrap_or(0);
+                if acknowledged.sequence <= last {
+                    self.journal.acknowledge(&acknowledged.stream, acknowledged.sequence)?;
+                }
+                Ok(())
+            }
+            // The link has closed it already.
+            server_frame::Body::Goodbye(_) => Ok(()),
+        }
+    }
+
+    fn welcome(&mut self, welcome: &wire::Welcome) -> Result<(), AgentError> {
+        let now = clock::mono();
+        let seconds = |given: u32, from: u32, to: u32| i64::from(given.clamp(from, to)) * 1000;
+        if welcome.sample_seconds > 0 {
+            self.sample_ms = seconds(welcome.sample_seconds, 1, 3600);
+        }
+        if welcome.batch_seconds > 0 {
+            self.batch_ms = seconds(welcome.batch_seconds, 1, 3600);
+        }
+        self.next_sample = self.next_sample.min(now.plus_ms(self.sample_ms));
+        self.batch_due = self.batch_due.min(now.plus_ms(self.batch_ms));
+        let server_time = UnixMs(welcome.server_time_ms);
+        // Believed as far as this device's own certificate reaches: a lie can't make every certificate look expired.
+        if server_time < self.identity.credentials().not_after {
+            self.identity.clock.raise_floor(server_time);
+            if server_time.since_ms(self.kept_floor) > farshore_domain::time::HOUR_MS {
+                self.kept_floor = server_time;
+                let bytes = to_json(&server_time, "the time's floor")?;
+                self.keep(vec![("floor".to_owned(), Some(bytes))], Vec::new())?;
+            }
+        }
+        let mut sent = BTreeMap::new();
+        for acknowledged in welcome.acknowledged.iter().take(64) {
+            let ours = acknowledged.stream == EVENTS || acknowledged.stream == HOST;
+            if ours && acknowledged.sequence <= MAX_SEQUENCE {
+                self.journal.acknowledge(&acknowledged.stream, acknowledged.sequence)?;
+                sent.insert(acknowledged.stream.clone(), acknowledged.sequence);
+            }
+        }
+        if let Some(session) = &mut self.session {
+            session.welcomed = true;
+            session.server_offset = welcome.server_time_ms.saturating_sub(now.0);
+            session.sent = sent;
+            if welcome.heartbeat_seconds > 0 {
+                session.heartbeat_ms = seconds(welcome.heartbeat_seconds, 1, 3600);
+            }
+            session.next_heartbeat = now.plus_ms(session.heartbeat_ms);
+        }
+        self.link_reason = String::new();
+        tracing::info!(server_version = %welcome.server_version.chars().take(64).collect::<String>(), "connected");
+        Ok(())
+    }
+
+    fn desire(&mut self, frame: wire::SignedDesired) -> Result<(), AgentError> {
+        let state = match desired::check(&frame, &self.identity, self.accepted) {
+            Ok(state) => state,
+            Err(refused) => {
+                let reason = crate::chain(&refused);
+                tracing::warn!(%reason, "a desired state is refused");
+                let claimed = farshore_domain::desired::DesiredState::parse(&frame.body).ok();
+                let at = claimed.map(|state| state.at()).unwrap_or_default();
+                let details = serde_json::json!({ "epoch": at.epoch, "generation": at.generation });
+                self.note(events::note("desired.refused", &reason, &details))?;
+                self.send(agent_frame::Body::Refused(wire::DesiredRefused {
+                    epoch: at.epoch,
+                    generation: at.generation,
+                    reason,
+                }));
+                return Ok(());
+            }
+        };
+        let now = clock::now();
+        let offset = self.session.as_ref().map_or(0, |session| session.server_offset);
+        let server_now = UnixMs(now.mono.0.saturating_add(offset));
+        let none = BTreeMap::new();
+        let known = self.stored.as_ref().map_or(&none, |stored| &stored.permits);
+        let permits = desired::permits(&state, known, server_now, now);
+        for manifest in frame.manifests {
+            let signed = Signed { document: manifest.manifest, signature: manifest.signature };
+            self.signed.insert(Digest::of(&signed.document), signed);
+        }
+        let mut wanted = self.installed();
+        wanted.extend(state.apps.iter().map(|app| app.release.manifest));
+        self.signed.retain(|digest, _| wanted.contains(digest));
+        self.manifests.retain(|digest, _| wanted.contains(digest));
+        let stored = StoredDesired {
+            signed: Signed { document: frame.body, signature: frame.signature },
+            accepted_at: now.wall,
+            permits,
+            boot: self.settings.boot_id.clone(),
+        };
+        let signed: Vec<&Signed> = self.signed.values().collect();
+        let values = vec![
+            ("desired".to_owned(), Some(to_json(&stored, "the desired state")?)),
+            ("signed".to_owned(), Some(to_json(&signed, "the manifests")?)),
+        ];
+        self.keep(values, Vec::new())?;
+        self.stored = Some(stored);
+        self.offer_again()
+    }
+
+    fn trust(&mut self, keys: wire::TrustedKeys) -> Result<(), AgentError> {
+        let tenant = self.identity.registration.tenant;
+        let mut changed = false;
+        for set in keys.sets.into_iter().take(1024) {
+            let next = SignedKeySet { document: set.document.clone(), signature: set.signature.clone() };
+            let known = self.keys.as_ref().map_or(0, TrustedKeySet::version);
+            match TrustedKeySet::reload(&next.document, tenant) {
+                Ok(offered) if offered.version() <= known => continue,
+                _ => {}
+            }
+            match keyset::accept_next(self.keys.as_ref(), &next, tenant) {
+                Ok(set_now) => {
+                    self.keys = Some(set_now);
+                    self.key_sets.push(Signed { document: set.document, signature: set.signature });
+                    changed = true;
+                }
+                Err(error) => {
+                    let reason = crate::chain(&error);
+                    tracing::warn!(%reason, "a set of trusted keys is refused");
+                    self.note(events::note("keys.refused", &reason, &serde_json::json!({})))?;
+                    break;
+                }
+            }
+        }
+        if changed {
+            let bytes = to_json(&self.key_sets, "the trusted keys")?;
+            self.keep(vec![("keys".to_owned(), Some(bytes))], Vec::new())?;
+            self.capabilities = None;
+            self.connect_executor();
+            self.offer_again()?;
+        }
+        Ok(())
+    }
+
+    fn look(&mut self, live: &wire::LiveRequest) {
+        let now = clock::mono();
+        if live.seconds == 0 {
+            self.live = None;
+            return;
+        }
+        let until = now.plus_ms(i64::from(live.seconds.min(MAX_LIVE_SECONDS)) * 1000);
+        let every_ms = i64::from(live.interval_ms.clamp(200, 60_000));
+        match &mut self.live {
+            Some(running) => (running.until, running.every_ms) = (until, every_ms),
+            None => {
+                let sampler = (self.samplers)();
+                self.live = Some(Live { until, every_ms, next: now, sampler });
+            }
+        }
+    }
+
+    /// Sends a frame if the channel takes it now.
+    fn send(&self, body: agent_frame::Body) -> bool {
+        let Some(session) = &self.session else { return false };
+        let request_id = uuid::Uuid::now_v7().to_string();
+        let frame = AgentFrame { request_id, traceparent: String::new(), body: Some(body) };
+        session.outbox.try_send(frame).is_ok()
+    }
+
+    /// Keeps values and batches; durable when it returns.
+    fn keep(
+        &mut self,
+        values: Vec<(String, Option<Vec<u8>>)>,
+        batches: Vec<(String, Vec<u8>)>,
+    ) -> Result<(), AgentError> {
+        Ok(self.journal.apply(Change { values, batches })?)
+    }
+
+    /// Keeps one event for the stream.
+    fn note(&mut self, event: wire::DeviceEvent) -> Result<(), AgentError> {
+        let batch = events::batch(vec![event]);
+        self.keep(Vec::new(), vec![(EVENTS.to_owned(), batch)])
+    }
+}

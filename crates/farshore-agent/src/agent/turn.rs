@@ -1,0 +1,431 @@
+//! One turn of the loop: decide, keep the intent, act, report.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use farshore_domain::name::Name;
+use farshore_domain::reconcile::{Action, Busy, Inputs, MonoMs, Outcome, decide, view};
+use farshore_domain::release::ArtifactRef;
+use farshore_domain::time::UnixMs;
+use farshore_protocol::{self as wire, agent_frame};
+use farshore_series::{BlockBuilder, encode};
+
+use super::desired::values;
+use super::health::Health;
+use super::{Agent, AgentError, Done, EVENTS, HOST, duration_ms, events, to_json};
+use crate::clock;
+use crate::executor::{Executor, ExecutorError, StageRequest, StartRequest};
+use crate::journal::Journal;
+
+/// Decisions that follow from one another within one turn.
+const MAX_ROUNDS: usize = 4;
+
+impl<E: Executor, J: Journal> Agent<E, J> {
+    /// Tells the executor whom to trust and asks what it can do.
+    pub(super) fn connect_executor(&mut self) {
+        let executor = Arc::clone(&self.executor);
+        let registration = self.identity.registration.clone();
+        let sets = self.key_sets.clone();
+        self.tasks.spawn(async move {
+            if !sets.is_empty()
+                && let Err(error) = executor.trust(registration.tenant, registration.tenant_name, sets).await
+            {
+                return Done::Connected(Err(error));
+            }
+            Done::Connected(executor.capabilities().await)
+        });
+    }
+
+    pub(super) fn take(&mut self, done: Done) -> Result<(), AgentError> {
+        let now = clock::now();
+        match done {
+            Done::Connected(Ok(capabilities)) => {
+                let news = self.capabilities.as_ref() != Some(&capabilities);
+                self.capabilities = Some(capabilities);
+                if news {
+                    self.commit_again();
+                }
+            }
+            Done::Connected(Err(error)) => {
+                tracing::warn!(%error, code = %error.code, "the runner does not take what it is told");
+                self.next_list = self.next_list.max(now.mono.plus_ms(500));
+            }
+            Done::Listed(number, listed) => {
+                self.listing = false;
+                self.next_list = now.mono.plus_ms(self.poll_ms());
+                match listed {
+                    Ok(apps) => {
+                        if self.observed.is_none() {
+                            self.observed_since = now.wall;
+                        }
+                        if self.capabilities.is_none() {
+                            self.connect_executor();
+                        }
+                        self.observed = Some(apps);
+                        self.settle(number);
+                        self.follow(now.mono);
+                    }
+                    Err(error) => {
+                        if self.observed.take().is_some() {
+                            self.observed_since = now.wall;
+                            tracing::warn!(%error, "the runner does not answer");
+                        }
+                        // It may come back as another process that knows nothing yet.
+                        self.capabilities = None;
+                    }
+                }
+            }
+            Done::Outcome { app, staging, acting, outcome, error } => {
+                if staging || acting {
+                    // What was seen is older than this: it stays busy until a list that is begun from now on.
+                    let settling = self.settling.entry(app.clone()).or_default();
+                    settling.0 = self.lists + 1;
+                    settling.1.staging |= staging;
+                    settling.1.acting |= acting;
+                    self.next_list = now.mono;
+                }
+                if staging {
+                    self.progress.remove(&app);
+                }
+                if let Some(error) = error {
+                    tracing::warn!(%app, code = %error.code, %error, "not carried out");
+                }
+                self.outcomes.extend(outcome);
+            }
+            Done::Probed { app, due, answer } => {
+                if let Some(health) = self.health.get_mut(&app) {
+                    health.answer(&due, answer, now.mono);
+                }
+            }
+            Done::Operation(update) => {
+                self.send(agent_frame::Body::OperationUpdate(update));
+            }
+        }
+        Ok(())
+    }
+
+    /// An executor that was away may have missed which releases have proven themselves.
+    fn commit_again(&mut self) {
+        let committed: Vec<_> = self
+            .state
+            .apps
+            .iter()
+            .filter(|(_, app)| app.trial.is_none())
+            .filter_map(|(name, app)| Some((name.clone(), app.active.as_ref()?.manifest)))
+            .collect();
+        for (app, manifest) in committed {
+            let executor = Arc::clone(&self.executor);
+            self.tasks.spawn(async move {
+                let error = executor.commit(app.clone(), manifest).await.err();
+                Done::Outcome { app, staging: false, acting: false, outcome: None, error }
+            });
+        }
+    }
+
+    /// What ended before list `number` was begun is over now.
+    fn settle(&mut self, number: u64) {
+        let busy = &mut self.busy;
+        self.settling.retain(|app, (needed, ended)| {
+            if *needed > number {
+                return true;
+            }
+            if let Some(busy) = busy.get_mut(app) {
+                busy.staging &= !ended.staging;
+                busy.acting &= !ended.acting;
+            }
+            false
+        });
+        busy.retain(|_, busy| *busy != Busy::default());
+        if !self.settling.is_empty() {
+            self.next_list = clock::mono();
+        }
+    }
+
+    fn poll_ms(&self) -> i64 {
+        let settled = |app: &farshore_domain::reconcile::AppState| {
+            let wanted = |offer: &farshore_domain::reconcile::Offer| {
+                app.active.as_ref().is_some_and(|active| active.manifest == offer.release.manifest)
+                    || app.is_held(offer.release.manifest)
+            };
+            let offers = self.desired.iter().flat_map(|desired| &desired.offers);
+            app.trial.is_none() && !app.returning && offers.into_iter().any(wanted)
+        };
+        let unsettled = self.state.apps.values().any(|app| app.active.is_some() && !settled(app));
+        let waiting = self.desired.iter().flat_map(|desired| &desired.offers).any(|offer| {
+            self.state.apps.get(&offer.app).is_none_or(|app| {
+                let active =
+                    app.active.as_ref().is_some_and(|active| active.manifest == offer.release.manifest);
+                // Waiting for a permit is rest.
+                !active
+                    && !app.is_held(offer.release.manifest)
+                    && app.staged.is_none()
+                    && app.refused.is_none()
+            })
+        });
+        let busy = unsettled || waiting || self.busy.values().any(|busy| busy.staging || busy.acting);
+        duration_ms(if busy { self.settings.busy_poll } else { self.settings.idle_poll })
+    }
+
+    fn config_of(&self, app: &Name) -> BTreeMap<String, String> {
+        let desired =
+            self.desired.as_ref().and_then(|d| d.state.apps.iter().find(|desired| desired.app == *app));
+        desired.map(values).unwrap_or_default()
+    }
+
+    /// Points the health checks at what runs now.
+    fn follow(&mut self, now: MonoMs) {
+        let mut before = std::mem::take(&mut self.health);
+        let running: Vec<_> = self
+            .observed
+            .iter()
+            .flatten()
+            .filter_map(|(name, observed)| Some((name.clone(), observed.running.clone()?)))
+            .collect();
+        for (name, running) in running {
+            let config = self.config_of(&name);
+            let manifest = self.manifests.get(&running.manifest);
+            if let Some(health) = Health::follow(before.remove(&name), &running, manifest, &config, now) {
+                self.health.insert(name, health);
+            }
+        }
+    }
+
+    fn inputs(&mut self, now: MonoMs) -> Inputs {
+        Inputs {
+            desired: self.desired.as_ref().map(|desired| desired.offers.clone()),
+            observed: self.observed.clone(),
+            checks: self.health.iter().map(|(name, health)| (name.clone(), health.verdict(now))).collect(),
+            busy: self.busy.clone(),
+            outcomes: std::mem::take(&mut self.outcomes),
+            restart: std::mem::take(&mut self.restart),
+        }
+    }
+
+    /// Decides, keeps, acts, asks, measures, sends.
+    pub(super) fn turn(&mut self) -> Result<(), AgentError> {
+        let now = clock::now();
+        for _ in 0..MAX_ROUNDS {
+            let inputs = self.inputs(now.mono);
+            let (state, actions) = decide(self.state.clone(), &inputs, now);
+            let changed = state != self.state;
+            if changed || !actions.is_empty() {
+                let events: Vec<_> = actions
+                    .iter()
+                    .filter_map(|action| match action {
+                        Action::Emit(event) => Some(events::of_app(event)),
+                        _ => None,
+                    })
+                    .collect();
+                let values = if changed {
+                    vec![("state".to_owned(), Some(to_json(&state, "the state")?))]
+                } else {
+                    Vec::new()
+                };
+                for event in &events {
+                    tracing::info!(kind = %event.kind, app = %event.app, "{}", event.message);
+                }
+                let batches = if events.is_empty() {
+                    Vec::new()
+                } else {
+                    vec![(EVENTS.to_owned(), events::batch(events))]
+                };
+                self.keep(values, batches)?;
+            }
+            self.state = state;
+            self.view = Some(view(&self.state, &inputs, self.observed_since));
+            let acts = actions.iter().any(|action| !matches!(action, Action::Emit(_)));
+            for action in actions {
+                self.act(action);
+            }
+            if !changed || acts {
+                break;
+            }
+        }
+        self.ask(now.mono);
+        self.measure(now.mono, now.wall)?;
+        self.beat(now.mono, now.wall);
+        self.report();
+        self.pump()?;
+        self.show();
+        Ok(())
+    }
+
+    fn act(&mut self, action: Action) {
+        let executor = Arc::clone(&self.executor);
+        let done = |app: Name, error: Option<ExecutorError>| Done::Outcome {
+            app,
+            staging: false,
+            acting: true,
+            outcome: None,
+            error,
+        };
+        match action {
+            Action::Emit(_) => {}
+            Action::Stage { app, manifest } => {
+                let signed = self.signed.get(&manifest).cloned();
+                let artifact: Option<ArtifactRef> = self.manifests.get(&manifest).and_then(|found| {
+                    let hardware = &self.settings.hardware;
+                    found.artifact_for(&hardware.os, &hardware.arch, &hardware.variant).cloned()
+                });
+                let (Some(signed), Some(artifact)) = (signed, artifact) else {
+                    tracing::error!(%app, %manifest, "a manifest that was verified is gone");
+                    return;
+                };
+                self.busy.entry(app.clone()).or_default().staging = true;
+                let progress = Arc::default();
+                self.progress.insert(app.clone(), (Arc::clone(&progress), artifact.size));
+                self.tasks.spawn(async move {
+                    let request = StageRequest { app: app.clone(), manifest: signed, artifact, progress };
+                    let (outcome, error) = match executor.stage(request).await {
+                        Ok(()) => (Outcome::Staged { app: app.clone(), manifest }, None),
+                        Err(error) => {
+                            let failed = Outcome::StageFailed {
+                                app: app.clone(),
+                                manifest,
+                                refused: error.refused,
+                                code: error.code.clone(),
+                                message: error.message.clone(),
+                            };
+                            (failed, Some(error))
+                        }
+                    };
+                    Done::Outcome { app, staging: true, acting: false, outcome: Some(outcome), error }
+                });
+            }
+            Action::Start { app, release, instance, .. } => {
+                self.busy.entry(app.clone()).or_default().acting = true;
+                let config = self.config_of(&app);
+                let request = StartRequest {
+                    app: app.clone(),
+                    manifest: release.manifest,
+                    release: release.release,
+                    instance,
+                    config,
+                };
+                self.tasks.spawn(async move {
+                    let error = executor.start(request).await.err();
+                    // An executor that is away says nothing about the release.
+                    let failed = error.as_ref().filter(|error| !error.unreachable && error.code != "Doubled");
+                    let outcome = failed.map(|error| Outcome::StartFailed {
+                        app: app.clone(),
+                        instance,
+                        message: error.message.clone(),
+                    });
+                    Done::Outcome { app, staging: false, acting: true, outcome, error }
+                });
+            }
+            Action::Stop { app } => {
+                self.busy.entry(app.clone()).or_default().acting = true;
+                self.tasks.spawn(async move { done(app.clone(), executor.stop(app).await.err()) });
+            }
+            Action::Remove { app } => {
+                self.busy.entry(app.clone()).or_default().acting = true;
+                self.tasks.spawn(async move { done(app.clone(), executor.remove(app).await.err()) });
+            }
+            Action::Discard { app, keep } => {
+                self.busy.entry(app.clone()).or_default().acting = true;
+                self.tasks.spawn(async move { done(app.clone(), executor.discard(app, keep).await.err()) });
+            }
+            Action::Commit { app, manifest } => {
+                self.tasks.spawn(async move {
+                    let error = executor.commit(app.clone(), manifest).await.err();
+                    Done::Outcome { app, staging: false, acting: false, outcome: None, error }
+                });
+            }
+        }
+    }
+
+    /// Asks the executor what runs, and the apps how they are.
+    fn ask(&mut self, now: MonoMs) {
+        if !self.listing && now >= self.next_list {
+            self.listing = true;
+            let executor = Arc::clone(&self.executor);
+            self.lists += 1;
+            let number = self.lists;
+            self.tasks.spawn(async move { Done::Listed(number, executor.list().await) });
+        }
+        for (app, health) in &mut self.health {
+            for due in health.due(now) {
+                let (executor, app) = (Arc::clone(&self.executor), app.clone());
+                self.tasks.spawn(async move {
+                    let answer = executor.probe(app.clone(), due.check.clone(), Arc::clone(&due.env)).await;
+                    Done::Probed { app, due, answer }
+                });
+            }
+        }
+    }
+
+    fn measure(&mut self, now: MonoMs, wall: UnixMs) -> Result<(), AgentError> {
+        if now >= self.next_sample {
+            self.next_sample = now.plus_ms(self.sample_ms);
+            let values = self.sampler.sample(wall, now);
+            if !values.is_empty()
+                && let Err(error) = self.samples.push(wall.0, values)
+            {
+                tracing::debug!(%error, "the block is full");
+                self.seal()?;
+            }
+        }
+        if now >= self.batch_due {
+            self.batch_due = now.plus_ms(self.batch_ms);
+            if !self.samples.is_empty() {
+                self.seal()?;
+            }
+        }
+        let Some(live) = &mut self.live else { return Ok(()) };
+        if now >= live.until || self.session.is_none() {
+            self.live = None;
+        } else if now >= live.next {
+            live.next = now.plus_ms(live.every_ms);
+            let values = live.sampler.sample(wall, now);
+            let mut one = BlockBuilder::new();
+            let encoded = one.push(wall.0, values).map_err(|e| e.to_string());
+            let encoded = encoded.and_then(|()| encode(&one.finish()).map_err(|e| e.to_string()));
+            match encoded {
+                // Not kept: a live sample that can't be sent now is of no use later.
+                Ok(block) => drop(self.send(agent_frame::Body::Metrics(wire::MetricBatch {
+                    stream: HOST.to_owned(),
+                    sequence: 0,
+                    block,
+                }))),
+                Err(error) => tracing::warn!(%error, "a sample can't be encoded"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the gathered samples into a batch of the stream.
+    pub(super) fn seal(&mut self) -> Result<(), AgentError> {
+        match encode(&std::mem::take(&mut self.samples).finish()) {
+            Ok(block) => self.keep(Vec::new(), vec![(HOST.to_owned(), block)]),
+            Err(error) => {
+                tracing::error!(error = %crate::chain(&error), "samples can't be encoded and are dropped");
+                Ok(())
+            }
+        }
+    }
+
+    fn beat(&mut self, now: MonoMs, wall: UnixMs) {
+        let due =
+            self.session.as_ref().is_some_and(|session| session.welcomed && now >= session.next_heartbeat);
+        if due {
+            self.send(agent_frame::Body::Heartbeat(wire::Heartbeat { device_time_ms: wall.0 }));
+            if let Some(session) = &mut self.session {
+                session.next_heartbeat = now.plus_ms(session.heartbeat_ms);
+            }
+        }
+    }
+
+    /// When something is to be done next without being told.
+    pub(super) fn next_wake(&self) -> MonoMs {
+        let mut next = self.next_sample.min(self.batch_due);
+        if !self.listing {
+            next = next.min(self.next_list);
+        }
+        let checks = self.health.values().filter_map(Health::next);
+        let heartbeat =
+            self.session.iter().filter(|session| session.welcomed).map(|session| session.next_heartbeat);
+        let live = self.live.iter().map(|live| live.next);
+        checks.chain(heartbeat).chain(live).min().map_or(next, |other| next.min(other))
+    }
+}

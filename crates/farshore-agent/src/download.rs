@@ -1,0 +1,233 @@
+//! Fetching artifacts: resumed where they were cut off, never more bytes than the signed manifest says, hashed as they come.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use farshore_domain::digest::{Digest, Digester};
+use farshore_domain::release::ArtifactRef;
+use http::header::{CONTENT_RANGE, RANGE};
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use tokio::fs::{self, File, OpenOptions};
+use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use crate::http::HttpError;
+use crate::identity::Identity;
+
+/// A mirror that sends nothing for this long is given up; what came is kept.
+const STALL: Duration = Duration::from_secs(30);
+
+/// Why an artifact is not there.
+#[derive(Debug, thiserror::Error)]
+pub enum DownloadError {
+    #[error("the artifact can't be asked for")]
+    Http(#[source] HttpError),
+    #[error("the control plane answered {0}")]
+    Status(StatusCode),
+    #[error("the answer broke off; what came is kept")]
+    Broken(#[source] hyper::Error),
+    #[error("nothing came for {} s; what came is kept", STALL.as_secs())]
+    Stalled,
+    #[error("{0} of {1} bytes came; what came is kept")]
+    Short(u64, u64),
+    #[error("more than the {0} bytes of the manifest came")]
+    TooLong(u64),
+    #[error("the bytes are not those of the manifest: their digest is {found}, not {expected}")]
+    Digest { expected: Digest, found: Digest },
+    #[error("the artifact can't be kept")]
+    Io(#[source] std::io::Error),
+}
+
+impl DownloadError {
+    /// One word for programs.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Digest { .. } => "DigestMismatch",
+            Self::TooLong(_) => "WrongSize",
+            Self::Io(_) => "Io",
+            _ => "DownloadFailed",
+        }
+    }
+
+    /// Whether the bytes are bad, not the way to them.
+    #[must_use]
+    pub const fn is_refusal(&self) -> bool {
+        matches!(self, Self::Digest { .. } | Self::TooLong(_))
+    }
+}
+
+/// The folder of downloads and where they come from.
+#[derive(Debug)]
+pub struct Downloads {
+    identity: Arc<Identity>,
+    folder: PathBuf,
+}
+
+impl Downloads {
+    /// Makes the folder. Parts that were begun before are kept and go on.
+    ///
+    /// # Errors
+    /// When the folder can't be made.
+    pub fn new(identity: Arc<Identity>, folder: &Path) -> Result<Self, DownloadError> {
+        crate::file::make_folder(folder, 0o755).map_err(DownloadError::Io)?;
+        let folder = folder.canonicalize().map_err(DownloadError::Io)?;
+        Ok(Self { identity, folder })
+    }
+
+    fn part(&self, artifact: &ArtifactRef) -> PathBuf {
+        self.folder.join(format!("{}.part", artifact.digest.hex()))
+    }
+
+    fn whole(&self, artifact: &ArtifactRef) -> PathBuf {
+        self.folder.join(artifact.digest.hex())
+    }
+
+    /// Deletes what was fetched.
+    ///
+    /// # Errors
+    /// When it can't be deleted.
+    pub async fn forget(&self, artifact: &ArtifactRef) -> Result<(), DownloadError> {
+        for path in [self.part(artifact), self.whole(artifact)] {
+            match fs::remove_file(path).await {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(DownloadError::Io(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Fetches the artifact and answers where it lies, its digest verified. `progress` counts the bytes.
+    ///
+    /// # Errors
+    /// A [`DownloadError`]; what came is kept for the next attempt unless it is bad.
+    pub async fn fetch(
+        &self,
+        artifact: &ArtifactRef,
+        progress: &AtomicU64,
+    ) -> Result<PathBuf, DownloadError> {
+        let whole = self.whole(artifact);
+        if fs::metadata(&whole).await.is_ok_and(|found| found.len() == artifact.size) {
+            // Verified before it got this name; the runner verifies again.
+            progress.store(artifact.size, Ordering::Relaxed);
+            return Ok(whole);
+        }
+        match self.fetch_part(artifact, progress).await {
+            Ok(()) => {}
+            Err(error) if error.is_refusal() => {
+                self.forget(artifact).await?;
+                return Err(error);
+            }
+            Err(error) => return Err(error),
+        }
+        fs::rename(self.part(artifact), &whole).await.map_err(DownloadError::Io)?;
+        crate::file::sync_folder(&self.folder).map_err(DownloadError::Io)?;
+        Ok(whole)
+    }
+
+    async fn fetch_part(&self, artifact: &ArtifactRef, progress: &AtomicU64) -> Result<(), DownloadError> {
+        let io = DownloadError::Io;
+        let path = self.part(artifact);
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .await
+            .map_err(io)?;
+        let mut digester = Digester::default();
+        let mut have = resume(&mut file, artifact.size, &mut digester).await?;
+        progress.store(have, Ordering::Relaxed);
+        if have < artifact.size {
+            let response = self.ask(artifact, have).await?;
+            match response.status() {
+                StatusCode::PARTIAL_CONTENT if starts_at(&response, have) => {}
+                // The range was not understood: from the beginning again.
+                StatusCode::OK | StatusCode::PARTIAL_CONTENT
+                    if have == 0 || response.status() == StatusCode::OK =>
+                {
+                    file.set_len(0).await.map_err(io)?;
+                    file.rewind().await.map_err(io)?;
+                    (have, digester) = (0, Digester::default());
+                }
+                status => return Err(DownloadError::Status(status)),
+            }
+            let mut body = response.into_body();
+            let ended = loop {
+                let frame = match timeout(STALL, body.frame()).await {
+                    Err(_) => break Err(DownloadError::Stalled),
+                    Ok(None) => break Ok(()),
+                    Ok(Some(Err(error))) => break Err(DownloadError::Broken(error)),
+                    Ok(Some(Ok(frame))) => frame,
+                };
+                let Ok(bytes) = frame.into_data() else { continue };
+                if have + bytes.len() as u64 > artifact.size {
+                    return Err(DownloadError::TooLong(artifact.size));
+                }
+                file.write_all(&bytes).await.map_err(io)?;
+                digester.update(&bytes);
+                have += bytes.len() as u64;
+                progress.store(have, Ordering::Relaxed);
+            };
+            if have < artifact.size {
+                // On disk before it counts as kept.
+                file.flush().await.map_err(io)?;
+                ended?;
+                return Err(DownloadError::Short(have, artifact.size));
+            }
+        }
+        file.flush().await.map_err(io)?;
+        file.sync_all().await.map_err(io)?;
+        let found = digester.finish();
+        if found == artifact.digest {
+            Ok(())
+        } else {
+            Err(DownloadError::Digest { expected: artifact.digest, found })
+        }
+    }
+
+    async fn ask(
+        &self,
+        artifact: &ArtifactRef,
+        from: u64,
+    ) -> Result<http::Response<hyper::body::Incoming>, DownloadError> {
+        let mut request = Request::get(format!("/api/artifacts/{}", artifact.digest));
+        if from > 0 {
+            request = request.header(RANGE, format!("bytes={from}-"));
+        }
+        let request = request.body(Full::<Bytes>::default());
+        let request = request.map_err(|error| DownloadError::Http(HttpError::Request(error)))?;
+        let tls = self.identity.credentials().tls();
+        self.identity.endpoint.send(tls, request).await.map_err(DownloadError::Http)
+    }
+}
+
+/// Hashes what is there already; a part that is longer than it may be is begun anew.
+async fn resume(file: &mut File, size: u64, digester: &mut Digester) -> Result<u64, DownloadError> {
+    let length = file.metadata().await.map_err(DownloadError::Io)?.len();
+    if length > size {
+        file.set_len(0).await.map_err(DownloadError::Io)?;
+        return Ok(0);
+    }
+    let mut buffer = vec![0; 64 * 1024];
+    let mut have = 0;
+    loop {
+        let count = file.read(&mut buffer).await.map_err(DownloadError::Io)?;
+        let Some(bytes) = buffer.get(..count).filter(|bytes| !bytes.is_empty()) else { return Ok(have) };
+        digester.update(bytes);
+        have += count as u64;
+    }
+}
+
+fn starts_at(response: &http::Response<hyper::body::Incoming>, offset: u64) -> bool {
+    let range = response.headers().get(CONTENT_RANGE).and_then(|range| range.to_str().ok());
+    let start = range.and_then(|range| range.strip_prefix("bytes ")).and_then(|range| range.split_once('-'));
+    start.and_then(|(start, _)| start.trim().parse::<u64>().ok()) == Some(offset)
+}

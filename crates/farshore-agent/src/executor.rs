@@ -1,0 +1,236 @@
+//! What carries decisions out: the runner on a real device, a model of one in a virtual fleet.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use farshore_domain::digest::Digest;
+use farshore_domain::id::{ReleaseId, TenantId};
+use farshore_domain::name::Name;
+use farshore_domain::reconcile::Observed;
+use farshore_domain::release::{ArtifactRef, HealthCheck, Probe};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::download::{DownloadError, Downloads};
+use crate::runner::{ClientError, Reply, Request, RunnerClient, Signed};
+
+/// Why something was not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ExecutorError {
+    /// One word for programs.
+    pub code: String,
+    pub message: String,
+    /// What was asked for is bad; asking again will not help.
+    pub refused: bool,
+    /// Nobody is there who could do it.
+    pub unreachable: bool,
+}
+
+/// A release to be fetched, verified and unpacked.
+#[derive(Clone, Debug)]
+pub struct StageRequest {
+    pub app: Name,
+    pub manifest: Signed,
+    pub artifact: ArtifactRef,
+    /// Bytes fetched so far.
+    pub progress: Arc<AtomicU64>,
+}
+
+/// A staged release to be started.
+#[derive(Clone, Debug)]
+pub struct StartRequest {
+    pub app: Name,
+    pub manifest: Digest,
+    pub release: ReleaseId,
+    pub instance: u64,
+    pub config: BTreeMap<String, String>,
+}
+
+/// Carries decisions out. Each call is about one app and is not repeated while it is under way.
+pub trait Executor: Send + Sync + 'static {
+    /// Words for `hello`.
+    fn capabilities(&self) -> impl Future<Output = Result<Vec<String>, ExecutorError>> + Send;
+    /// Whom to trust; told again after each (re)start.
+    fn trust(
+        &self,
+        tenant: TenantId,
+        name: Name,
+        sets: Vec<Signed>,
+    ) -> impl Future<Output = Result<(), ExecutorError>> + Send;
+    /// What is staged and what runs.
+    fn list(&self) -> impl Future<Output = Result<BTreeMap<Name, Observed>, ExecutorError>> + Send;
+    fn stage(&self, request: StageRequest) -> impl Future<Output = Result<(), ExecutorError>> + Send;
+    fn start(&self, request: StartRequest) -> impl Future<Output = Result<(), ExecutorError>> + Send;
+    fn stop(&self, app: Name) -> impl Future<Output = Result<(), ExecutorError>> + Send;
+    fn remove(&self, app: Name) -> impl Future<Output = Result<(), ExecutorError>> + Send;
+    fn discard(&self, app: Name, keep: Vec<Digest>)
+    -> impl Future<Output = Result<(), ExecutorError>> + Send;
+    fn commit(&self, app: Name, manifest: Digest) -> impl Future<Output = Result<(), ExecutorError>> + Send;
+    /// One health check; `Err` says what was wrong.
+    fn probe(
+        &self,
+        app: Name,
+        check: HealthCheck,
+        env: Arc<BTreeMap<String, String>>,
+    ) -> impl Future<Output = Result<(), String>> + Send;
+    /// The end of the app's output.
+    fn logs(&self, app: Name, bytes: u32) -> impl Future<Output = Result<String, ExecutorError>> + Send;
+}
+
+/// Real apps, by way of the runner.
+#[derive(Debug)]
+pub struct RunnerExecutor {
+    runner: RunnerClient,
+    downloads: Downloads,
+}
+
+impl RunnerExecutor {
+    #[must_use]
+    pub fn new(socket: PathBuf, downloads: Downloads) -> Self {
+        Self { runner: RunnerClient::new(socket), downloads }
+    }
+}
+
+impl From<ClientError> for ExecutorError {
+    fn from(error: ClientError) -> Self {
+        let message = crate::chain(&error);
+        match error {
+            ClientError::Failed { code, refused, .. } => Self { code, message, refused, unreachable: false },
+            _ => Self { code: "RunnerUnreachable".to_owned(), message, refused: false, unreachable: true },
+        }
+    }
+}
+
+impl From<DownloadError> for ExecutorError {
+    fn from(error: DownloadError) -> Self {
+        let refused = error.is_refusal();
+        Self { code: error.code().to_owned(), message: crate::chain(&error), refused, unreachable: false }
+    }
+}
+
+fn confused() -> ExecutorError {
+    ClientError::Confused.into()
+}
+
+impl Executor for RunnerExecutor {
+    async fn capabilities(&self) -> Result<Vec<String>, ExecutorError> {
+        match self.runner.ask(&Request::Hello).await? {
+            Reply::Hello { capabilities, .. } => Ok(capabilities),
+            _ => Err(confused()),
+        }
+    }
+
+    async fn trust(&self, tenant: TenantId, name: Name, sets: Vec<Signed>) -> Result<(), ExecutorError> {
+        Ok(self.runner.done(&Request::Trust { tenant, name, sets }).await?)
+    }
+
+    async fn list(&self) -> Result<BTreeMap<Name, Observed>, ExecutorError> {
+        match self.runner.ask(&Request::List).await? {
+            Reply::Apps { apps } => Ok(apps),
+            _ => Err(confused()),
+        }
+    }
+
+    async fn stage(&self, request: StageRequest) -> Result<(), ExecutorError> {
+        let StageRequest { manifest, artifact, progress, .. } = request;
+        let path = self.downloads.fetch(&artifact, &progress).await?;
+        let staged = self.runner.done(&Request::Stage { manifest, artifact: path }).await;
+        // Unpacked or bad: either way the file has done its work. Only a runner that is away gets it again.
+        let again = matches!(&staged, Err(error) if !matches!(error, ClientError::Failed { .. }));
+        if !again {
+            self.downloads.forget(&artifact).await?;
+        }
+        progress.store(artifact.size, Ordering::Relaxed);
+        Ok(staged?)
+    }
+
+    async fn start(&self, request: StartRequest) -> Result<(), ExecutorError> {
+        let StartRequest { app, manifest, release, instance, config } = request;
+        Ok(self.runner.done(&Request::Start { app, manifest, release, instance, config }).await?)
+    }
+
+    async fn stop(&self, app: Name) -> Result<(), ExecutorError> {
+        Ok(self.runner.done(&Request::Stop { app }).await?)
+    }
+
+    async fn remove(&self, app: Name) -> Result<(), ExecutorError> {
+        Ok(self.runner.done(&Request::Remove { app }).await?)
+    }
+
+    async fn discard(&self, app: Name, keep: Vec<Digest>) -> Result<(), ExecutorError> {
+        Ok(self.runner.done(&Request::Discard { app, keep }).await?)
+    }
+
+    async fn commit(&self, app: Name, manifest: Digest) -> Result<(), ExecutorError> {
+        Ok(self.runner.done(&Request::Commit { app, manifest }).await?)
+    }
+
+    async fn probe(
+        &self,
+        app: Name,
+        check: HealthCheck,
+        env: Arc<BTreeMap<String, String>>,
+    ) -> Result<(), String> {
+        let limit = Duration::from_secs(u64::from(check.timeout_seconds));
+        let late = || format!("no answer within {} s", limit.as_secs());
+        match &check.probe {
+            Probe::Http { port, path } => {
+                let port = port.resolve(&env).ok_or("its port is not set")?;
+                timeout(limit, http_probe(port, path)).await.map_err(|_| late())?
+            }
+            Probe::Tcp { port } => {
+                let port = port.resolve(&env).ok_or("its port is not set")?;
+                let connect = TcpStream::connect(("127.0.0.1", port));
+                timeout(limit, connect)
+                    .await
+                    .map_err(|_| late())?
+                    .map(drop)
+                    .map_err(|error| error.to_string())
+            }
+            Probe::Command { .. } => {
+                let asked = self.runner.ask(&Request::Probe { app, check: check.name.clone() }).await;
+                match asked {
+                    Ok(Reply::Probed { good: true, .. }) => Ok(()),
+                    Ok(Reply::Probed { message, .. }) => Err(message),
+                    Ok(_) => Err(confused().message),
+                    Err(error) => Err(crate::chain(&error)),
+                }
+            }
+        }
+    }
+
+    async fn logs(&self, app: Name, bytes: u32) -> Result<String, ExecutorError> {
+        match self.runner.ask(&Request::Logs { app, bytes }).await? {
+            Reply::Logs { text } => Ok(text),
+            _ => Err(confused()),
+        }
+    }
+}
+
+/// `GET http://127.0.0.1:<port><path>` answers 200 to 399. The body is not read.
+async fn http_probe(port: u16, path: &str) -> Result<(), String> {
+    let stream = TcpStream::connect(("127.0.0.1", port)).await.map_err(|error| error.to_string())?;
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(io).await.map_err(|error| error.to_string())?;
+    let request = http::Request::get(path)
+        .header("host", format!("127.0.0.1:{port}"))
+        .header("user-agent", "farshore-agent")
+        .header("connection", "close")
+        .body(http_body_util::Empty::<bytes::Bytes>::new())
+        .map_err(|error| error.to_string())?;
+    tokio::select! {
+        response = sender.send_request(request) => {
+            let status = response.map_err(|error| crate::chain(&error))?.status();
+            if (200..400).contains(&status.as_u16()) { Ok(()) } else { Err(format!("it answered {status}")) }
+        }
+        ended = connection => {
+            Err(ended.err().map_or_else(|| "it hung up".to_owned(), |error| crate::chain(&error)))
+        }
+    }
+}

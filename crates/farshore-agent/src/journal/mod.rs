@@ -1,0 +1,112 @@
+//! What a device must not forget: small values by key, and batches that wait for their acknowledgement.
+
+mod memory;
+mod sqlite;
+
+use std::collections::BTreeMap;
+
+pub use memory::MemoryJournal;
+pub use sqlite::SqliteJournal;
+
+/// The stream of what happened on the device. Dropped last when the journal is full.
+pub const EVENTS: &str = "events";
+
+/// Why something can't be kept or found.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    #[error("the journal can't be used")]
+    Sqlite(#[from] rusqlite::Error),
+    #[error("the journal's folder can't be made")]
+    Folder(#[source] std::io::Error),
+    #[error("the journal was written by a newer version ({0})")]
+    Newer(i64),
+}
+
+/// Several changes that are kept together or not at all.
+#[derive(Clone, Debug, Default)]
+pub struct Change {
+    /// Values to set; `None` deletes.
+    pub values: Vec<(String, Option<Vec<u8>>)>,
+    /// Batches to append to streams.
+    pub batches: Vec<(String, Vec<u8>)>,
+}
+
+/// One batch that waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    pub sequence: u64,
+    pub bytes: Vec<u8>,
+}
+
+/// Where a device keeps what it must not forget. Durable before it returns, where the kind says so.
+pub trait Journal: Send + 'static {
+    /// A value.
+    fn get(&self, key: &str) -> Result<Option<Vec<u8>>, JournalError>;
+    /// Makes changes. When the cap is exceeded, the oldest batches are dropped and counted, metrics first.
+    fn apply(&mut self, change: Change) -> Result<(), JournalError>;
+    /// The streams that have had batches, with the last sequence of each.
+    fn streams(&self) -> Result<BTreeMap<String, u64>, JournalError>;
+    /// At most `limit` batches of a stream after `after`, in order.
+    fn pending(&self, stream: &str, after: u64, limit: usize) -> Result<Vec<Batch>, JournalError>;
+    /// Forgets everything up to `sequence`. A number beyond what was ever made here (this journal was lost and made anew) renumbers what waits.
+    fn acknowledge(&mut self, stream: &str, sequence: u64) -> Result<(), JournalError>;
+    /// How many batches were dropped from each stream because the journal was full.
+    fn dropped(&self) -> Result<BTreeMap<String, u64>, JournalError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fill(journal: &mut dyn Journal) {
+        let batches = vec![("host".to_owned(), vec![1; 400]), (EVENTS.to_owned(), vec![2; 400])];
+        journal.apply(Change { values: vec![("k".into(), Some(vec![7]))], batches }).unwrap();
+    }
+
+    fn check(mut journal: impl Journal) {
+        fill(&mut journal);
+        fill(&mut journal);
+        assert_eq!(journal.get("k").unwrap(), Some(vec![7]));
+        let sequences = |journal: &dyn Journal, stream: &str| {
+            journal.pending(stream, 0, 10).unwrap().iter().map(|batch| batch.sequence).collect::<Vec<_>>()
+        };
+        assert_eq!(sequences(&journal, "host"), [1, 2]);
+        journal.acknowledge("host", 1).unwrap();
+        assert_eq!(sequences(&journal, "host"), [2]);
+        // 1,000 bytes: metrics go before events, the oldest first, and it is counted.
+        fill(&mut journal);
+        assert_eq!(sequences(&journal, "host"), []);
+        assert_eq!(sequences(&journal, EVENTS), [2, 3]);
+        assert_eq!(
+            journal.dropped().unwrap(),
+            BTreeMap::from([("host".to_owned(), 2), (EVENTS.to_owned(), 1)])
+        );
+        // The control plane knows more than this journal: it was lost once.
+        journal.acknowledge(EVENTS, 50).unwrap();
+        assert_eq!(sequences(&journal, EVENTS), [52, 53]);
+        journal.acknowledge(EVENTS, 53).unwrap();
+        assert_eq!(sequences(&journal, EVENTS), []);
+        assert_eq!(journal.streams().unwrap()[EVENTS], 53);
+    }
+
+    #[test]
+    fn the_journal_keeps_numbers_drops_and_renumbers_in_memory() {
+        check(MemoryJournal::new(1_000));
+    }
+
+    #[test]
+    fn the_journal_keeps_numbers_drops_and_renumbers_in_sqlite() {
+        let folder = tempfile::tempdir().unwrap();
+        check(SqliteJournal::open(&folder.path().join("journal.db"), 1_000).unwrap());
+    }
+
+    #[test]
+    fn what_was_applied_is_there_after_reopening() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal.db");
+        fill(&mut SqliteJournal::open(&path, 100_000).unwrap());
+        let journal = SqliteJournal::open(&path, 100_000).unwrap();
+        assert_eq!(journal.pending(EVENTS, 0, 9).unwrap(), [Batch { sequence: 1, bytes: vec![2; 400] }]);
+        assert_eq!(journal.get("k").unwrap(), Some(vec![7]));
+    }
+}

@@ -1,0 +1,408 @@
+//! What the runner does for each verb.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use farshore_domain::config::check_pair;
+use farshore_domain::device::Hardware;
+use farshore_domain::digest::Digest;
+use farshore_domain::id::ReleaseId;
+use farshore_domain::name::Name;
+use farshore_domain::reconcile::Observed;
+use farshore_domain::release::{Manifest, Probe};
+use tokio::process::Command;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::cgroup::Cgroups;
+use super::error::RunnerError;
+use super::folder::AppFolder;
+use super::keys::Keys;
+use super::shim::{kill_leftovers, take_lock};
+use super::spec::{Check, ShimReply, ShimRequest, ShimStatus, Spec, signal_group};
+use super::stage;
+use super::users::Users;
+use super::wire::{self, MAX_LOG_BYTES, Signed, config_digest};
+use super::{logs, socket};
+use crate::file;
+
+/// One log file of an app has about this many bytes, and there are this many of them for each of stdout and stderr.
+const LOG_BYTES: u64 = 1024 * 1024;
+const LOG_FILES: u32 = 4;
+/// How long a supervisor may take to come up.
+const SHIM_START: Duration = Duration::from_secs(10);
+const SHIM_ANSWER: Duration = Duration::from_secs(2);
+
+/// All apps of a device.
+#[derive(Debug)]
+pub(crate) struct Apps {
+    pub(crate) folder: PathBuf,
+    pub(crate) program: PathBuf,
+    pub(crate) hardware: Hardware,
+    pub(crate) cgroups: Cgroups,
+    pub(crate) keys: std::sync::Mutex<Keys>,
+    pub(crate) users: std::sync::Mutex<Users>,
+}
+
+fn locked<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+async fn ask(folder: &AppFolder, request: ShimRequest, wait: Duration) -> io::Result<ShimReply> {
+    let talk = async {
+        let mut stream = socket::connect(&folder.socket()).await?;
+        wire::write(&mut stream, &request).await.map_err(io::Error::other)?;
+        let reply = wire::read(&mut stream).await.map_err(io::Error::other)?;
+        reply.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))
+    };
+    timeout(wait, talk).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}
+
+impl Apps {
+    pub(crate) fn private(apps: &Path) -> PathBuf {
+        apps.join(".runner")
+    }
+
+    fn app(&self, app: &Name) -> AppFolder {
+        AppFolder::of(&self.folder, app)
+    }
+
+    /// Whether a supervisor lives: it holds the lock.
+    fn is_supervised(folder: &AppFolder) -> Result<bool, RunnerError> {
+        match take_lock(&folder.lock()) {
+            Ok(lock) => Ok(lock.is_none()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(RunnerError::io("looking at the supervisor's lock", error)),
+        }
+    }
+
+    fn stored_status(folder: &AppFolder) -> Option<ShimStatus> {
+        let bytes = file::read_capped(&folder.status(), 1024 * 1024).ok().flatten()?;
+        serde_json::from_slice(&bytes).ok()
+    }
+
+    async fn status(folder: &AppFolder) -> Result<Option<ShimStatus>, RunnerError> {
+        if !Self::is_supervised(folder)? {
+            return Ok(None);
+        }
+        match ask(folder, ShimRequest::Status, SHIM_ANSWER).await {
+            Ok(ShimReply::Status(status)) => Ok(Some(*status)),
+            // It lives and does not answer: starting, stopping, or starved.
+            Ok(ShimReply::Stopped) | Err(_) => Ok(Self::stored_status(folder)),
+        }
+    }
+
+    pub(crate) async fn list(&self) -> Result<BTreeMap<Name, Observed>, RunnerError> {
+        let mut apps = BTreeMap::new();
+        let entries = std::fs::read_dir(&self.folder).map_err(|e| RunnerError::io("listing apps", e))?;
+        for entry in entries {
+            let entry = entry.map_err(|e| RunnerError::io("listing apps", e))?;
+            let Some(name) = entry.file_name().to_str().and_then(|name| Name::new(name).ok()) else {
+                continue;
+            };
+            let folder = self.app(&name);
+            let staged = folder.staged().map_err(|e| RunnerError::io("listing releases", e))?;
+            let running = Self::status(&folder).await?.map(|status| status.running);
+            if !staged.is_empty() || running.is_some() {
+                apps.insert(name, Observed { staged: staged.into_iter().collect(), running });
+            }
+        }
+        Ok(apps)
+    }
+
+    pub(crate) async fn stage(&self, signed: Signed, artifact: PathBuf) -> Result<(), RunnerError> {
+        let tenant = locked(&self.keys).verify(&signed)?;
+        let accepted = stage::accept(&signed.document, &tenant, &self.hardware)?;
+        let folder = self.app(&accepted.manifest.app);
+        stage::check_floor(&folder, &accepted.manifest)?;
+        let temporary = Self::private(&self.folder).join("staging");
+        let work = move || stage::stage(&folder, &accepted, &signed, &artifact, &temporary);
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|e| RunnerError::io("unpacking", io::Error::other(e)))?
+    }
+
+    fn manifest(folder: &AppFolder, digest: Digest) -> Result<Manifest, RunnerError> {
+        let bytes = folder.read_manifest(digest).map_err(|e| RunnerError::io("reading the manifest", e))?;
+        Manifest::parse(&bytes.ok_or(RunnerError::NotStaged(digest))?).map_err(RunnerError::Manifest)
+    }
+
+    pub(crate) async fn start(
+        &self,
+        app: &Name,
+        digest: Digest,
+        release: ReleaseId,
+        instance: u64,
+        config: &BTreeMap<String, String>,
+    ) -> Result<(), RunnerError> {
+        let folder = self.app(app);
+        if !folder.release(digest).is_dir() {
+            return Err(RunnerError::NotStaged(digest));
+        }
+        let manifest = Self::manifest(&folder, digest)?;
+        if manifest.app != *app {
+            return Err(RunnerError::NotStaged(digest));
+        }
+        stage::check_floor(&folder, &manifest)?;
+        stage::check_program(&folder.release(digest), &manifest)?;
+        folder.make().map_err(|e| RunnerError::io("making the app's folder", e))?;
+        if Self::is_supervised(&folder)? {
+            return Err(RunnerError::Doubled(app.clone()));
+        }
+        self.clear_leftovers(app, &folder).await?;
+        let user = locked(&self.users).of(app)?;
+        let cgroups = self
+            .cgroups
+            .prepare(app, &manifest.run.limits)
+            .map_err(|e| RunnerError::io("setting the app's limits", e))?;
+        if let Some(user) = user {
+            std::os::unix::fs::chown(folder.data(), Some(user.uid), Some(user.gid))
+                .map_err(|e| RunnerError::io("giving the app its data folder", e))?;
+        }
+        let env = environment(&manifest, &folder, config)?;
+        let spec = Spec {
+            app: app.clone(),
+            manifest: digest,
+            release,
+            version: manifest.version.clone(),
+            instance,
+            config: config_digest(config),
+            folder: folder.release(digest),
+            command: manifest.run.command.iter().map(|part| expand(part, &env)).collect(),
+            checks: command_checks(&manifest, &env),
+            env,
+            user,
+            cgroups,
+            stop_timeout_ms: u64::from(manifest.run.stop_timeout_seconds) * 1000,
+            backoff_ms: u64::from(manifest.restart.backoff_ms),
+            max_backoff_ms: u64::from(manifest.restart.max_backoff_ms),
+            log_bytes: LOG_BYTES,
+            log_files: LOG_FILES,
+        };
+        let bytes =
+            serde_json::to_vec(&spec).map_err(|e| RunnerError::io("writing the specification", e.into()))?;
+        file::write_atomically(&folder.spec(), &bytes, 0o600)
+            .map_err(|e| RunnerError::io("writing the specification", e))?;
+        folder.switch(digest).map_err(|e| RunnerError::io("switching the release", e))?;
+        self.spawn_shim(&folder).await
+    }
+
+    async fn spawn_shim(&self, folder: &AppFolder) -> Result<(), RunnerError> {
+        let log = std::fs::File::create(folder.logs().join("supervisor.log"))
+            .map_err(|e| RunnerError::io("opening the supervisor's log", e))?;
+        let mut command = std::process::Command::new(&self.program);
+        command
+            .arg0("farshore-agent")
+            .arg("shim")
+            .arg(folder.root())
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .process_group(0);
+        let child = Command::from(command).spawn();
+        let mut child = child.map_err(|e| RunnerError::io("starting the supervisor", e))?;
+        let deadline = Instant::now() + SHIM_START;
+        loop {
+            if let Ok(ShimReply::Status(_)) = ask(folder, ShimRequest::Status, SHIM_ANSWER).await {
+                break;
+            }
+            if let Ok(Some(ended)) = child.try_wait() {
+                let said = logs::tail(&folder.logs().join("supervisor.log"), 500).unwrap_or_default();
+                let said = String::from_utf8_lossy(&said).trim().to_owned();
+                return Err(RunnerError::Shim(format!("{ended}: {said}")));
+            }
+            if Instant::now() > deadline {
+                child.kill().await.map_err(|e| RunnerError::io("stopping the supervisor", e))?;
+                return Err(RunnerError::Shim("it does not answer".to_owned()));
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        // Reaped when it ends, if this runner lives so long.
+        tokio::spawn(async move {
+            if let Err(error) = child.wait().await {
+                tracing::debug!(%error, "a supervisor can't be waited for");
+            }
+        });
+        Ok(())
+    }
+
+    /// Nothing of an instance without a supervisor may run beside the next one.
+    async fn clear_leftovers(&self, app: &Name, folder: &AppFolder) -> Result<(), RunnerError> {
+        let stored = Self::stored_status(folder);
+        let process = stored.as_ref().and_then(|status| status.process);
+        let boot = stored.as_ref().map_or("", |status| status.boot.as_str());
+        if kill_leftovers(process, boot, &self.cgroups.folders(app)).await {
+            Ok(())
+        } else {
+            Err(RunnerError::Doubled(app.clone()))
+        }
+    }
+
+    pub(crate) async fn stop(&self, app: &Name) -> Result<(), RunnerError> {
+        let folder = self.app(app);
+        if Self::is_supervised(&folder)? {
+            let wait = Self::stop_timeout(&folder) + Duration::from_secs(15);
+            let asked = ask(&folder, ShimRequest::Stop, wait).await;
+            let deadline = Instant::now() + Duration::from_secs(5);
+            while Self::is_supervised(&folder)? {
+                if Instant::now() > deadline {
+                    let why = asked.err().map_or_else(|| "it goes on".to_owned(), |e| e.to_string());
+                    return Err(RunnerError::Shim(format!("it does not stop: {why}")));
+                }
+                sleep(Duration::from_millis(5)).await;
+            }
+        }
+        self.clear_leftovers(app, &folder).await?;
+        self.cgroups.remove(app);
+        Ok(())
+    }
+
+    fn spec(folder: &AppFolder) -> Option<Spec> {
+        let bytes = file::read_capped(&folder.spec(), 64 * 1024 * 1024).ok().flatten()?;
+        serde_json::from_slice(&bytes).ok()
+    }
+
+    fn stop_timeout(folder: &AppFolder) -> Duration {
+        Self::spec(folder)
+            .map_or(Duration::from_secs(600), |spec| Duration::from_millis(spec.stop_timeout_ms))
+    }
+
+    pub(crate) async fn remove(&self, app: &Name) -> Result<(), RunnerError> {
+        self.stop(app).await?;
+        self.app(app).remove().map_err(|e| RunnerError::io("deleting the app", e))
+    }
+
+    pub(crate) async fn discard(&self, app: &Name, keep: &[Digest]) -> Result<(), RunnerError> {
+        let folder = self.app(app);
+        let running = Self::status(&folder).await?.map(|status| status.running.manifest);
+        for staged in folder.staged().map_err(|e| RunnerError::io("listing releases", e))? {
+            if !keep.contains(&staged) && running != Some(staged) {
+                folder.discard(staged).map_err(|e| RunnerError::io("deleting a release", e))?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn commit(&self, app: &Name, digest: Digest) -> Result<(), RunnerError> {
+        let folder = self.app(app);
+        match Self::manifest(&folder, digest)?.floor {
+            Some(floor) => folder.raise_floor(&floor).map_err(|e| RunnerError::io("raising the floor", e)),
+            None => Ok(()),
+        }
+    }
+
+    /// Runs a command check in the app's place: its user, its groups, its folder, its environment.
+    pub(crate) async fn probe(&self, app: &Name, name: &Name) -> Result<(bool, String), RunnerError> {
+        let folder = self.app(app);
+        let status = Self::status(&folder).await?;
+        let up = status.is_some_and(|status| status.running.up);
+        let spec = Self::spec(&folder).filter(|_| up).ok_or_else(|| RunnerError::NotRunning(app.clone()))?;
+        let check = spec.checks.get(name).ok_or_else(|| RunnerError::NoCheck(name.clone()))?;
+        let mut child = Command::new(&self.program)
+            .arg("app-exec")
+            .arg(folder.spec())
+            .args(["--check", name.as_str()])
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|e| RunnerError::io("starting the check", e))?;
+        let group = child.id().and_then(|pid| i32::try_from(pid).ok());
+        match timeout(Duration::from_millis(check.timeout_ms), child.wait()).await {
+            Ok(Ok(ended)) if ended.success() => Ok((true, String::new())),
+            Ok(Ok(ended)) => Ok((false, format!("{ended}"))),
+            Ok(Err(error)) => Err(RunnerError::io("waiting for the check", error)),
+            Err(_) => {
+                signal_group(group, rustix::process::Signal::KILL);
+                child.kill().await.map_err(|e| RunnerError::io("ending the check", e))?;
+                Ok((false, format!("no answer within {} ms", check.timeout_ms)))
+            }
+        }
+    }
+
+    pub(crate) fn logs(&self, app: &Name, bytes: u32) -> Result<String, RunnerError> {
+        let folder = self.app(app).logs();
+        let each = u64::from(bytes.min(MAX_LOG_BYTES) / 2);
+        let mut text = String::new();
+        for name in ["stdout.log", "stderr.log"] {
+            let tail =
+                logs::tail(&folder.join(name), each).map_err(|e| RunnerError::io("reading logs", e))?;
+            if !tail.is_empty() {
+                text.push_str(&format!("==> {name} <==\n{}\n", String::from_utf8_lossy(&tail)));
+            }
+        }
+        Ok(text)
+    }
+}
+
+/// The whole environment of an app: nothing is inherited. Config wins over the manifest, and can't reach what changes execution.
+fn environment(
+    manifest: &Manifest,
+    folder: &AppFolder,
+    config: &BTreeMap<String, String>,
+) -> Result<BTreeMap<String, String>, RunnerError> {
+    let mut env = manifest.run.env.clone();
+    for (key, value) in config {
+        check_pair(key, value).map_err(RunnerError::Config)?;
+        env.insert(key.clone(), value.clone());
+    }
+    env.insert("PATH".to_owned(), "/usr/bin:/bin".to_owned());
+    env.insert("HOME".to_owned(), folder.data().to_string_lossy().into_owned());
+    env.insert("FARSHORE_APP".to_owned(), manifest.app.to_string());
+    env.insert("FARSHORE_VERSION".to_owned(), manifest.version.to_string());
+    Ok(env)
+}
+
+/// Replaces each `${NAME}` by the variable's value, once; what is no such variable stays as it is.
+fn expand(text: &str, env: &BTreeMap<String, String>) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("${") {
+        out.push_str(before);
+        match after.split_once('}') {
+            Some((name, tail)) if env.contains_key(name) => {
+                out.push_str(env.get(name).map_or("", String::as_str));
+                rest = tail;
+            }
+            _ => {
+                out.push_str("${");
+                rest = after;
+            }
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+fn command_checks(manifest: &Manifest, env: &BTreeMap<String, String>) -> BTreeMap<Name, Check> {
+    manifest
+        .health
+        .iter()
+        .filter_map(|check| match &check.probe {
+            Probe::Command { command } => {
+                let command = command.iter().map(|part| expand(part, env)).collect();
+                let timeout_ms = u64::from(check.timeout_seconds) * 1000;
+                Some((check.name.clone(), Check { command, timeout_ms }))
+            }
+            Probe::Http { .. } | Probe::Tcp { .. } => None,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_are_replaced_once_and_only_known_ones() {
+        let env = BTreeMap::from([("A".to_owned(), "${B}".to_owned()), ("B".to_owned(), "b".to_owned())]);
+        assert_eq!(expand("x${A}y${B}${C}$A${", &env), "x${B}yb${C}$A${");
+    }
+}

@@ -1,0 +1,132 @@
+//! Why the runner did not do what it was asked.
+
+use std::path::PathBuf;
+
+use farshore_domain::config::ConfigError;
+use farshore_domain::digest::Digest;
+use farshore_domain::name::Name;
+use farshore_domain::release::ManifestError;
+use farshore_trust::blob::BlobError;
+use farshore_trust::keyset::KeySetError;
+
+use super::unpack::UnpackError;
+
+/// Why the runner did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum RunnerError {
+    #[error("{what} failed")]
+    Io {
+        what: &'static str,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{0} is in use by another runner")]
+    AlreadyRunning(PathBuf),
+    #[error("the runner's trusted keys can't be read; nothing is staged until they can")]
+    DamagedTrust,
+    #[error("the trusted keys are not good")]
+    Keys(#[source] KeySetError),
+    #[error("this runner belongs to tenant {pinned}")]
+    OtherTenant { pinned: Name },
+    #[error("the manifest's signature is not good")]
+    Signature(#[source] BlobError),
+    #[error("the manifest can't be used")]
+    Manifest(#[source] ManifestError),
+    #[error("the release is for tenant {0}, not for this one")]
+    WrongTenant(Name),
+    #[error("the release has no artifact for {0}")]
+    NoPlatform(String),
+    #[error("version {offered} is below the floor {floor}")]
+    BelowFloor { offered: String, floor: String },
+    #[error("the artifact has {found} bytes, its manifest says {expected}")]
+    WrongSize { expected: u64, found: u64 },
+    #[error("the artifact's digest is {found}, its manifest says {expected}")]
+    WrongDigest { expected: Digest, found: Digest },
+    #[error("the artifact is not a plain file")]
+    NoPlainFile,
+    #[error("unpacking failed")]
+    Unpack(#[source] UnpackError),
+    #[error("release {0} is not staged")]
+    NotStaged(Digest),
+    #[error("{0} runs already")]
+    Doubled(Name),
+    #[error("{0} does not run")]
+    NotRunning(Name),
+    #[error("the config can't be used")]
+    Config(#[source] ConfigError),
+    #[error("the release holds no program {0:?} that can be executed")]
+    NoProgram(String),
+    #[error("the supervisor did not come up: {0}")]
+    Shim(String),
+    #[error("no user id is left for another app")]
+    NoUser,
+    #[error("no user is named {0:?}")]
+    UnknownUser(String),
+    #[error("the release has no command check named {0}")]
+    NoCheck(Name),
+}
+
+impl RunnerError {
+    pub(crate) fn io(what: &'static str, source: std::io::Error) -> Self {
+        Self::Io { what, source }
+    }
+
+    /// One word for programs.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Io { .. } => "Io",
+            Self::AlreadyRunning(_) => "AlreadyRunning",
+            Self::DamagedTrust => "DamagedTrust",
+            Self::Keys(_) => "BadTrustedKeys",
+            Self::OtherTenant { .. } | Self::WrongTenant(_) => "WrongTenant",
+            Self::Signature(_) => "BadSignature",
+            Self::Manifest(ManifestError::Unsupported(_)) => "Unsupported",
+            Self::Manifest(_) => "BadManifest",
+            Self::NoPlatform(_) => "WrongPlatform",
+            Self::BelowFloor { .. } => "BelowFloor",
+            Self::WrongSize { .. } => "WrongSize",
+            Self::WrongDigest { .. } => "DigestMismatch",
+            Self::NoPlainFile => "NoPlainFile",
+            Self::Unpack(UnpackError::Write { .. }) => "Io",
+            Self::Unpack(_) => "BadArchive",
+            Self::NotStaged(_) => "NotStaged",
+            Self::Doubled(_) => "Doubled",
+            Self::NotRunning(_) => "NotRunning",
+            Self::Config(_) => "BadConfig",
+            Self::NoProgram(_) => "NoProgram",
+            Self::Shim(_) => "SupervisorFailed",
+            Self::NoUser => "NoUser",
+            Self::UnknownUser(_) => "UnknownUser",
+            Self::NoCheck(_) => "NoCheck",
+        }
+    }
+
+    /// Whether what was asked for is bad, so that asking again will not help.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Unpack(error) => error.is_evil(),
+            Self::Keys(_)
+            | Self::OtherTenant { .. }
+            | Self::WrongTenant(_)
+            | Self::Signature(_)
+            | Self::Manifest(_)
+            | Self::NoPlatform(_)
+            | Self::BelowFloor { .. }
+            | Self::WrongSize { .. }
+            | Self::WrongDigest { .. }
+            | Self::NoPlainFile
+            | Self::Config(_)
+            | Self::NoProgram(_)
+            | Self::NoCheck(_) => true,
+            _ => false,
+        }
+    }
+
+    /// The error with its causes, in one line.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        crate::chain(self)
+    }
+}

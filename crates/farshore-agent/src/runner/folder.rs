@@ -1,0 +1,192 @@
+//! Where the runner keeps an app.
+//!
+//! ```text
+//! <apps>/.runner/            0700  trusted keys, user ids, lock, staging
+//! <apps>/<app>/releases/<manifest digest>/   unpacked, read-only for the app's user
+//! <apps>/<app>/manifests/<manifest digest>.json, .sig
+//! <apps>/<app>/current → releases/…, previous → releases/…
+//! <apps>/<app>/data/         0700  the app's own, its HOME
+//! <apps>/<app>/logs/         stdout.log, stderr.log and rotated ones
+//! <apps>/<app>/state/        0700  shim.lock, shim.sock, spec.json, status.json, floor
+//! ```
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use farshore_domain::digest::Digest;
+use farshore_domain::name::Name;
+use farshore_domain::release::MAX_MANIFEST_BYTES;
+use farshore_domain::version::Version;
+
+use crate::file;
+
+/// One app's folder.
+#[derive(Clone, Debug)]
+pub(crate) struct AppFolder {
+    root: PathBuf,
+}
+
+impl AppFolder {
+    /// A name holds neither `/` nor a leading dot, so it can't lead elsewhere.
+    pub(crate) fn of(apps: &Path, app: &Name) -> Self {
+        Self { root: apps.join(app.as_str()) }
+    }
+
+    pub(crate) fn at(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn releases(&self) -> PathBuf {
+        self.root.join("releases")
+    }
+
+    pub(crate) fn release(&self, manifest: Digest) -> PathBuf {
+        self.releases().join(manifest.hex())
+    }
+
+    pub(crate) fn manifest(&self, manifest: Digest) -> PathBuf {
+        self.root.join("manifests").join(format!("{}.json", manifest.hex()))
+    }
+
+    pub(crate) fn signature(&self, manifest: Digest) -> PathBuf {
+        self.root.join("manifests").join(format!("{}.sig", manifest.hex()))
+    }
+
+    pub(crate) fn data(&self) -> PathBuf {
+        self.root.join("data")
+    }
+
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.root.join("logs")
+    }
+
+    fn state(&self) -> PathBuf {
+        self.root.join("state")
+    }
+
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.state().join("shim.lock")
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.state().join("shim.sock")
+    }
+
+    pub(crate) fn spec(&self) -> PathBuf {
+        self.state().join("spec.json")
+    }
+
+    pub(crate) fn status(&self) -> PathBuf {
+        self.state().join("status.json")
+    }
+
+    fn floor_file(&self) -> PathBuf {
+        self.state().join("floor")
+    }
+
+    pub(crate) fn make(&self) -> io::Result<()> {
+        file::make_folder(&self.root, 0o755)?;
+        file::make_folder(&self.releases(), 0o755)?;
+        file::make_folder(&self.root.join("manifests"), 0o755)?;
+        file::make_folder(&self.data(), 0o700)?;
+        file::make_folder(&self.logs(), 0o750)?;
+        file::make_folder(&self.state(), 0o700)
+    }
+
+    /// Releases whose folder and manifest are both there.
+    pub(crate) fn staged(&self) -> io::Result<Vec<Digest>> {
+        let entries = match fs::read_dir(self.releases()) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut staged = Vec::new();
+        for entry in entries {
+            let name = entry?.file_name();
+            let digest = name.to_str().and_then(|hex| format!("sha256:{hex}").parse::<Digest>().ok());
+            staged.extend(digest.filter(|digest| self.manifest(*digest).is_file()));
+        }
+        Ok(staged)
+    }
+
+    /// A staged manifest's exact bytes, checked against the digest it is named by.
+    pub(crate) fn read_manifest(&self, manifest: Digest) -> io::Result<Option<Vec<u8>>> {
+        let bytes = file::read_capped(&self.manifest(manifest), MAX_MANIFEST_BYTES as u64)?;
+        Ok(bytes.filter(|bytes| Digest::of(bytes) == manifest))
+    }
+
+    /// The version below which nothing is activated. An unreadable floor is an error: it fails closed.
+    pub(crate) fn floor(&self) -> io::Result<Option<Version>> {
+        let Some(bytes) = file::read_capped(&self.floor_file(), 256)? else { return Ok(None) };
+        let bad = || io::Error::new(io::ErrorKind::InvalidData, "the floor is damaged");
+        let text = String::from_utf8(bytes).map_err(|_| bad())?;
+        text.trim().parse().map(Some).map_err(|_| bad())
+    }
+
+    pub(crate) fn raise_floor(&self, floor: &Version) -> io::Result<()> {
+        if self.floor()?.is_none_or(|old| old < *floor) {
+            file::write_atomically(&self.floor_file(), floor.as_str().as_bytes(), 0o600)?;
+        }
+        Ok(())
+    }
+
+    /// Points `current` at a release, and `previous` at what `current` was.
+    pub(crate) fn switch(&self, manifest: Digest) -> io::Result<()> {
+        let target = PathBuf::from("releases").join(manifest.hex());
+        let current = self.root.join("current");
+        if let Ok(old) = fs::read_link(&current) {
+            if old == target {
+                return Ok(());
+            }
+            self.point("previous", &old)?;
+        }
+        self.point("current", &target)?;
+        file::sync_folder(&self.root)
+    }
+
+    fn point(&self, name: &str, target: &Path) -> io::Result<()> {
+        let temporary = self.root.join(format!(".{name}.new"));
+        match fs::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        std::os::unix::fs::symlink(target, &temporary)?;
+        fs::rename(&temporary, self.root.join(name))
+    }
+
+    /// Deletes one release and its manifest; the manifest first, so that half a folder is never taken for a release.
+    pub(crate) fn discard(&self, manifest: Digest) -> io::Result<()> {
+        for file in [self.manifest(manifest), self.signature(manifest)] {
+            match fs::remove_file(file) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        match fs::remove_dir_all(self.release(manifest)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Deletes everything but the floor.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        for manifest in self.staged()? {
+            self.discard(manifest)?;
+        }
+        let floor = self.floor()?;
+        match fs::remove_dir_all(&self.root) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        if let Some(floor) = floor {
+            self.make()?;
+            self.raise_floor(&floor)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,282 @@
+//! The runner: a small privileged helper with a closed list of verbs over a unix socket.
+//!
+//! It starts and stops apps from manifests whose signature it has itself checked against its own copy of the tenant's keys. A `run` that
+//! was taken over can choose among signed releases at or above the floor; it can't make the runner execute anything else. Each app lives
+//! under a supervisor of its own ([`supervise`]), outside `run` and the runner, and is found again after either has died.
+
+mod apps;
+mod cgroup;
+mod client;
+mod error;
+mod exec;
+mod folder;
+mod keys;
+mod logs;
+mod shim;
+mod socket;
+mod spec;
+mod stage;
+mod unpack;
+mod users;
+mod wire;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use farshore_domain::name::Name;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Mutex, Semaphore};
+use tokio::time::timeout;
+
+pub use client::{ClientError, RunnerClient};
+pub use error::RunnerError;
+pub use exec::{ExecError, become_app};
+pub(crate) use shim::take_lock;
+pub use shim::{ShimError, supervise};
+pub use unpack::{UnpackError, UnpackLimits, unpack};
+pub use users::{APP_UIDS, AppsUser};
+pub use wire::{MAX_FRAME_BYTES, Reply, Request, Signed, WireError, config_digest};
+
+use apps::Apps;
+use cgroup::Cgroups;
+use keys::Keys;
+use users::Users;
+
+/// At most this many connections at once.
+const MAX_CONNECTIONS: usize = 16;
+/// A connection that says nothing for this long is closed.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// How a runner is set up.
+#[derive(Clone, Debug)]
+pub struct RunnerSettings {
+    pub socket: PathBuf,
+    pub apps: PathBuf,
+    /// Besides root and the runner's own user, who may ask.
+    pub allow_uid: Option<u32>,
+    pub user: AppsUser,
+    /// Where control groups are mounted, and the name of the group that apps get theirs in; `None` leaves them alone.
+    pub cgroups: Option<(PathBuf, String)>,
+    /// The `farshore-agent` program that supervisors are started from.
+    pub program: PathBuf,
+}
+
+impl RunnerSettings {
+    /// Control groups under `/sys/fs/cgroup/farshore-apps`, supervisors from this very program.
+    #[must_use]
+    pub fn new(socket: PathBuf, apps: PathBuf, user: AppsUser) -> Self {
+        Self {
+            socket,
+            apps,
+            allow_uid: None,
+            user,
+            cgroups: Some((PathBuf::from("/sys/fs/cgroup"), "farshore-apps".to_owned())),
+            program: PathBuf::from("/proc/self/exe"),
+        }
+    }
+}
+
+/// A runner that listens.
+#[derive(Debug)]
+pub struct Runner {
+    listener: UnixListener,
+    _lock: File,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    apps: Apps,
+    capabilities: Vec<String>,
+    allowed: Vec<u32>,
+    busy: Mutex<BTreeMap<Name, Arc<Mutex<()>>>>,
+    staging: Mutex<()>,
+    slots: Arc<Semaphore>,
+}
+
+impl Runner {
+    /// Takes the apps folder, looks at what this machine can do, and listens.
+    ///
+    /// # Errors
+    /// When another runner has the folder, or its files can't be read: nothing is then started.
+    pub fn bind(settings: RunnerSettings) -> Result<Self, RunnerError> {
+        let RunnerSettings { socket: path, apps: folder, allow_uid, user, cgroups, program } = settings;
+        let make = |path: &std::path::Path, mode| {
+            crate::file::make_folder(path, mode)
+                .map_err(|e| RunnerError::io("making the runner's folders", e))
+        };
+        make(&folder, 0o755)?;
+        // Absolute, because supervisors work from another folder.
+        let folder = folder.canonicalize().map_err(|e| RunnerError::io("finding the apps folder", e))?;
+        let private = Apps::private(&folder);
+        make(&private, 0o700)?;
+        make(&private.join("staging"), 0o700)?;
+        let lock = shim::take_lock(&private.join("lock")).map_err(|e| RunnerError::io("locking", e))?;
+        let lock = lock.ok_or_else(|| RunnerError::AlreadyRunning(folder.clone()))?;
+        let groups = cgroups.map_or_else(Cgroups::default, |(root, group)| Cgroups::detect(&root, &group));
+        let mut capabilities = vec!["process".to_owned(), "manifest/v1".to_owned()];
+        capabilities.extend(groups.capabilities());
+        if user != AppsUser::Unprivileged {
+            capabilities.push("users".to_owned());
+        }
+        let own = rustix::process::geteuid().as_raw();
+        let listener = socket::listen(&path).map_err(|e| RunnerError::io("listening", e))?;
+        // Who may ask is decided by the peer's credentials; the mode only has to let them connect.
+        let mode = if allow_uid.is_some() { 0o666 } else { 0o600 };
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))
+            .map_err(|e| RunnerError::io("opening the socket", e))?;
+        let apps = Apps {
+            keys: std::sync::Mutex::new(Keys::load(&private)?),
+            users: std::sync::Mutex::new(Users::load(user, &private)?),
+            folder,
+            program,
+            hardware: crate::hardware(),
+            cgroups: groups,
+        };
+        let allowed = [Some(0), Some(own), allow_uid].into_iter().flatten().collect();
+        let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let shared =
+            Shared { apps, capabilities, allowed, busy: Mutex::default(), staging: Mutex::default(), slots };
+        Ok(Self { listener, _lock: lock, shared: Arc::new(shared) })
+    }
+
+    /// Serves until dropped. Apps go on when it ends.
+    ///
+    /// # Errors
+    /// When connections can't be accepted any more.
+    pub async fn serve(self) -> Result<(), RunnerError> {
+        loop {
+            let slot = Arc::clone(&self.shared.slots).acquire_owned().await;
+            let slot = slot.map_err(|e| RunnerError::io("counting connections", std::io::Error::other(e)))?;
+            let (stream, _) = match self.listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of descriptors, for instance: it passes.
+                    tracing::warn!(%error, "a connection can't be accepted");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let shared = Arc::clone(&self.shared);
+            tokio::spawn(async move {
+                shared.connection(stream).await;
+                drop(slot);
+            });
+        }
+    }
+}
+
+impl Shared {
+    async fn connection(&self, mut stream: UnixStream) {
+        let uid = match stream.peer_cred() {
+            Ok(peer) => peer.uid(),
+            Err(error) => {
+                tracing::warn!(%error, "a peer without credentials is turned away");
+                return;
+            }
+        };
+        if !self.allowed.contains(&uid) {
+            tracing::warn!(uid, "a peer that may not ask is turned away");
+            return;
+        }
+        loop {
+            let request = match timeout(IDLE, wire::read::<Request>(&mut stream)).await {
+                Ok(Ok(Some(request))) => request,
+                Ok(Ok(None)) | Err(_) => return,
+                Ok(Err(error)) => {
+                    tracing::warn!(error = %crate::chain(&error), "a request that can't be read");
+                    let code = "BadRequest".to_owned();
+                    let reply = Reply::Failed { code, message: crate::chain(&error), refused: true };
+                    if let Err(error) = wire::write(&mut stream, &reply).await {
+                        tracing::debug!(%error, "the answer was not taken");
+                    }
+                    return;
+                }
+            };
+            let reply = match self.answer(request).await {
+                Ok(reply) => reply,
+                Err(error) => {
+                    tracing::warn!(code = error.code(), error = %error.chain(), "not done");
+                    let refused = error.is_refusal();
+                    Reply::Failed { code: error.code().to_owned(), message: error.chain(), refused }
+                }
+            };
+            if let Ok(Err(error)) = timeout(IDLE, wire::write(&mut stream, &reply)).await {
+                tracing::debug!(%error, "the answer was not taken");
+                return;
+            }
+        }
+    }
+
+    /// One thing at a time for each app.
+    async fn turn(&self, app: &Name) -> Arc<Mutex<()>> {
+        let mut busy = self.busy.lock().await;
+        busy.retain(|_, lock| Arc::strong_count(lock) > 1);
+        Arc::clone(busy.entry(app.clone()).or_default())
+    }
+
+    async fn answer(&self, request: Request) -> Result<Reply, RunnerError> {
+        let apps = &self.apps;
+        match request {
+            Request::Hello => {
+                let keys = apps.keys.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                Ok(Reply::Hello {
+                    capabilities: self.capabilities.clone(),
+                    tenant: keys.tenant_name().cloned(),
+                    trusted_keys_version: keys.version(),
+                })
+            }
+            Request::Trust { tenant, name, sets } => {
+                let mut keys = apps.keys.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                keys.accept(tenant, &name, sets)?;
+                Ok(Reply::Done)
+            }
+            Request::List => Ok(Reply::Apps { apps: apps.list().await? }),
+            Request::Stage { manifest, artifact } => {
+                // Staging goes on beside starts and stops; two of the same release would share a folder.
+                let _turn = self.staging.lock().await;
+                apps.stage(manifest, artifact).await?;
+                Ok(Reply::Done)
+            }
+            Request::Start { app, manifest, release, instance, config } => {
+                let turn = self.turn(&app).await;
+                let _turn = turn.lock().await;
+                apps.start(&app, manifest, release, instance, &config).await?;
+                Ok(Reply::Done)
+            }
+            Request::Stop { app } => {
+                let turn = self.turn(&app).await;
+                let _turn = turn.lock().await;
+                apps.stop(&app).await?;
+                Ok(Reply::Done)
+            }
+            Request::Remove { app } => {
+                let turn = self.turn(&app).await;
+                let _turn = turn.lock().await;
+                apps.remove(&app).await?;
+                Ok(Reply::Done)
+            }
+            Request::Discard { app, keep } => {
+                let turn = self.turn(&app).await;
+                let _turn = turn.lock().await;
+                apps.discard(&app, &keep).await?;
+                Ok(Reply::Done)
+            }
+            Request::Commit { app, manifest } => {
+                let turn = self.turn(&app).await;
+                let _turn = turn.lock().await;
+                apps.commit(&app, manifest)?;
+                Ok(Reply::Done)
+            }
+            Request::Probe { app, check } => {
+                let (good, message) = apps.probe(&app, &check).await?;
+                Ok(Reply::Probed { good, message })
+            }
+            Request::Logs { app, bytes } => Ok(Reply::Logs { text: apps.logs(&app, bytes)? }),
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! What the supervisor of an app is told, and what it tells. Both lie in the app's `state` folder as JSON.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use farshore_domain::digest::Digest;
+use farshore_domain::id::ReleaseId;
+use farshore_domain::name::Name;
+use farshore_domain::reconcile::Running;
+use farshore_domain::version::Version;
+use serde::{Deserialize, Serialize};
+
+use super::users::Identity;
+
+/// Everything needed to run one instance of an app, again and again. Written by the runner from a verified manifest.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Spec {
+    pub(crate) app: Name,
+    pub(crate) manifest: Digest,
+    pub(crate) release: ReleaseId,
+    pub(crate) version: Version,
+    pub(crate) instance: u64,
+    pub(crate) config: Digest,
+    /// The release's folder.
+    pub(crate) folder: PathBuf,
+    /// The program, relative to the folder, and its arguments.
+    pub(crate) command: Vec<String>,
+    /// The whole environment.
+    pub(crate) env: BTreeMap<String, String>,
+    /// Commands of the checks that run one, by name.
+    pub(crate) checks: BTreeMap<Name, Check>,
+    pub(crate) user: Option<Identity>,
+    pub(crate) cgroups: Vec<PathBuf>,
+    pub(crate) stop_timeout_ms: u64,
+    pub(crate) backoff_ms: u64,
+    pub(crate) max_backoff_ms: u64,
+    pub(crate) log_bytes: u64,
+    pub(crate) log_files: u32,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Check {
+    pub(crate) command: Vec<String>,
+    pub(crate) timeout_ms: u64,
+}
+
+/// A process that can't be mistaken for another one that got the same number later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Process {
+    pub(crate) pid: i32,
+    /// Field 22 of `/proc/<pid>/stat`: clock ticks after boot.
+    pub(crate) started: u64,
+}
+
+impl Process {
+    /// The process that has this number now.
+    pub(crate) fn of(pid: i32) -> Option<Self> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The command, in parentheses, may itself hold spaces and parentheses.
+        let (_, after) = stat.rsplit_once(')')?;
+        let mut fields = after.split_whitespace();
+        let state = fields.next()?;
+        // state is field 3, so field 22 is the 19th after it.
+        let started = fields.nth(18)?.parse().ok()?;
+        (state != "Z").then_some(Self { pid, started })
+    }
+
+    /// Whether this very process still runs.
+    pub(crate) fn is_alive(self) -> bool {
+        Self::of(self.pid) == Some(self)
+    }
+}
+
+/// Sends a signal to a process group; that it is gone already is fine.
+pub(crate) fn signal_group(pid: Option<i32>, signal: rustix::process::Signal) {
+    let Some(group) = pid.and_then(rustix::process::Pid::from_raw) else { return };
+    if let Err(error) = rustix::process::kill_process_group(group, signal)
+        && error != rustix::io::Errno::SRCH
+    {
+        tracing::debug!(group = group.as_raw_nonzero().get(), %error, "the group can't be signalled");
+    }
+}
+
+/// What the supervisor tells.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ShimStatus {
+    pub(crate) running: Running,
+    /// The app's process while it is up; it leads its own session and process group.
+    pub(crate) process: Option<Process>,
+    pub(crate) boot: String,
+}
+
+/// What the supervisor is asked.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ShimRequest {
+    Status,
+    /// Stop the app and end.
+    Stop,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ShimReply {
+    Status(Box<ShimStatus>),
+    Stopped,
+}
