@@ -43,6 +43,9 @@ pub(crate) fn cargo(arguments: &[&str]) -> Command {
     command
 }
 
+/// The packages of the programs that run together, as arguments for cargo.
+pub(crate) const PROGRAMS: [&str; 6] = ["-p", "farshore", "-p", "farshore-agent", "-p", "edge-web-service"];
+
 /// Builds the programs that run together, into the target folder's `debug` or `release`, and returns that folder.
 ///
 /// Always these three at once: cargo chooses features for all packages that it is told of, so that each on its own would be
