@@ -29,6 +29,8 @@ interface Props {
   format: (value: number) => string
   /** The axis reaches at least up to here. */
   atLeast: number
+  /** Cut the axis at powers of two. */
+  binary?: boolean
   /** Charts with the same name share their crosshair. */
   sync: string
   /** Where the crosshair is, as an index; null: nowhere. */
@@ -38,7 +40,7 @@ interface Props {
 
 const css = (name: string): string => getComputedStyle(document.documentElement).getPropertyValue(name).trim()
 
-export function Chart({ label, at, from, to, series, marks, format, atLeast, sync, onCursor, height = 128 }: Props) {
+export function Chart({ label, at, from, to, series, marks, format, atLeast, sync, binary = false, onCursor, height = 128 }: Props) {
   const box = useRef<HTMLDivElement>(null)
   const plot = useRef<uPlot | null>(null)
   const theme = usePaintedTheme()
@@ -70,7 +72,7 @@ export function Chart({ label, at, from, to, series, marks, format, atLeast, syn
         },
         axes: [
           { ...axis, grid: { show: false }, size: 22, gap: 4, space: 70, values: timeLabels },
-          { ...axis, size: 52, gap: 6, space: 28, values: (_, splits) => splits.map((v) => latest.current.format(v)) },
+          { ...axis, ...(binary ? { incrs: POWERS } : {}), size: 56, gap: 6, space: 28, values: (_, splits) => splits.map((v) => latest.current.format(v)) },
         ],
         series: [
           {},
@@ -126,7 +128,7 @@ export function Chart({ label, at, from, to, series, marks, format, atLeast, syn
     }
     // A chart is made anew when its series or colours change; figures are set below.
     // oxlint-disable-next-line react/exhaustive-deps
-  }, [shape, theme, sync, height])
+  }, [shape, theme, sync, binary, height])
 
   useEffect(() => {
     plot.current?.setData([at.map((ms) => ms / 1000), ...series.map((s) => s.values)] as unknown as uPlot.AlignedData)
@@ -135,6 +137,8 @@ export function Chart({ label, at, from, to, series, marks, format, atLeast, syn
 
   return <div ref={box} role="img" aria-label={label} className="w-full" style={{ height }} />
 }
+
+const POWERS = Array.from({ length: 46 }, (_, i) => 2 ** i)
 
 const two = (n: number): string => String(n).padStart(2, '0')
 

@@ -35,7 +35,7 @@ export function CopyButton({ text, label, small = true }: { text: string | (() =
   return (
     <button
       type="button"
-      className={buttonClass('ghost', small)}
+      className={`${buttonClass('ghost', small)} ${small ? '' : 'max-sm:hidden'}`}
       onClick={() => {
         void copyText(typeof text === 'string' ? text : text()).then((done) => {
           setState(done ? 'copied' : 'failed')

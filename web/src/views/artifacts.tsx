@@ -30,7 +30,7 @@ export function Artifacts() {
         empty={
           <Empty title="No artifacts yet">
             <p>An artifact is the archive of a release for one platform. It is uploaded with its release, in pieces that can be resumed:</p>
-            <Command text="farshore release push release.json --signature release.json.sig --artifact edge-web-arm64.tar.zst" />
+            <Command text="farshore release push out/" />
           </Empty>
         }
       >

@@ -53,8 +53,8 @@ export function Releases() {
               A release is one version of an app: a manifest, signed with a key that need not be on the server, and an artifact for each
               platform. Sign it where the key is, then push both:
             </p>
-            <Command text="farshore release sign release.yaml --key release.key" />
-            <Command text="farshore release push release.json --signature release.json.sig --artifact edge-web-arm64.tar.zst" />
+            <Command text="farshore release sign release.yaml --key release.key --artifact linux/aarch64=edge-web.tar.gz" />
+            <Command text="farshore release push out/" />
           </Empty>
         </div>
       ) : (
@@ -67,8 +67,8 @@ export function Releases() {
           <Section title="Add a release">
             <div className="flex flex-col gap-2">
               <p className="text-muted">Sign where the key is, then push the manifest, its signature and its artifacts.</p>
-              <Command text="farshore release sign release.yaml --key release.key" />
-              <Command text="farshore release push release.json --signature release.json.sig --artifact edge-web-arm64.tar.zst" />
+              <Command text="farshore release sign release.yaml --key release.key --artifact linux/aarch64=edge-web.tar.gz" />
+              <Command text="farshore release push out/" />
             </div>
           </Section>
         </>

@@ -153,7 +153,7 @@ export function DeviceConfig({ device }: { device: Device }) {
               {rows.map((row) => (
                 <tr key={`${row.app}${row.key}`}>
                   <td className="px-4 py-1.5 font-mono text-sm">{row.key}</td>
-                  <td className="px-4 py-1.5 font-mono text-sm [overflow-wrap:anywhere]">{row.value}</td>
+                  <td className="max-w-72 px-4 py-1.5 font-mono text-sm break-words">{row.value}</td>
                   <td className="px-4 py-1.5">
                     {row.from} <span className="text-muted">{LAYERS[row.layer] ?? row.layer}</span>
                   </td>

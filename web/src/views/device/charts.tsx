@@ -26,6 +26,8 @@ interface Graph {
   lines: Line[]
   format: (value: number) => string
   atLeast: (figures: Figures) => number
+  /** Its figures are bytes: the axis is cut at powers of two. */
+  binary?: boolean
 }
 
 const share = (value: number): string => percent(value, value < 0.095 && value > 0 ? 1 : 0)
@@ -38,6 +40,7 @@ const GRAPHS: Graph[] = [
     title: 'Memory',
     lines: [{ metric: 'mem_used', name: 'in use', color: '--accent', fill: true }],
     format: bytes,
+    binary: true,
     atLeast: (f) => lastOf(f, 'mem_total') || 1024 ** 3,
   },
   {
@@ -64,6 +67,7 @@ const GRAPHS: Graph[] = [
     title: 'Disk in use',
     lines: [{ metric: 'disk_used', name: 'in use', color: '--accent', fill: true }],
     format: bytes,
+    binary: true,
     atLeast: (f) => lastOf(f, 'disk_total') || 1024 ** 3,
   },
   { title: 'Disk latency', lines: [{ metric: 'io_latency', name: 'mean', color: '--accent' }], format: (v) => `${v.toFixed(v < 10 ? 1 : 0)} ms`, atLeast: () => 5 },
@@ -75,8 +79,10 @@ const GRAPHS: Graph[] = [
       { metric: 'net_tx', name: 'out', color: '--ok' },
     ],
     format: (v) => `${bytes(v)}/s`,
+    binary: true,
     atLeast: () => 1024,
   },
+  { title: 'Temperature', lines: [{ metric: 'temperature', name: 'processor', color: '--warn' }], format: (v) => `${v.toFixed(0)} °C`, atLeast: () => 80 },
 ]
 
 interface Props {
@@ -128,9 +134,9 @@ export function Charts({ device, range, events }: Props) {
           <Failure what="The measurements can’t be read" error={measured.error} retry={measured.retry} />
         </div>
       )}
-      <div className="grid gap-px overflow-hidden bg-line sm:grid-cols-2 xl:grid-cols-4">
+      <div className="grid gap-px overflow-hidden bg-line sm:grid-cols-2 xl:grid-cols-3">
         {GRAPHS.map((graph, i) => (
-          <figure key={graph.title} className="min-w-0 bg-surface px-3 pt-2 pb-1">
+          <figure key={graph.title} className="min-w-0 bg-surface px-3 pt-2 pb-1 last:sm:max-xl:col-span-2">
             <figcaption className="flex items-baseline justify-between gap-2">
               <span className="font-medium">{graph.title}</span>
               <span className="flex gap-2.5 truncate text-sm text-muted">
@@ -160,6 +166,7 @@ export function Charts({ device, range, events }: Props) {
               format={graph.format}
               atLeast={graph.atLeast(figures)}
               sync="device"
+              binary={graph.binary === true}
               {...(i === 0 ? { onCursor: setCursor } : {})}
             />
           </figure>

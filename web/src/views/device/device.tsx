@@ -170,7 +170,7 @@ function Header({ device }: { device: Device }) {
       'Certificate',
       expiry ?? (
         <span key="c" className={(expires ?? 0) - now < SOON_MS ? 'text-warn' : undefined}>
-          good until <Time at={expires} />
+          expires <Time at={expires} />
         </span>
       ),
     ],

@@ -48,7 +48,7 @@ export function EventList({ events, withSubject = false }: { events: FleetEvent[
             </span>
             <div className="min-w-0 flex-1">
               <p className="[overflow-wrap:anywhere]">
-                {withSubject && (
+                {withSubject && !event.message.includes(event.subject.name) && (
                   <>
                     <Subject subject={event.subject} />{' '}
                   </>

@@ -25,12 +25,11 @@ export function AppVersion({ app }: { app: DeviceApp }) {
   const { shape, tone } = phaseLook(app.phase)
   const moving = app.desired !== undefined && app.desired.version !== app.activeVersion
   return (
-    <span className="inline-flex items-center gap-1.5 truncate" title={`${app.app}: ${app.phase}, ${app.health}`}>
+    <span className="inline-flex min-w-0 items-center gap-1.5" title={`${app.app}: ${app.phase}, ${app.health}`}>
       <Glyph shape={shape} tone={tone} />
-      <span className="truncate">
-        {app.app} <span className="font-medium">{app.activeVersion || '–'}</span>
-        {moving && <span className="text-muted"> → {app.desired?.version}</span>}
-      </span>
+      <span className="truncate">{app.app}</span>
+      <span className="shrink-0 font-medium">{app.activeVersion || '–'}</span>
+      {moving && <span className="shrink-0 text-muted">→ {app.desired?.version}</span>}
     </span>
   )
 }
@@ -39,7 +38,7 @@ export const COLUMNS: ColumnDef<Device>[] = [
   column.display({
     id: 'name',
     header: 'Name',
-    meta: { track: 'minmax(150px, 1.3fr)', sort: 'name' },
+    meta: { track: 'minmax(110px, 1.3fr)', sort: 'name' },
     cell: ({ row }) => (
       <Link
         to="/devices/$id"
@@ -56,14 +55,14 @@ export const COLUMNS: ColumnDef<Device>[] = [
     column.display({
       id: dimension,
       header: { reachability: 'Reach', health: 'Health', conformance: 'Conformance', lifecycle: 'Lifecycle' }[dimension],
-      meta: { track: { reachability: '82px', health: '92px', conformance: '108px', lifecycle: '104px' }[dimension] },
+      meta: { track: { reachability: '76px', health: '88px', conformance: '108px', lifecycle: '84px' }[dimension] },
       cell: ({ row }) => <State of={dimension} word={row.original.status[dimension]} reasons={row.original.status.reasons} />,
     }),
   ),
   column.display({
     id: 'cpu',
     header: 'CPU, last hour',
-    meta: { track: '128px' },
+    meta: { track: '120px' },
     cell: ({ row }) => {
       const now = row.original.status.latest.cpu
       return (
@@ -77,7 +76,7 @@ export const COLUMNS: ColumnDef<Device>[] = [
   column.display({
     id: 'apps',
     header: 'Apps',
-    meta: { track: 'minmax(130px, 1fr)' },
+    meta: { track: 'minmax(118px, 1fr)' },
     cell: ({ row }) => {
       const [first, ...others] = row.original.status.apps
       if (!first) return <span className="text-muted">none</span>
@@ -92,19 +91,19 @@ export const COLUMNS: ColumnDef<Device>[] = [
   column.display({
     id: 'location',
     header: 'Location',
-    meta: { track: 'minmax(84px, 0.6fr)', sort: 'location' },
+    meta: { track: 'minmax(76px, 0.6fr)', sort: 'location' },
     cell: ({ row }) => <span className="truncate">{row.original.spec.location || '–'}</span>,
   }),
   column.display({
     id: 'channel',
     header: 'Channel',
-    meta: { track: '68px' },
+    meta: { track: '60px' },
     cell: ({ row }) => <span className="truncate">{row.original.spec.channel}</span>,
   }),
   column.display({
     id: 'labels',
     header: 'Labels',
-    meta: { track: 'minmax(110px, 1.1fr)' },
+    meta: { track: 'minmax(80px, 1.1fr)' },
     cell: ({ row }) => {
       const text = Object.entries(row.original.metadata.labels ?? {}).map(([k, v]) => `${k}=${v}`)
       return (
@@ -117,11 +116,11 @@ export const COLUMNS: ColumnDef<Device>[] = [
   column.display({
     id: 'lastSeen',
     header: 'Last seen',
-    meta: { track: '84px', sort: 'lastSeen' },
+    meta: { track: '82px', sort: 'lastSeen' },
     cell: ({ row }) => <Time at={row.original.status.lastSeenAt} className="whitespace-nowrap text-muted" />,
   }),
 ]
 
-export const TRACKS = `32px ${COLUMNS.map((c) => c.meta?.track ?? '1fr').join(' ')}`
+export const TRACKS = `24px ${COLUMNS.map((c) => c.meta?.track ?? '1fr').join(' ')}`
 /** Below this the columns do not fit and the table scrolls sideways. */
-export const MIN_WIDTH = 1180
+export const MIN_WIDTH = 1134

@@ -23,13 +23,13 @@ interface Props {
 
 export function Facets({ summary, filters, onChange }: Props) {
   return (
-    <div className="panel flex overflow-x-auto" role="group" aria-label="Devices by state">
+    <div className="panel flex gap-x-4 px-1 max-sm:overflow-x-auto sm:flex-wrap" role="group" aria-label="Devices by state">
       {(Object.keys(ALWAYS) as Dimension[]).map((dimension) => {
         const words = Object.keys(LOOKS[dimension]).filter(
           (word) => ALWAYS[dimension].includes(word) || (dimension !== 'lifecycle' && (summary?.[dimension][word] ?? 0) > 0) || filters[dimension] === word,
         )
         return (
-          <fieldset key={dimension} className="flex items-center border-r border-line p-1 last:border-r-0">
+          <fieldset key={dimension} className="flex items-center py-1">
             <legend className="sr-only">{dimension}</legend>
             {words.map((word) => {
               const n = summary?.[dimension][word] ?? 0
@@ -42,7 +42,7 @@ export function Facets({ summary, filters, onChange }: Props) {
                   aria-pressed={on}
                   onClick={() => onChange(toggle(filters, dimension, word))}
                   className={cx(
-                    'flex h-7 items-center gap-1.5 rounded px-2 whitespace-nowrap transition-colors hover:bg-hover',
+                    'flex h-7 items-center gap-1.5 rounded px-1.5 whitespace-nowrap transition-colors hover:bg-hover',
                     on && 'bg-accent-soft',
                   )}
                 >

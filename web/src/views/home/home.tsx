@@ -60,6 +60,7 @@ export function Home() {
         !(summary.isError && !summary.data) && (
           <>
             <div className="grid items-start gap-4 xl:grid-cols-[3fr_2fr]">
+            <div className="flex min-w-0 flex-col gap-4">
               <Section title="Needs attention" flush>
                 {!ready ? (
                   <div className="p-4">
@@ -76,26 +77,6 @@ export function Home() {
                   <Attention items={attention} />
                 )}
               </Section>
-              <Section
-                title="Recent events"
-                flush
-                className="max-xl:order-last"
-              >
-                {events.isError ? (
-                  <div className="p-4">
-                    <Failure what="The events can’t be listed" error={events.error} retry={() => void events.refetch()} />
-                  </div>
-                ) : events.isPending ? (
-                  <div className="p-4">
-                    <Loading what="events" />
-                  </div>
-                ) : events.data.items.length === 0 ? (
-                  <p className="px-4 py-3 text-muted">Nothing has happened yet.</p>
-                ) : (
-                  <EventList events={events.data.items} withSubject />
-                )}
-              </Section>
-            </div>
             <Section
               title="Rollouts in progress"
               flush
@@ -124,6 +105,26 @@ export function Home() {
                 <RolloutRows rollouts={open} />
               )}
             </Section>
+            </div>
+              <Section
+                title="Recent events"
+                flush
+              >
+                {events.isError ? (
+                  <div className="p-4">
+                    <Failure what="The events can’t be listed" error={events.error} retry={() => void events.refetch()} />
+                  </div>
+                ) : events.isPending ? (
+                  <div className="p-4">
+                    <Loading what="events" />
+                  </div>
+                ) : events.data.items.length === 0 ? (
+                  <p className="px-4 py-3 text-muted">Nothing has happened yet.</p>
+                ) : (
+                  <EventList events={events.data.items} withSubject />
+                )}
+              </Section>
+            </div>
             <Section title="Fleet by location" flush>
               {summary.data ? (
                 <Density locations={summary.data.byLocation} />

@@ -28,7 +28,7 @@ export function Evidence({ summary }: { summary: RolloutSummary }) {
           className="relative mt-2 h-2.5 rounded-sm bg-line"
         >
           <span
-            className={cx('absolute inset-y-0 left-0 rounded-sm', over ? 'bg-bad' : (ratio ?? 0) > summary.threshold / 2 ? 'bg-warn' : 'bg-ok')}
+            className={cx('absolute inset-y-0 left-0 rounded-sm', over ? 'bg-bad' : (ratio ?? 0) > summary.threshold / 2 ? 'bg-warn' : 'bg-muted')}
             style={{ width: `${Math.min(100, (ratio ?? 0) * 100)}%` }}
           />
           <span className="absolute -top-1 -bottom-1 border-l-2 border-ink" style={{ left: `${summary.threshold * 100}%` }} />

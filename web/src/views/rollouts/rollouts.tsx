@@ -79,7 +79,7 @@ function Group({ title, rollouts, none }: { title: string; rollouts: Rollout[]; 
 
 export function RolloutRows({ rollouts }: { rollouts: Rollout[] }) {
   return (
-    <ul className="divide-y divide-line">
+    <ul className="@container divide-y divide-line">
       {rollouts.map((rollout) => {
         const s = rollout.status.summary
         const over = s.failureRatio !== undefined && s.failureRatio >= s.threshold
@@ -88,7 +88,7 @@ export function RolloutRows({ rollouts }: { rollouts: Rollout[] }) {
             <Link
               to="/rollouts/$id"
               params={{ id: rollout.metadata.name }}
-              className="grid items-center gap-x-5 gap-y-1 px-4 py-2.5 hover:bg-hover sm:grid-cols-[minmax(170px,1.2fr)_110px_minmax(200px,2fr)_minmax(110px,auto)]"
+              className="grid items-center gap-x-5 gap-y-1 px-4 py-2.5 hover:bg-hover grid-cols-[minmax(0,1fr)_auto] @3xl:grid-cols-[minmax(150px,1.2fr)_110px_minmax(150px,2fr)_180px]"
             >
               <span className="min-w-0">
                 <span className="block truncate font-medium">{rollout.metadata.name}</span>
@@ -98,11 +98,11 @@ export function RolloutRows({ rollouts }: { rollouts: Rollout[] }) {
                 </span>
               </span>
               <Mark word={s.phase} look={PHASES[s.phase] ?? PHASES.unknown} />
-              <span className="min-w-0">
+              <span className="min-w-0 @max-3xl:order-last @max-3xl:col-span-2">
                 <CountsBar counts={s.counts} className="h-2" />
                 <span className="mt-1 block truncate text-sm text-muted">{countsText(s.counts)}</span>
               </span>
-              <span className="text-sm sm:text-right">
+              <span className="text-sm @max-3xl:col-span-2 @max-3xl:flex @max-3xl:gap-2 @3xl:text-right">
                 <span className="block">
                   {s.wave === 0 ? 'not started' : `wave ${s.wave} of ${s.waves.length}`}
                   {s.failureRatio !== undefined && (

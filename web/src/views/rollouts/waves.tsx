@@ -59,7 +59,7 @@ export function Waves({ summary }: { summary: RolloutSummary }) {
                   </span>
                 )}
                 {drawn.now !== undefined && (
-                  <span aria-hidden="true" className="absolute -inset-y-2 border-l border-accent" style={{ left: `${drawn.now * 100}%` }} />
+                  <span aria-hidden="true" className="absolute inset-y-0 border-l border-accent lg:-inset-y-2" style={{ left: `${drawn.now * 100}%` }} />
                 )}
               </div>
               <div className="text-sm max-lg:col-span-full max-lg:flex max-lg:flex-wrap max-lg:gap-x-3">

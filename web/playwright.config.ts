@@ -1,0 +1,51 @@
+/**
+ * Two projects: `mock` looks at every view against the stand-in server; `line` runs real processes.
+ *
+ * A `line` spec starts its own server: `FARSHORE_BIN` is the `farshore` binary, `FARSHORE_AGENT_BIN` the agent's.
+ * Debian's chromium is used; nothing is downloaded.
+ */
+import { defineConfig } from '@playwright/test'
+
+process.env.PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD = '1'
+
+const MOCK_PORT = 4197
+
+export default defineConfig({
+  testDir: 'e2e',
+  outputDir: 'test-results',
+  fullyParallel: true,
+  forbidOnly: Boolean(process.env.CI),
+  retries: 0,
+  workers: 2,
+  timeout: 30_000,
+  reporter: [['list']],
+  use: {
+    browserName: 'chromium',
+    ignoreHTTPSErrors: true,
+    reducedMotion: 'reduce',
+    trace: 'retain-on-failure',
+    launchOptions: {
+      executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
+      args: [
+        '--no-sandbox',
+        '--disable-background-networking',
+        '--disable-component-update',
+        '--disable-sync',
+        '--no-first-run',
+      ],
+    },
+  },
+  projects: [
+    { name: 'mock', testMatch: /mock\/.*\.spec\.ts$/, use: { baseURL: `http://127.0.0.1:${MOCK_PORT}` } },
+    { name: 'line', testMatch: /line\.spec\.ts$/, timeout: 300_000, workers: 1 },
+  ],
+  ...(process.argv.includes('--project=mock')
+    ? {
+        webServer: {
+          command: `node dev/mock-server.mjs ${MOCK_PORT}`,
+          url: `http://127.0.0.1:${MOCK_PORT}/api/me`,
+          reuseExistingServer: false,
+        },
+      }
+    : {}),
+})
