@@ -21,6 +21,10 @@ pub fn openapi() -> OpenApi {
         crate::releases::ReleaseDocs::openapi(),
         crate::fleet::FleetDocs::openapi(),
         crate::rollouts::RolloutDocs::openapi(),
+        crate::devices::DeviceDocs::openapi(),
+        crate::metrics::MetricDocs::openapi(),
+        crate::events::EventDocs::openapi(),
+        crate::channel::ChannelDocs::openapi(),
     ] {
         document.merge(part);
     }

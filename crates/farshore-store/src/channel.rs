@@ -80,8 +80,12 @@ impl SystemDb {
         if !batch.opens.is_empty() {
             // A channel that is over already must not leave a session behind.
             let over: BTreeSet<_> = batch.closes.iter().map(|c| (c.tenant, c.device, c.epoch)).collect();
-            let opens: Vec<SessionOpen> =
-                batch.opens.iter().filter(|o| !over.contains(&(o.tenant, o.device, o.epoch))).copied().collect();
+            let opens: Vec<SessionOpen> = batch
+                .opens
+                .iter()
+                .filter(|o| !over.contains(&(o.tenant, o.device, o.epoch)))
+                .copied()
+                .collect();
             outcome.opened = presence::open_sessions(&mut tx, replica, &opens).await?;
         }
         if !batch.hellos.is_empty() {
@@ -89,7 +93,9 @@ impl SystemDb {
         }
         let mut news = Vec::new();
         if !batch.statuses.is_empty() {
-            news.extend(device_apps::write_statuses(&mut tx, &batch.statuses.iter().collect::<Vec<_>>()).await?);
+            news.extend(
+                device_apps::write_statuses(&mut tx, &batch.statuses.iter().collect::<Vec<_>>()).await?,
+            );
         }
         if !batch.blocks.is_empty() {
             metrics::write_blocks(&mut tx, &batch.blocks.iter().collect::<Vec<_>>()).await?;

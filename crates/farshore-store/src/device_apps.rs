@@ -79,7 +79,8 @@ pub struct HelloReport {
     pub device: DeviceId,
     pub agent_version: String,
     pub capabilities: Vec<String>,
-    pub hardware: Hardware,
+    /// `None`: as it was told before.
+    pub hardware: Option<Hardware>,
     pub accepted: Generation,
 }
 
@@ -143,7 +144,8 @@ pub(crate) async fn read_apps(
              resumed_seen, resumed_wanted, reported_at
          FROM device_apps WHERE tenant = $1 AND device IN ({list}) ORDER BY app"
     ));
-    let rows: Vec<Row> = on!(tx, c => bind_all!(sqlx::query_as(sql).persistent(keep), arguments).fetch_all(c).await)?;
+    let rows: Vec<Row> =
+        on!(tx, c => bind_all!(sqlx::query_as(sql).persistent(keep), arguments).fetch_all(c).await)?;
     rows.into_iter().map(Row::read).collect()
 }
 
@@ -157,7 +159,7 @@ pub(crate) async fn write_hellos(tx: &mut Tx, hellos: &[&HelloReport]) -> StoreR
     let rows: Vec<_> = latest.into_values().collect();
     for chunk in rows.chunks(set::rows_per_statement(7)) {
         let sql = sqlx::AssertSqlSafe(format!(
-            "UPDATE devices SET agent_version = v.column3, capabilities = v.column4, hardware = v.column5,
+            "UPDATE devices SET agent_version = v.column3, capabilities = v.column4, hardware = COALESCE(v.column5, devices.hardware),
                  accepted_epoch = v.column6, accepted_generation = v.column7
              FROM (VALUES {}) AS v WHERE devices.tenant = v.column1 AND devices.uid = v.column2",
             set::values(chunk.len(), 7)
@@ -166,7 +168,7 @@ pub(crate) async fn write_hellos(tx: &mut Tx, hellos: &[&HelloReport]) -> StoreR
             let mut query = sqlx::query(sql).persistent(chunk.len() == 1);
             for hello in chunk {
                 query = query.bind(hello.tenant.0).bind(hello.device.0).bind(&hello.agent_version)
-                    .bind(Json(&hello.capabilities)).bind(Json(&hello.hardware))
+                    .bind(Json(&hello.capabilities)).bind(hello.hardware.as_ref().map(Json))
                     .bind(integer(hello.accepted.epoch)).bind(integer(hello.accepted.generation));
             }
             query.execute(c).await.map(affected)
@@ -190,7 +192,8 @@ pub(crate) async fn write_statuses(
     reports: &[&StatusReport],
 ) -> StoreResult<Vec<(TenantId, NewEvent)>> {
     // The last report of each device counts; those before it in the same set were never true for anyone.
-    let latest: BTreeMap<_, _> = reports.iter().map(|report| ((report.tenant, report.device), *report)).collect();
+    let latest: BTreeMap<_, _> =
+        reports.iter().map(|report| ((report.tenant, report.device), *report)).collect();
     let mut news = Vec::new();
     let rows: Vec<_> = latest.into_values().collect();
     for chunk in rows.chunks(set::rows_per_statement(8)) {
@@ -359,10 +362,21 @@ fn transitions(
     for app in &report.apps {
         let before = old_apps.get(app.app.as_str()).copied().unwrap_or((AppPhase::Absent, None));
         if before != (app.phase, app.active_release) {
-            let version = if app.active_version.is_empty() { String::new() } else { format!(" {}", app.active_version) };
+            let version = if app.active_version.is_empty() {
+                String::new()
+            } else {
+                format!(" {}", app.active_version)
+            };
             tell(
                 "device.app-changed",
-                format!("{}{version} on {} is {}, was {}{}", app.app, old.name, app.phase, before.0, why(&app.reasons)),
+                format!(
+                    "{}{version} on {} is {}, was {}{}",
+                    app.app,
+                    old.name,
+                    app.phase,
+                    before.0,
+                    why(&app.reasons)
+                ),
                 serde_json::json!({
                     "app": app.app, "from": before.0, "to": app.phase, "activeRelease": app.active_release,
                     "activeVersion": app.active_version, "failedRelease": app.failed_release, "reasons": app.reasons,

@@ -16,7 +16,6 @@ use crate::condition::{Argument, Conditions, bind_all};
 use crate::devices::{DeviceRow, count, read_devices};
 use crate::error::{StoreError, StoreResult};
 use crate::on;
-use crate::presence::HEARTBEAT_MS;
 
 /// At most this many words of a text search count.
 const MAX_WORDS: usize = 8;
@@ -154,8 +153,8 @@ pub struct LocationCounts {
 const FROM: &str = "devices d LEFT JOIN device_sessions s ON s.tenant = d.tenant AND s.device = d.uid";
 
 /// The rule of `farshore_domain::device::reachability` as an expression.
-fn reachability(conditions: &mut Conditions, now: UnixMs) -> String {
-    let online = conditions.integer(now.0.saturating_sub(HEARTBEAT_MS * 3));
+fn reachability(conditions: &mut Conditions, heartbeat_ms: i64, now: UnixMs) -> String {
+    let online = conditions.integer(now.0.saturating_sub(heartbeat_ms.saturating_mul(3)));
     let offline = conditions.integer(now.0.saturating_sub(OFFLINE_AFTER_MS));
     format!(
         "CASE WHEN s.device IS NOT NULL AND d.last_seen_at >= {online} THEN 'online'
@@ -198,7 +197,7 @@ fn select(conditions: &mut Conditions, selector: &Selector) {
     }
 }
 
-fn filter(tenant: Uuid, filter: &DeviceFilter, now: UnixMs) -> Conditions {
+fn filter(tenant: Uuid, filter: &DeviceFilter, heartbeat_ms: i64, now: UnixMs) -> Conditions {
     let mut conditions = Conditions::default();
     let tenant = conditions.uuid(tenant);
     conditions.and(&format!("d.tenant = {tenant}"));
@@ -225,7 +224,7 @@ fn filter(tenant: Uuid, filter: &DeviceFilter, now: UnixMs) -> Conditions {
         }
     }
     if !filter.reachability.is_empty() {
-        let expression = reachability(&mut conditions, now);
+        let expression = reachability(&mut conditions, heartbeat_ms, now);
         let words = conditions.texts(filter.reachability.iter().map(|word| word.word()));
         conditions.and(&format!("{expression} IN ({words})"));
     }
@@ -255,13 +254,19 @@ fn filter(tenant: Uuid, filter: &DeviceFilter, now: UnixMs) -> Conditions {
 
 impl TenantDb {
     /// A page of devices.
-    pub async fn devices(&self, query: &DeviceQuery, now: UnixMs) -> StoreResult<DevicePage> {
+    pub async fn devices(
+        &self,
+        query: &DeviceQuery,
+        heartbeat_ms: i64,
+        now: UnixMs,
+    ) -> StoreResult<DevicePage> {
         let mut tx = self.read().await?;
-        let mut conditions = filter(self.tenant.0, &query.filter, now);
+        let mut conditions = filter(self.tenant.0, &query.filter, heartbeat_ms, now);
 
         let sql = sqlx::AssertSqlSafe(format!("SELECT COUNT(*) FROM {FROM} WHERE {}", conditions.sql()));
         let arguments = &conditions.arguments;
-        let (total,): (i64,) = on!(&mut tx, c => bind_all!(sqlx::query_as(sql), arguments).fetch_one(c).await)?;
+        let (total,): (i64,) =
+            on!(&mut tx, c => bind_all!(sqlx::query_as(sql), arguments).fetch_one(c).await)?;
 
         let (key, is_number) = query.sort.key();
         let (order, than) = match query.direction {
@@ -295,17 +300,26 @@ impl TenantDb {
         let limit = query.limit as usize;
         let more = found.len() > limit;
         found.truncate(limit);
-        let next = if more { found.last().map(|(uid, key)| DeviceCursor { key: key.clone(), uid: *uid }) } else { None };
+        let next = if more {
+            found.last().map(|(uid, key)| DeviceCursor { key: key.clone(), uid: *uid })
+        } else {
+            None
+        };
         let uids: Vec<Uuid> = found.into_iter().map(|(uid, _)| uid).collect();
         let devices = read_devices(&mut tx, self.tenant, &uids).await?;
         Ok(DevicePage { devices, next, total: count(total) })
     }
 
     /// How many devices that match are in each state.
-    pub async fn device_counts(&self, which: &DeviceFilter, now: UnixMs) -> StoreResult<DeviceCounts> {
+    pub async fn device_counts(
+        &self,
+        which: &DeviceFilter,
+        heartbeat_ms: i64,
+        now: UnixMs,
+    ) -> StoreResult<DeviceCounts> {
         let mut tx = self.read().await?;
-        let mut conditions = filter(self.tenant.0, which, now);
-        let reachability = reachability(&mut conditions, now);
+        let mut conditions = filter(self.tenant.0, which, heartbeat_ms, now);
+        let reachability = reachability(&mut conditions, heartbeat_ms, now);
         let arguments = &conditions.arguments;
         let sql = sqlx::AssertSqlSafe(format!(
             "SELECT {reachability} AS reachability, d.health, d.conformance, d.lifecycle, COUNT(*)

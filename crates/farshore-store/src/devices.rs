@@ -18,7 +18,6 @@ use crate::db::{Tx, affected};
 use crate::device_apps::{self, DeviceAppRow};
 use crate::error::{StoreError, StoreResult};
 use crate::events::{self, NewEvent};
-use crate::presence::HEARTBEAT_MS;
 use crate::{on, set};
 
 /// A device with everything a page shows of it.
@@ -64,8 +63,8 @@ impl DeviceRow {
 
     /// Computed, so that nothing has to be written when a device falls silent.
     #[must_use]
-    pub fn reachability(&self, now: UnixMs) -> Reachability {
-        farshore_domain::device::reachability(self.connected, self.last_seen_at, HEARTBEAT_MS, now)
+    pub fn reachability(&self, heartbeat_ms: i64, now: UnixMs) -> Reachability {
+        farshore_domain::device::reachability(self.connected, self.last_seen_at, heartbeat_ms, now)
     }
 }
 
@@ -180,7 +179,11 @@ impl Row {
 }
 
 /// Reads these devices, in the order asked for; those that are not there are left out.
-pub(crate) async fn read_devices(tx: &mut Tx, tenant: TenantId, wanted: &[Uuid]) -> StoreResult<Vec<DeviceRow>> {
+pub(crate) async fn read_devices(
+    tx: &mut Tx,
+    tenant: TenantId,
+    wanted: &[Uuid],
+) -> StoreResult<Vec<DeviceRow>> {
     if wanted.is_empty() {
         return Ok(Vec::new());
     }
@@ -195,7 +198,8 @@ pub(crate) async fn read_devices(tx: &mut Tx, tenant: TenantId, wanted: &[Uuid])
         "SELECT {COLUMNS} FROM devices d LEFT JOIN device_sessions s ON s.tenant = d.tenant AND s.device = d.uid
          WHERE d.tenant = $1 AND d.uid IN ({list})"
     ));
-    let rows: Vec<Row> = on!(tx, c => bind_all!(sqlx::query_as(sql).persistent(keep), arguments).fetch_all(c).await)?;
+    let rows: Vec<Row> =
+        on!(tx, c => bind_all!(sqlx::query_as(sql).persistent(keep), arguments).fetch_all(c).await)?;
     let mut devices = BTreeMap::new();
     for row in rows {
         devices.insert(row.uid, row.read()?);
@@ -234,7 +238,12 @@ pub(crate) async fn read_devices(tx: &mut Tx, tenant: TenantId, wanted: &[Uuid])
 }
 
 /// Replaces the rows by which selectors find the device.
-pub(crate) async fn write_labels(tx: &mut Tx, tenant: TenantId, device: Uuid, labels: &Labels) -> StoreResult<()> {
+pub(crate) async fn write_labels(
+    tx: &mut Tx,
+    tenant: TenantId,
+    device: Uuid,
+    labels: &Labels,
+) -> StoreResult<()> {
     on!(tx, c => sqlx::query("DELETE FROM device_labels WHERE tenant = $1 AND device = $2")
         .bind(tenant.0).bind(device).execute(c).await.map(affected))?;
     if labels.is_empty() {
@@ -292,10 +301,15 @@ impl TenantDb {
         let old = self.device_in(&mut tx, id).await?;
         check_version(&old, expected)?;
         if old.metadata.name != change.name {
-            return Err(StoreError::Conflict("A device can't be renamed: its name was given when it was claimed.".to_owned()));
+            return Err(StoreError::Conflict(
+                "A device can't be renamed: its name was given when it was claimed.".to_owned(),
+            ));
         }
         if old.lifecycle == Lifecycle::Decommissioned {
-            return Err(StoreError::Conflict(format!("{} is decommissioned and can't be changed.", change.name)));
+            return Err(StoreError::Conflict(format!(
+                "{} is decommissioned and can't be changed.",
+                change.name
+            )));
         }
         on!(&mut tx, c => sqlx::query(
             "UPDATE devices SET labels = $3, managed_by = $4, channel = $5, location = $6,
@@ -309,7 +323,15 @@ impl TenantDb {
             "before": { "labels": old.metadata.labels, "channel": old.channel, "location": old.location },
             "after": { "labels": change.labels, "channel": change.channel, "location": change.location },
         });
-        self.device_event(&mut tx, &old, "changed", &format!("device {} was changed", change.name), payload, now).await?;
+        self.device_event(
+            &mut tx,
+            &old,
+            "changed",
+            &format!("device {} was changed", change.name),
+            payload,
+            now,
+        )
+        .await?;
         let device = self.device_in(&mut tx, &old.metadata.uid.to_string()).await?;
         tx.commit().await?;
         Ok(device)
@@ -331,13 +353,17 @@ impl TenantDb {
         }
         if !from.contains(&old.lifecycle) || old.revoked_at.is_some() {
             let state = if old.revoked_at.is_some() { "revoked" } else { old.lifecycle.word() };
-            return Err(StoreError::Conflict(format!("{} is {state} and can't be {word}.", old.metadata.name)));
+            return Err(StoreError::Conflict(format!(
+                "{} is {state} and can't be {word}.",
+                old.metadata.name
+            )));
         }
         on!(&mut tx, c => sqlx::query(
             "UPDATE devices SET lifecycle = $3, resource_version = resource_version + 1 WHERE tenant = $1 AND uid = $2")
             .bind(self.tenant.0).bind(old.metadata.uid).bind(to.word()).execute(c).await.map(affected))?;
         let message = sentence(&old.metadata.name, word, comment);
-        self.device_event(&mut tx, &old, word, &message, serde_json::json!({ "comment": comment }), now).await?;
+        self.device_event(&mut tx, &old, word, &message, serde_json::json!({ "comment": comment }), now)
+            .await?;
         let device = self.device_in(&mut tx, &old.metadata.uid.to_string()).await?;
         tx.commit().await?;
         Ok(device)

@@ -129,7 +129,12 @@ pub(crate) async fn append_all(tx: &mut Tx, events: &[(TenantId, &NewEvent)]) ->
 
 impl TenantDb {
     /// Events after number `after`, oldest first.
-    pub async fn events_after(&self, after: i64, filter: &EventFilter, limit: u32) -> StoreResult<Vec<EventRow>> {
+    pub async fn events_after(
+        &self,
+        after: i64,
+        filter: &EventFilter,
+        limit: u32,
+    ) -> StoreResult<Vec<EventRow>> {
         self.events("sequence > $2", "ASC", after, filter, limit).await
     }
 

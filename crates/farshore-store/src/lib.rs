@@ -13,9 +13,9 @@
 pub mod access;
 pub mod artifacts;
 pub mod authorities;
+pub mod channel;
 pub mod claim_tokens;
 pub mod claims;
-pub mod channel;
 mod condition;
 pub mod db;
 pub mod device_apps;

@@ -43,7 +43,10 @@ pub struct BlockRow {
 pub(crate) type StreamKey = (Uuid, Uuid, String);
 
 /// The marks of these streams; a stream that is missing has none.
-pub(crate) async fn read_marks(tx: &mut Tx, streams: &BTreeSet<StreamKey>) -> StoreResult<BTreeMap<StreamKey, i64>> {
+pub(crate) async fn read_marks(
+    tx: &mut Tx,
+    streams: &BTreeSet<StreamKey>,
+) -> StoreResult<BTreeMap<StreamKey, i64>> {
     let mut marks = BTreeMap::new();
     let streams: Vec<&StreamKey> = streams.iter().collect();
     for chunk in streams.chunks(set::rows_per_statement(3)) {
@@ -58,7 +61,9 @@ pub(crate) async fn read_marks(tx: &mut Tx, streams: &BTreeSet<StreamKey>) -> St
             }
             query.fetch_all(c).await
         })?;
-        marks.extend(rows.into_iter().map(|(tenant, device, stream, sequence)| ((tenant, device, stream), sequence)));
+        marks.extend(
+            rows.into_iter().map(|(tenant, device, stream, sequence)| ((tenant, device, stream), sequence)),
+        );
     }
     Ok(marks)
 }

@@ -52,10 +52,18 @@ pub struct OperationProgress {
 
 impl TenantDb {
     /// Queues an operation for a device, with its event. The caller wakes the device's channel.
-    pub async fn create_operation(&self, device: &DeviceRow, new: &NewOperation, now: UnixMs) -> StoreResult<()> {
+    pub async fn create_operation(
+        &self,
+        device: &DeviceRow,
+        new: &NewOperation,
+        now: UnixMs,
+    ) -> StoreResult<()> {
         let mut tx = self.begin().await?;
         if device.revoked_at.is_some() {
-            return Err(StoreError::Conflict(format!("{} is revoked and takes no operations.", device.metadata.name)));
+            return Err(StoreError::Conflict(format!(
+                "{} is revoked and takes no operations.",
+                device.metadata.name
+            )));
         }
         let (open,): (i64,) = on!(&mut tx, c => sqlx::query_as(
             "SELECT COUNT(*) FROM operations WHERE tenant = $1 AND device = $2

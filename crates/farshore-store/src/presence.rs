@@ -77,7 +77,11 @@ struct Row {
 }
 
 /// Opens sessions. Devices that are not there any more are missing from the answer.
-pub(crate) async fn open_sessions(tx: &mut Tx, replica: &str, opens: &[SessionOpen]) -> StoreResult<Vec<Opened>> {
+pub(crate) async fn open_sessions(
+    tx: &mut Tx,
+    replica: &str,
+    opens: &[SessionOpen],
+) -> StoreResult<Vec<Opened>> {
     let mut newest: BTreeMap<(TenantId, DeviceId), SessionOpen> = BTreeMap::new();
     for open in opens {
         let entry = newest.entry((open.tenant, open.device)).or_insert(*open);
@@ -136,8 +140,10 @@ pub(crate) async fn open_sessions(tx: &mut Tx, replica: &str, opens: &[SessionOp
             }
             query.execute(c).await.map(affected)
         })?;
-        let seen: Vec<Seen> =
-            there.iter().map(|(open, _)| Seen { tenant: open.tenant, device: open.device, at: open.at }).collect();
+        let seen: Vec<Seen> = there
+            .iter()
+            .map(|(open, _)| Seen { tenant: open.tenant, device: open.device, at: open.at })
+            .collect();
         write_seen(tx, &seen).await?;
         opened.extend(there.into_iter().map(|(open, row)| Opened {
             tenant: open.tenant,
@@ -199,20 +205,21 @@ impl SystemDb {
         tx.commit().await
     }
 
-    /// Forgets the sessions of a replica, which has just started and can't have any.
-    pub async fn forget_sessions(&self, replica: &str) -> StoreResult<u64> {
+    /// Forgets the sessions of a replica from before its start.
+    pub async fn forget_sessions(&self, replica: &str, started: UnixMs) -> StoreResult<u64> {
         let mut tx = self.begin().await?;
-        let forgotten = on!(&mut tx, c => sqlx::query("DELETE FROM device_sessions WHERE replica = $1")
-            .bind(replica).execute(c).await.map(affected))?;
+        let forgotten = on!(&mut tx, c => sqlx::query(
+            "DELETE FROM device_sessions WHERE replica = $1 AND connected_at < $2")
+            .bind(replica).bind(started.0).execute(c).await.map(affected))?;
         tx.commit().await?;
         Ok(forgotten)
     }
 
-    /// When any device was heard from last: about when the control plane itself last listened.
-    pub async fn last_heard(&self) -> StoreResult<Option<UnixMs>> {
+    /// When any device was heard from last before `started`: about when the control plane listened before that start.
+    pub async fn last_heard(&self, started: UnixMs) -> StoreResult<Option<UnixMs>> {
         let mut tx = self.read().await?;
-        let (last,): (Option<i64>,) =
-            on!(&mut tx, c => sqlx::query_as("SELECT MAX(last_seen_at) FROM devices").fetch_one(c).await)?;
+        let (last,): (Option<i64>,) = on!(&mut tx, c => sqlx::query_as(
+            "SELECT MAX(last_seen_at) FROM devices WHERE last_seen_at < $1").bind(started.0).fetch_one(c).await)?;
         Ok(last.map(UnixMs))
     }
 

@@ -198,11 +198,15 @@ fn drivers(
     certificates: Arc<ServerCertificates>,
     shutdown: &CancellationToken,
 ) -> Vec<tokio::task::JoinHandle<()>> {
-    vec![
+    let mut drivers = vec![
         authority::spawn(app, certificates, shutdown.clone()),
         access::spawn(app, shutdown.clone()),
         fleet::spawn(app, shutdown.clone()),
-    ]
+        crate::events::spawn(app),
+        crate::metrics::spawn(app),
+    ];
+    drivers.extend(crate::channel::spawn(app));
+    drivers
 }
 
 /// The rows of the API port.
@@ -216,6 +220,9 @@ pub fn api_routes() -> Vec<Route> {
         releases::routes(),
         fleet::routes(),
         rollouts::routes(),
+        crate::devices::routes(),
+        crate::metrics::routes(),
+        crate::events::routes(),
     ]
     .into_iter()
     .flatten()
@@ -225,7 +232,7 @@ pub fn api_routes() -> Vec<Route> {
 /// The rows of the device port.
 #[must_use]
 pub fn device_port_routes() -> Vec<Route> {
-    [claims::device_port_routes()].into_iter().flatten().collect()
+    [claims::device_port_routes(), crate::channel::routes()].into_iter().flatten().collect()
 }
 
 impl Running {

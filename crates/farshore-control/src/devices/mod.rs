@@ -1,0 +1,8 @@
+//! Devices: lists, one device, what may be done to it.
+
+mod actions;
+mod query;
+mod routes;
+pub mod view;
+
+pub use routes::{DeviceDocs, routes};

@@ -1,0 +1,207 @@
+//! `/api/devices/{id}/metrics`.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, Method};
+use axum::response::Response;
+use axum::response::sse::Event as SseEvent;
+use farshore_api::Problem;
+use farshore_api::device::Measurements;
+use farshore_domain::access::Permission;
+use farshore_domain::id::DeviceId;
+use farshore_domain::time::{DAY_MS, HOUR_MS, UnixMs};
+use futures_util::Stream;
+use serde::Deserialize;
+use tokio::sync::broadcast::error::RecvError;
+
+use super::range::{Aggregate, Range};
+use crate::app::App;
+use crate::channel::live::{RENEW_SECONDS, SECONDS, Viewer};
+use crate::channel::{Hub, report};
+use crate::clock::now;
+use crate::error::{ApiError, ApiResult};
+use crate::events::stream::{Reader, respond};
+use crate::extract::Query;
+use crate::route::{Access, Caller, Db, Route, route};
+
+const DEFAULT_POINTS: u32 = 300;
+const MAX_POINTS: u32 = 5_000;
+const MAX_SPAN_MS: i64 = 32 * DAY_MS;
+const MAX_NAMES: usize = 64;
+/// At most this many blocks are read for one answer; see [`PAGE`].
+const MAX_BLOCKS: usize = 60_000;
+/// Blocks are read and thinned out so many at a time.
+const PAGE: u32 = 2_000;
+
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[into_params(parameter_in = Query)]
+struct RangeQuery {
+    /// `host`, or `app/<name>`. `host` when left out.
+    stream: Option<String>,
+    /// Unix milliseconds; an hour before `to` when left out.
+    from: Option<i64>,
+    /// Unix milliseconds; now when left out.
+    to: Option<i64>,
+    /// Names with commas; all when left out.
+    metrics: Option<String>,
+    /// At most this many points; 300 when left out.
+    points: Option<u32>,
+    /// What stands for several samples that fall together: `mean` (when left out), `min` or `max`.
+    aggregate: Option<Aggregate>,
+}
+
+/// Reads measurements of a device: columns over one time axis, thinned out to so many points.
+#[utoipa::path(get, path = "/api/devices/{id}/metrics", tag = "devices", params(("id" = String, Path), RangeQuery),
+    responses((status = 200, body = Measurements), (status = "4XX", body = Problem)))]
+async fn read(
+    Db(db): Db,
+    Path(id): Path<String>,
+    Query(query): Query<RangeQuery>,
+) -> ApiResult<Json<Measurements>> {
+    let stream = query.stream.unwrap_or_else(|| "host".to_owned());
+    if !report::is_stream(&stream) {
+        return Err(ApiError::field("stream", "is host, or app/ and the name of an app"));
+    }
+    let to = query.to.unwrap_or_else(|| now().0);
+    let from = query.from.unwrap_or(to.saturating_sub(HOUR_MS));
+    if from > to || to.saturating_sub(from) > MAX_SPAN_MS {
+        return Err(ApiError::field("from", "lies before to, and not more than 32 days"));
+    }
+    let points = query.points.unwrap_or(DEFAULT_POINTS);
+    if !(1..=MAX_POINTS).contains(&points) {
+        return Err(ApiError::field("points", format!("is a number from 1 to {MAX_POINTS}")));
+    }
+    let names: Vec<String> = query
+        .metrics
+        .as_deref()
+        .unwrap_or("")
+        .split(',')
+        .map(str::trim)
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect();
+    if names.len() > MAX_NAMES {
+        return Err(ApiError::field("metrics", format!("names at most {MAX_NAMES}")));
+    }
+    let device = db.device_id(&id).await?;
+    let mut range = Range::new(from, to, points, names);
+    let mut next = from;
+    let mut blocks = 0;
+    loop {
+        let page = db.metric_blocks(&[device], &stream, UnixMs(next), UnixMs(to), PAGE).await?;
+        blocks += page.len();
+        let full = page.len() == PAGE as usize;
+        let last = page.last().map(|row| row.to.0);
+        // Thousands of blocks: not on a thread that answers others.
+        range = tokio::task::spawn_blocking(move || {
+            for row in &page {
+                match farshore_series::decode(&row.block) {
+                    Ok(block) => range.add(&block),
+                    Err(error) => tracing::warn!(%error, "a stored block can't be read"),
+                }
+            }
+            range
+        })
+        .await
+        .map_err(ApiError::internal)?;
+        match last {
+            // Blocks come in the order of their ends, and no two of a stream end in the same millisecond.
+            Some(last) if full && blocks < MAX_BLOCKS => next = last.saturating_add(1),
+            _ => break,
+        }
+    }
+    Ok(Json(range.finish(stream, query.aggregate.unwrap_or_default())))
+}
+
+/// Samples of a device as they are taken, one a second, for as long as somebody reads: `event: sample`. `event: device` says that its state changed.
+#[utoipa::path(get, path = "/api/devices/{id}/metrics/stream", tag = "devices", params(("id" = String, Path)),
+    responses((status = 200, content_type = "text/event-stream", body = String), (status = "4XX", body = Problem)))]
+async fn follow(
+    State(app): State<App>,
+    Db(db): Db,
+    Caller(principal): Caller,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> ApiResult<Response> {
+    let device = db.device_id(&id).await?;
+    let reader = Reader::new(&app, &principal, &headers)?;
+    Ok(respond(samples(reader, device)))
+}
+
+/// Asks the device for samples, and no longer when it is dropped.
+struct Look {
+    app: App,
+    viewer: Viewer,
+    tenant: farshore_domain::id::TenantId,
+    device: DeviceId,
+}
+
+impl Look {
+    fn hub(&self) -> &Hub {
+        self.app.hub()
+    }
+
+    fn renew(&self) {
+        self.hub().ask_live(self.tenant, self.device, SECONDS);
+    }
+}
+
+impl Drop for Look {
+    fn drop(&mut self) {
+        if self.viewer.is_last() {
+            self.hub().ask_live(self.tenant, self.device, 0);
+        }
+    }
+}
+
+fn samples(reader: Reader, device: DeviceId) -> impl Stream<Item = Result<SseEvent, Infallible>> {
+    async_stream::stream! {
+        let app = reader.app().clone();
+        let tenant = reader.tenant();
+        let viewer = app.hub().live().look(tenant, device);
+        let mut look = Look { app: app.clone(), viewer, tenant, device };
+        let mut changes = app.hub().changes();
+        let mut renew = tokio::time::interval(Duration::from_secs(RENEW_SECONDS));
+        let over = reader.over();
+        tokio::pin!(over);
+        yield Ok(SseEvent::default().comment("open"));
+        loop {
+            tokio::select! {
+                () = &mut over => return,
+                _ = renew.tick() => look.renew(),
+                sample = look.viewer.next() => {
+                    let Some(sample) = sample else { return };
+                    let Ok(json) = serde_json::to_string(&*sample) else { continue };
+                    yield Ok(SseEvent::default().event("sample").data(json));
+                }
+                change = changes.recv() => match change {
+                    Ok(change) if change.tenant == tenant && change.device == device => {
+                        let data = serde_json::json!({ "uid": device }).to_string();
+                        yield Ok(SseEvent::default().event("device").data(data));
+                    }
+                    Ok(_) | Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return,
+                }
+            }
+        }
+    }
+}
+
+/// The noun's part of the OpenAPI document.
+#[derive(Debug, utoipa::OpenApi)]
+#[openapi(paths(read, follow))]
+pub struct MetricDocs;
+
+/// The noun's rows.
+#[must_use]
+pub fn routes() -> Vec<Route> {
+    let needs = Access::Needs(Permission::DeviceRead);
+    vec![
+        route(Method::GET, "/api/devices/{id}/metrics", needs, read),
+        route(Method::GET, "/api/devices/{id}/metrics/stream", needs, follow),
+    ]
+}
