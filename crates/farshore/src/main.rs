@@ -16,6 +16,7 @@ mod kind;
 mod output;
 mod prompt;
 mod release;
+mod signal;
 mod sse;
 mod verb;
 mod watch;

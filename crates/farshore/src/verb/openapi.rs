@@ -1,8 +1,10 @@
 //! `farshore openapi`.
 
-use crate::exit::Exit;
 use crate::failure::{Failure, Result};
+use crate::output;
 
 pub(crate) fn run() -> Result<()> {
-    Err(Failure::new(Exit::Failed, "can't print the OpenAPI document"))
+    let document = serde_json::to_string_pretty(&farshore_control::openapi::openapi())
+        .map_err(|error| Failure::because("can't write the OpenAPI document", &error))?;
+    output::print(&format!("{document}\n"))
 }
