@@ -196,8 +196,11 @@ impl Verb {
                         "apps can only get users of their own from root; give --unprivileged".to_owned(),
                     );
                 }
-                if !args.cgroup.is_empty() && args.cgroup.split('/').any(|part| part.is_empty() || part.starts_with('.')) {
-                    errors.push("--cgroup is a path below --cgroup-root, such as a.slice/b.service".to_owned());
+                if !args.cgroup.is_empty()
+                    && args.cgroup.split('/').any(|part| part.is_empty() || part.starts_with('.'))
+                {
+                    errors
+                        .push("--cgroup is a path below --cgroup-root, such as a.slice/b.service".to_owned());
                 }
                 let mut settings = RunnerSettings::new(args.socket, args.apps_dir, user);
                 settings.allow_uid = args.allow_uid;
