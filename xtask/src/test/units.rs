@@ -16,11 +16,11 @@ use super::machine::{self, Machine};
 use super::{runner, unit_file};
 use crate::tools::{self, Step};
 
-/// Each unit and the tests that run under it, as a nextest filter. What starts apps runs under the runner's unit, all
-/// the rest under the agent's.
+/// Each unit and the tests that run under it, as a nextest filter. What starts apps (modules `runner` and `line`) runs
+/// under the runner's unit, all the rest under the agent's.
 const SUITES: &[(&str, &str)] = &[
-    ("farshore-agent.service", "package(farshore-agent) - test(/runner/)"),
-    ("farshore-runner.service", "package(farshore-agent) & test(/runner/)"),
+    ("farshore-agent.service", "package(farshore-agent) - test(/^(runner|line)::/)"),
+    ("farshore-runner.service", "package(farshore-agent) & test(/^(runner|line)::/)"),
 ];
 
 /// Longest time for one test process in the machine, in seconds; nextest's own limit strikes before.
