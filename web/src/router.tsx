@@ -11,6 +11,7 @@ import {
 import { parseFilters } from '~/views/devices/filters'
 
 import { Shell } from './frame/shell'
+import { parseNext } from './frame/next'
 import { Broken, NotFound } from './views/fallback'
 
 const text = (value: unknown): string | undefined =>
@@ -21,11 +22,7 @@ const root = createRootRouteWithContext<{ client: QueryClient }>()({ component: 
 const login = createRoute({
   getParentRoute: () => root,
   path: '/login',
-  validateSearch: (search: Record<string, unknown>): { next?: string } => {
-    // Only an address of this page: never somewhere else.
-    const next = text(search.next)
-    return next?.startsWith('/') && !next.startsWith('//') && !next.includes('\\') ? { next } : {}
-  },
+  validateSearch: parseNext,
   component: lazyRouteComponent(() => import('./views/login'), 'Login'),
 })
 
@@ -122,9 +119,11 @@ const users = createRoute({
   component: lazyRouteComponent(() => import('./views/users'), 'Users'),
 })
 
+const nowhere = createRoute({ getParentRoute: () => shell, path: '$', component: NotFound })
+
 const tree = root.addChildren([
   login,
-  shell.addChildren([home, devices, device, rollouts, newRollout, rollout, releases, artifacts, apps, tokens, users]),
+  shell.addChildren([home, devices, device, rollouts, newRollout, rollout, releases, artifacts, apps, tokens, users, nowhere]),
 ])
 
 /** A value as it stands in the address: no quotes around text, so that addresses can be typed. */
@@ -144,6 +143,7 @@ export const makeRouter = (client: QueryClient) =>
     defaultPreload: 'intent',
     defaultErrorComponent: Broken,
     notFoundMode: 'fuzzy',
+    search: { strict: true },
     parseSearch: (text) => Object.fromEntries(new URLSearchParams(text)),
     stringifySearch,
   })

@@ -140,6 +140,7 @@ test('the theme is set before the first paint and stays chosen', async ({ page }
 
 test('the palette finds a device and opens it', async ({ page }) => {
   await page.goto('/')
+  await expect(page.getByRole('heading', { level: 1, name: 'Home' })).toBeVisible()
   await page.keyboard.press('Control+k')
   await page.getByRole('combobox').fill('kiosk-0012')
   await expect(page.getByRole('option', { name: /kiosk-0012/ }).first()).toBeVisible()

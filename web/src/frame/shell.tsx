@@ -26,9 +26,10 @@ export function Shell() {
 
   const signedOut = me.error instanceof ApiError && me.error.status === 401
   const toLogin = useCallback(() => {
-    client.clear()
+    // Asked more than once, by the stream and by a query: the first one wins. The login empties what is kept.
+    if (location.pathname === '/login') return
     void navigate({ to: '/login', search: { next: location.pathname + location.search } })
-  }, [client, navigate])
+  }, [navigate])
 
   useEffect(() => {
     if (signedOut) toLogin()

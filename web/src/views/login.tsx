@@ -6,6 +6,7 @@ import { useEffect, useRef, useState } from 'react'
 import { ApiError, chooseTenant, post } from '~/api/client'
 import { keys } from '~/api/queries'
 import type { Me } from '~/api/types'
+import { parseNext } from '~/frame/next'
 import { Wordmark } from '~/frame/rail'
 import { Button } from '~/ui/button'
 import { Field } from '~/ui/form'
@@ -19,7 +20,7 @@ function linkInAddress(): string | undefined {
 }
 
 export function Login() {
-  const { next } = useSearch({ from: '/login' })
+  const { next } = parseNext(useSearch({ from: '/login' }))
   const navigate = useNavigate()
   const client = useQueryClient()
   const [link] = useState(linkInAddress)

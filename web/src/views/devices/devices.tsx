@@ -16,7 +16,7 @@ import { Time } from '~/ui/time'
 import { BulkBar } from './bulk'
 import { Facets } from './facets'
 import { FilterBar } from './filter-bar'
-import { chips, narrowing, toQuery, type Filters } from './filters'
+import { chips, narrowing, parseFilters, toQuery, type Filters } from './filters'
 import { keepNeighbours } from './neighbours'
 import { useDevicePages } from './pages'
 import { DeviceTable } from './table'
@@ -25,7 +25,7 @@ const GATHER_PAGE = 1000
 const NO_DEVICES: ReadonlyMap<string, Device> = new Map()
 
 export function Devices() {
-  const filters = useSearch({ from: '/shell/devices' })
+  const filters = parseFilters(useSearch({ from: '/shell/devices' }) as Record<string, unknown>)
   const navigate = useNavigate({ from: '/devices' })
   const query = toQuery(filters)
   const pages = useDevicePages(query)

@@ -23,7 +23,7 @@ interface Props {
 
 export function Facets({ summary, filters, onChange }: Props) {
   return (
-    <div className="panel flex gap-x-4 px-1 max-sm:overflow-x-auto sm:flex-wrap" role="group" aria-label="Devices by state">
+    <div className="panel relative flex gap-x-4 px-1 max-sm:overflow-x-auto sm:flex-wrap" role="group" aria-label="Devices by state">
       {(Object.keys(ALWAYS) as Dimension[]).map((dimension) => {
         const words = Object.keys(LOOKS[dimension]).filter(
           (word) => ALWAYS[dimension].includes(word) || (dimension !== 'lifecycle' && (summary?.[dimension][word] ?? 0) > 0) || filters[dimension] === word,
