@@ -249,8 +249,11 @@ impl SystemDb {
             if blocked_until > now.0 {
                 blocked = Some(blocked.unwrap_or(0).max(blocked_until));
             } else {
+                // Nothing to wait for is the past, also for an attempt that read the clock a moment before this one.
+                let wait_ms = throttle.wait_ms(failures);
+                let until = if wait_ms == 0 { 0 } else { now.0.saturating_add(wait_ms) };
                 on!(&mut tx, c => sqlx::query("UPDATE login_attempts SET blocked_until = $2 WHERE subject = $1")
-                    .bind(*subject).bind(now.0.saturating_add(throttle.wait_ms(failures))).execute(c).await.map(affected))?;
+                    .bind(*subject).bind(until).execute(c).await.map(affected))?;
             }
         }
         if let Some(until) = blocked {

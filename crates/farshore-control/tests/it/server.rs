@@ -1,0 +1,84 @@
+//! What goes around every route: headers, errors, health, figures, restarts.
+
+use axum::http::Method;
+use serde_json::Value;
+
+use crate::harness::{Fleet, TestDevice, each_engine};
+use farshore_store::test_util::TestDatabase;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_answer_carries_its_id_and_the_security_headers() {
+    each_engine(async |fleet| {
+        let nobody = fleet.nobody();
+        for path in ["/healthz", "/readyz", "/metrics", "/api/me", "/api/nothing", "/", "/devices"] {
+            let answer = nobody.header("x-request-id", "my-id.1").get(path).await;
+            assert_eq!(answer.header("x-request-id"), "my-id.1", "{path}");
+            assert!(answer.header("content-security-policy").contains("frame-ancestors 'none'"), "{path}");
+            assert_eq!(answer.header("x-content-type-options"), "nosniff", "{path}");
+            assert!(answer.header("strict-transport-security").starts_with("max-age="), "{path}");
+        }
+        let made = nobody.header("x-request-id", "two words").get("/api/me").await;
+        assert_ne!(made.header("x-request-id"), "two words");
+        assert_eq!(
+            made.clone().problem(401, "unauthenticated").request_id.as_deref(),
+            Some(made.header("x-request-id"))
+        );
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_there_is_a_problem_and_pages_are_pages() {
+    each_engine(async |fleet| {
+        let nobody = fleet.nobody();
+        nobody.get("/api/nothing").await.problem(404, "not-found");
+        nobody.send(Method::PATCH, "/api/me", None).await.problem(405, "method-not-allowed");
+        // The inside spelling of a verb is no address.
+        nobody.send(Method::POST, "/api/devices/x/~revoke", None).await.problem(404, "not-found");
+        let page = nobody.get("/devices?q=kiosk").await.expect(200);
+        assert!(page.header("content-type").starts_with("text/html"));
+        nobody.get("/assets/none.js").await.problem(404, "not-found");
+        nobody.send(Method::POST, "/devices", None).await.problem(405, "method-not-allowed");
+        TestDevice::new(fleet).get("/").await.problem(404, "not-found");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn figures_tell_routes_from_each_other_and_not_one_object_from_another() {
+    each_engine(async |fleet| {
+        for name in ["a", "b"] {
+            fleet.admin.get(&format!("/api/users/{name}")).await.problem(404, "not-found");
+        }
+        let text = fleet.nobody().get("/metrics").await.expect(200).text();
+        assert!(text.contains("farshore_build_info{"), "{text}");
+        let line = "farshore_http_request_duration_seconds_count{method=\"GET\",route=\"/api/users/{id}\",status=\"404\"} 2";
+        assert!(text.contains(line), "{text}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_keeps_authority_sessions_and_devices() {
+    for database in TestDatabase::each().await {
+        let fleet = Fleet::start(database, &|_| {}).await;
+        let mut device = fleet.device("kiosk").await;
+        let before = (fleet.running.ca_fingerprint, device.claimed().certificate.clone());
+        let fleet = fleet.restart().await;
+        assert_eq!(fleet.running.ca_fingerprint, before.0);
+        fleet.admin.get("/api/me").await.expect(200);
+        device.url = fleet.running.device_url.clone();
+        device.use_certificate(&fleet, &before.1);
+        device.renew(&device.key).await.expect(200);
+        fleet.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_document_of_the_api_is_served() {
+    each_engine(async |fleet| {
+        let document: Value = fleet.nobody().get("/api/openapi.json").await.expect(200).json();
+        assert!(document["paths"]["/api/login"]["post"].is_object());
+    })
+    .await;
+}
