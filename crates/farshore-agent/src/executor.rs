@@ -119,7 +119,7 @@ fn confused() -> ExecutorError {
 
 impl Executor for RunnerExecutor {
     async fn capabilities(&self) -> Result<Vec<String>, ExecutorError> {
-        match self.runner.ask(&Request::Hello).await? {
+        match self.runner.ask(&Request::Hello {}).await? {
             Reply::Hello { capabilities, .. } => Ok(capabilities),
             _ => Err(confused()),
         }
@@ -130,7 +130,7 @@ impl Executor for RunnerExecutor {
     }
 
     async fn list(&self) -> Result<BTreeMap<Name, Observed>, ExecutorError> {
-        match self.runner.ask(&Request::List).await? {
+        match self.runner.ask(&Request::List {}).await? {
             Reply::Apps { apps } => Ok(apps),
             _ => Err(confused()),
         }

@@ -100,7 +100,7 @@ async fn work(role: Role) -> ExitCode {
         Role::Capabilities { socket } => {
             let hardware = farshore_agent::hardware();
             println!("{}/{} {} – {}", hardware.os, hardware.arch, hardware.variant, hardware.os_name);
-            match runner::RunnerClient::new(socket).ask(&runner::Request::Hello).await {
+            match runner::RunnerClient::new(socket).ask(&runner::Request::Hello {}).await {
                 Ok(runner::Reply::Hello { capabilities, tenant, trusted_keys_version }) => {
                     println!("runner: {}", capabilities.join(" "));
                     let tenant = tenant.map_or_else(|| "none yet".to_owned(), |tenant| tenant.to_string());

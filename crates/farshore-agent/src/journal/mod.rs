@@ -73,31 +73,34 @@ mod tests {
         assert_eq!(sequences(&journal, "host"), [1, 2]);
         journal.acknowledge("host", 1).unwrap();
         assert_eq!(sequences(&journal, "host"), [2]);
-        // 1,000 bytes: metrics go before events, the oldest first, and it is counted.
+        // 1,600 bytes: metrics go before events, the oldest first, and it is counted.
         fill(&mut journal);
-        assert_eq!(sequences(&journal, "host"), []);
-        assert_eq!(sequences(&journal, EVENTS), [2, 3]);
+        assert_eq!(sequences(&journal, "host"), [3]);
+        assert_eq!(sequences(&journal, EVENTS), [1, 2, 3]);
+        fill(&mut journal);
+        fill(&mut journal);
+        assert_eq!(sequences(&journal, EVENTS), [2, 3, 4, 5]);
         assert_eq!(
             journal.dropped().unwrap(),
-            BTreeMap::from([("host".to_owned(), 2), (EVENTS.to_owned(), 1)])
+            BTreeMap::from([("host".to_owned(), 4), (EVENTS.to_owned(), 1)])
         );
         // The control plane knows more than this journal: it was lost once.
         journal.acknowledge(EVENTS, 50).unwrap();
-        assert_eq!(sequences(&journal, EVENTS), [52, 53]);
-        journal.acknowledge(EVENTS, 53).unwrap();
-        assert_eq!(sequences(&journal, EVENTS), []);
-        assert_eq!(journal.streams().unwrap()[EVENTS], 53);
+        assert_eq!(sequences(&journal, EVENTS), [52, 53, 54, 55]);
+        journal.acknowledge(EVENTS, 55).unwrap();
+        assert_eq!(sequences(&journal, EVENTS).len(), 0);
+        assert_eq!(journal.streams().unwrap()[EVENTS], 55);
     }
 
     #[test]
     fn the_journal_keeps_numbers_drops_and_renumbers_in_memory() {
-        check(MemoryJournal::new(1_000));
+        check(MemoryJournal::new(1_600));
     }
 
     #[test]
     fn the_journal_keeps_numbers_drops_and_renumbers_in_sqlite() {
         let folder = tempfile::tempdir().unwrap();
-        check(SqliteJournal::open(&folder.path().join("journal.db"), 1_000).unwrap());
+        check(SqliteJournal::open(&folder.path().join("journal.db"), 1_600).unwrap());
     }
 
     #[test]

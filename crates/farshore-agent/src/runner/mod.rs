@@ -222,7 +222,7 @@ impl Shared {
     async fn answer(&self, request: Request) -> Result<Reply, RunnerError> {
         let apps = &self.apps;
         match request {
-            Request::Hello => {
+            Request::Hello {} => {
                 let keys = apps.keys.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 Ok(Reply::Hello {
                     capabilities: self.capabilities.clone(),
@@ -235,7 +235,7 @@ impl Shared {
                 keys.accept(tenant, &name, sets)?;
                 Ok(Reply::Done)
             }
-            Request::List => Ok(Reply::Apps { apps: apps.list().await? }),
+            Request::List {} => Ok(Reply::Apps { apps: apps.list().await? }),
             Request::Stage { manifest, artifact } => {
                 // Staging goes on beside starts and stops; two of the same release would share a folder.
                 let _turn = self.staging.lock().await;

@@ -33,14 +33,15 @@ pub struct Signed {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
-    Hello,
+    // With braces, because only then is an unknown field refused.
+    Hello {},
     /// Key sets, oldest first. The first one ever is pinned, later ones must be signed by those before.
     Trust {
         tenant: TenantId,
         name: Name,
         sets: Vec<Signed>,
     },
-    List,
+    List {},
     /// Verify and unpack. The artifact lies at a path that `run` may write.
     Stage {
         manifest: Signed,

@@ -1,0 +1,404 @@
+//! The whole line on one device: claim, stage, activate, commit, fail, go back; with `run` and runner as real processes.
+
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use farshore_agent::Status;
+use farshore_protocol::{Goodbye, LiveRequest, Operation, agent_frame, server_frame};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::plane::{Mood, Plane, release_uid};
+use crate::release::{Release, SLEEPER};
+use crate::runner::Bed;
+use crate::wait::{seen, until};
+
+const FIT: &str = "#!/bin/sh\ntest ! -e \"$HOME/sick\"\n";
+
+struct Device {
+    plane: Arc<Plane>,
+    bed: Bed,
+    run: Option<Child>,
+}
+
+impl Device {
+    async fn new() -> Self {
+        let mut device = Self { plane: Plane::start().await, bed: Bed::new().await, run: None };
+        device.start_run();
+        device.connected(1).await;
+        device
+    }
+
+    fn state(&self) -> std::path::PathBuf {
+        self.bed.folder.path().join("state")
+    }
+
+    fn start_run(&mut self) {
+        let token = self.bed.folder.path().join("token");
+        std::fs::write(&token, self.plane.token().to_text().as_bytes()).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_farshore-agent"))
+            .arg("run")
+            .arg("--state-dir")
+            .arg(self.state())
+            .arg("--runner-socket")
+            .arg(self.bed.socket())
+            .arg("--token-file")
+            .arg(token)
+            .args(["--label", "site=riga"])
+            .env("FARSHORE_LOG", "error")
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        self.run = Some(child);
+    }
+
+    fn kill_run(&mut self) {
+        let mut run = self.run.take().unwrap();
+        run.kill().unwrap();
+        run.wait().unwrap();
+    }
+
+    /// The `count`th channel is open.
+    async fn connected(&self, count: usize) {
+        seen("a channel", || {
+            let book = self.plane.book();
+            (book.channels >= count && book.outbox.is_some()).then_some(())
+        })
+        .await;
+    }
+
+    fn release(&self, version: &str, check: &str, change: impl FnOnce(&mut serde_json::Value)) -> Release {
+        let files = [("bin/app", 0o755, SLEEPER), ("bin/fit", 0o755, check)];
+        let release = self.plane.signer.release(version, &files, |manifest| {
+            manifest["health"] = serde_json::json!([{
+                "name": "fit", "intervalSeconds": 1, "failureThreshold": 2,
+                "probe": {"type": "command", "command": ["bin/fit"]},
+            }]);
+            change(manifest);
+        });
+        self.plane.publish(&release, Mood::Honest);
+        release
+    }
+
+    async fn committed(&self, release: &Release) {
+        seen("the commit", || {
+            let app = self.plane.app_status()?;
+            (app.committed && app.active_version == release.version && app.phase == "running").then_some(())
+        })
+        .await;
+    }
+
+    fn kinds(&self) -> Vec<String> {
+        self.plane.events().into_iter().map(|event| event.kind).collect()
+    }
+
+    async fn event(&self, kind: &str) -> farshore_protocol::DeviceEvent {
+        seen(kind, || self.plane.events().into_iter().rev().find(|event| event.kind == kind)).await
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        if let Some(mut run) = self.run.take() {
+            run.kill().unwrap();
+            run.wait().unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_release_runs_stays_healthy_and_a_bad_one_goes_back_by_itself() {
+    let device = Device::new().await;
+    let plane = &device.plane;
+    let good = device.release("1.0", FIT, |_| {});
+    plane.desire(1, &good, &[]);
+    device.committed(&good).await;
+    let app = plane.app_status().unwrap();
+    assert_eq!((app.health.as_str(), app.active_release), ("healthy", release_uid(&good).to_string()));
+    assert!(!app.permit.is_empty());
+    assert_eq!(device.bed.app_pids().len(), 1);
+
+    // Healthy at first, then not: it fails in its soak time.
+    let sick = "#!/bin/sh\ntest -e \"$HOME/once\" && exit 1\ntouch \"$HOME/once\"\n";
+    let bad = device.release("1.1", sick, |manifest| manifest["soakSeconds"] = 60.into());
+    plane.desire(2, &bad, &[]);
+    let held = seen("the rollback", || plane.app_status().filter(|app| app.phase == "held")).await;
+    assert_eq!((held.active_version.as_str(), held.committed), ("1.0", true));
+    assert_eq!(held.failed_release, release_uid(&bad).to_string());
+    assert!(held.reasons.iter().any(|reason| reason.code == "HealthCheckFailed"), "{held:?}");
+    assert_eq!(device.bed.app_pids().len(), 1);
+    device.event("release.rolled-back").await;
+    let kinds = device.kinds();
+    for kind in ["agent.started", "release.staged", "release.activated", "release.committed", "health.failed"]
+    {
+        assert!(kinds.iter().any(|found| found == kind), "{kind} not in {kinds:?}");
+    }
+    // It says so on the device, too, without anybody's help.
+    let status = Status::read(&device.state()).unwrap();
+    assert_eq!((status.conformance.as_str(), status.name.as_str()), ("held", "till-1"));
+    assert!(status.text(status.written_at).contains("HealthCheckFailed"));
+
+    // The fleet goes back to 1.0: that is what runs.
+    plane.desire(3, &good, &[]);
+    device.committed(&good).await;
+}
+
+#[tokio::test]
+async fn killing_run_or_runner_leaves_the_app_alone_and_both_find_it_again() {
+    let mut device = Device::new().await;
+    let good = device.release("1.0", FIT, |_| {});
+    device.plane.desire(1, &good, &[]);
+    device.committed(&good).await;
+    let pids = device.bed.app_pids();
+
+    device.kill_run();
+    assert_eq!(device.bed.app_pids(), pids);
+    device.plane.book().frames.clear();
+    device.start_run();
+    device.connected(2).await;
+    device.committed(&good).await;
+    assert_eq!(device.plane.book().claims, 1, "claimed once for ever");
+
+    device.bed.kill_runner();
+    let lost = seen("the loss", || {
+        let status = Status::read(&device.state()).ok()?;
+        status.reasons.iter().any(|reason| reason.code == "RunnerUnreachable").then_some(())
+    });
+    lost.await;
+    device.bed.start_runner().await;
+    seen("the runner again", || {
+        let status = Status::read(&device.state()).ok()?;
+        (status.health == "healthy" && status.reasons.is_empty()).then_some(())
+    })
+    .await;
+    assert_eq!(device.bed.app_pids(), pids);
+}
+
+#[tokio::test]
+async fn killed_again_and_again_during_a_switch_it_still_arrives_and_never_doubles() {
+    let mut device = Device::new().await;
+    let old = device.release("1.0", FIT, |_| {});
+    device.plane.desire(1, &old, &[]);
+    device.committed(&old).await;
+    let new = device.release("1.1", FIT, |_| {});
+    device.plane.desire(2, &new, &[]);
+    for round in 0..8_u64 {
+        tokio::time::sleep(Duration::from_millis(40 + 35 * round)).await;
+        if round % 2 == 0 {
+            let channels = device.plane.book().channels;
+            device.kill_run();
+            device.start_run();
+            device.connected(channels + 1).await;
+            // What a control plane does after each hello.
+            device.plane.desire(3 + round, &new, &[]);
+        } else {
+            device.bed.kill_runner();
+            device.bed.start_runner().await;
+        }
+        assert!(device.bed.app_pids().len() <= 2, "at most the app and its check");
+    }
+    device.committed(&new).await;
+    seen("one app", || (device.bed.app_pids().len() == 1).then_some(())).await;
+}
+
+#[tokio::test]
+async fn what_is_old_foreign_or_forged_is_refused_and_reported() {
+    let device = Device::new().await;
+    let plane = &device.plane;
+    let release = device.release("1.0", FIT, |_| {});
+    plane.desire(5, &release, &[]);
+    device.committed(&release).await;
+    let refusals = || {
+        let book = plane.book();
+        let refused = book.frames.iter().filter_map(|frame| match &frame.body {
+            Some(agent_frame::Body::Refused(refused)) => Some(refused.reason.clone()),
+            _ => None,
+        });
+        refused.collect::<Vec<_>>()
+    };
+    let lies: Vec<(&str, farshore_protocol::SignedDesired)> = {
+        let older = plane.state(4, &release, &[]);
+        let mut foreign = plane.state(6, &release, &[]);
+        foreign["device"] = serde_json::json!(uuid::Uuid::now_v7());
+        let mut stranger = plane.state(6, &release, &[]);
+        stranger["tenant"] = serde_json::json!(uuid::Uuid::now_v7());
+        let mut bent = plane.sign(&plane.state(6, &release, &[]), &[&release]);
+        bent.body[30] ^= 1;
+        let mut unsigned = plane.sign(&plane.state(6, &release, &[]), &[&release]);
+        unsigned.signature.clear();
+        vec![
+            ("older", plane.sign(&older, &[&release])),
+            ("another device", plane.sign(&foreign, &[&release])),
+            ("another device", plane.sign(&stranger, &[&release])),
+            ("signature", bent),
+            ("signature", unsigned),
+        ]
+    };
+    for (count, (why, lie)) in lies.into_iter().enumerate() {
+        plane.tell(server_frame::Body::Desired(lie));
+        let reasons = seen(why, || Some(refusals()).filter(|reasons| reasons.len() > count)).await;
+        assert!(reasons[count].contains(why), "{why}: {reasons:?}");
+    }
+    // Well signed by the online key, but referring to releases that are no good here.
+    let files = [("bin/app", 0o755, SLEEPER)];
+    let stranger = crate::release::Signer::new("acme");
+    let bad = [
+        ("BadSignature", stranger.release("2.0", &files, |_| {})),
+        (
+            "WrongTenant",
+            plane.signer.release("2.0", &files, |manifest| manifest["tenant"] = "umbrella".into()),
+        ),
+        ("WrongPlatform", plane.signer.release("2.0", &files, |m| m["platforms"][0]["os"] = "plan9".into())),
+        ("Unsupported", plane.signer.release("2.0", &files, |manifest| manifest["sandbox"] = true.into())),
+    ];
+    for (generation, (why, release)) in (10..).zip(&bad) {
+        plane.publish(release, Mood::Honest);
+        plane.desire(generation, release, &[]);
+        let app = seen(why, || {
+            plane.app_status().filter(|app| app.refused_release == release_uid(release).to_string())
+        })
+        .await;
+        assert!(app.reasons.iter().any(|reason| reason.code == *why), "{why}: {app:?}");
+        assert_eq!((app.active_version.as_str(), app.phase.as_str()), ("1.0", "running"));
+    }
+    // A mirror that swaps bytes.
+    let swapped = device.release("3.0", FIT, |_| {});
+    plane.publish(&swapped, Mood::Swapped);
+    plane.desire(20, &swapped, &[]);
+    let refused = seen("the swap", || {
+        plane.app_status().filter(|app| app.reasons.iter().any(|reason| reason.code == "DigestMismatch"))
+    });
+    assert_eq!(refused.await.active_version, "1.0");
+    // It becomes honest again, and all is well.
+    plane.publish(&swapped, Mood::Honest);
+    device.committed(&swapped).await;
+}
+
+#[tokio::test]
+async fn garbage_frames_and_shedding_are_survived() {
+    let mut device = Device { plane: Plane::start().await, bed: Bed::new().await, run: None };
+    device.plane.book().garbage = Some(vec![0xff; 100]);
+    device.plane.book().shed = 1;
+    device.start_run();
+    device.connected(2).await;
+    // An operation before anything is desired, sent twice, one of a kind nobody knows.
+    let operation = |uid: &str, kind: &str| Operation {
+        uid: uid.into(),
+        kind: kind.into(),
+        app: "web".into(),
+        arguments_json: "{}".into(),
+        expires_at_ms: 0,
+    };
+    device.plane.tell(server_frame::Body::Operation(operation("a", "format-disk")));
+    device.plane.tell(server_frame::Body::Operation(operation("b", "diagnostics")));
+    device.plane.tell(server_frame::Body::Operation(operation("b", "diagnostics")));
+    device.plane.tell(server_frame::Body::Operation(operation("c", "logs")));
+    let updates = || {
+        let book = device.plane.book();
+        let updates = book.frames.iter().filter_map(|frame| match &frame.body {
+            Some(agent_frame::Body::OperationUpdate(update)) => {
+                Some((update.uid.clone(), update.state.clone()))
+            }
+            _ => None,
+        });
+        updates.collect::<Vec<_>>()
+    };
+    let done = seen("the answers", || Some(updates()).filter(|updates| updates.len() >= 3)).await;
+    let expect = [("a", "unsupported"), ("b", "succeeded"), ("c", "failed")];
+    assert_eq!(done, expect.map(|(uid, state)| (uid.to_owned(), state.to_owned())));
+    let retry_after_ms = 100;
+    device.plane.tell(server_frame::Body::Goodbye(Goodbye { reason: "replaced".into(), retry_after_ms }));
+    device.connected(3).await;
+}
+
+#[tokio::test]
+async fn measurements_and_events_wait_for_their_acknowledgement_and_live_samples_do_not() {
+    let device = Device::new().await;
+    let plane = &device.plane;
+    plane.book().acknowledge = false;
+    let batches = |plane: &Plane| {
+        let book = plane.book();
+        let batches = book.frames.iter().filter_map(|frame| match &frame.body {
+            Some(agent_frame::Body::Metrics(batch)) if batch.sequence > 0 => Some(batch.clone()),
+            _ => None,
+        });
+        batches.collect::<Vec<_>>()
+    };
+    let acknowledged = plane.book().acknowledged.get("host").copied().unwrap_or(0);
+    let first =
+        seen("a batch", || batches(plane).into_iter().find(|batch| batch.sequence > acknowledged)).await;
+    let block = farshore_series::decode(&first.block).unwrap();
+    assert!(
+        block.rows() >= 1 && block.column("load_1m").or(block.column("mem_used")).is_some()
+            || block.series.len() > 5
+    );
+    plane.book().frames.clear();
+    let channels = plane.book().channels;
+    plane.book().outbox.as_ref().unwrap().send(Message::Close(None)).unwrap();
+    device.connected(channels + 1).await;
+    seen("the same batch again", || batches(plane).into_iter().find(|batch| *batch == first)).await;
+    plane.book().acknowledge = true;
+
+    plane.tell(server_frame::Body::Live(LiveRequest { seconds: 30, interval_ms: 200 }));
+    let live = |plane: &Plane| {
+        let book = plane.book();
+        let live = book.frames.iter().filter(
+            |frame| matches!(&frame.body, Some(agent_frame::Body::Metrics(batch)) if batch.sequence == 0),
+        );
+        live.count()
+    };
+    seen("live samples", || (live(plane) >= 5).then_some(())).await;
+    plane.tell(server_frame::Body::Live(LiveRequest { seconds: 0, interval_ms: 0 }));
+    until("their end", || async {
+        let before = live(plane);
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        (live(plane) == before).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_certificate_is_renewed_without_dropping_the_channel_and_after_it_expired() {
+    let mut device = Device { plane: Plane::start().await, bed: Bed::new().await, run: None };
+    device.plane.book().held = 2;
+    // Backdated by five minutes, so two thirds have passed at once.
+    device.plane.book().lifetime = Duration::from_secs(3);
+    device.start_run();
+    device.connected(1).await;
+    assert_eq!(device.plane.book().claims, 3, "held twice, then approved");
+    device.plane.book().lifetime = Duration::from_secs(24 * 3600);
+    seen("a renewal", || (device.plane.book().renewals >= 1).then_some(())).await;
+    assert_eq!(device.plane.book().channels, 1);
+
+    // Off for longer than a certificate lives.
+    device.kill_run();
+    device.plane.book().lifetime = Duration::from_secs(1);
+    let identity = device.state().join("identity");
+    let key = farshore_trust::device::DeviceKey::from_pem(
+        &std::fs::read_to_string(identity.join("key.pem")).unwrap(),
+    );
+    let certificate = device.plane.reissue(&key.unwrap());
+    std::fs::write(identity.join("certificate.pem"), certificate).unwrap();
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    device.plane.book().lifetime = Duration::from_secs(24 * 3600);
+    let renewals = device.plane.book().renewals;
+    device.start_run();
+    device.connected(2).await;
+    assert!(device.plane.book().renewals > renewals);
+    assert_eq!(device.plane.book().claims, 3);
+}
+
+#[tokio::test]
+async fn a_changed_config_reaches_the_app() {
+    let device = Device::new().await;
+    let release = device.release("1.0", FIT, |_| {});
+    device.plane.desire(1, &release, &[("GREETING", "hello")]);
+    device.committed(&release).await;
+    let before = device.bed.app_pids();
+    device.plane.desire(2, &release, &[("GREETING", "goodbye")]);
+    let after =
+        seen("the restart", || Some(device.bed.app_pids()).filter(|pids| pids.len() == 1 && *pids != before))
+            .await;
+    let environ = std::fs::read_to_string(format!("/proc/{}/environ", after[0])).unwrap();
+    assert!(environ.contains("GREETING=goodbye"), "{environ}");
+}

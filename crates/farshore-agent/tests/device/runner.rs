@@ -1,0 +1,495 @@
+//! The runner with real processes.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use farshore_agent::runner::{ClientError, Reply, Request, RunnerClient, Signed};
+use farshore_domain::digest::Digest;
+use farshore_domain::id::ReleaseId;
+use farshore_domain::name::Name;
+use farshore_domain::reconcile::Running;
+use proptest::strategy::{Strategy, ValueTree};
+
+use crate::release::{Release, SLEEPER, Signer};
+use crate::wait::{seen, until};
+
+/// A runner of its own, in a folder and control group of its own. Everything is stopped when it is dropped.
+pub(crate) struct Bed {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) client: RunnerClient,
+    runner: Option<Child>,
+    group: String,
+}
+
+fn web() -> Name {
+    Name::new("web").unwrap()
+}
+
+impl Bed {
+    pub(crate) async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let client = RunnerClient::new(folder.path().join("runner.sock"));
+        let group = format!("farshore-test-{}", uuid::Uuid::new_v4());
+        let mut bed = Self { folder, client, runner: None, group };
+        bed.start_runner().await;
+        bed
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.path().join("runner.sock")
+    }
+
+    fn apps(&self) -> PathBuf {
+        self.folder.path().join("apps")
+    }
+
+    pub(crate) async fn start_runner(&mut self) {
+        let child = Command::new(env!("CARGO_BIN_EXE_farshore-agent"))
+            .args(["runner", "--unprivileged", "--cgroup", &self.group, "--socket"])
+            .arg(self.socket())
+            .arg("--apps-dir")
+            .arg(self.apps())
+            .env("FARSHORE_LOG", "error")
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        self.runner = Some(child);
+        let client = &self.client;
+        until("the runner", || async { client.ask(&Request::Hello {}).await.ok() }).await;
+    }
+
+    /// As with `kill -9`.
+    pub(crate) fn kill_runner(&mut self) {
+        let mut runner = self.runner.take().unwrap();
+        runner.kill().unwrap();
+        runner.wait().unwrap();
+    }
+
+    async fn trust(&self, signer: &Signer) {
+        let request = Request::Trust {
+            tenant: signer.tenant,
+            name: signer.tenant_name.clone(),
+            sets: vec![signer.first_set()],
+        };
+        self.client.done(&request).await.unwrap();
+    }
+
+    async fn stage_bytes(&self, signed: &Signed, artifact: &[u8]) -> Result<(), ClientError> {
+        let path = self.folder.path().join("artifact");
+        std::fs::write(&path, artifact).unwrap();
+        self.client.done(&Request::Stage { manifest: signed.clone(), artifact: path }).await
+    }
+
+    async fn stage(&self, release: &Release) -> Result<(), ClientError> {
+        self.stage_bytes(&release.signed, &release.artifact).await
+    }
+
+    async fn start(&self, release: &Release, instance: u64) -> Result<(), ClientError> {
+        self.start_with(release, instance, BTreeMap::new()).await
+    }
+
+    async fn start_with(
+        &self,
+        release: &Release,
+        instance: u64,
+        config: BTreeMap<String, String>,
+    ) -> Result<(), ClientError> {
+        let release_id = ReleaseId(uuid::Uuid::from_u128(1));
+        let manifest = release.manifest;
+        self.client
+            .done(&Request::Start { app: web(), manifest, release: release_id, instance, config })
+            .await
+    }
+
+    async fn stop(&self) {
+        self.client.done(&Request::Stop { app: web() }).await.unwrap();
+    }
+
+    async fn running(&self) -> Option<Running> {
+        match self.client.ask(&Request::List {}).await.unwrap() {
+            Reply::Apps { mut apps } => apps.remove(&web()).and_then(|app| app.running),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Processes whose environment says that they are this bed's app; its health check left out.
+    pub(crate) fn app_pids(&self) -> Vec<i32> {
+        let home = format!("HOME={}", self.apps().canonicalize().unwrap().join("web/data").display());
+        let processes = std::fs::read_dir("/proc").unwrap().flatten();
+        let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        let is_app = |pid: &i32| {
+            let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let check = String::from_utf8_lossy(&command).contains("bin/fit");
+            !check && environ.split(|byte| *byte == 0).any(|variable| variable == home.as_bytes())
+        };
+        pids.filter(is_app).collect()
+    }
+
+    fn log(&self, name: &str) -> String {
+        std::fs::read_to_string(self.apps().join("web/logs").join(name)).unwrap_or_default()
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        if let Some(mut runner) = self.runner.take() {
+            runner.kill().unwrap();
+            runner.wait().unwrap();
+        }
+        // Supervisors live on by design: the status files say which processes are ours.
+        let apps = self.folder.path().join("apps");
+        for entry in std::fs::read_dir(&apps).into_iter().flatten().flatten() {
+            let lock = entry.path().join("state/shim.lock");
+            if lock.exists() {
+                stop_holder(&lock);
+            }
+        }
+        for controller in ["unified", "memory", "cpu", "pids", "."] {
+            let base = Path::new("/sys/fs/cgroup").join(controller).join(&self.group);
+            drop(std::fs::remove_dir(base.join("web")));
+            drop(std::fs::remove_dir(base));
+        }
+    }
+}
+
+/// Ends the supervisor that has this very file open, and with it its app.
+fn stop_holder(lock: &Path) {
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        let holds = std::fs::read_dir(entry.path().join("fd"))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .any(|fd| std::fs::read_link(fd.path()).is_ok_and(|target| target == lock));
+        if holds {
+            drop(Command::new("kill").arg(pid.to_string()).status());
+            for _ in 0..300 {
+                if !entry.path().exists() {
+                    break;
+                }
+                drop(Command::new("sleep").arg("0.01").status());
+            }
+        }
+    }
+}
+
+fn refused(result: Result<(), ClientError>, expect: &str) {
+    match result {
+        Err(ClientError::Failed { code, message, .. }) => assert_eq!(code, expect, "{message}"),
+        other => panic!("expected {expect}, got {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_killed_runner_leaves_the_app_running_and_the_next_one_adopts_it() {
+    let mut bed = Bed::new().await;
+    let signer = Signer::new("acme");
+    bed.trust(&signer).await;
+    let release = signer.release("1.0", &[("bin/app", 0o755, SLEEPER)], |_| {});
+    bed.stage(&release).await.unwrap();
+    bed.start(&release, 7).await.unwrap();
+    let before = seen("the app", || Some(bed.app_pids()).filter(|pids| pids.len() == 1)).await;
+    seen("its output", || bed.log("stdout.log").contains("hello from 1.0").then_some(())).await;
+
+    bed.kill_runner();
+    assert_eq!(bed.app_pids(), before);
+    bed.start_runner().await;
+    let running = bed.running().await.unwrap();
+    assert_eq!((running.instance, running.up, running.manifest), (7, true, release.manifest));
+    assert_eq!(running.release, ReleaseId(uuid::Uuid::from_u128(1)));
+    // Never doubled.
+    refused(bed.start(&release, 8).await, "Doubled");
+    assert_eq!(bed.app_pids(), before);
+    bed.stop().await;
+    assert_eq!(bed.app_pids(), Vec::<i32>::new());
+    assert_eq!(bed.running().await, None);
+}
+
+#[tokio::test]
+async fn a_dead_supervisors_app_is_killed_before_the_next_one_starts() {
+    let bed = Bed::new().await;
+    let signer = Signer::new("acme");
+    bed.trust(&signer).await;
+    let release = signer.release("1.0", &[("bin/app", 0o755, SLEEPER)], |_| {});
+    bed.stage(&release).await.unwrap();
+    bed.start(&release, 1).await.unwrap();
+    let old = seen("the app", || Some(bed.app_pids()).filter(|pids| pids.len() == 1)).await;
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", old[0])).unwrap();
+    let parent = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(1).unwrap().to_owned();
+    assert!(Command::new("kill").args(["-9", &parent]).status().unwrap().success());
+    until("the supervisor's end", || async { bed.running().await.is_none().then_some(()) }).await;
+    assert_eq!(bed.app_pids(), old, "the app outlives even that");
+    bed.start(&release, 2).await.unwrap();
+    let new = seen("the new one", || Some(bed.app_pids()).filter(|pids| pids.len() == 1)).await;
+    assert_ne!(new, old);
+}
+
+#[tokio::test]
+async fn an_app_that_dies_is_restarted_with_growing_pauses_and_its_logs_rotate() {
+    let bed = Bed::new().await;
+    let signer = Signer::new("acme");
+    bed.trust(&signer).await;
+    let crasher = "#!/bin/sh\nhead -c 700000 /dev/zero | tr '\\0' x\necho\nexit 3\n";
+    let release = signer.release("1.0", &[("bin/app", 0o755, crasher)], |_| {});
+    bed.stage(&release).await.unwrap();
+    bed.start(&release, 1).await.unwrap();
+    let running = until("five restarts", || async {
+        bed.running().await.filter(|running| running.restarts >= 5 && running.last_exit.is_some())
+    })
+    .await;
+    assert_eq!(running.last_exit.as_deref(), Some("exited with 3"));
+    bed.stop().await;
+    let logs = bed.folder.path().join("apps/web/logs");
+    let sizes: Vec<u64> = std::fs::read_dir(logs)
+        .unwrap()
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("stdout.log"))
+        .map(|entry| entry.metadata().unwrap().len())
+        .collect();
+    assert!(sizes.len() > 1 && sizes.len() <= 4, "{sizes:?}");
+    assert!(sizes.iter().all(|size| *size < 1024 * 1024 + 700_100), "{sizes:?}");
+    match bed.client.ask(&Request::Logs { app: web(), bytes: 1000 }).await.unwrap() {
+        Reply::Logs { text } => assert!(text.contains("xxxx") && text.len() < 2000),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn only_what_a_trusted_key_signed_for_this_tenant_is_staged() {
+    let bed = Bed::new().await;
+    let signer = Signer::new("acme");
+    let files = [("bin/app", 0o755, SLEEPER)];
+    let good = signer.release("1.0", &files, |_| {});
+    refused(bed.stage(&good).await, "BadTrustedKeys");
+    bed.trust(&signer).await;
+
+    let stranger = Signer::new("acme");
+    let unsigned = Signed { signature: Vec::new(), ..good.signed.clone() };
+    let mut bent = good.signed.clone();
+    bent.document.push(b'\n');
+    refused(bed.stage(&stranger.release("1.0", &files, |_| {})).await, "BadSignature");
+    refused(bed.stage_bytes(&unsigned, &good.artifact).await, "BadSignature");
+    refused(bed.stage_bytes(&bent, &good.artifact).await, "BadSignature");
+    let foreign = signer.release("1.0", &files, |manifest| manifest["tenant"] = "umbrella".into());
+    refused(bed.stage(&foreign).await, "WrongTenant");
+    let elsewhere =
+        signer.release("1.0", &files, |manifest| manifest["platforms"][0]["arch"] = "riscv64".into());
+    refused(bed.stage(&elsewhere).await, "WrongPlatform");
+    let newer = signer.release("1.0", &files, |manifest| manifest["sandbox"] = true.into());
+    refused(bed.stage(&newer).await, "Unsupported");
+    let mut swapped = good.artifact.clone();
+    swapped[600] ^= 1;
+    refused(bed.stage_bytes(&good.signed, &swapped).await, "DigestMismatch");
+    refused(bed.stage_bytes(&good.signed, &good.artifact[1..]).await, "WrongSize");
+    let evil = signer.release_of("1.0", crate::release::tar(&[("bin/other", 0o755, "")]), |_| {});
+    refused(bed.stage(&evil).await, "NoProgram");
+    let link = bed.folder.path().join("link");
+    std::fs::write(bed.folder.path().join("artifact"), &good.artifact).unwrap();
+    std::os::unix::fs::symlink(bed.folder.path().join("artifact"), &link).unwrap();
+    refused(
+        bed.client.done(&Request::Stage { manifest: good.signed.clone(), artifact: link }).await,
+        "NoPlainFile",
+    );
+    // None of it left anything that could be started.
+    let releases = bed.folder.path().join("apps/web/releases");
+    assert!(!releases.exists() || std::fs::read_dir(releases).unwrap().count() == 0);
+    refused(bed.start(&good, 1).await, "NotStaged");
+    // Another tenant can't take the runner over, nor a set that no known key signed.
+    let takeover = Request::Trust {
+        tenant: stranger.tenant,
+        name: stranger.tenant_name.clone(),
+        sets: vec![stranger.first_set()],
+    };
+    refused(bed.client.done(&takeover).await, "WrongTenant");
+    let key = farshore_trust::keyset::TrustedKey {
+        name: Name::new("mine").unwrap(),
+        key: stranger.key.public().clone(),
+    };
+    let second = stranger.sign(farshore_trust::keyset::document(signer.tenant, 2, &[key]).unwrap());
+    let takeover =
+        Request::Trust { tenant: signer.tenant, name: signer.tenant_name.clone(), sets: vec![second] };
+    refused(bed.client.done(&takeover).await, "BadTrustedKeys");
+    bed.stage(&good).await.unwrap();
+    bed.stage(&good).await.unwrap();
+}
+
+#[tokio::test]
+async fn below_the_floor_of_a_committed_release_nothing_is_staged_or_started() {
+    let bed = Bed::new().await;
+    let signer = Signer::new("acme");
+    bed.trust(&signer).await;
+    let files = [("bin/app", 0o755, SLEEPER)];
+    let old = signer.release("1.0", &files, |_| {});
+    let new = signer.release("2.0", &files, |manifest| manifest["floor"] = "1.5".into());
+    bed.stage(&old).await.unwrap();
+    bed.stage(&new).await.unwrap();
+    bed.client.done(&Request::Commit { app: web(), manifest: new.manifest }).await.unwrap();
+    refused(bed.start(&old, 1).await, "BelowFloor");
+    bed.client.done(&Request::Remove { app: web() }).await.unwrap();
+    refused(bed.stage(&old).await, "BelowFloor");
+    bed.stage(&new).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_app_gets_its_config_and_nothing_of_the_runners_environment() {
+    let bed = Bed::new().await;
+    let signer = Signer::new("acme");
+    bed.trust(&signer).await;
+    let script = "#!/bin/sh\necho \"args $*\"\nenv | sort\nexec sleep 1000\n";
+    let release = signer.release("1.0", &[("bin/app", 0o755, script)], |manifest| {
+        manifest["run"]["command"] =
+            serde_json::json!(["bin/app", "--port", "${PORT}", "${HOME}x", "${NONE}"]);
+        manifest["run"]["env"] = serde_json::json!({ "PORT": "1", "GREETING": "hello" });
+    });
+    bed.stage(&release).await.unwrap();
+    let config = |key: &str| BTreeMap::from([(key.to_owned(), "8080".to_owned())]);
+    refused(bed.start_with(&release, 1, config("LD_PRELOAD")).await, "BadConfig");
+    bed.start_with(&release, 1, config("PORT")).await.unwrap();
+    let log =
+        seen("its environment", || Some(bed.log("stdout.log")).filter(|log| log.contains("PORT="))).await;
+    let home = bed.folder.path().canonicalize().unwrap().join("apps/web/data");
+    assert!(log.contains(&format!("args --port 8080 {}x ${{NONE}}", home.display())), "{log}");
+    let mut names: Vec<_> =
+        log.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name).collect();
+    names.retain(|name| !["PWD", "OLDPWD", "SHLVL", "_"].contains(name));
+    assert_eq!(names, ["FARSHORE_APP", "FARSHORE_VERSION", "GREETING", "HOME", "PATH", "PORT"]);
+}
+
+#[tokio::test]
+async fn command_checks_run_by_name_and_are_cut_off_in_time() {
+    let bed = Bed::new().await;
+    let signer = Signer::new("acme");
+    bed.trust(&signer).await;
+    let check = "#!/bin/sh\ntest ! -e \"$HOME/sick\"\n";
+    let files = [("bin/app", 0o755, SLEEPER), ("bin/check", 0o755, check), ("bin/slow", 0o755, SLEEPER)];
+    let release = signer.release("1.0", &files, |manifest| {
+        manifest["health"] = serde_json::json!([
+            {"name": "fit", "probe": {"type": "command", "command": ["bin/check"]}},
+            {"name": "slow", "probe": {"type": "command", "command": ["bin/slow"]}, "timeoutSeconds": 1},
+        ]);
+    });
+    bed.stage(&release).await.unwrap();
+    bed.start(&release, 1).await.unwrap();
+    let probe = |check: &str| Request::Probe { app: web(), check: Name::new(check).unwrap() };
+    let good = |reply: Reply| matches!(reply, Reply::Probed { good: true, .. });
+    assert!(good(bed.client.ask(&probe("fit")).await.unwrap()));
+    std::fs::write(bed.folder.path().join("apps/web/data/sick"), "").unwrap();
+    assert!(!good(bed.client.ask(&probe("fit")).await.unwrap()));
+    assert!(!good(bed.client.ask(&probe("slow")).await.unwrap()));
+    assert!(matches!(bed.client.ask(&probe("sh")).await, Err(ClientError::Failed { .. })));
+    assert_eq!(bed.app_pids().len(), 1, "the slow check is gone");
+}
+
+#[tokio::test]
+async fn limits_are_enforced_where_control_groups_are_writable() {
+    let bed = Bed::new().await;
+    let Reply::Hello { capabilities, .. } = bed.client.ask(&Request::Hello {}).await.unwrap() else {
+        panic!()
+    };
+    if !capabilities.iter().any(|word| word == "limit-memory") {
+        eprintln!("no control group can be written here: {capabilities:?}");
+        return;
+    }
+    let signer = Signer::new("acme");
+    bed.trust(&signer).await;
+    let hungry =
+        "#!/bin/sh\nhead -c 100000000 /dev/zero | tail -c 90000000 >/dev/null || exit 9\nexec sleep 1000\n";
+    let release = signer.release("1.0", &[("bin/app", 0o755, hungry)], |manifest| {
+        manifest["run"]["limits"] =
+            serde_json::json!({"memoryBytes": 20_000_000, "processes": 20, "cpuMillis": 500});
+    });
+    bed.stage(&release).await.unwrap();
+    bed.start(&release, 1).await.unwrap();
+    let running =
+        until("the kill", || async { bed.running().await.filter(|running| running.last_exit.is_some()) })
+            .await;
+    assert_eq!(running.last_exit.as_deref(), Some("exited with 9"), "tail was killed at its limit");
+    bed.stop().await;
+}
+
+#[tokio::test]
+async fn children_that_an_app_leaves_behind_are_gone_when_it_is_stopped() {
+    let bed = Bed::new().await;
+    let signer = Signer::new("acme");
+    bed.trust(&signer).await;
+    let script = "#!/bin/sh\ntrap '' TERM\nsleep 1000 &\nsetsid sleep 1000 &\nwhile :; do sleep 1; done\n";
+    let release = signer.release("1.0", &[("bin/app", 0o755, script)], |manifest| {
+        manifest["run"]["stopTimeoutSeconds"] = 1.into();
+    });
+    bed.stage(&release).await.unwrap();
+    bed.start(&release, 1).await.unwrap();
+    seen("all of them", || (bed.app_pids().len() >= 3).then_some(())).await;
+    bed.stop().await;
+    seen("none of them", || bed.app_pids().is_empty().then_some(())).await;
+}
+
+#[tokio::test]
+async fn discard_keeps_what_runs_and_what_it_is_told() {
+    let bed = Bed::new().await;
+    let signer = Signer::new("acme");
+    bed.trust(&signer).await;
+    let releases: Vec<Release> = ["1.0", "1.1", "1.2"]
+        .iter()
+        .map(|version| signer.release(version, &[("bin/app", 0o755, SLEEPER)], |_| {}))
+        .collect();
+    for release in &releases {
+        bed.stage(release).await.unwrap();
+    }
+    bed.start(&releases[0], 1).await.unwrap();
+    let keep = vec![releases[2].manifest];
+    bed.client.done(&Request::Discard { app: web(), keep }).await.unwrap();
+    let Reply::Apps { apps } = bed.client.ask(&Request::List {}).await.unwrap() else { panic!() };
+    let staged: Vec<Digest> = apps[&web()].staged.iter().copied().collect();
+    let mut expect = vec![releases[0].manifest, releases[2].manifest];
+    expect.sort();
+    assert_eq!(staged, expect);
+    let current = std::fs::read_link(bed.folder.path().join("apps/web/current")).unwrap();
+    assert_eq!(current, Path::new("releases").join(releases[0].manifest.hex()));
+}
+
+#[tokio::test]
+async fn hostile_frames_change_nothing_and_the_runner_goes_on() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let bed = Bed::new().await;
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let bytes = proptest::collection::vec(proptest::num::u8::ANY, 0..300);
+    let valid = serde_json::to_vec(&Request::List {}).unwrap();
+    for round in 0..200_u32 {
+        let mut frame = bytes.new_tree(&mut runner).unwrap().current();
+        if round % 3 == 0 {
+            // A length that promises the world, or a request that is almost right.
+            let mut almost = valid.clone();
+            let at = round as usize % almost.len();
+            almost[at] ^= 0x11;
+            frame = u32::try_from(almost.len()).unwrap().to_be_bytes().to_vec();
+            frame.extend(almost);
+        } else if round % 3 == 1 {
+            frame.splice(0..0, [0xff, 0xff, 0xff, 0xff]);
+        }
+        let mut stream = tokio::net::UnixStream::connect(bed.socket()).await.unwrap();
+        // The runner may have hung up already.
+        drop(stream.write_all(&frame).await);
+        drop(stream.shutdown().await);
+        let mut answer = Vec::new();
+        drop(stream.read_to_end(&mut answer).await);
+    }
+    for text in [
+        r#"{"verb":"exec","command":["/bin/sh"]}"#,
+        r#"{"verb":"start","app":"../x","manifest":"sha256:00","release":"x","instance":1,"config":{}}"#,
+        r#"{"verb":"list","also":"this"}"#,
+    ] {
+        let mut stream = tokio::net::UnixStream::connect(bed.socket()).await.unwrap();
+        stream.write_all(&u32::try_from(text.len()).unwrap().to_be_bytes()).await.unwrap();
+        stream.write_all(text.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        assert!(String::from_utf8_lossy(&answer).contains("BadRequest"), "{text}");
+    }
+    assert!(
+        matches!(bed.client.ask(&Request::List {}).await.unwrap(), Reply::Apps { apps } if apps.is_empty())
+    );
+}
