@@ -88,14 +88,16 @@ pub(crate) fn run() -> Result<Step> {
     eprintln!("the machine is up; its first process is {}", machine.leader());
     machine.script(INSTALL, &[&tools::root().join("deploy/systemd"), &programs.join("farshore-agent")])?;
     units_come_up(&machine)?;
+    let mut failed = Vec::new();
     for (unit, filter) in SUITES {
         eprintln!("\n-- the agent's tests under {unit}");
         // The same packages as the programs, so that nothing is built twice.
         let mut suite = runner(&tools::PROGRAMS);
-        suite.args(["-E", filter, "--no-tests=pass"]);
-        tools::run(suite.args(["--config", &runner_setting(&machine, unit)?]))?;
+        suite.args(["-E", filter, "--no-tests=pass", "--no-fail-fast"]);
+        let outcome = tools::run(suite.args(["--config", &runner_setting(&machine, unit)?]));
+        failed.extend(outcome.err().map(|_| *unit));
     }
-    Ok(Step::Done)
+    if failed.is_empty() { Ok(Step::Done) } else { bail!("tests failed under {}", failed.join(" and ")) }
 }
 
 /// Starts the units and looks at them for a while: each must be active and not have restarted. Then kills what may be killed without an app
