@@ -126,7 +126,7 @@ export function makeDevices(count) {
     for (let n = 0; n < Math.round((share / total) * count); n++) out.push(makeDevice(i++, location))
   }
   while (out.length < count) out.push(makeDevice(i++, 'depot'))
-  return out.sort((a, b) => (a.metadata.name < b.metadata.name ? -1 : 1))
+  return out.toSorted((a, b) => (a.metadata.name < b.metadata.name ? -1 : 1))
 }
 
 export function sparkline(device) {

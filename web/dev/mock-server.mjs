@@ -31,7 +31,7 @@ const events = [
   ev(20, 'device.certificate-renewed', dev(failing), 'certificate renewed, good for 24 h', `device:${failing.metadata.name}`),
   ev(6, 'device.offline', dev(devices[40]), 'nothing heard for 5 minutes'),
   ev(2, 'device.claimed', dev(devices[77]), 'claimed with token till-batch', 'token:till-batch'),
-].reverse()
+].toReversed()
 
 function matches(device, labels) {
   return labels.split(/,(?![^(]*\))/).every((part) => {
@@ -59,7 +59,7 @@ function filtered(query) {
   if (sort) {
     const way = sort.startsWith('-') ? -1 : 1
     const key = { name: (d) => d.metadata.name, location: (d) => d.spec.location, lastSeen: (d) => d.status.lastSeenAt ?? 0 }[sort.replace('-', '')]
-    if (key) out = [...out].sort((a, b) => (key(a) < key(b) ? -way : key(a) > key(b) ? way : 0))
+    if (key) out = [...out].toSorted((a, b) => (key(a) < key(b) ? -way : key(a) > key(b) ? way : 0))
   }
   return out
 }
@@ -77,7 +77,7 @@ function summary(list) {
   }
   return {
     total: list.length, reachability: tally(list, 'reachability'), health: tally(list, 'health'), conformance: tally(list, 'conformance'), lifecycle: tally(list, 'lifecycle'),
-    byLocation: [...places.values()].sort((a, b) => (a.location < b.location ? -1 : 1)), channels: ['canary', 'dev', 'prod'],
+    byLocation: [...places.values()].toSorted((a, b) => (a.location < b.location ? -1 : 1)), channels: ['canary', 'dev', 'prod'],
   }
 }
 

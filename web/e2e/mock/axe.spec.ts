@@ -1,5 +1,5 @@
 /** axe finds nothing in any view: light and dark, wide and phone, full, empty, failing and loading. */
-import AxeBuilder from '@axe-core/playwright'
+import { AxeBuilder } from '@axe-core/playwright'
 import { expect, test, type Page } from '@playwright/test'
 
 const VIEWS: [name: string, path: string, ready: string][] = [

@@ -54,6 +54,18 @@ test('an action that does not fit is disabled and says why', async ({ page }) =>
   await expect(approve).toHaveAccessibleDescription('Only pending devices can be approved.')
 })
 
+test('rows are selected one by one and as a range, and all that match at once', async ({ page }) => {
+  await page.goto('/devices?location=riga-1')
+  for (const name of ['gw-0003', 'gw-0083']) await page.getByRole('checkbox', { name: `Select ${name}` }).click()
+  await expect(page.getByText('2 devices selected')).toBeVisible()
+  await page.getByRole('checkbox', { name: 'Select gw-0163' }).click({ modifiers: ['Shift'] })
+  await expect(page.getByText('4 devices selected')).toBeVisible()
+  await page.getByRole('button', { name: /^Select all 1,/ }).click()
+  await expect(page.getByText(/^1,\d+ devices selected/)).toBeVisible()
+  await page.getByRole('button', { name: 'Cordon', exact: true }).click()
+  await expect(page.getByRole('dialog')).toContainText(/Cordon 1,\d+ devices/)
+})
+
 test('pausing says how many, asks why, and shows in the history', async ({ page }) => {
   await page.goto('/rollouts/edge-web-1-1-prod')
   await page.getByRole('button', { name: 'Pause…' }).click()

@@ -22,7 +22,6 @@ const ALIVE_EVERY_MS = 1000
 export class Hub {
   #lines = new Map<string, Line>()
 
-  /** `tenant` '' is the session's own. */
   listen(tenant: string, listener: Listener): () => void {
     const line = this.#lines.get(tenant) ?? this.#open(tenant)
     line.listeners.add(listener)
@@ -42,7 +41,7 @@ export class Hub {
     this.#lines.set(tenant, line)
     line.stop = openStream({
       url: '/api/events/stream',
-      headers: tenant === '' ? {} : { 'Farshore-Tenant': tenant },
+      headers: { 'Farshore-Tenant': tenant },
       onState: (state) => {
         line.state = state
         if (state === 'live') line.aliveAt = Date.now()

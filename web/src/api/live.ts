@@ -2,7 +2,6 @@
 import type { QueryClient } from '@tanstack/react-query'
 import { useSyncExternalStore } from 'react'
 
-import { chosenTenant } from './client'
 import { Hub, type HubMessage } from './hub'
 import { keys } from './queries'
 import type { StreamState } from './sse'
@@ -81,7 +80,7 @@ const GATHER_MS = 1000
 const SUMMARY_MS = 3000
 
 /** Starts following; returns what stops it. */
-export function followEvents(client: QueryClient, onSignedOut: () => void): () => void {
+export function followEvents(client: QueryClient, tenant: string, onSignedOut: () => void): () => void {
   let changed = new Set<string>()
   let gathering: ReturnType<typeof setTimeout> | undefined
   let summary: ReturnType<typeof setTimeout> | undefined
@@ -101,7 +100,7 @@ export function followEvents(client: QueryClient, onSignedOut: () => void): () =
     }, SUMMARY_MS)
   }
 
-  const stop = connect(chosenTenant() ?? '', (message) => {
+  const stop = connect(tenant, (message) => {
     if (message.type === 'state') {
       const back = live.state === 'reconnecting' && message.state === 'live'
       live = { state: message.state, aliveAt: message.aliveAt }

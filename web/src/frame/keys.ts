@@ -1,5 +1,7 @@
 /** Keys. One listener on the document; views add theirs while they are shown, and the `?` sheet lists what is active. */
-import { useEffect, useRef, useSyncExternalStore } from 'react'
+import { useEffect, useSyncExternalStore } from 'react'
+
+import { useLatest } from '~/ui/latest'
 
 export interface KeyBinding {
   /** `j`, `?`, `mod+k`, or a sequence such as `g d`. */
@@ -35,8 +37,7 @@ export const useKeyGroups = (): KeyGroup[] =>
 
 /** Adds bindings while the component is mounted. The newest wins. */
 export function useKeys(title: string, bindings: KeyBinding[]): void {
-  const latest = useRef(bindings)
-  latest.current = bindings
+  const latest = useLatest(bindings)
   const shape = bindings.map((b) => `${b.keys}\t${b.does}`).join('\n')
   useEffect(() => {
     groups.set(title, {
@@ -48,7 +49,9 @@ export function useKeys(title: string, bindings: KeyBinding[]): void {
       groups.delete(title)
       changed()
     }
-  }, [title, shape])
+    // `shape` stands for the bindings, which are new on each render.
+    // oxlint-disable-next-line react/exhaustive-effect-dependencies
+  }, [title, shape, latest])
 }
 
 const SEQUENCE_MS = 1200
@@ -68,7 +71,7 @@ function name(event: KeyboardEvent): string {
 }
 
 function find(keys: string, typing: boolean): KeyBinding | undefined {
-  for (const group of [...groups.values()].reverse()) {
+  for (const group of [...groups.values()].toReversed()) {
     const hit = group.bindings.find((b) => b.keys === keys && (!typing || b.always))
     if (hit) return hit
   }

@@ -10,7 +10,7 @@ const FRESH_MS = 20_000
 
 export function LiveIndicator() {
   const live = useLive()
-  const now = useNow(1000)
+  const now = useNow('second')
   const age = live.aliveAt === 0 ? undefined : now - live.aliveAt
   let word: string
   let shape: Shape = 'full'

@@ -1,6 +1,6 @@
 /** The frame around every view but the login: rail, top bar, keys, palette, event stream. */
 import { useQuery, useQueryClient } from '@tanstack/react-query'
-import { Outlet, useNavigate, useRouterState } from '@tanstack/react-router'
+import { Outlet, useNavigate } from '@tanstack/react-router'
 import { useCallback, useEffect, useState } from 'react'
 
 import { ApiError } from '~/api/client'
@@ -20,9 +20,7 @@ export function Shell() {
   const me = useQuery(meQuery)
   const client = useQueryClient()
   const navigate = useNavigate()
-  const href = useRouterState({ select: (state) => state.location.href })
   const [open, setOpen] = useState<'palette' | 'keys' | 'rail' | undefined>()
-  const [following, setFollowing] = useState(0)
 
   const signedOut = me.error instanceof ApiError && me.error.status === 401
   const toLogin = useCallback(() => {
@@ -34,13 +32,12 @@ export function Shell() {
   useEffect(() => {
     if (signedOut) toLogin()
   }, [signedOut, toLogin])
-  const known = me.data !== undefined
+  const tenant = me.data?.tenant
   useEffect(() => {
-    if (!known) return
-    return followEvents(client, toLogin)
-  }, [known, client, toLogin, following])
+    if (tenant === undefined) return
+    return followEvents(client, tenant, toLogin)
+  }, [tenant, client, toLogin])
   useEffect(listenForKeys, [])
-  useEffect(() => setOpen((now) => (now === 'rail' ? undefined : now)), [href])
 
   useKeys('Everywhere', [
     { keys: 'mod+k', does: 'Search and commands', run: () => setOpen('palette'), always: true },
@@ -82,10 +79,7 @@ export function Shell() {
           onMenu={() => setOpen('rail')}
           onSearch={() => setOpen('palette')}
           onHelp={() => setOpen('keys')}
-          onTenant={() => {
-            void client.resetQueries()
-            setFollowing((n) => n + 1)
-          }}
+          onTenant={() => void client.resetQueries()}
         />
         <main id="main" tabIndex={-1} data-quiet-focus className="min-h-0 flex-1 overflow-y-auto">
           <Outlet />

@@ -4,6 +4,8 @@ import uPlot from 'uplot'
 
 import { usePaintedTheme } from '~/frame/theme'
 
+import { useLatest } from './latest'
+
 export interface Series {
   name: string
   /** A CSS variable, such as `--accent`. */
@@ -44,8 +46,7 @@ export function Chart({ label, at, from, to, series, marks, format, atLeast, syn
   const box = useRef<HTMLDivElement>(null)
   const plot = useRef<uPlot | null>(null)
   const theme = usePaintedTheme()
-  const latest = useRef({ marks, from, to, atLeast, format, onCursor })
-  latest.current = { marks, from, to, atLeast, format, onCursor }
+  const latest = useLatest({ marks, from, to, atLeast, format, onCursor })
   const shape = series.map((s) => `${s.name}${s.color}${s.fill === true}`).join()
 
   useEffect(() => {

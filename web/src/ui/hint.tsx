@@ -15,7 +15,11 @@ const MARGIN = 8
 export function Hint({ text, children, id, className }: Props) {
   const anchor = useRef<HTMLSpanElement>(null)
   const note = useRef<HTMLDivElement>(null)
-  const [open, setOpen] = useState(false)
+  // Inside an open dialog the note must be too: the dialog lies above everything else.
+  const [host, setHost] = useState<Element | undefined>()
+  const open = host !== undefined
+  const show = (): void => setHost(anchor.current?.closest('dialog') ?? document.body)
+  const hide = (): void => setHost(undefined)
 
   useEffect(() => {
     if (!open) return
@@ -28,7 +32,7 @@ export function Hint({ text, children, id, className }: Props) {
     box.style.left = `${left}px`
     box.style.top = `${below ? at.bottom + 6 : Math.max(MARGIN, at.top - height - 6)}px`
     const close = (event: Event): void => {
-      if (!(event instanceof KeyboardEvent) || event.key === 'Escape') setOpen(false)
+      if (!(event instanceof KeyboardEvent) || event.key === 'Escape') setHost(undefined)
     }
     addEventListener('keydown', close)
     addEventListener('scroll', close, true)
@@ -42,10 +46,10 @@ export function Hint({ text, children, id, className }: Props) {
     <span
       ref={anchor}
       className={className ?? 'inline-flex'}
-      onPointerEnter={() => setOpen(true)}
-      onPointerLeave={() => setOpen(false)}
-      onFocus={() => setOpen(true)}
-      onBlur={() => setOpen(false)}
+      onPointerEnter={show}
+      onPointerLeave={hide}
+      onFocus={show}
+      onBlur={hide}
     >
       {children}
       {id !== undefined && (
@@ -53,7 +57,7 @@ export function Hint({ text, children, id, className }: Props) {
           {text}
         </span>
       )}
-      {open &&
+      {host !== undefined &&
         createPortal(
           <div
             ref={note}
@@ -62,8 +66,7 @@ export function Hint({ text, children, id, className }: Props) {
           >
             {text}
           </div>,
-          // Inside an open dialog the top layer would hide it otherwise.
-          anchor.current?.closest('dialog') ?? document.body,
+          host,
         )}
     </span>
   )

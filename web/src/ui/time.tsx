@@ -44,33 +44,39 @@ export function clock(at: number, now: number = Date.now()): string {
 }
 
 /** One clock for the whole page, so that a thousand ages cost one timer. */
-const clocks = new Map<number, { now: number; watchers: Set<() => void>; timer: ReturnType<typeof setInterval> | undefined }>()
+class Clock {
+  #now = Date.now()
+  #watchers = new Set<() => void>()
+  #timer: ReturnType<typeof setInterval> | undefined
+  readonly #every: number
 
-export function useNow(every: number = 5 * SECOND): number {
-  let clock = clocks.get(every)
-  if (!clock) {
-    clock = { now: Date.now(), watchers: new Set(), timer: undefined }
-    clocks.set(every, clock)
+  constructor(every: number) {
+    this.#every = every
   }
-  const own = clock
-  return useSyncExternalStore(
-    (watcher) => {
-      if (own.watchers.size === 0) own.now = Date.now()
-      own.watchers.add(watcher)
-      own.timer ??= setInterval(() => {
-        own.now = Date.now()
-        own.watchers.forEach((w) => w())
-      }, every)
-      return () => {
-        own.watchers.delete(watcher)
-        if (own.watchers.size === 0) {
-          clearInterval(own.timer)
-          own.timer = undefined
-        }
-      }
-    },
-    () => own.now,
-  )
+
+  readonly now = (): number => this.#now
+
+  readonly watch = (watcher: () => void): (() => void) => {
+    if (this.#watchers.size === 0) this.#now = Date.now()
+    this.#watchers.add(watcher)
+    this.#timer ??= setInterval(() => {
+      this.#now = Date.now()
+      this.#watchers.forEach((w) => w())
+    }, this.#every)
+    return () => {
+      this.#watchers.delete(watcher)
+      if (this.#watchers.size > 0) return
+      clearInterval(this.#timer)
+      this.#timer = undefined
+    }
+  }
+}
+
+const CLOCKS = { second: new Clock(SECOND), slow: new Clock(5 * SECOND) }
+
+/** Now, renewed each second or each five. */
+export function useNow(pace: keyof typeof CLOCKS = 'slow'): number {
+  return useSyncExternalStore(CLOCKS[pace].watch, CLOCKS[pace].now)
 }
 
 export function Time({ at, className }: { at: number | undefined; className?: string }) {

@@ -76,7 +76,6 @@ export function useMeasurements(id: string, range: Range, wanted: boolean): Meas
   })
 
   useEffect(() => {
-    setSamples([])
     if (!wanted) return
     // A hidden tab looks at nothing: the device need not hurry for it.
     let stop: (() => void) | undefined
@@ -108,7 +107,8 @@ export function useMeasurements(id: string, range: Range, wanted: boolean): Meas
   }, [id, wanted, client])
 
   const newest = Math.max(base.dataUpdatedAt, samples.at(-1)?.at ?? 0)
-  const to = newest || Date.now()
+  const [opened] = useState(() => Date.now())
+  const to = newest || opened
   const from = to - span
   const data = base.data
   const figures = useMemo(

@@ -10,6 +10,7 @@ import { get, type Query } from '~/api/client'
 import { onDevicesChanged } from '~/api/live'
 import { keys } from '~/api/queries'
 import type { Device, List } from '~/api/types'
+import { useLatest } from '~/ui/latest'
 
 const PAGE = 200
 /** Used when the view has jumped far ahead of what is there. */
@@ -91,8 +92,7 @@ export function useDevicePages(query: Query): DevicePages {
     if (view.current.last + PAGE / 2 >= rows.length && rows.length > 0) more()
   }, [rows.length, more])
 
-  const latest = useRef({ pages, results, query })
-  latest.current = { pages, results, query }
+  const latest = useLatest({ pages, results, query })
   useEffect(() => {
     const fetched = new Map<string, number>()
     const waiting = new Set<string>()
@@ -130,7 +130,7 @@ export function useDevicePages(query: Query): DevicePages {
       stop()
       timers.forEach(clearTimeout)
     }
-  }, [client])
+  }, [client, latest])
 
   const failed = results.find((r) => r.isError)
   return {

@@ -2,12 +2,13 @@
 import { useNavigate } from '@tanstack/react-router'
 import { flexRender, getCoreRowModel, useReactTable, type Row } from '@tanstack/react-table'
 import { useVirtualizer } from '@tanstack/react-virtual'
-import { memo, useEffect, useRef, useState } from 'react'
+import { memo, useCallback, useEffect, useRef, useState } from 'react'
 
 import type { Device } from '~/api/types'
 import { useKeys } from '~/frame/keys'
 import { cx } from '~/ui/cx'
 import { Icon } from '~/ui/icon'
+import { useLatest } from '~/ui/latest'
 import { State } from '~/ui/mark'
 import { Time } from '~/ui/time'
 
@@ -50,6 +51,7 @@ export function DeviceTable({ pages, selection, sort, onSort, onOpen }: Props) {
   const anchor = useRef(-1)
   const { rows: data, total, show } = pages
 
+  // oxlint-disable-next-line react/incompatible-library -- the compiler is not used
   const table = useReactTable({
     data,
     columns: COLUMNS,
@@ -96,6 +98,10 @@ export function DeviceTable({ pages, selection, sort, onSort, onOpen }: Props) {
     selection.set(next)
   }
 
+  const latest = useLatest({ pick, open: (index: number) => open(rows[index]?.original) })
+  const onPick = useCallback((index: number, range: boolean) => latest.current.pick(index, range), [latest])
+  const onOpenRow = useCallback((index: number) => latest.current.open(index), [latest])
+
   useKeys('Devices: list', [
     { keys: 'j', does: 'Next device', run: () => go(active + 1) },
     { keys: 'k', does: 'Previous device', run: () => go(active - 1) },
@@ -107,6 +113,7 @@ export function DeviceTable({ pages, selection, sort, onSort, onOpen }: Props) {
   const somePicked = selection.devices.size > 0
 
   return (
+    // oxlint-disable-next-line jsx-a11y/no-noninteractive-element-interactions -- arrow keys move through the rows
     <div
       ref={scroller}
       role="table"
@@ -183,8 +190,8 @@ export function DeviceTable({ pages, selection, sort, onSort, onOpen }: Props) {
               top={item.start}
               picked={selection.devices.has(row.id)}
               active={active === item.index}
-              onPick={(range) => pick(item.index, range)}
-              onOpen={() => open(row.original)}
+              onPick={onPick}
+              onOpen={onOpenRow}
             />
           )
         })}
@@ -200,11 +207,11 @@ interface RowProps {
   top: number
   picked: boolean
   active: boolean
-  onPick: (range: boolean) => void
-  onOpen: () => void
+  onPick: (index: number, range: boolean) => void
+  onOpen: (index: number) => void
 }
 
-/** Only what shows decides; the callbacks are new each time and do the same. */
+/** Only what shows decides: the table's own row is new on each render. */
 const same = (a: RowProps, b: RowProps): boolean =>
   a.device === b.device && a.top === b.top && a.index === b.index && a.picked === b.picked && a.active === b.active
 
@@ -223,7 +230,7 @@ const WideRow = memo(function WideRow({ row, index, top, picked, active, onPick,
       aria-rowindex={index + 2}
       aria-selected={picked}
       onClick={(event) => {
-        if (!(event.target instanceof Element) || event.target.closest('a,input') === null) onOpen()
+        if (!(event.target instanceof Element) || event.target.closest('a,input') === null) onOpen(index)
       }}
       className={cx(rowLook(picked, active), 'grid items-center gap-x-2 px-3')}
       style={{ height: ROW, transform: `translateY(${top}px)`, gridTemplateColumns: TRACKS }}
@@ -234,7 +241,7 @@ const WideRow = memo(function WideRow({ row, index, top, picked, active, onPick,
           tabIndex={-1}
           aria-label={`Select ${row.original.metadata.name}`}
           checked={picked}
-          onClick={(event) => onPick(event.shiftKey)}
+          onClick={(event) => onPick(index, event.shiftKey)}
           readOnly
           className="accent-accent"
         />
@@ -256,7 +263,7 @@ const PhoneRow = memo(function PhoneRow({ device, index, top, picked, active, on
       role="row"
       aria-rowindex={index + 2}
       aria-selected={picked}
-      onClick={onOpen}
+      onClick={() => onOpen(index)}
       className={cx(rowLook(picked, active), 'flex flex-col justify-center gap-1 px-3')}
       style={{ height: PHONE_ROW, transform: `translateY(${top}px)` }}
     >

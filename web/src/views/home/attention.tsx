@@ -8,7 +8,7 @@ import type { DeviceSummary, Rollout } from '~/api/types'
 import { Glyph } from '~/ui/mark'
 import { plural } from '~/ui/number'
 import type { Shape, Tone } from '~/ui/state'
-import { Time } from '~/ui/time'
+import { Time, useNow } from '~/ui/time'
 
 interface Item {
   key: string
@@ -36,7 +36,7 @@ export function useAttention(summary: DeviceSummary | undefined, rollouts: reado
   const held = useNames({ conformance: 'held' }, n('conformance', 'held') > 0)
   const offline = useNames({ reachability: 'offline', sort: '-lastSeen' }, n('reachability', 'offline') > 0)
   const items: Item[] = []
-  const now = Date.now()
+  const now = useNow()
 
   for (const rollout of rollouts) {
     const s = rollout.status.summary

@@ -121,5 +121,5 @@ function Listed({ rollout, bucket }: { rollout: Rollout; bucket: BucketLook }) {
 function byLocation(devices: RolloutDevice[]): [string, number][] {
   const places = new Map<string, number>()
   for (const device of devices) places.set(device.location, (places.get(device.location) ?? 0) + 1)
-  return [...places].sort((a, b) => b[1] - a[1])
+  return [...places].toSorted((a, b) => b[1] - a[1])
 }
