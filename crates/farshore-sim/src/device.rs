@@ -380,7 +380,7 @@ impl Device {
         self.outbox.push(farshore_protocol::DeviceEvent {
             uid: report::event_uid(&mut self.dice, now.wall),
             at_ms: now.wall.0,
-            kind: "virtual.event".to_owned(),
+            kind: "host.event".to_owned(),
             app: String::new(),
             message: "a virtual device made this up".to_owned(),
             detail_json: "{}".to_owned(),

@@ -37,7 +37,7 @@ pub struct Surroundings<'a> {
 /// What is under way in an app's table row.
 #[derive(Clone, Debug)]
 enum Acting {
-    Start { release: Installed, instance: u64, config: Digest },
+    Start { release: Box<Installed>, instance: u64, config: Digest },
     Stop,
     Discard { keep: Vec<Digest> },
     Remove,
@@ -262,7 +262,7 @@ impl Machine {
             }
             Action::Start { app, release, instance, config } => {
                 let done = self.takes(behaviours.start_ms, now);
-                self.act(app, done, Acting::Start { release, instance, config });
+                self.act(app, done, Acting::Start { release: Box::new(release), instance, config });
             }
             Action::Stop { app } => {
                 let done = self.takes(short, now);
