@@ -57,14 +57,12 @@ impl FromStr for Version {
             None => (text, None),
         };
         let mut numbers = [0_u64; 4];
-        let mut count = 0;
-        for part in core.split('.') {
-            let slot = numbers.get_mut(count).ok_or(VersionError)?;
+        for (index, part) in core.split('.').enumerate() {
+            let slot = numbers.get_mut(index).ok_or(VersionError)?;
             if part.is_empty() || !part.bytes().all(|b| b.is_ascii_digit()) {
                 return Err(VersionError);
             }
             *slot = part.parse().map_err(|_| VersionError)?;
-            count += 1;
         }
         if let Some(pre) = pre {
             let good =
