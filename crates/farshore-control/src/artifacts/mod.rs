@@ -7,6 +7,6 @@ mod serve;
 mod uploads;
 
 pub use folder::ArtifactFolder;
-pub use routes::{ArtifactDocs, routes};
+pub use routes::{ArtifactDocs, device_port_routes, routes};
 pub use serve::download;
 pub use uploads::Uploads;

@@ -2,7 +2,7 @@
 
 /// What a `Range` header asks of `size` bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wanted {
+pub(super) enum Wanted {
     /// Everything: no header, or one that may be ignored.
     All,
     /// From the first to the last byte, both included.
@@ -13,7 +13,7 @@ pub enum Wanted {
 
 /// Reads the header. What is no single byte range is ignored, as the specification allows.
 #[must_use]
-pub fn wanted(header: Option<&str>, size: u64) -> Wanted {
+pub(super) fn wanted(header: Option<&str>, size: u64) -> Wanted {
     let Some(spec) = header.and_then(|text| text.trim().strip_prefix("bytes=")) else { return Wanted::All };
     let Some((first, last)) = spec.trim().split_once('-') else { return Wanted::All };
     let number = |text: &str| text.trim().parse::<u64>().ok();

@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use super::folder::FinishError;
 use crate::app::App;
+use crate::claims::DevicePeer;
 use crate::clock::now;
 use crate::error::{ApiError, ApiResult};
 use crate::extract::{Body, Query};
@@ -43,8 +44,24 @@ pub fn routes() -> Vec<Route> {
         route(Method::POST, "/api/artifacts", write, announce),
         route(Method::GET, "/api/artifacts/{digest}", read, get),
         route(Method::GET, "/api/artifacts/uploads/{id}", write, upload),
-        route(Method::PATCH, "/api/artifacts/uploads/{id}", write, send),
+        route(Method::PATCH, "/api/artifacts/uploads/{id}", write, send).unhurried(),
     ]
+}
+
+/// The noun's rows on the device port.
+#[must_use]
+pub fn device_port_routes() -> Vec<Route> {
+    vec![route(Method::GET, "/api/artifacts/{digest}", Access::Device, get_as_device)]
+}
+
+/// A device downloads; documented with the same address of the API port.
+async fn get_as_device(
+    State(app): State<App>,
+    peer: DevicePeer,
+    Path(digest): Path<String>,
+    headers: HeaderMap,
+) -> ApiResult<Response> {
+    super::download(&app, &peer.db, &digest, &headers).await
 }
 
 #[derive(Debug, Deserialize, utoipa::IntoParams)]

@@ -212,7 +212,7 @@ async fn assign(
         let apps = snapshot.desired_apps(&device, &assignments);
         let content = Digest::of(&serde_json::to_vec(&apps).map_err(unwritable)?);
         let mark = marks.get(id);
-        if mark.is_some_and(|(e, _, c)| *e == epoch && *c == content) || (mark.is_none() && apps.is_empty()) {
+        if mark.is_some_and(|(e, _, c)| *e == epoch && *c == content) {
             continue;
         }
         let generation = mark.map_or(1, |(_, generation, _)| generation + 1);

@@ -198,6 +198,7 @@ pub(super) async fn get<S: Kind>(db: &TenantDb, id: &str) -> ApiResult<Response>
 pub(super) async fn create<S: Kind>(app: &App, db: &TenantDb, new: &NewObject<S>) -> ApiResult<Response> {
     let made = db.create_object(S::KIND, Uuid::now_v7(), stored(new)?, now()).await?;
     app.fleet().changed(db.tenant());
+    app.events_written();
     Ok((StatusCode::CREATED, show_one(db, made).await?).into_response())
 }
 
@@ -210,6 +211,7 @@ pub(super) async fn replace<S: Kind>(
 ) -> ApiResult<Response> {
     let replaced = db.replace_object(S::KIND, id, stored(new)?, expected, now()).await?;
     app.fleet().changed(db.tenant());
+    app.events_written();
     show_one(db, replaced).await
 }
 
@@ -224,6 +226,7 @@ pub(super) async fn delete<S: Kind>(
     }
     db.delete_object(S::KIND, id, expected, now()).await?;
     app.fleet().changed(db.tenant());
+    app.events_written();
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -1,6 +1,7 @@
 //! `/api/trusted-keys`: a tenant's release keys, rotated by signed sets.
 
 use axum::Json;
+use axum::extract::State;
 use axum::http::StatusCode;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -11,6 +12,7 @@ use farshore_store::TenantDb;
 use farshore_store::keys::KeySetRow;
 use farshore_trust::keyset::{SignedKeySet, TrustedKeySet, accept_next};
 
+use crate::app::App;
 use crate::clock::now;
 use crate::error::{ApiError, ApiResult};
 use crate::extract::Body;
@@ -67,6 +69,7 @@ pub(super) fn decode(field: &'static str, text: &str) -> ApiResult<Vec<u8>> {
 #[utoipa::path(post, path = "/api/trusted-keys", tag = "releases", request_body = ApiKeySet,
     responses((status = 201, body = TrustedKeys), (status = "4XX", body = Problem)))]
 pub(super) async fn append(
+    State(app): State<App>,
     Db(db): Db,
     Body(set): Body<ApiKeySet>,
 ) -> ApiResult<(StatusCode, Json<TrustedKeys>)> {
@@ -83,6 +86,8 @@ pub(super) async fn append(
     })?;
     let row = KeySetRow { version: next.version(), document: signed.document, signature: signed.signature };
     db.append_key_set(&row, now()).await?;
+    app.hub().push_trusted_keys(db.tenant());
+    app.events_written();
     let rows = db.key_sets_after(0).await?;
     Ok((StatusCode::CREATED, Json(view(&rows, Some(&next)))))
 }

@@ -1,7 +1,7 @@
 //! `/api/releases`: signed manifests.
 
 use axum::Json;
-use axum::extract::Path;
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::Response;
 use base64::Engine;
@@ -21,6 +21,7 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::keys;
+use crate::app::App;
 use crate::clock::now;
 use crate::error::{ApiError, ApiResult, chain};
 use crate::extract::{Body, Query, if_match, versioned};
@@ -102,8 +103,14 @@ async fn get(Db(db): Db, Path(id): Path<String>) -> ApiResult<Response> {
 /// Deletes a release that nothing points to.
 #[utoipa::path(delete, path = "/api/releases/{id}", tag = "releases", params(("id" = String, Path)),
     responses((status = 204), (status = "4XX", body = Problem)))]
-async fn delete(Db(db): Db, Path(id): Path<String>, headers: HeaderMap) -> ApiResult<StatusCode> {
+async fn delete(
+    State(app): State<App>,
+    Db(db): Db,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> ApiResult<StatusCode> {
     db.delete_release(&id, if_match(&headers)?, now()).await?;
+    app.events_written();
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -111,6 +118,7 @@ async fn delete(Db(db): Db, Path(id): Path<String>, headers: HeaderMap) -> ApiRe
 #[utoipa::path(post, path = "/api/releases", tag = "releases", request_body = NewRelease,
     responses((status = 201, body = Release), (status = "4XX", body = Problem)))]
 async fn create(
+    State(app): State<App>,
     Db(db): Db,
     Caller(caller): Caller,
     Body(new): Body<NewRelease>,
@@ -152,6 +160,7 @@ async fn create(
         managed_by: "api",
     };
     let stored = db.create_release(row, now()).await?;
+    app.events_written();
     Ok((StatusCode::CREATED, versioned(stored.metadata.resource_version, &show(stored))))
 }
 
