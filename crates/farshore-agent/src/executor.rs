@@ -51,6 +51,15 @@ pub struct StartRequest {
     pub config: BTreeMap<String, String>,
 }
 
+/// What a health check said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProbeAnswer {
+    Good,
+    Bad(String),
+    /// It could not be asked, which says nothing about the app.
+    Unknown(String),
+}
+
 /// Carries decisions out. Each call is about one app and is not repeated while it is under way.
 pub trait Executor: Send + Sync + 'static {
     /// Words for `hello`.
@@ -71,13 +80,13 @@ pub trait Executor: Send + Sync + 'static {
     fn discard(&self, app: Name, keep: Vec<Digest>)
     -> impl Future<Output = Result<(), ExecutorError>> + Send;
     fn commit(&self, app: Name, manifest: Digest) -> impl Future<Output = Result<(), ExecutorError>> + Send;
-    /// One health check; `Err` says what was wrong.
+    /// One health check.
     fn probe(
         &self,
         app: Name,
         check: HealthCheck,
         env: Arc<BTreeMap<String, String>>,
-    ) -> impl Future<Output = Result<(), String>> + Send;
+    ) -> impl Future<Output = ProbeAnswer> + Send;
     /// The end of the app's output.
     fn logs(&self, app: Name, bytes: u32) -> impl Future<Output = Result<String, ExecutorError>> + Send;
 }
@@ -170,37 +179,31 @@ impl Executor for RunnerExecutor {
         Ok(self.runner.done(&Request::Commit { app, manifest }).await?)
     }
 
-    async fn probe(
-        &self,
-        app: Name,
-        check: HealthCheck,
-        env: Arc<BTreeMap<String, String>>,
-    ) -> Result<(), String> {
+    async fn probe(&self, app: Name, check: HealthCheck, env: Arc<BTreeMap<String, String>>) -> ProbeAnswer {
         let limit = Duration::from_secs(u64::from(check.timeout_seconds));
-        let late = || format!("no answer within {} s", limit.as_secs());
-        match &check.probe {
-            Probe::Http { port, path } => {
-                let port = port.resolve(&env).ok_or("its port is not set")?;
-                timeout(limit, http_probe(port, path)).await.map_err(|_| late())?
-            }
-            Probe::Tcp { port } => {
-                let port = port.resolve(&env).ok_or("its port is not set")?;
-                let connect = TcpStream::connect(("127.0.0.1", port));
-                timeout(limit, connect)
-                    .await
-                    .map_err(|_| late())?
-                    .map(drop)
-                    .map_err(|error| error.to_string())
-            }
+        let asked = match &check.probe {
+            Probe::Http { port, path } => match port.resolve(&env) {
+                Some(port) => timeout(limit, http_probe(port, path)).await,
+                None => return ProbeAnswer::Bad("its port is not set".to_owned()),
+            },
+            Probe::Tcp { port } => match port.resolve(&env) {
+                Some(port) => timeout(limit, tcp_probe(port)).await,
+                None => return ProbeAnswer::Bad("its port is not set".to_owned()),
+            },
             Probe::Command { .. } => {
                 let asked = self.runner.ask(&Request::Probe { app, check: check.name.clone() }).await;
-                match asked {
-                    Ok(Reply::Probed { good: true, .. }) => Ok(()),
-                    Ok(Reply::Probed { message, .. }) => Err(message),
-                    Ok(_) => Err(confused().message),
-                    Err(error) => Err(crate::chain(&error)),
-                }
+                return match asked {
+                    Ok(Reply::Probed { good: true, .. }) => ProbeAnswer::Good,
+                    Ok(Reply::Probed { message, .. }) => ProbeAnswer::Bad(message),
+                    Ok(_) => ProbeAnswer::Unknown(confused().message),
+                    Err(error) => ProbeAnswer::Unknown(crate::chain(&error)),
+                };
             }
+        };
+        match asked {
+            Ok(Ok(())) => ProbeAnswer::Good,
+            Ok(Err(message)) => ProbeAnswer::Bad(message),
+            Err(_) => ProbeAnswer::Bad(format!("no answer within {} s", limit.as_secs())),
         }
     }
 
@@ -210,6 +213,11 @@ impl Executor for RunnerExecutor {
             _ => Err(confused()),
         }
     }
+}
+
+/// A TCP connection to `127.0.0.1:<port>` is accepted.
+async fn tcp_probe(port: u16) -> Result<(), String> {
+    TcpStream::connect(("127.0.0.1", port)).await.map(drop).map_err(|error| error.to_string())
 }
 
 /// `GET http://127.0.0.1:<port><path>` answers 200 to 399. The body is not read.

@@ -22,7 +22,7 @@ mod status;
 
 pub use agent::{Agent, AgentError, AgentSettings, Sampler, keep_key_sets};
 pub use download::{DownloadError, Downloads};
-pub use executor::{Executor, ExecutorError, RunnerExecutor, StageRequest, StartRequest};
+pub use executor::{Executor, ExecutorError, ProbeAnswer, RunnerExecutor, StageRequest, StartRequest};
 pub use hardware::hardware;
 pub use host::HostSampler;
 pub use http::{Endpoint, HttpError};

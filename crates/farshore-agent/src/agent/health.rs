@@ -7,6 +7,8 @@ use farshore_domain::name::Name;
 use farshore_domain::reconcile::{Checks, MonoMs, Running};
 use farshore_domain::release::{HealthCheck, Manifest};
 
+use crate::executor::ProbeAnswer;
+
 /// Until all checks have been good once, they are asked this often.
 const EAGER_MS: i64 = 1_000;
 
@@ -98,7 +100,7 @@ impl Health {
     }
 
     /// Takes an answer; one about an earlier instance counts for nothing.
-    pub(crate) fn answer(&mut self, due: &Due, answer: Result<(), String>, now: MonoMs) {
+    pub(crate) fn answer(&mut self, due: &Due, answer: ProbeAnswer, now: MonoMs) {
         if due.of != self.of {
             return;
         }
@@ -108,14 +110,19 @@ impl Health {
             return;
         };
         tracked.asked = false;
-        tracked.answered = true;
         let interval = i64::from(tracked.check.interval_seconds) * 1000;
         match answer {
-            Ok(()) => {
+            ProbeAnswer::Unknown(why) => {
+                tracing::debug!(check = %tracked.check.name, %why, "a check could not be asked");
+                tracked.next = now.plus_ms(interval.min(EAGER_MS));
+            }
+            ProbeAnswer::Good => {
+                tracked.answered = true;
                 tracked.failures = 0;
                 tracked.next = now.plus_ms(interval);
             }
-            Err(message) => {
+            ProbeAnswer::Bad(message) => {
+                tracked.answered = true;
                 tracked.failures = tracked.failures.saturating_add(1);
                 tracked.message = message.chars().take(300).collect();
                 tracked.next = now.plus_ms(if eager { interval.min(EAGER_MS) } else { interval });

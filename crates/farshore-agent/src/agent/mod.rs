@@ -32,7 +32,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::claim;
 use crate::clock;
-use crate::executor::{Executor, ExecutorError};
+use crate::executor::{Executor, ExecutorError, ProbeAnswer};
 use crate::identity::Identity;
 use crate::journal::{Change, EVENTS, Journal, JournalError};
 use crate::link::{self, LinkEvent};
@@ -101,7 +101,7 @@ enum Done {
     Listed(u64, Result<BTreeMap<Name, Observed>, ExecutorError>),
     Connected(Result<Vec<String>, ExecutorError>),
     Outcome { app: Name, staging: bool, acting: bool, outcome: Option<Outcome>, error: Option<ExecutorError> },
-    Probed { app: Name, due: Due, answer: Result<(), String> },
+    Probed { app: Name, due: Due, answer: ProbeAnswer },
     Operation(wire::OperationUpdate),
 }
 
