@@ -195,7 +195,7 @@ pub(crate) const KINDS: &[Kind] = &[
         "ClaimToken",
         "claim-token",
         "claim-tokens",
-        &["claimtoken", "claimtokens", "ct"],
+        &["claimtoken", "claimtokens", "token", "tokens", "ct"],
         "/api/claim-tokens",
         &[
             NAME,

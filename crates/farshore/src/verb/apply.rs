@@ -306,6 +306,11 @@ fn split(text: &str) -> Result<Vec<Value>, String> {
     Ok(flat)
 }
 
+/// A document that this program has written itself.
+pub(crate) fn document(origin: &str, value: Value) -> Result<Document> {
+    check(origin, value).map_err(|why| Failure::new(Exit::Failed, format!("{origin}: {why}")))
+}
+
 /// Checks one document against its kind's type, strictly: what is misspelt is refused.
 fn check(origin: &str, mut value: Value) -> Result<Document, String> {
     let Some(object) = value.as_object_mut() else {

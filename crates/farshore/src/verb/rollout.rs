@@ -348,7 +348,15 @@ pub(crate) async fn follow(session: &Session, client: &Client, name: &str) -> Re
             return verdict(&rollout);
         }
         loop {
-            match watch.next().await? {
+            let change = tokio::select! {
+                change = watch.next() => change?,
+                _ = tokio::signal::ctrl_c() => {
+                    eprintln!("The rollout goes on without this command. To stop it: farshore rollout pause {name}");
+                    return Err(Failure::new(Exit::Interrupted, format!("stopped looking at rollout {name}"))
+                        .next(format!("farshore rollout status {name} --watch")));
+                }
+            };
+            match change {
                 Change::Everything { .. } => break,
                 Change::Object { name: changed, uid } => {
                     if changed == name || uid == name {
