@@ -12,43 +12,16 @@ interface Props {
 
 const MARGIN = 8
 
+/** Lists have hundreds of these: a closed one costs one state and nothing else. */
 export function Hint({ text, children, id, className }: Props) {
-  const anchor = useRef<HTMLSpanElement>(null)
-  const note = useRef<HTMLDivElement>(null)
-  // Inside an open dialog the note must be too: the dialog lies above everything else.
-  const [host, setHost] = useState<Element | undefined>()
-  const open = host !== undefined
-  const show = (): void => setHost(anchor.current?.closest('dialog') ?? document.body)
-  const hide = (): void => setHost(undefined)
-
-  useEffect(() => {
-    if (!open) return
-    const at = anchor.current?.getBoundingClientRect()
-    const box = note.current
-    if (!at || !box) return
-    const { width, height } = box.getBoundingClientRect()
-    const left = Math.max(MARGIN, Math.min(at.left + at.width / 2 - width / 2, innerWidth - width - MARGIN))
-    const below = at.bottom + 6 + height < innerHeight - MARGIN
-    box.style.left = `${left}px`
-    box.style.top = `${below ? at.bottom + 6 : Math.max(MARGIN, at.top - height - 6)}px`
-    const close = (event: Event): void => {
-      if (!(event instanceof KeyboardEvent) || event.key === 'Escape') setHost(undefined)
-    }
-    addEventListener('keydown', close)
-    addEventListener('scroll', close, true)
-    return () => {
-      removeEventListener('keydown', close)
-      removeEventListener('scroll', close, true)
-    }
-  }, [open])
-
+  const [anchor, setAnchor] = useState<Element | undefined>()
+  const hide = (): void => setAnchor(undefined)
   return (
     <span
-      ref={anchor}
-      className={className ?? 'inline-flex'}
-      onPointerEnter={show}
+      className={className ?? 'inline-flex min-w-0'}
+      onPointerEnter={(event) => setAnchor(event.currentTarget)}
       onPointerLeave={hide}
-      onFocus={show}
+      onFocus={(event) => setAnchor(event.currentTarget)}
       onBlur={hide}
     >
       {children}
@@ -57,17 +30,43 @@ export function Hint({ text, children, id, className }: Props) {
           {text}
         </span>
       )}
-      {host !== undefined &&
-        createPortal(
-          <div
-            ref={note}
-            role="tooltip"
-            className="panel rise pointer-events-none fixed top-0 left-0 z-50 max-w-80 px-3 py-2 text-sm text-ink shadow-pop"
-          >
-            {text}
-          </div>,
-          host,
-        )}
+      {anchor && <Note anchor={anchor} text={text} onClose={hide} />}
     </span>
+  )
+}
+
+function Note({ anchor, text, onClose }: { anchor: Element; text: ReactNode; onClose: () => void }) {
+  const note = useRef<HTMLDivElement>(null)
+  useEffect(() => {
+    const box = note.current
+    if (!box) return
+    const at = anchor.getBoundingClientRect()
+    const { width, height } = box.getBoundingClientRect()
+    const left = Math.max(MARGIN, Math.min(at.left + at.width / 2 - width / 2, innerWidth - width - MARGIN))
+    const below = at.bottom + 6 + height < innerHeight - MARGIN
+    box.style.left = `${left}px`
+    box.style.top = `${below ? at.bottom + 6 : Math.max(MARGIN, at.top - height - 6)}px`
+  }, [anchor])
+  useEffect(() => {
+    const onKeyDown = (event: KeyboardEvent): void => {
+      if (event.key === 'Escape') onClose()
+    }
+    addEventListener('keydown', onKeyDown)
+    addEventListener('scroll', onClose, true)
+    return () => {
+      removeEventListener('keydown', onKeyDown)
+      removeEventListener('scroll', onClose, true)
+    }
+  }, [onClose])
+  return createPortal(
+    <div
+      ref={note}
+      role="tooltip"
+      className="panel rise pointer-events-none fixed top-0 left-0 z-50 max-w-80 px-3 py-2 text-sm text-ink shadow-pop"
+    >
+      {text}
+    </div>,
+    // Inside an open dialog the note must be too: the dialog lies above everything else.
+    anchor.closest('dialog') ?? document.body,
   )
 }

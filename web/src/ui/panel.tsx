@@ -27,7 +27,7 @@ export function Page({ title, above, beside, actions, children, fill = false }: 
   return (
     <div className={cx('mx-auto flex w-full max-w-[1720px] flex-col gap-4 px-4 py-4 sm:px-6', fill && 'h-full min-h-0')}>
       <header className="flex flex-wrap items-center gap-x-4 gap-y-2">
-        <div className="min-w-0 flex-1">
+        <div className="min-w-0 flex-[1_1_12rem]">
           {above}
           <div className="flex flex-wrap items-center gap-x-3 gap-y-1">
             <h1 ref={heading} tabIndex={-1} className="min-w-0 text-xl font-semibold tracking-tight [overflow-wrap:anywhere]">

@@ -17,7 +17,9 @@ import type { DevicePages } from './pages'
 
 const ROW = 34
 const PHONE_ROW = 62
-const OVERSCAN = 12
+const OVERSCAN = 10
+/** Grey rows in the place of those on their way. */
+const LOADING_ROWS = 30
 
 export interface Selection {
   devices: ReadonlyMap<string, Device>
@@ -62,7 +64,7 @@ export function DeviceTable({ pages, selection, sort, onSort, onOpen }: Props) {
   const rows = table.getRowModel().rows
   const height = phone ? PHONE_ROW : ROW
   const virtual = useVirtualizer({
-    count: total,
+    count: pages.isLoading ? LOADING_ROWS : total,
     getScrollElement: () => scroller.current,
     estimateSize: () => height,
     overscan: OVERSCAN,
@@ -217,7 +219,7 @@ const same = (a: RowProps, b: RowProps): boolean =>
 
 const rowLook = (picked: boolean, active: boolean): string =>
   cx(
-    'absolute inset-x-0 top-0 cursor-pointer border-b border-line hover:bg-hover',
+    'absolute inset-x-0 top-0 cursor-pointer border-b border-line hover:bg-hover [contain:layout_paint_style]',
     picked && 'bg-accent-soft',
     active && 'shadow-[inset_3px_0_0_var(--accent)]',
   )

@@ -1,14 +1,15 @@
 /** Start, pause, resume, abort: each says what it does to how many devices, and asks why. */
 import { useMutation, useQueryClient } from '@tanstack/react-query'
+import { Link } from '@tanstack/react-router'
 import { useState } from 'react'
 
 import { newKey } from '~/api/client'
 import { keys } from '~/api/queries'
-import { act, cannot, type Verb } from '~/api/rollouts'
+import { act, cannot, isFinal, type Verb } from '~/api/rollouts'
 import type { Rollout, RolloutSummary } from '~/api/types'
 import { useDenied } from '~/frame/me'
 import { announce } from '~/ui/announce'
-import { Button } from '~/ui/button'
+import { Button, buttonClass } from '~/ui/button'
 import { Dialog } from '~/ui/dialog'
 import { Icon, type IconName } from '~/ui/icon'
 import { plural } from '~/ui/number'
@@ -25,6 +26,15 @@ export function RolloutVerbs({ rollout, small = false }: { rollout: Rollout; sma
   const [asked, setAsked] = useState<Verb | undefined>()
   const denied = useDenied('rollout.write')
   const { phase } = rollout.status.summary
+  if (isFinal(phase)) {
+    const { app, channel, to } = rollout.status.summary
+    return (
+      <Link to="/rollouts/new" search={phase === 'succeeded' ? { app, channel } : { app, channel, release: to.version }} className={buttonClass('plain', small)}>
+        <Icon name="plus" size={14} />
+        {phase === 'succeeded' ? 'Next rollout…' : 'Try again…'}
+      </Link>
+    )
+  }
   const first: Verb = phase === 'pending' ? 'start' : phase === 'paused' ? 'resume' : 'pause'
   return (
     <>
