@@ -131,5 +131,16 @@ export function newKey(): string {
   return Array.from(bytes, (b) => b.toString(16).padStart(2, '0')).join('')
 }
 
+/** Keys for a form: the same body keeps its key, so that a repeated press is harmless; a changed body is another request. */
+export function keyring(): (body: unknown) => string {
+  const keys = new Map<string, string>()
+  return (body) => {
+    const text = JSON.stringify(body)
+    const key = keys.get(text) ?? newKey()
+    keys.set(text, key)
+    return key
+  }
+}
+
 /** A path segment. */
 export const seg = (text: string): string => encodeURIComponent(text)

@@ -108,7 +108,6 @@ export function openStream(options: StreamOptions): () => void {
           alive()
           for (const message of parser.push(decoder.decode(value, { stream: true }))) {
             if (message.id !== undefined && message.id !== '') lastId = message.id
-            if (message.event === 'reset') lastId = undefined
             if (message.event !== 'comment') options.onMessage(message)
           }
         }

@@ -2,7 +2,7 @@
 import { useMutation, useQueryClient } from '@tanstack/react-query'
 import { useState } from 'react'
 
-import { ApiError, del, newKey, post, seg } from '~/api/client'
+import { ApiError, del, keyring, post, seg } from '~/api/client'
 import { keys } from '~/api/queries'
 import type { Device } from '~/api/types'
 import { useDenied } from '~/frame/me'
@@ -144,7 +144,7 @@ export function ActionDialog({
 }) {
   const client = useQueryClient()
   const [comment, setComment] = useState('')
-  const [key] = useState(newKey)
+  const [keyFor] = useState(keyring)
   const fit = devices.filter((d) => action.cannot(d) === undefined)
   const run = useMutation({
     mutationFn: async () => {
@@ -153,7 +153,7 @@ export function ActionDialog({
       const work = async (): Promise<void> => {
         for (let device = queue.shift(); device; device = queue.shift()) {
           try {
-            await perform(action, device, comment, `${key}-${device.metadata.uid}`)
+            await perform(action, device, comment, keyFor([device.metadata.uid, comment]))
           } catch (error) {
             failed.push(`${device.metadata.name}: ${error instanceof ApiError ? error.problem.detail : String(error)}`)
           }

@@ -16,7 +16,7 @@ import { Time } from '~/ui/time'
 import { BulkBar } from './bulk'
 import { Facets } from './facets'
 import { FilterBar } from './filter-bar'
-import { chips, narrowing, parseFilters, toQuery, type Filters } from './filters'
+import { chips, narrowing, parseFilters, toQuery, withoutStates, type Filters } from './filters'
 import { keepNeighbours } from './neighbours'
 import { useDevicePages } from './pages'
 import { DeviceTable } from './table'
@@ -29,7 +29,7 @@ export function Devices() {
   const navigate = useNavigate({ from: '/devices' })
   const query = toQuery(filters)
   const pages = useDevicePages(query)
-  const summary = useQuery(summaryQuery(toQuery(narrowing(filters))))
+  const summary = useQuery(summaryQuery(toQuery(withoutStates(filters))))
   // What is selected belongs to a filter: another filter begins with nothing selected.
   const scope = JSON.stringify(narrowing(filters))
   const [picked, setPicked] = useState({ scope, devices: NO_DEVICES })

@@ -35,6 +35,12 @@ export function narrowing(filters: Filters): Filters {
   return rest
 }
 
+/** Filters without the four states: the counts by state stay whole while one of them is picked. */
+export function withoutStates(filters: Filters): Filters {
+  const { reachability: _r, health: _h, conformance: _c, lifecycle: _l, ...rest } = narrowing(filters)
+  return rest
+}
+
 /** Cuts a selector at its commas, leaving those inside brackets. */
 export function requirements(selector: string): string[] {
   return selector

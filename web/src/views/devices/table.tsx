@@ -68,6 +68,7 @@ export function DeviceTable({ pages, selection, sort, onSort, onOpen }: Props) {
     getScrollElement: () => scroller.current,
     estimateSize: () => height,
     overscan: OVERSCAN,
+    useFlushSync: false,
   })
   useEffect(() => virtual.measure(), [height, virtual])
   const items = virtual.getVirtualItems()

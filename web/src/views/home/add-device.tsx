@@ -2,7 +2,7 @@
 import { useMutation, useQuery, useQueryClient } from '@tanstack/react-query'
 import { useState } from 'react'
 
-import { ApiError, newKey, post } from '~/api/client'
+import { ApiError, keyring, post } from '~/api/client'
 import { channelsQuery, keys, summaryQuery } from '~/api/queries'
 import type { ClaimToken } from '~/api/types'
 import { useDenied } from '~/frame/me'
@@ -39,26 +39,24 @@ export function AddDevice({ onClose }: { onClose: () => void }) {
   const [labels, setLabels] = useState('')
   const [lifetime, setLifetime] = useState<number>(3600)
   const [uses, setUses] = useState(1)
-  const [key] = useState(newKey)
+  const [keyFor] = useState(keyring)
   const parsed = parseLabels(labels)
   const names = [...new Set([...(channels.data?.items.map((c) => c.metadata.name) ?? []), ...(summary.data?.channels ?? [])])]
 
   const make = useMutation({
-    mutationFn: () =>
-      post<ClaimToken>(
-        '/claim-tokens',
-        {
-          metadata: { name },
-          spec: {
-            ...('labels' in parsed && Object.keys(parsed.labels).length > 0 ? { labels: parsed.labels } : {}),
-            ...(channel === '' ? {} : { channel }),
-            location,
-            lifetimeSeconds: lifetime,
-            uses,
-          },
+    mutationFn: () => {
+      const body = {
+        metadata: { name },
+        spec: {
+          ...('labels' in parsed && Object.keys(parsed.labels).length > 0 ? { labels: parsed.labels } : {}),
+          ...(channel === '' ? {} : { channel }),
+          location,
+          lifetimeSeconds: lifetime,
+          uses,
         },
-        key,
-      ),
+      }
+      return post<ClaimToken>('/claim-tokens', body, keyFor(body))
+    },
     onSuccess: () => void client.invalidateQueries({ queryKey: keys.claimTokens }),
   })
   const problem = make.error instanceof ApiError ? make.error : undefined

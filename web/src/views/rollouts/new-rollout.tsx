@@ -3,7 +3,7 @@ import { useMutation, useQuery, useQueryClient } from '@tanstack/react-query'
 import { Link, useNavigate, useSearch } from '@tanstack/react-router'
 import { useState } from 'react'
 
-import { ApiError, newKey, post } from '~/api/client'
+import { ApiError, keyring, post } from '~/api/client'
 import { appsQuery, channelsQuery, keys, releasesQuery, summaryQuery } from '~/api/queries'
 import { act } from '~/api/rollouts'
 import type { Release, Rollout, RolloutSpec, WaveSpec } from '~/api/types'
@@ -56,7 +56,7 @@ export function NewRollout() {
   const [onFailure, setOnFailure] = useState<'rollback' | 'pause'>('rollback')
   const [name, setName] = useState<string | undefined>()
   const [comment, setComment] = useState('')
-  const [key] = useState(newKey)
+  const [keyFor] = useState(keyring)
 
   const chosenApp = app || (apps.data?.items.length === 1 ? (apps.data.items[0]?.metadata.name ?? '') : '')
   const ofApp = (releases.data?.items ?? []).filter((r) => r.spec.manifest.app === chosenApp)
@@ -81,8 +81,11 @@ export function NewRollout() {
 
   const make = useMutation({
     mutationFn: async (start: boolean) => {
-      const made = await post<Rollout>('/rollouts', { metadata: { name: shownName }, spec }, key)
-      if (start) await act(made.metadata.uid, 'start', { comment }, `${key}-start`)
+      const body = { metadata: { name: shownName }, spec }
+      // Without a reason to keep, it starts as it is made.
+      if (start && comment === '') return post<Rollout>('/rollouts', body, keyFor([body, 'start']))
+      const made = await post<Rollout>('/rollouts?start=false', body, keyFor([body, 'later']))
+      if (start) await act(made.metadata.uid, 'start', { comment }, keyFor([made.metadata.uid, comment]))
       return made
     },
     onSuccess: (made) => {

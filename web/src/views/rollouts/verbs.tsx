@@ -3,7 +3,7 @@ import { useMutation, useQueryClient } from '@tanstack/react-query'
 import { Link } from '@tanstack/react-router'
 import { useState } from 'react'
 
-import { newKey } from '~/api/client'
+import { keyring } from '~/api/client'
 import { keys } from '~/api/queries'
 import { act, cannot, isFinal, type Verb } from '~/api/rollouts'
 import type { Rollout, RolloutSummary } from '~/api/types'
@@ -79,9 +79,12 @@ function VerbDialog({ rollout, verb, onClose }: { rollout: Rollout; verb: Verb; 
   const canGoBack = verb === 'abort' && s.from !== undefined && s.phase !== 'pending'
   const [comment, setComment] = useState('')
   const [rollback, setRollback] = useState(canGoBack)
-  const [key] = useState(newKey)
+  const [keyFor] = useState(keyring)
   const run = useMutation({
-    mutationFn: () => act(rollout.metadata.uid, verb, { comment, ...(verb === 'abort' ? { rollback } : {}) }, key),
+    mutationFn: () => {
+      const body = { comment, ...(verb === 'abort' ? { rollback } : {}) }
+      return act(rollout.metadata.uid, verb, body, keyFor(body))
+    },
     onSuccess: () => {
       announce(`Rollout ${VERBS[verb].done}`)
       void client.invalidateQueries({ queryKey: keys.rollouts })
