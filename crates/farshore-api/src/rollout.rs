@@ -1,7 +1,7 @@
 //! Rollouts.
 
 use farshore_domain::name::Name;
-use farshore_domain::rollout::{DeviceSummary, HistoryEntry, RolloutSpec, RolloutSummary};
+use farshore_domain::rollout::{DeviceSummary, HistoryEntry, RolloutSpec, RolloutSummary, Waiting};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -12,6 +12,9 @@ use crate::Object;
 #[serde(rename_all = "camelCase")]
 pub struct RolloutStatus {
     pub summary: RolloutSummary,
+    /// What it waits for, who has to act, and until when; empty in lists.
+    #[serde(default)]
+    pub waiting: Vec<Waiting>,
     /// What happened, oldest first; empty in lists.
     #[serde(default)]
     pub history: Vec<HistoryEntry>,

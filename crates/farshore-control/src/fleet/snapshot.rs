@@ -140,17 +140,26 @@ impl Snapshot {
         }))
     }
 
-    /// Devices that are down on purpose because of something else: a permit of the assignment driver, or of another rollout.
+    /// Devices that are down on purpose because of something else: a permit of the assignment driver, or of another rollout,
+    /// that the device has neither used nor given up on.
     fn busy_until(&self, rollout: &Rollout, app: &Name, now: UnixMs) -> BTreeMap<DeviceId, UnixMs> {
         let mut busy = BTreeMap::new();
         for permit in self.permits.iter().filter(|p| p.rollout != Some(rollout.id()) && p.app == *app) {
-            let active = self.reports.get(&permit.device).and_then(|r| r.get(app)).and_then(|r| r.active);
-            if active != Some(permit.release) && permit.expires_at > now {
+            if permit.expires_at > now && !self.is_settled(permit) {
                 let until: &mut UnixMs = busy.entry(permit.device).or_insert(permit.expires_at);
                 *until = (*until).max(permit.expires_at);
             }
         }
         busy
+    }
+
+    /// Whether the device reported that it has what the permit was for, or that it went back from it, or refuses it.
+    fn is_settled(&self, permit: &PermitRow) -> bool {
+        let release = Some(permit.release);
+        let report = self.reports.get(&permit.device).and_then(|reports| reports.get(&permit.app));
+        report.is_some_and(|r| {
+            r.active == release || r.failed_release == release || r.refused_release == release
+        })
     }
 
     /// Which releases a device should have.

@@ -13,7 +13,7 @@ use farshore_domain::id::RolloutId;
 use farshore_domain::name::Name;
 use farshore_domain::object::{API_VERSION, Metadata};
 use farshore_domain::rollout::{
-    Action, Bucket, KnownRelease, ReleaseRef, Rollout, RolloutSpec, SpecErrors, TransitionError,
+    Action, Bucket, KnownRelease, ReleaseRef, Rollout, RolloutSpec, SpecErrors, TransitionError, Waiting,
 };
 use farshore_domain::time::UnixMs;
 use farshore_store::db::Tx;
@@ -91,6 +91,15 @@ fn engine(row: &RolloutRow) -> ApiResult<Rollout> {
 }
 
 fn show(metadata: Metadata, rollout: &Rollout, with_history: bool) -> RolloutObject {
+    show_waiting(metadata, rollout, with_history, Vec::new())
+}
+
+fn show_waiting(
+    metadata: Metadata,
+    rollout: &Rollout,
+    with_history: bool,
+    waiting: Vec<Waiting>,
+) -> RolloutObject {
     RolloutObject {
         api_version: API_VERSION.to_owned(),
         kind: "Rollout".to_owned(),
@@ -98,6 +107,7 @@ fn show(metadata: Metadata, rollout: &Rollout, with_history: bool) -> RolloutObj
         spec: rollout.spec().clone(),
         status: RolloutStatus {
             summary: rollout.summary(now()),
+            waiting,
             history: if with_history { rollout.history().to_vec() } else { Vec::new() },
         },
     }
@@ -124,9 +134,19 @@ async fn list(Db(db): Db, Query(page): Query<Page>) -> ApiResult<Json<List<Rollo
 /// Shows one rollout with its history.
 #[utoipa::path(get, path = "/api/rollouts/{id}", tag = "rollouts", operation_id = "get_rollout", params(("id" = String, Path)),
     responses((status = 200, body = RolloutObject), (status = "4XX", body = Problem)))]
-async fn get(Db(db): Db, Path(id): Path<String>) -> ApiResult<Response> {
+async fn get(State(app): State<App>, Db(db): Db, Path(id): Path<String>) -> ApiResult<Response> {
     let row = db.rollout(&id).await?;
-    Ok(versioned(row.metadata.resource_version, &show_row(row, true)?))
+    let rollout = engine(&row)?;
+    let now = now();
+    let waiting = if rollout.phase().is_final() {
+        Vec::new()
+    } else {
+        let mut read = db.read().await?;
+        let snapshot = Snapshot::load(&db, &mut read, now).await?;
+        let presence = |device, stored| app.hub().presence(db.tenant(), device, stored, now);
+        rollout.waiting_for(&snapshot.view(&rollout, &presence, now), now)
+    };
+    Ok(versioned(row.metadata.resource_version, &show_waiting(row.metadata, &rollout, true, waiting)))
 }
 
 fn spec_errors(errors: SpecErrors) -> ApiError {

@@ -209,6 +209,8 @@ pub(crate) fn rollout_head(rollout: &Rollout, look: Look) -> String {
         field(&mut text, "Deadline", &both(deadline, now));
     }
     reasons(&mut text, "Why", &summary.reasons, now);
+    let waits: Vec<Reason> = rollout.status.waiting.iter().map(|waiting| waiting.reason.clone()).collect();
+    reasons(&mut text, "Waits", &waits, now);
     if !summary.waves.is_empty() {
         _ = writeln!(text, "Waves:");
         for wave in &summary.waves {
