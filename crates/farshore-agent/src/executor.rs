@@ -232,13 +232,16 @@ async fn http_probe(port: u16, path: &str) -> Result<(), String> {
         .header("connection", "close")
         .body(http_body_util::Empty::<bytes::Bytes>::new())
         .map_err(|error| error.to_string())?;
-    tokio::select! {
-        response = sender.send_request(request) => {
-            let status = response.map_err(|error| crate::chain(&error))?.status();
-            if (200..400).contains(&status.as_u16()) { Ok(()) } else { Err(format!("it answered {status}")) }
-        }
+    let mut response = std::pin::pin!(sender.send_request(request));
+    let response = tokio::select! {
+        biased;
+        response = &mut response => response,
+        // A server that answers and closes at once ends the connection in the same moment: the answer still counts.
         ended = connection => {
-            Err(ended.err().map_or_else(|| "it hung up".to_owned(), |error| crate::chain(&error)))
+            ended.map_err(|error| crate::chain(&error))?;
+            response.await
         }
-    }
+    };
+    let status = response.map_err(|error| crate::chain(&error))?.status();
+    if (200..400).contains(&status.as_u16()) { Ok(()) } else { Err(format!("it answered {status}")) }
 }
