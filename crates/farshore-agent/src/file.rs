@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 /// Writes a file so that a power cut leaves the old content or the new one: temporary file, fsync, rename, fsync of the
@@ -49,16 +49,12 @@ pub(crate) fn read_capped(path: &Path, cap: u64) -> io::Result<Option<Vec<u8>>> 
     Ok(Some(bytes))
 }
 
-/// Makes a folder with this mode, parents too; fine when it is there.
+/// Makes a folder with this mode, whatever the process's mask; missing folders above it get 0755. Fine when it is there.
 pub(crate) fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
-    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-    if let Some(parent) = path.parent()
-        && !parent.as_os_str().is_empty()
-        && !parent.exists()
-    {
-        fs::DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty() && !parent.exists()) {
+        make_folder(parent, 0o755)?;
     }
-    match fs::DirBuilder::new().mode(mode).create(path) {
+    match fs::DirBuilder::new().mode(mode & 0o700).create(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
         result => result?,
     }

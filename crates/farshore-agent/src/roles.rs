@@ -150,7 +150,8 @@ pub async fn run(settings: RunSettings, mut stop: oneshot::Receiver<()>) -> Resu
     let samplers = move || Box::new(HostSampler::new(&folder)) as Box<dyn crate::Sampler>;
     let State { journal, _lock, .. } = state;
     let agent = Agent::new(agent, identity, executor, journal, samplers).map_err(RoleError::Agent)?;
-    agent.run(stop).await.map_err(RoleError::Agent)
+    agent.run(stop).await;
+    Ok(())
 }
 
 /// The role `runner`, until `stop` is told or dropped. Apps go on.

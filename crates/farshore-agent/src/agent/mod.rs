@@ -6,6 +6,7 @@
 mod desired;
 mod events;
 mod health;
+mod hear;
 mod operations;
 mod report;
 mod turn;
@@ -23,7 +24,7 @@ use farshore_domain::name::Name;
 use farshore_domain::reconcile::{Busy, DeviceState, DeviceView, MonoMs, Observed, Outcome};
 use farshore_domain::release::Manifest;
 use farshore_domain::time::UnixMs;
-use farshore_protocol::{self as wire, AgentFrame, agent_frame, server_frame};
+use farshore_protocol::{self as wire, AgentFrame, agent_frame};
 use farshore_series::BlockBuilder;
 use farshore_trust::keyset::{self, SignedKeySet, TrustedKeySet};
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -35,7 +36,7 @@ use crate::clock;
 use crate::executor::{Executor, ExecutorError, ProbeAnswer};
 use crate::identity::Identity;
 use crate::journal::{Change, EVENTS, Journal, JournalError};
-use crate::link::{self, LinkEvent};
+use crate::link;
 use crate::runner::Signed;
 use desired::{Desired, Rules, StoredDesired};
 use health::{AllHealth, Due};
@@ -177,10 +178,6 @@ impl<E, J> std::fmt::Debug for Agent<E, J> {
     }
 }
 
-fn parse<T: serde::de::DeserializeOwned>(bytes: &[u8], what: &'static str) -> Result<T, AgentError> {
-    serde_json::from_slice(bytes).map_err(|_| AgentError::Damaged(what))
-}
-
 fn to_json(value: &impl serde::Serialize, what: &'static str) -> Result<Vec<u8>, AgentError> {
     serde_json::to_vec(value).map_err(|_| AgentError::Damaged(what))
 }
@@ -259,31 +256,22 @@ impl<E: Executor, J: Journal> Agent<E, J> {
     }
 
     fn load(&mut self) -> Result<(), AgentError> {
-        if let Some(bytes) = self.journal.get("state")? {
-            self.state = parse(&bytes, "the state")?;
-        }
+        // What can't be read any more is done without: the runner tells what runs, the control plane what should.
+        self.state = self.read("state")?.unwrap_or_default();
+        self.accepted = self.read("accepted")?.unwrap_or_default();
         let boot = self.journal.get("boot")?;
         let same_boot = boot.as_deref() == Some(self.settings.boot_id.as_bytes());
         if !same_boot {
             self.state.rebooted();
         }
-        if let Some(bytes) = self.journal.get("signed")? {
-            let kept: Vec<Signed> = parse(&bytes, "the manifests")?;
-            self.signed = kept.into_iter().map(|signed| (Digest::of(&signed.document), signed)).collect();
-        }
-        if let Some(bytes) = self.journal.get("keys")? {
-            self.key_sets = parse(&bytes, "the trusted keys")?;
-            self.read_keys();
-        }
-        if let Some(bytes) = self.journal.get("operations")? {
-            self.operations = parse(&bytes, "the operations")?;
-        }
-        if let Some(bytes) = self.journal.get("floor")? {
-            self.kept_floor = parse(&bytes, "the time's floor")?;
-            self.identity.clock.raise_floor(self.kept_floor);
-        }
-        if let Some(bytes) = self.journal.get("desired")? {
-            let mut stored: StoredDesired = parse(&bytes, "the desired state")?;
+        let kept: Vec<Signed> = self.read("signed")?.unwrap_or_default();
+        self.signed = kept.into_iter().map(|signed| (Digest::of(&signed.document), signed)).collect();
+        self.key_sets = self.read("keys")?.unwrap_or_default();
+        self.read_keys();
+        self.operations = self.read("operations")?.unwrap_or_default();
+        self.kept_floor = self.read("floor")?.unwrap_or_default();
+        self.identity.clock.raise_floor(self.kept_floor);
+        if let Some(mut stored) = self.read::<StoredDesired>("desired")? {
             if stored.boot != self.settings.boot_id {
                 // Another boot's clock says nothing about when they end.
                 stored.permits.clear();
@@ -296,6 +284,18 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         self.keep(vec![boot], Vec::new())?;
         let details = serde_json::json!({ "version": env!("CARGO_PKG_VERSION"), "reboot": !same_boot });
         self.note(events::note("agent.started", "the agent started", &details))
+    }
+
+    /// A kept value; `None` when there is none or it is damaged.
+    fn read<T: serde::de::DeserializeOwned>(&self, key: &'static str) -> Result<Option<T>, AgentError> {
+        let Some(bytes) = self.journal.get(key)? else { return Ok(None) };
+        match serde_json::from_slice(&bytes) {
+            Ok(value) => Ok(Some(value)),
+            Err(error) => {
+                tracing::error!(key, %error, "what was kept is damaged and done without");
+                Ok(None)
+            }
+        }
     }
 
     /// The newest set that the kept chain leads to.
@@ -348,252 +348,45 @@ impl<E: Executor, J: Journal> Agent<E, J> {
     }
 
     /// Works until `stop` is told or dropped. Apps go on when it ends.
-    ///
-    /// # Errors
-    /// When something that must not be forgotten can't be kept.
-    pub async fn run(mut self, mut stop: oneshot::Receiver<()>) -> Result<(), AgentError> {
+    pub async fn run(mut self, mut stop: oneshot::Receiver<()>) {
         let renew = Arc::new(Notify::new());
         let (events, mut link) = mpsc::channel(16);
         let mut helpers = JoinSet::new();
         helpers.spawn(link::keep_open(Arc::clone(&self.identity), Arc::clone(&renew), events));
         helpers.spawn(claim::keep_renewed(Arc::clone(&self.identity), renew));
         self.connect_executor();
-        self.turn()?;
+        let turned = self.turn();
+        self.survive(turned);
         loop {
             let wait = self.next_wake().since_ms(clock::mono()).max(0).unsigned_abs();
             let until = Instant::now() + Duration::from_millis(wait);
             tokio::select! {
                 _ = &mut stop => break,
-                Some(event) = link.recv() => self.hear(event)?,
+                Some(event) = link.recv() => {
+                    let heard = self.hear(event);
+                    self.survive(heard);
+                }
                 Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => match done {
-                    Ok(done) => self.take(done)?,
+                    Ok(done) => self.take(done),
                     Err(error) => tracing::error!(%error, "a task of the agent failed"),
                 },
                 () = sleep_until(until) => {}
             }
-            self.turn()?;
+            let turned = self.turn();
+            self.survive(turned);
         }
         if !self.samples.is_empty() {
-            self.seal()?;
+            let sealed = self.seal();
+            self.survive(sealed);
         }
         tracing::info!("the agent ends; apps go on");
-        Ok(())
     }
 
-    fn hear(&mut self, event: LinkEvent) -> Result<(), AgentError> {
-        match event {
-            LinkEvent::Open(outbox) => {
-                let now = clock::mono();
-                self.session = Some(Session {
-                    outbox,
-                    welcomed: false,
-                    server_offset: 0,
-                    sent: BTreeMap::new(),
-                    heartbeat_ms: 30_000,
-                    next_heartbeat: now.plus_ms(30_000),
-                    reported: None,
-                });
-                let hello = self.hello();
-                self.send(agent_frame::Body::Hello(hello));
-                Ok(())
-            }
-            LinkEvent::Closed { reason } => {
-                self.session = None;
-                self.live = None;
-                self.link_reason = reason;
-                Ok(())
-            }
-            LinkEvent::Frame(frame) => self.frame(*frame),
-        }
-    }
-
-    fn hello(&self) -> wire::Hello {
-        let mut capabilities =
-            vec!["desired/v1".to_owned(), "manifest/v1".to_owned(), "series/v1".to_owned()];
-        capabilities.extend(self.capabilities.iter().flatten().cloned());
-        capabilities.sort();
-        capabilities.dedup();
-        wire::Hello {
-            protocol_version: wire::PROTOCOL_VERSION,
-            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-            capabilities,
-            hardware_json: serde_json::to_string(&self.settings.hardware).unwrap_or_default(),
-            epoch: self.accepted.epoch,
-            generation: self.accepted.generation,
-            boot_id: self.settings.boot_id.clone(),
-            trusted_keys_version: self.keys.as_ref().map_or(0, TrustedKeySet::version),
-            device_time_ms: clock::wall().0,
-        }
-    }
-
-    fn frame(&mut self, frame: wire::ServerFrame) -> Result<(), AgentError> {
-        let Some(body) = frame.body else { return Ok(()) };
-        if !self.session.as_ref().is_some_and(|session| session.welcomed)
-            && !matches!(body, server_frame::Body::Welcome(_))
-        {
-            tracing::warn!("a frame before welcome is not obeyed");
-            return Ok(());
-        }
-        match body {
-            server_frame::Body::Welcome(welcome) => self.welcome(&welcome),
-            server_frame::Body::Desired(desired) => self.desire(desired),
-            server_frame::Body::TrustedKeys(keys) => self.trust(keys),
-            server_frame::Body::Live(live) => {
-                self.look(&live);
-                Ok(())
-            }
-            server_frame::Body::Operation(operation) => self.operate(operation),
-            server_frame::Body::Acknowledged(acknowledged) => {
-                let last = self.journal.streams()?.get(&acknowledged.stream).copied().unwrap_or(0);
-                if acknowledged.sequence <= last {
-                    self.journal.acknowledge(&acknowledged.stream, acknowledged.sequence)?;
-                }
-                Ok(())
-            }
-            // The link has closed it already.
-            server_frame::Body::Goodbye(_) => Ok(()),
-        }
-    }
-
-    fn welcome(&mut self, welcome: &wire::Welcome) -> Result<(), AgentError> {
-        let now = clock::mono();
-        let seconds = |given: u32, from: u32, to: u32| i64::from(given.clamp(from, to)) * 1000;
-        if welcome.sample_seconds > 0 {
-            self.sample_ms = seconds(welcome.sample_seconds, 1, 3600);
-        }
-        if welcome.batch_seconds > 0 {
-            self.batch_ms = seconds(welcome.batch_seconds, 1, 3600);
-        }
-        self.next_sample = self.next_sample.min(now.plus_ms(self.sample_ms));
-        self.batch_due = self.batch_due.min(now.plus_ms(self.batch_ms));
-        let server_time = UnixMs(welcome.server_time_ms);
-        // Believed as far as this device's own certificate reaches: a lie can't make every certificate look expired.
-        if server_time < self.identity.credentials().not_after {
-            self.identity.clock.raise_floor(server_time);
-            if server_time.since_ms(self.kept_floor) > farshore_domain::time::HOUR_MS {
-                self.kept_floor = server_time;
-                let bytes = to_json(&server_time, "the time's floor")?;
-                self.keep(vec![("floor".to_owned(), Some(bytes))], Vec::new())?;
-            }
-        }
-        let mut sent = BTreeMap::new();
-        for acknowledged in welcome.acknowledged.iter().take(64) {
-            let ours = acknowledged.stream == EVENTS || acknowledged.stream == HOST;
-            if ours && acknowledged.sequence <= MAX_SEQUENCE {
-                self.journal.acknowledge(&acknowledged.stream, acknowledged.sequence)?;
-                sent.insert(acknowledged.stream.clone(), acknowledged.sequence);
-            }
-        }
-        if let Some(session) = &mut self.session {
-            session.welcomed = true;
-            session.server_offset = welcome.server_time_ms.saturating_sub(now.0);
-            session.sent = sent;
-            if welcome.heartbeat_seconds > 0 {
-                session.heartbeat_ms = seconds(welcome.heartbeat_seconds, 1, 3600);
-            }
-            session.next_heartbeat = now.plus_ms(session.heartbeat_ms);
-        }
-        self.link_reason = String::new();
-        tracing::info!(server_version = %welcome.server_version.chars().take(64).collect::<String>(), "connected");
-        Ok(())
-    }
-
-    fn desire(&mut self, frame: wire::SignedDesired) -> Result<(), AgentError> {
-        let state = match desired::check(&frame, &self.identity, self.accepted) {
-            Ok(state) => state,
-            Err(refused) => {
-                let reason = crate::chain(&refused);
-                tracing::warn!(%reason, "a desired state is refused");
-                let claimed = farshore_domain::desired::DesiredState::parse(&frame.body).ok();
-                let at = claimed.map(|state| state.at()).unwrap_or_default();
-                let details = serde_json::json!({ "epoch": at.epoch, "generation": at.generation });
-                self.note(events::note("desired.refused", &reason, &details))?;
-                self.send(agent_frame::Body::Refused(wire::DesiredRefused {
-                    epoch: at.epoch,
-                    generation: at.generation,
-                    reason,
-                }));
-                return Ok(());
-            }
-        };
-        let now = clock::now();
-        let offset = self.session.as_ref().map_or(0, |session| session.server_offset);
-        let server_now = UnixMs(now.mono.0.saturating_add(offset));
-        let none = BTreeMap::new();
-        let known = self.stored.as_ref().map_or(&none, |stored| &stored.permits);
-        let permits = desired::permits(&state, known, server_now, now);
-        for manifest in frame.manifests {
-            let signed = Signed { document: manifest.manifest, signature: manifest.signature };
-            self.signed.insert(Digest::of(&signed.document), signed);
-        }
-        let mut wanted = self.installed();
-        wanted.extend(state.apps.iter().map(|app| app.release.manifest));
-        self.signed.retain(|digest, _| wanted.contains(digest));
-        self.manifests.retain(|digest, _| wanted.contains(digest));
-        let stored = StoredDesired {
-            signed: Signed { document: frame.body, signature: frame.signature },
-            accepted_at: now.wall,
-            permits,
-            boot: self.settings.boot_id.clone(),
-        };
-        let signed: Vec<&Signed> = self.signed.values().collect();
-        let values = vec![
-            ("desired".to_owned(), Some(to_json(&stored, "the desired state")?)),
-            ("signed".to_owned(), Some(to_json(&signed, "the manifests")?)),
-        ];
-        self.keep(values, Vec::new())?;
-        self.stored = Some(stored);
-        self.offer_again()
-    }
-
-    fn trust(&mut self, keys: wire::TrustedKeys) -> Result<(), AgentError> {
-        let tenant = self.identity.registration.tenant;
-        let mut changed = false;
-        for set in keys.sets.into_iter().take(1024) {
-            let next = SignedKeySet { document: set.document.clone(), signature: set.signature.clone() };
-            let known = self.keys.as_ref().map_or(0, TrustedKeySet::version);
-            match TrustedKeySet::reload(&next.document, tenant) {
-                Ok(offered) if offered.version() <= known => continue,
-                _ => {}
-            }
-            match keyset::accept_next(self.keys.as_ref(), &next, tenant) {
-                Ok(set_now) => {
-                    self.keys = Some(set_now);
-                    self.key_sets.push(Signed { document: set.document, signature: set.signature });
-                    changed = true;
-                }
-                Err(error) => {
-                    let reason = crate::chain(&error);
-                    tracing::warn!(%reason, "a set of trusted keys is refused");
-                    self.note(events::note("keys.refused", &reason, &serde_json::json!({})))?;
-                    break;
-                }
-            }
-        }
-        if changed {
-            let bytes = to_json(&self.key_sets, "the trusted keys")?;
-            self.keep(vec![("keys".to_owned(), Some(bytes))], Vec::new())?;
-            self.capabilities = None;
-            self.connect_executor();
-            self.offer_again()?;
-        }
-        Ok(())
-    }
-
-    fn look(&mut self, live: &wire::LiveRequest) {
-        let now = clock::mono();
-        if live.seconds == 0 {
-            self.live = None;
-            return;
-        }
-        let until = now.plus_ms(i64::from(live.seconds.min(MAX_LIVE_SECONDS)) * 1000);
-        let every_ms = i64::from(live.interval_ms.clamp(200, 60_000));
-        match &mut self.live {
-            Some(running) => (running.until, running.every_ms) = (until, every_ms),
-            None => {
-                let sampler = (self.samplers)();
-                self.live = Some(Live { until, every_ms, next: now, sampler });
-            }
+    /// A full disk must not end the agent: what was not kept was not done, and is tried again.
+    fn survive(&mut self, result: Result<(), AgentError>) {
+        if let Err(error) = result {
+            tracing::error!(error = %crate::chain(&error), "something can't be kept; trying again in a while");
+            self.next_list = self.next_list.max(clock::mono().plus_ms(1_000));
         }
     }
 

@@ -36,7 +36,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         });
     }
 
-    pub(super) fn take(&mut self, done: Done) -> Result<(), AgentError> {
+    pub(super) fn take(&mut self, done: Done) {
         let now = clock::now();
         match done {
             Done::Connected(Ok(capabilities)) => {
@@ -101,7 +101,6 @@ impl<E: Executor, J: Journal> Agent<E, J> {
                 self.send(agent_frame::Body::OperationUpdate(update));
             }
         }
-        Ok(())
     }
 
     /// An executor that was away may have missed which releases have proven themselves.
@@ -229,7 +228,12 @@ impl<E: Executor, J: Journal> Agent<E, J> {
                 } else {
                     vec![(EVENTS.to_owned(), events::batch(events))]
                 };
-                self.keep(values, batches)?;
+                if let Err(error) = self.keep(values, batches) {
+                    // Not kept, so not done: everything that was taken in is taken in again.
+                    self.outcomes = inputs.outcomes;
+                    self.restart = inputs.restart;
+                    return Err(error);
+                }
             }
             self.state = state;
             self.view = Some(view(&self.state, &inputs, self.observed_since));

@@ -47,7 +47,7 @@ use keys::Keys;
 use users::Users;
 
 /// At most this many connections at once.
-const MAX_CONNECTIONS: usize = 16;
+const MAX_CONNECTIONS: usize = 64;
 /// A connection that says nothing for this long is closed.
 const IDLE: Duration = Duration::from_secs(60);
 

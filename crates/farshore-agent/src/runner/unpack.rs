@@ -5,7 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use farshore_domain::release::ArtifactFormat;
@@ -109,10 +109,12 @@ fn make_parents(into: &Path, parts: &[&std::ffi::OsStr], whole: &Path) -> Result
     Ok(folder)
 }
 
+/// The mode is set whatever the process's mask: the app's user must get in.
 fn make_folder(folder: &Path) -> Result<(), UnpackError> {
     fs::DirBuilder::new()
-        .mode(0o755)
+        .mode(0o700)
         .create(folder)
+        .and_then(|()| fs::set_permissions(folder, fs::Permissions::from_mode(0o755)))
         .map_err(|source| UnpackError::Write { path: folder.to_path_buf(), source })
 }
 
@@ -154,7 +156,7 @@ fn unpack_tar(archive: impl Read, into: &Path, limits: UnpackLimits) -> Result<(
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
                 let executable = entry.header().mode().is_ok_and(|mode| mode & 0o111 != 0);
                 let mode = if executable { 0o755 } else { 0o644 };
-                let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&target);
+                let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&target);
                 let mut file = match file {
                     Ok(file) => file,
                     Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -163,6 +165,9 @@ fn unpack_tar(archive: impl Read, into: &Path, limits: UnpackLimits) -> Result<(
                     Err(source) => return Err(UnpackError::Write { path: target, source }),
                 };
                 copy(&mut entry, &mut file, &target)?;
+                file.set_permissions(fs::Permissions::from_mode(mode))
+                    .and_then(|()| file.sync_all())
+                    .map_err(|source| UnpackError::Write { path: target, source })?;
             }
             EntryType::Symlink => {
                 let link = entry.link_name().map_err(UnpackError::Read)?;
@@ -199,7 +204,7 @@ fn copy(from: &mut impl Read, to: &mut File, path: &Path) -> Result<(), UnpackEr
         let Some(bytes) = buffer.get(..count).filter(|bytes| !bytes.is_empty()) else { break };
         to.write_all(bytes).map_err(write)?;
     }
-    to.sync_all().map_err(write)
+    Ok(())
 }
 
 /// Marks the error of a reader that reached its limit, through whatever wraps it.

@@ -402,3 +402,120 @@ async fn a_changed_config_reaches_the_app() {
     let environ = std::fs::read_to_string(format!("/proc/{}/environ", after[0])).unwrap();
     assert!(environ.contains("GREETING=goodbye"), "{environ}");
 }
+
+#[tokio::test]
+async fn without_network_the_device_keeps_and_heals_its_apps_after_losing_everything_but_its_disk() {
+    let mut device = Device::new().await;
+    let release = device.release("1.0", FIT, |_| {});
+    device.plane.desire(1, &release, &[("GREETING", "hello")]);
+    device.committed(&release).await;
+    device.kill_run();
+    device.bed.kill_runner();
+    // As when the power was cut: supervisor and app are gone, too.
+    device.bed.kill_apps().await;
+    device.plane.book().shed = usize::MAX;
+    device.bed.start_runner().await;
+    device.start_run();
+    let pids = seen("the app again", || Some(device.bed.app_pids()).filter(|pids| pids.len() == 1)).await;
+    let environ = std::fs::read_to_string(format!("/proc/{}/environ", pids[0])).unwrap();
+    assert!(environ.contains("GREETING=hello"));
+    let status = seen("its health", || {
+        Status::read(&device.state()).ok().filter(|status| status.health == "healthy" && !status.connected)
+    })
+    .await;
+    assert!(status.link.contains("503"), "{}", status.link);
+    assert_eq!((status.generation, status.apps[0].version.as_str()), (1, "1.0"));
+}
+
+#[tokio::test]
+async fn without_a_live_permit_a_release_is_staged_and_no_more() {
+    let device = Device::new().await;
+    let plane = &device.plane;
+    let release = device.release("1.0", FIT, |_| {});
+    let mut state = plane.state(1, &release, &[]);
+    let expires = state["issuedAt"].as_i64().unwrap() - 1;
+    state["apps"][0]["permit"]["expiresAt"] = expires.into();
+    plane.tell(server_frame::Body::Desired(plane.sign(&state, &[&release])));
+    let app = seen("the stage", || plane.app_status().filter(|app| app.phase == "staged")).await;
+    assert_eq!(app.staged_release, release_uid(&release).to_string());
+    assert!(app.reasons.iter().any(|reason| reason.code == "WaitingForPermit"));
+    state["generation"] = 2.into();
+    state["apps"][0].as_object_mut().unwrap().remove("permit");
+    plane.tell(server_frame::Body::Desired(plane.sign(&state, &[&release])));
+    until("some time", || async {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        Some(())
+    })
+    .await;
+    assert_eq!(device.bed.app_pids(), Vec::<i32>::new());
+    plane.desire(3, &release, &[]);
+    device.committed(&release).await;
+}
+
+#[tokio::test]
+async fn an_app_that_is_no_longer_placed_is_stopped_and_deleted() {
+    let device = Device::new().await;
+    let plane = &device.plane;
+    let release = device.release("1.0", FIT, |_| {});
+    plane.desire(1, &release, &[]);
+    device.committed(&release).await;
+    let mut state = plane.state(2, &release, &[]);
+    state["apps"] = serde_json::json!([]);
+    plane.tell(server_frame::Body::Desired(plane.sign(&state, &[])));
+    device.event("app.removed").await;
+    seen("its end", || device.bed.app_pids().is_empty().then_some(())).await;
+    let folder = device.bed.folder.path().join("apps/web");
+    seen("its folder's end", || (!folder.exists()).then_some(())).await;
+    // And back again.
+    plane.desire(3, &release, &[]);
+    seen("the app", || (device.bed.app_pids().len() == 1).then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_release_that_never_answers_or_keeps_dying_goes_back() {
+    let device = Device::new().await;
+    let plane = &device.plane;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    // Answers HTTP like a service that is up and well.
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let answer = b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n";
+            drop(tokio::io::AsyncWriteExt::write_all(&mut stream, answer).await);
+        }
+    });
+    let web = |manifest: &mut serde_json::Value| {
+        let checks = serde_json::json!([
+            {"name": "http", "intervalSeconds": 1, "probe": {"type": "http", "port": "$PORT", "path": "/healthz"}},
+            {"name": "tcp", "intervalSeconds": 1, "probe": {"type": "tcp", "port": "$PORT"}},
+        ]);
+        manifest["health"] = checks;
+    };
+    let config = [("PORT", port.as_str())];
+    let good = device.release("1.0", FIT, web);
+    plane.desire(1, &good, &config);
+    device.committed(&good).await;
+
+    let deaf = device.release("1.1", FIT, |manifest| {
+        web(manifest);
+        manifest["health"][0]["probe"]["port"] = 1.into();
+        manifest["startTimeoutSeconds"] = 2.into();
+    });
+    plane.desire(2, &deaf, &config);
+    let held = |release: &Release| {
+        let uid = release_uid(release).to_string();
+        seen("the rollback", move || {
+            plane.app_status().filter(|app| app.phase == "held" && app.failed_release == uid)
+        })
+    };
+    assert_eq!(held(&deaf).await.reasons[0].code, "StartTimeout");
+    let dying = plane.signer.release("1.2", &[("bin/app", 0o755, "#!/bin/sh\nexit 1\n")], web);
+    plane.publish(&dying, Mood::Honest);
+    plane.desire(3, &dying, &config);
+    let app = held(&dying).await;
+    assert_eq!((app.reasons[0].code.as_str(), app.active_version.as_str()), ("RestartedTooOften", "1.0"));
+    let broken = plane.signer.release("1.3", &[("bin/app", 0o755, "#!/no/such/interpreter\n")], web);
+    plane.publish(&broken, Mood::Honest);
+    plane.desire(4, &broken, &config);
+    assert_eq!(held(&broken).await.active_version, "1.0");
+}

@@ -1,5 +1,7 @@
 //! The device against real processes, real TLS and a control plane that the test plays.
 
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
 mod download;
 mod line;
 mod plane;

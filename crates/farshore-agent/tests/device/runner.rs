@@ -1,6 +1,7 @@
 //! The runner with real processes.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -20,6 +21,7 @@ pub(crate) struct Bed {
     pub(crate) client: RunnerClient,
     runner: Option<Child>,
     group: String,
+    users: bool,
 }
 
 fn web() -> Name {
@@ -28,10 +30,19 @@ fn web() -> Name {
 
 impl Bed {
     pub(crate) async fn new() -> Self {
+        Self::with(false).await
+    }
+
+    /// With `users`, each app has a user of its own, as on a real device.
+    async fn with(users: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let client = RunnerClient::new(folder.path().join("runner.sock"));
         let group = format!("farshore-test-{}", uuid::Uuid::new_v4());
-        let mut bed = Self { folder, client, runner: None, group };
+        let mut bed = Self { folder, client, runner: None, group, users };
+        if users {
+            // Users of apps must get in; the temporary folder is for nobody else by default.
+            std::fs::set_permissions(bed.folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
         bed.start_runner().await;
         bed
     }
@@ -45,8 +56,12 @@ impl Bed {
     }
 
     pub(crate) async fn start_runner(&mut self) {
-        let child = Command::new(env!("CARGO_BIN_EXE_farshore-agent"))
-            .args(["runner", "--unprivileged", "--cgroup", &self.group, "--socket"])
+        // As strict a mask as a unit may set.
+        let child = Command::new("/bin/sh")
+            .args(["-c", "umask 0077; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_farshore-agent")])
+            .args(["runner", "--cgroup", &self.group])
+            .args((!self.users).then_some("--unprivileged"))
+            .arg("--socket")
             .arg(self.socket())
             .arg("--apps-dir")
             .arg(self.apps())
@@ -64,6 +79,17 @@ impl Bed {
         let mut runner = self.runner.take().unwrap();
         runner.kill().unwrap();
         runner.wait().unwrap();
+    }
+
+    /// Kills supervisors and apps the hard way.
+    pub(crate) async fn kill_apps(&self) {
+        let lock = self.apps().join("web/state/shim.lock");
+        let mut pids = holders(&lock);
+        pids.extend(self.app_pids());
+        for pid in pids {
+            drop(Command::new("kill").args(["-9", &pid.to_string()]).status());
+        }
+        seen("their end", || (holders(&lock).is_empty() && self.app_pids().is_empty()).then_some(())).await;
     }
 
     async fn trust(&self, signer: &Signer) {
@@ -154,26 +180,31 @@ impl Drop for Bed {
     }
 }
 
-/// Ends the supervisor that has this very file open, and with it its app.
-fn stop_holder(lock: &Path) {
+/// The processes that have this very file open.
+fn holders(lock: &Path) -> Vec<i32> {
+    let mut holders = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
             continue;
         };
-        let holds = std::fs::read_dir(entry.path().join("fd"))
-            .into_iter()
-            .flatten()
-            .flatten()
-            .any(|fd| std::fs::read_link(fd.path()).is_ok_and(|target| target == lock));
-        if holds {
-            drop(Command::new("kill").arg(pid.to_string()).status());
-            for _ in 0..300 {
-                if !entry.path().exists() {
-                    break;
-                }
-                drop(Command::new("sleep").arg("0.01").status());
-            }
+        let mut files = std::fs::read_dir(entry.path().join("fd")).into_iter().flatten().flatten();
+        if files.any(|fd| std::fs::read_link(fd.path()).is_ok_and(|target| target == lock)) {
+            holders.push(pid);
         }
+    }
+    holders
+}
+
+/// Ends the supervisor that holds this lock, and with it its app.
+fn stop_holder(lock: &Path) {
+    for pid in holders(lock) {
+        drop(Command::new("kill").arg(pid.to_string()).status());
+    }
+    for _ in 0..300 {
+        if holders(lock).is_empty() {
+            break;
+        }
+        drop(Command::new("sleep").arg("0.01").status());
     }
 }
 
@@ -357,6 +388,53 @@ async fn an_app_gets_its_config_and_nothing_of_the_runners_environment() {
         log.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name).collect();
     names.retain(|name| !["PWD", "OLDPWD", "SHLVL", "_"].contains(name));
     assert_eq!(names, ["FARSHORE_APP", "FARSHORE_VERSION", "GREETING", "HOME", "PATH", "PORT"]);
+}
+
+#[tokio::test]
+async fn an_app_runs_as_a_user_of_its_own_without_privileges_and_keeps_it() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("only root can give apps users");
+        return;
+    }
+    let bed = Bed::with(true).await;
+    let signer = Signer::new("acme");
+    bed.trust(&signer).await;
+    let script = "#!/bin/sh\nid\nls ../../state ../../../.runner 2>&1\necho x >\"$HOME/mine\" && echo wrote\n\
+        echo x >bin/app 2>/dev/null || echo unchanged\ngrep -E 'NoNewPrivs|CapEff' /proc/self/status\nexec sleep 1000\n";
+    let release = signer.release("1.0", &[("bin/app", 0o755, script)], |_| {});
+    bed.stage(&release).await.unwrap();
+    bed.start(&release, 1).await.unwrap();
+    let log =
+        seen("what it says", || Some(bed.log("stdout.log")).filter(|log| log.contains("NoNewPrivs"))).await;
+    let uid = std::fs::metadata(bed.apps().join("web/data")).unwrap().uid();
+    assert!(farshore_agent::runner::APP_UIDS.contains(&uid));
+    assert!(log.contains(&format!("uid={uid} gid={uid} groups={uid}")), "{log}");
+    assert_eq!(log.matches("Permission denied").count(), 2, "{log}");
+    assert!(log.contains("wrote") && log.contains("unchanged"), "{log}");
+    assert!(log.contains("CapEff:\t0000000000000000") && log.contains("NoNewPrivs:\t1"), "{log}");
+    assert_eq!(std::fs::metadata(bed.apps().join("web/data/mine")).unwrap().uid(), uid);
+    bed.stop().await;
+    bed.start(&release, 2).await.unwrap();
+    assert_eq!(std::fs::metadata(bed.apps().join("web/data")).unwrap().uid(), uid);
+}
+
+#[tokio::test]
+async fn a_stranger_on_the_machine_is_turned_away() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("only root can be a stranger to itself");
+        return;
+    }
+    let bed = Bed::with(true).await;
+    // Even one whom the socket's mode lets in.
+    std::fs::set_permissions(bed.socket(), std::fs::Permissions::from_mode(0o666)).unwrap();
+    let mut ask = Command::new(env!("CARGO_BIN_EXE_farshore-agent"));
+    std::os::unix::process::CommandExt::uid(&mut ask, 65_534);
+    let ask = ask.args(["capabilities", "--runner-socket"]).arg(bed.socket()).current_dir("/").output();
+    // Its binary may lie where the stranger can't even reach it; then there is nothing to see here.
+    let Ok(asked) = ask else { return };
+    assert!(!asked.status.success());
+    assert!(!String::from_utf8_lossy(&asked.stdout).contains("runner:"), "{asked:?}");
+    assert!(bed.client.ask(&Request::Hello {}).await.is_ok());
 }
 
 #[tokio::test]

@@ -31,7 +31,8 @@ const LINK: EntryType = EntryType::Symlink;
 
 #[test]
 fn nothing_evil_leaves_the_folder() {
-    let evil: &[(&str, &[(EntryType, &str, &str)])] = &[
+    type Entry = (EntryType, &'static str, &'static str);
+    let evil: &[(&str, &[Entry])] = &[
         ("parent", &[(FILE, "../out", "x")]),
         ("parent inside", &[(FILE, "a/../../out", "x")]),
         ("absolute", &[(FILE, "/tmp/out", "x")]),

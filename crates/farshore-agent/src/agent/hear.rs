@@ -1,0 +1,238 @@
+//! What comes over the channel, and what is made of it.
+
+use std::collections::BTreeMap;
+
+use farshore_domain::desired::DesiredState;
+use farshore_domain::digest::Digest;
+use farshore_domain::time::{HOUR_MS, UnixMs};
+use farshore_protocol::{self as wire, agent_frame, server_frame};
+use farshore_trust::keyset::{self, SignedKeySet, TrustedKeySet};
+
+use super::desired::{self, StoredDesired};
+use super::{Agent, AgentError, HOST, Live, MAX_LIVE_SECONDS, MAX_SEQUENCE, Session, events, to_json};
+use crate::clock;
+use crate::executor::Executor;
+use crate::journal::{EVENTS, Journal};
+use crate::link::LinkEvent;
+use crate::runner::Signed;
+
+impl<E: Executor, J: Journal> Agent<E, J> {
+    pub(super) fn hear(&mut self, event: LinkEvent) -> Result<(), AgentError> {
+        match event {
+            LinkEvent::Open(outbox) => {
+                let now = clock::mono();
+                self.session = Some(Session {
+                    outbox,
+                    welcomed: false,
+                    server_offset: 0,
+                    sent: BTreeMap::new(),
+                    heartbeat_ms: 30_000,
+                    next_heartbeat: now.plus_ms(30_000),
+                    reported: None,
+                });
+                let hello = self.hello();
+                self.send(agent_frame::Body::Hello(hello));
+                Ok(())
+            }
+            LinkEvent::Closed { reason } => {
+                self.session = None;
+                self.live = None;
+                self.link_reason = reason;
+                Ok(())
+            }
+            LinkEvent::Frame(frame) => self.frame(*frame),
+        }
+    }
+
+    fn hello(&self) -> wire::Hello {
+        let mut capabilities =
+            vec!["desired/v1".to_owned(), "manifest/v1".to_owned(), "series/v1".to_owned()];
+        capabilities.extend(self.capabilities.iter().flatten().cloned());
+        capabilities.sort();
+        capabilities.dedup();
+        wire::Hello {
+            protocol_version: wire::PROTOCOL_VERSION,
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            capabilities,
+            hardware_json: serde_json::to_string(&self.settings.hardware).unwrap_or_default(),
+            epoch: self.accepted.epoch,
+            generation: self.accepted.generation,
+            boot_id: self.settings.boot_id.clone(),
+            trusted_keys_version: self.keys.as_ref().map_or(0, TrustedKeySet::version),
+            device_time_ms: clock::wall().0,
+        }
+    }
+
+    fn frame(&mut self, frame: wire::ServerFrame) -> Result<(), AgentError> {
+        let Some(body) = frame.body else { return Ok(()) };
+        if !self.session.as_ref().is_some_and(|session| session.welcomed)
+            && !matches!(body, server_frame::Body::Welcome(_))
+        {
+            tracing::warn!("a frame before welcome is not obeyed");
+            return Ok(());
+        }
+        match body {
+            server_frame::Body::Welcome(welcome) => self.welcome(&welcome),
+            server_frame::Body::Desired(desired) => self.desire(desired),
+            server_frame::Body::TrustedKeys(keys) => self.trust(keys),
+            server_frame::Body::Live(live) => {
+                self.look(&live);
+                Ok(())
+            }
+            server_frame::Body::Operation(operation) => self.operate(operation),
+            server_frame::Body::Acknowledged(acknowledged) => {
+                let last = self.journal.streams()?.get(&acknowledged.stream).copied().unwrap_or(0);
+                if acknowledged.sequence <= last {
+                    self.journal.acknowledge(&acknowledged.stream, acknowledged.sequence)?;
+                }
+                Ok(())
+            }
+            // The link has closed it already.
+            server_frame::Body::Goodbye(_) => Ok(()),
+        }
+    }
+
+    fn welcome(&mut self, welcome: &wire::Welcome) -> Result<(), AgentError> {
+        let now = clock::mono();
+        let seconds = |given: u32, from: u32, to: u32| i64::from(given.clamp(from, to)) * 1000;
+        if welcome.sample_seconds > 0 {
+            self.sample_ms = seconds(welcome.sample_seconds, 1, 3600);
+        }
+        if welcome.batch_seconds > 0 {
+            self.batch_ms = seconds(welcome.batch_seconds, 1, 3600);
+        }
+        self.next_sample = self.next_sample.min(now.plus_ms(self.sample_ms));
+        self.batch_due = self.batch_due.min(now.plus_ms(self.batch_ms));
+        let server_time = UnixMs(welcome.server_time_ms);
+        // Believed as far as this device's own certificate reaches: a lie can't make every certificate look expired.
+        if server_time < self.identity.credentials().not_after {
+            self.identity.clock.raise_floor(server_time);
+            if server_time.since_ms(self.kept_floor) > HOUR_MS {
+                self.kept_floor = server_time;
+                let bytes = to_json(&server_time, "the time's floor")?;
+                self.keep(vec![("floor".to_owned(), Some(bytes))], Vec::new())?;
+            }
+        }
+        let mut sent = BTreeMap::new();
+        for acknowledged in welcome.acknowledged.iter().take(64) {
+            let ours = acknowledged.stream == EVENTS || acknowledged.stream == HOST;
+            if ours && acknowledged.sequence <= MAX_SEQUENCE {
+                self.journal.acknowledge(&acknowledged.stream, acknowledged.sequence)?;
+                sent.insert(acknowledged.stream.clone(), acknowledged.sequence);
+            }
+        }
+        if let Some(session) = &mut self.session {
+            session.welcomed = true;
+            session.server_offset = welcome.server_time_ms.saturating_sub(now.0);
+            session.sent = sent;
+            if welcome.heartbeat_seconds > 0 {
+                session.heartbeat_ms = seconds(welcome.heartbeat_seconds, 1, 3600);
+            }
+            session.next_heartbeat = now.plus_ms(session.heartbeat_ms);
+        }
+        self.link_reason = String::new();
+        tracing::info!(server_version = %welcome.server_version.chars().take(64).collect::<String>(), "connected");
+        Ok(())
+    }
+
+    fn desire(&mut self, frame: wire::SignedDesired) -> Result<(), AgentError> {
+        let state = match desired::check(&frame, &self.identity, self.accepted) {
+            Ok(state) => state,
+            Err(refused) => {
+                let reason = crate::chain(&refused);
+                tracing::warn!(%reason, "a desired state is refused");
+                let claimed = DesiredState::parse(&frame.body).ok();
+                let at = claimed.map(|state| state.at()).unwrap_or_default();
+                let details = serde_json::json!({ "epoch": at.epoch, "generation": at.generation });
+                self.note(events::note("desired.refused", &reason, &details))?;
+                self.send(agent_frame::Body::Refused(wire::DesiredRefused {
+                    epoch: at.epoch,
+                    generation: at.generation,
+                    reason,
+                }));
+                return Ok(());
+            }
+        };
+        let now = clock::now();
+        let offset = self.session.as_ref().map_or(0, |session| session.server_offset);
+        let server_now = UnixMs(now.mono.0.saturating_add(offset));
+        let none = BTreeMap::new();
+        let known = self.stored.as_ref().map_or(&none, |stored| &stored.permits);
+        let permits = desired::permits(&state, known, server_now, now);
+        for manifest in frame.manifests {
+            let signed = Signed { document: manifest.manifest, signature: manifest.signature };
+            self.signed.insert(Digest::of(&signed.document), signed);
+        }
+        let mut wanted = self.installed();
+        wanted.extend(state.apps.iter().map(|app| app.release.manifest));
+        self.signed.retain(|digest, _| wanted.contains(digest));
+        self.manifests.retain(|digest, _| wanted.contains(digest));
+        let stored = StoredDesired {
+            signed: Signed { document: frame.body, signature: frame.signature },
+            accepted_at: now.wall,
+            permits,
+            boot: self.settings.boot_id.clone(),
+        };
+        let signed: Vec<&Signed> = self.signed.values().collect();
+        let values = vec![
+            ("desired".to_owned(), Some(to_json(&stored, "the desired state")?)),
+            ("signed".to_owned(), Some(to_json(&signed, "the manifests")?)),
+            // By itself, so that nothing older is taken even if the state can't be read one day.
+            ("accepted".to_owned(), Some(to_json(&state.at(), "the generation")?)),
+        ];
+        self.keep(values, Vec::new())?;
+        self.stored = Some(stored);
+        self.offer_again()
+    }
+
+    fn trust(&mut self, keys: wire::TrustedKeys) -> Result<(), AgentError> {
+        let tenant = self.identity.registration.tenant;
+        let mut changed = false;
+        for set in keys.sets.into_iter().take(1024) {
+            let next = SignedKeySet { document: set.document.clone(), signature: set.signature.clone() };
+            let known = self.keys.as_ref().map_or(0, TrustedKeySet::version);
+            match TrustedKeySet::reload(&next.document, tenant) {
+                Ok(offered) if offered.version() <= known => continue,
+                _ => {}
+            }
+            match keyset::accept_next(self.keys.as_ref(), &next, tenant) {
+                Ok(set_now) => {
+                    self.keys = Some(set_now);
+                    self.key_sets.push(Signed { document: set.document, signature: set.signature });
+                    changed = true;
+                }
+                Err(error) => {
+                    let reason = crate::chain(&error);
+                    tracing::warn!(%reason, "a set of trusted keys is refused");
+                    self.note(events::note("keys.refused", &reason, &serde_json::json!({})))?;
+                    break;
+                }
+            }
+        }
+        if changed {
+            let bytes = to_json(&self.key_sets, "the trusted keys")?;
+            self.keep(vec![("keys".to_owned(), Some(bytes))], Vec::new())?;
+            self.capabilities = None;
+            self.connect_executor();
+            self.offer_again()?;
+        }
+        Ok(())
+    }
+
+    fn look(&mut self, live: &wire::LiveRequest) {
+        let now = clock::mono();
+        if live.seconds == 0 {
+            self.live = None;
+            return;
+        }
+        let until = now.plus_ms(i64::from(live.seconds.min(MAX_LIVE_SECONDS)) * 1000);
+        let every_ms = i64::from(live.interval_ms.clamp(200, 60_000));
+        match &mut self.live {
+            Some(running) => (running.until, running.every_ms) = (until, every_ms),
+            None => {
+                let sampler = (self.samplers)();
+                self.live = Some(Live { until, every_ms, next: now, sampler });
+            }
+        }
+    }
+}
