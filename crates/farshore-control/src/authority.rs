@@ -112,7 +112,8 @@ impl Authority {
         let mut rows = system.authorities().await?;
         if rows.is_empty() {
             let new = Generate::generate(&identity.trust_domain, now)?;
-            let validity = |der: &CertificateDer<'_>| farshore_trust::certificate::validity(der).map(|v| v.not_after);
+            let validity =
+                |der: &CertificateDer<'_>| farshore_trust::certificate::validity(der).map(|v| v.not_after);
             let root_ends = validity(&new.root_cert).unwrap_or_else(|_| now.plus_ms(YEARS_20_MS));
             let ends = validity(&new.intermediate_cert)?;
             let (root, intermediate) = (AuthorityKind::Root, AuthorityKind::Intermediate);
@@ -145,9 +146,7 @@ impl Authority {
         )?;
         let online = match find(AuthorityKind::Online) {
             Some(row) if row.expires_at.since_ms(now) > SHORT_MS / 3 => load_online(&*master, row)?,
-            present => {
-                new_online(&system, &*master, &issuer, present.map(|row| row.expires_at), now).await?
-            }
+            present => new_online(&system, &*master, &issuer, present.map(|row| row.expires_at), now).await?,
         };
         Ok(Self {
             roots_pem: vec![chain_to_pem(std::slice::from_ref(&root_cert))],
@@ -217,7 +216,8 @@ impl Authority {
                 load_online(&*self.master, row)?
             }
             present => {
-                new_online(&system, &*self.master, &self.issuer, present.map(|row| row.expires_at), now).await?
+                new_online(&system, &*self.master, &self.issuer, present.map(|row| row.expires_at), now)
+                    .await?
             }
         };
         tracing::info!("took a new certificate for signing desired state");
@@ -301,7 +301,11 @@ impl ServerCertificates {
 }
 
 /// Keeps online and server certificates fresh.
-pub fn spawn(app: &App, servers: Arc<ServerCertificates>, shutdown: CancellationToken) -> tokio::task::JoinHandle<()> {
+pub fn spawn(
+    app: &App,
+    servers: Arc<ServerCertificates>,
+    shutdown: CancellationToken,
+) -> tokio::task::JoinHandle<()> {
     let app = app.clone();
     tokio::spawn(async move {
         let mut ticks = tokio::time::interval(LOOK_EVERY);
@@ -312,10 +316,16 @@ pub fn spawn(app: &App, servers: Arc<ServerCertificates>, shutdown: Cancellation
                 _ = ticks.tick() => {}
             }
             if let Err(error) = app.authority().look_at_online(app.store(), now()).await {
-                tracing::error!(error = crate::error::chain(&error), "the online certificate was not renewed");
+                tracing::error!(
+                    error = crate::error::chain(&error),
+                    "the online certificate was not renewed"
+                );
             }
             if let Err(error) = servers.renew(app.authority(), now()) {
-                tracing::error!(error = crate::error::chain(&error), "the server certificates were not renewed");
+                tracing::error!(
+                    error = crate::error::chain(&error),
+                    "the server certificates were not renewed"
+                );
             }
         }
     })

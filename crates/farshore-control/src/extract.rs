@@ -58,8 +58,27 @@ impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
     }
 }
 
+/// Whether a JSON text holds `\u0000` as an escape. No text of ours has one, and PostgreSQL takes none.
+fn holds_nul(bytes: &[u8]) -> bool {
+    let mut rest = bytes;
+    while let Some(at) = rest.iter().position(|byte| *byte == b'\\') {
+        if rest.get(at..).is_some_and(|tail| tail.starts_with(br"\u0000")) {
+            return true;
+        }
+        // An escape is at least two bytes: the backslash, and what it escapes.
+        rest = rest.get(at + 2..).unwrap_or_default();
+    }
+    false
+}
+
 /// Reads JSON and says, on failure, which field is wrong.
 pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    if holds_nul(bytes) {
+        return Err(ApiError::new(
+            ErrorCode::Malformed,
+            r"The body holds the character \u0000, which no text may have.",
+        ));
+    }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let path = error.path().to_string();
@@ -145,7 +164,12 @@ impl Page {
     }
 
     /// Makes the page of the rows that were found, with a cursor when there may be more.
-    pub fn of<R, T>(&self, rows: Vec<R>, cursor: impl Fn(&R) -> String, show: impl Fn(R) -> T) -> Result<Json<List<T>>, ApiError> {
+    pub fn of<R, T>(
+        &self,
+        rows: Vec<R>,
+        cursor: impl Fn(&R) -> String,
+        show: impl Fn(R) -> T,
+    ) -> Result<Json<List<T>>, ApiError> {
         let full = rows.len() == self.limit()? as usize;
         let continue_from = rows.last().filter(|_| full).map(cursor);
         let items = rows.into_iter().map(show).collect();
@@ -156,7 +180,25 @@ impl Page {
 /// `limit` characters of plain text.
 pub fn check_text(field: &str, text: &str, limit: usize) -> Result<(), ApiError> {
     if text.chars().count() > limit || text.chars().any(char::is_control) {
-        return Err(ApiError::field(field, format!("has at most {limit} characters and no control characters")));
+        return Err(ApiError::field(
+            field,
+            format!("has at most {limit} characters and no control characters"),
+        ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_escaped_nul_is_found_and_an_escaped_backslash_is_none() {
+        assert!(holds_nul(br#"{"a":"x\u0000"}"#));
+        assert!(holds_nul(br#""\\\u0000""#));
+        assert!(!holds_nul(br#""\\u0000""#));
+        assert!(!holds_nul(br#""\"\n""#));
+        assert!(!holds_nul(b"\\"));
+        assert!(!holds_nul(b""));
+    }
 }

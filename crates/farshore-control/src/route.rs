@@ -112,8 +112,10 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
 /// Builds the router from the rows.
 pub fn router(app: &App, routes: Vec<Route>) -> Router {
     let mut router = Router::new();
-    for Route { path, access, unhurried, handler, .. } in routes {
-        let row = Row { app: app.clone(), path, access, unhurried };
+    let without_query = crate::openapi::without_query();
+    for Route { method, path, access, unhurried, handler } in routes {
+        let takes_query = !without_query.contains(&format!("{method} {path}"));
+        let row = Row { app: app.clone(), path, access, unhurried, takes_query };
         router = router.route(path, handler.layer(axum::middleware::from_fn_with_state(row, guard)));
     }
     router
@@ -132,6 +134,8 @@ struct Row {
     path: &'static str,
     access: Access,
     unhurried: bool,
+    /// Handlers that take query parameters refuse those they don't know; the guard speaks for the others.
+    takes_query: bool,
 }
 
 async fn guard(State(row): State<Row>, request: Request, next: Next) -> Response {
@@ -152,7 +156,7 @@ async fn let_in(
     next: Next,
     asked_by: &mut Option<String>,
 ) -> Result<Response, ApiError> {
-    let Row { app, access, unhurried, .. } = row;
+    let Row { app, access, unhurried, takes_query, .. } = row;
     let certificate = request.extensions().get::<PeerCertificate>().cloned();
     let mut principal = None;
     match access {
@@ -177,6 +181,10 @@ async fn let_in(
             *asked_by = Some(format!("device:{}", peer.identity.device));
             request.extensions_mut().insert(peer);
         }
+    }
+    let query = request.uri().query().unwrap_or_default();
+    if !takes_query && let Some((name, _)) = form_urlencoded::parse(query.as_bytes()).next() {
+        return Err(ApiError::field(name, "is no query parameter of this address, which takes none"));
     }
     let answer = async move {
         match principal {

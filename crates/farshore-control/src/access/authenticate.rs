@@ -158,7 +158,10 @@ mod tests {
     fn a_bearer_token_goes_before_a_cookie_and_the_cookie_is_found_among_others() {
         let cookie = ("cookie", "a=1; __Host-farshore-session=s1; b=2");
         assert_eq!(presented(&headers(&[cookie])), Some(Presented::Cookie("s1")));
-        assert_eq!(presented(&headers(&[cookie, ("authorization", "bearer t1")])), Some(Presented::Bearer("t1")));
+        assert_eq!(
+            presented(&headers(&[cookie, ("authorization", "bearer t1")])),
+            Some(Presented::Bearer("t1"))
+        );
         assert_eq!(presented(&headers(&[cookie, ("authorization", "Basic eDp5")])), None);
         assert_eq!(presented(&headers(&[("cookie", "farshore-session=s1")])), None);
     }
@@ -173,7 +176,9 @@ mod tests {
             check_origin(&all, missing).is_ok()
         };
         assert!(check(Some("https://fleet.example:8443"), Missing::Refused));
-        for foreign in ["https://evil.example", "http://fleet.example:8443", "https://fleet.example", "null", ""] {
+        for foreign in
+            ["https://evil.example", "http://fleet.example:8443", "https://fleet.example", "null", ""]
+        {
             assert!(!check(Some(foreign), Missing::Refused), "{foreign}");
             assert!(!check(Some(foreign), Missing::Accepted), "{foreign}");
         }
@@ -184,7 +189,8 @@ mod tests {
     #[test]
     fn an_address_is_one_word_with_one_at() {
         assert_eq!(check_email(" Ann@Example.COM ").unwrap(), "ann@example.com");
-        for bad in ["", "ann", "@", "a@", "@b", "a@b@c", "a b@c", "a\n@c", &format!("{}@c", "a".repeat(300))] {
+        for bad in ["", "ann", "@", "a@", "@b", "a@b@c", "a b@c", "a\n@c", &format!("{}@c", "a".repeat(300))]
+        {
             assert!(check_email(bad).is_err(), "{bad:?}");
         }
     }

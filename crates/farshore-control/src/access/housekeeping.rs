@@ -24,7 +24,9 @@ pub fn spawn(app: &App, shutdown: CancellationToken) -> tokio::task::JoinHandle<
             match app.store().system(Driver::Retention).forget_ended(now()).await {
                 Ok(0) => {}
                 Ok(rows) => tracing::debug!(rows, "forgot what has ended"),
-                Err(error) => tracing::error!(error = crate::error::chain(&error), "what has ended was not forgotten"),
+                Err(error) => {
+                    tracing::error!(error = crate::error::chain(&error), "what has ended was not forgotten")
+                }
             }
         }
     })

@@ -37,10 +37,20 @@ const PER_SOURCE: Throttle =
 /// The noun's part of the OpenAPI document.
 #[derive(Debug, utoipa::OpenApi)]
 #[openapi(paths(
-    login, login_link, logout, me,
-    super::tenants::list, super::tenants::create,
-    super::users::list, super::users::create, super::users::get, super::users::put, super::users::delete,
-    super::tokens::list, super::tokens::create, super::tokens::delete,
+    login,
+    login_link,
+    logout,
+    me,
+    super::tenants::list,
+    super::tenants::create,
+    super::users::list,
+    super::users::create,
+    super::users::get,
+    super::users::put,
+    super::users::delete,
+    super::tokens::list,
+    super::tokens::create,
+    super::tokens::delete,
     super::roles::list
 ))]
 pub struct AccessDocs;
@@ -65,10 +75,7 @@ async fn login(
 ) -> ApiResult<Response> {
     check_origin(&headers, Missing::Accepted)?;
     let wrong = || {
-        ApiError::new(
-            ErrorCode::Unauthenticated,
-            "The e-mail address, the password or the tenant is wrong.",
-        )
+        ApiError::new(ErrorCode::Unauthenticated, "The e-mail address, the password or the tenant is wrong.")
     };
     let email = check_email(&login.email).map_err(|_| wrong())?;
     let system = app.store().system(Driver::Authenticator);
@@ -185,7 +192,8 @@ async fn answer(app: &App, token: &Secret, bearer: bool) -> ApiResult<Response> 
             token.expose(),
             SESSION_MS / 1_000
         );
-        let cookie: HeaderValue = cookie.parse().map_err(|error: http::header::InvalidHeaderValue| ApiError::internal(error))?;
+        let cookie: HeaderValue =
+            cookie.parse().map_err(|error: http::header::InvalidHeaderValue| ApiError::internal(error))?;
         response.headers_mut().insert(header::SET_COOKIE, cookie);
     }
     Ok(response)

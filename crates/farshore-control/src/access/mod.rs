@@ -20,7 +20,10 @@ use crate::route::Route;
 /// The noun's rows.
 #[must_use]
 pub fn routes() -> Vec<Route> {
-    [login::routes(), tenants::routes(), users::routes(), tokens::routes(), roles::routes()].into_iter().flatten().collect()
+    [login::routes(), tenants::routes(), users::routes(), tokens::routes(), roles::routes()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// A new secret of one kind.

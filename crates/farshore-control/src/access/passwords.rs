@@ -42,7 +42,10 @@ fn hash_now(password: &str) -> Result<String, argon2::password_hash::Error> {
 }
 
 impl Passwords {
-    async fn work<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
+    async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
         let busy = || {
             ApiError::new(ErrorCode::Unavailable, "Too many logins at the same time. Try again in a moment.")
                 .retry_after(2)
@@ -72,7 +75,9 @@ impl Passwords {
         let nobody = self
             .nobody
             .get_or_try_init(|| async {
-                self.work(|| hash_now("nobody has this password")).await?.map_err(|error| ApiError::internal(error.to_string()))
+                self.work(|| hash_now("nobody has this password"))
+                    .await?
+                    .map_err(|error| ApiError::internal(error.to_string()))
             })
             .await?;
         let known = stored.is_some();

@@ -55,7 +55,10 @@ pub(super) async fn list(State(app): State<App>, Query(page): Query<Page>) -> Ap
 /// Creates a tenant.
 #[utoipa::path(post, path = "/api/tenants", tag = "access", operation_id = "create_tenant", request_body = NewObject<TenantSpec>,
     responses((status = 201, body = Tenant), (status = "4XX", body = Problem)))]
-pub(super) async fn create(State(app): State<App>, Body(new): Body<NewObject<TenantSpec>>) -> ApiResult<Response> {
+pub(super) async fn create(
+    State(app): State<App>,
+    Body(new): Body<NewObject<TenantSpec>>,
+) -> ApiResult<Response> {
     check_envelope(&new, "Tenant")?;
     check_text("spec.displayName", &new.spec.display_name, 200)?;
     let system = app.store().system(Driver::Platform);

@@ -67,7 +67,10 @@ pub(super) async fn create(
     check_envelope(&new, "ApiToken")?;
     let lifetime = new.spec.lifetime_seconds;
     if !(1..=MAX_LIFETIME_SECONDS).contains(&lifetime) {
-        return Err(ApiError::field("spec.lifetimeSeconds", format!("is 1 to {MAX_LIFETIME_SECONDS} (400 days)")));
+        return Err(ApiError::field(
+            "spec.lifetimeSeconds",
+            format!("is 1 to {MAX_LIFETIME_SECONDS} (400 days)"),
+        ));
     }
     let (token, hash) = secret(SecretKind::ApiToken)?;
     let row = NewApiToken {

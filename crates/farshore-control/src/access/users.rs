@@ -115,9 +115,8 @@ pub(super) async fn put(
     if old.name != new.metadata.name {
         return Err(ApiError::field("metadata.name", "can't be changed: create another user"));
     }
-    let row = db
-        .change_user(&by, &id, &new.spec.role, &new.metadata.labels, if_match(&headers)?, now())
-        .await?;
+    let row =
+        db.change_user(&by, &id, &new.spec.role, &new.metadata.labels, if_match(&headers)?, now()).await?;
     app.events_written();
     let user = show(row);
     Ok(versioned(user.metadata.resource_version, &user))

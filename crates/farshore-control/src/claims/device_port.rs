@@ -96,11 +96,13 @@ async fn claim(State(app): State<App>, Body(request): Body<ClaimRequest>) -> Api
         ClaimRefusal::TokenUsedUp => {
             refused("This claim token has been used as often as it may be. Ask for a new one.")
         }
-        ClaimRefusal::KeyRevoked => {
-            refused("This device's key was revoked. Reset the device, so that it makes a new one, and claim it again.")
-        }
+        ClaimRefusal::KeyRevoked => refused(
+            "This device's key was revoked. Reset the device, so that it makes a new one, and claim it again.",
+        ),
         ClaimRefusal::Rejected(rule) => refused(&format!("Claim rule {rule} rejects this device.")),
-        ClaimRefusal::TooManyLabels => ApiError::field("labels", "are too many together with those of the token"),
+        ClaimRefusal::TooManyLabels => {
+            ApiError::field("labels", "are too many together with those of the token")
+        }
     })
 }
 
@@ -138,7 +140,9 @@ async fn renew(
                 ErrorCode::Forbidden,
                 "The certificate of this connection is not for the device's current key.",
             ),
-            RenewalRefusal::BadKey => ApiError::field("csr", "is for a key that was revoked or is another device's"),
+            RenewalRefusal::BadKey => {
+                ApiError::field("csr", "is for a key that was revoked or is another device's")
+            }
         }),
     }
 }
@@ -151,7 +155,10 @@ fn key_of(csr: &str) -> Result<[u8; 32], ApiError> {
         Ok(digest) => Ok(*digest.as_bytes()),
         Err(error) => {
             tracing::debug!(error = crate::error::chain(&error), "a certificate request was refused");
-            Err(ApiError::field("csr", "is a PKCS#10 request in PEM for a P-256 or Ed25519 key, signed with that key"))
+            Err(ApiError::field(
+                "csr",
+                "is a PKCS#10 request in PEM for a P-256 or Ed25519 key, signed with that key",
+            ))
         }
     }
 }
@@ -163,7 +170,9 @@ fn issuer<'a>(
     csr: &'a str,
     now: farshore_domain::time::UnixMs,
 ) -> impl Fn(TenantId, DeviceId) -> Result<NewCertificate, IssueError> + Send + Sync + 'a {
-    move |tenant, device| app.authority().issue_device(csr.as_bytes(), tenant, device, now).map_err(Into::into)
+    move |tenant, device| {
+        app.authority().issue_device(csr.as_bytes(), tenant, device, now).map_err(Into::into)
+    }
 }
 
 async fn trusted_keys(app: &App, tenant: TenantId) -> ApiResult<Vec<SignedKeySet>> {

@@ -59,7 +59,13 @@ impl Standings {
     }
 
     /// Where the device stands; `None`: there is none.
-    pub async fn of(&self, app: &App, tenant: TenantId, device: DeviceId, now: UnixMs) -> StoreResult<Option<DeviceStanding>> {
+    pub async fn of(
+        &self,
+        app: &App,
+        tenant: TenantId,
+        device: DeviceId,
+        now: UnixMs,
+    ) -> StoreResult<Option<DeviceStanding>> {
         let key = (tenant, device);
         if let Some((at, standing)) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&key)
             && (0..REMEMBERED_MS).contains(&now.since_ms(*at))
@@ -91,7 +97,10 @@ fn turned_away() -> ApiError {
 }
 
 /// Lets in a claimed, unrevoked device with a certificate that is valid now.
-pub(crate) async fn device_peer(app: &App, certificate: Option<&PeerCertificate>) -> Result<DevicePeer, ApiError> {
+pub(crate) async fn device_peer(
+    app: &App,
+    certificate: Option<&PeerCertificate>,
+) -> Result<DevicePeer, ApiError> {
     let identity = certificate.and_then(|peer| peer.0.clone()).ok_or_else(no_certificate)?;
     let now = now();
     if identity.expired(now) {
@@ -112,13 +121,19 @@ pub(crate) async fn device_peer(app: &App, certificate: Option<&PeerCertificate>
 }
 
 /// Lets in a device whose certificate is valid, or has not been expired for too long.
-pub(crate) fn renewing_peer(app: &App, certificate: Option<&PeerCertificate>) -> Result<RenewingPeer, ApiError> {
+pub(crate) fn renewing_peer(
+    app: &App,
+    certificate: Option<&PeerCertificate>,
+) -> Result<RenewingPeer, ApiError> {
     let identity = certificate.and_then(|peer| peer.0.clone()).ok_or_else(no_certificate)?;
     let limit = app.settings().identity.renew_expired_ms;
     if now().since_ms(identity.not_after) > limit {
         return Err(ApiError::new(
             ErrorCode::Unauthenticated,
-            format!("This device's certificate expired more than {} days ago. Claim the device again.", limit / DAY_MS),
+            format!(
+                "This device's certificate expired more than {} days ago. Claim the device again.",
+                limit / DAY_MS
+            ),
         ));
     }
     Ok(RenewingPeer { identity })
@@ -130,11 +145,9 @@ macro_rules! from_guard {
         impl<S: Send + Sync> FromRequestParts<S> for $type {
             type Rejection = ApiError;
             async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-                parts
-                    .extensions
-                    .get::<Self>()
-                    .cloned()
-                    .ok_or_else(|| ApiError::internal("a handler asks for a device that its row does not let in"))
+                parts.extensions.get::<Self>().cloned().ok_or_else(|| {
+                    ApiError::internal("a handler asks for a device that its row does not let in")
+                })
             }
         }
     };

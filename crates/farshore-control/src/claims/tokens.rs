@@ -28,8 +28,15 @@ const DEFAULT_CHANNEL: &str = "prod";
 /// The noun's part of the OpenAPI document.
 #[derive(Debug, utoipa::OpenApi)]
 #[openapi(paths(
-    list, create, get, delete,
-    super::rules::list, super::rules::create, super::rules::get, super::rules::put, super::rules::delete
+    list,
+    create,
+    get,
+    delete,
+    super::rules::list,
+    super::rules::create,
+    super::rules::get,
+    super::rules::put,
+    super::rules::delete
 ))]
 pub struct ClaimDocs;
 
@@ -78,11 +85,18 @@ async fn list(Db(db): Db, Query(page): Query<Page>) -> ApiResult<Json<List<Claim
 #[utoipa::path(post, path = "/api/claim-tokens", tag = "claims", operation_id = "create_claim_token",
     request_body = NewObject<ClaimTokenSpec>,
     responses((status = 201, body = ClaimToken), (status = "4XX", body = Problem)))]
-async fn create(State(app): State<App>, Db(db): Db, Body(new): Body<NewObject<ClaimTokenSpec>>) -> ApiResult<Response> {
+async fn create(
+    State(app): State<App>,
+    Db(db): Db,
+    Body(new): Body<NewObject<ClaimTokenSpec>>,
+) -> ApiResult<Response> {
     check_envelope(&new, "ClaimToken")?;
     let spec = &new.spec;
     if !(1..=MAX_LIFETIME_SECONDS).contains(&spec.lifetime_seconds) {
-        return Err(ApiError::field("spec.lifetimeSeconds", format!("is 1 to {MAX_LIFETIME_SECONDS} (30 days)")));
+        return Err(ApiError::field(
+            "spec.lifetimeSeconds",
+            format!("is 1 to {MAX_LIFETIME_SECONDS} (30 days)"),
+        ));
     }
     if !(1..=MAX_USES).contains(&spec.uses) {
         return Err(ApiError::field("spec.uses", format!("is 1 to {MAX_USES}")));
@@ -95,9 +109,11 @@ async fn create(State(app): State<App>, Db(db): Db, Body(new): Body<NewObject<Cl
         Some(channel) => channel.clone(),
         None => Name::new(DEFAULT_CHANNEL).map_err(ApiError::internal)?,
     };
-    let (token, hash) =
-        farshore_trust::token::ClaimToken::new(&app.addresses().device_url, app.authority().root_fingerprint())
-            .map_err(ApiError::internal)?;
+    let (token, hash) = farshore_trust::token::ClaimToken::new(
+        &app.addresses().device_url,
+        app.authority().root_fingerprint(),
+    )
+    .map_err(ApiError::internal)?;
     let row = NewClaimToken {
         name: &new.metadata.name,
         labels: &new.metadata.labels,
@@ -128,7 +144,12 @@ async fn get(Db(db): Db, Path(id): Path<String>) -> ApiResult<Response> {
 /// Revokes a claim token. Devices that were claimed with it stay.
 #[utoipa::path(delete, path = "/api/claim-tokens/{id}", tag = "claims", operation_id = "delete_claim_token", params(("id" = String, Path)),
     responses((status = 204), (status = "4XX", body = Problem)))]
-async fn delete(State(app): State<App>, Db(db): Db, Path(id): Path<String>, headers: HeaderMap) -> ApiResult<StatusCode> {
+async fn delete(
+    State(app): State<App>,
+    Db(db): Db,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> ApiResult<StatusCode> {
     db.revoke_claim_token(&id, if_match(&headers)?, now()).await?;
     app.events_written();
     Ok(StatusCode::NO_CONTENT)

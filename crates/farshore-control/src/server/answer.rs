@@ -10,6 +10,7 @@ use axum::body::Body;
 use axum::http::uri::PathAndQuery;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header};
 use axum::response::IntoResponse;
+use farshore_api::ErrorCode;
 use futures_util::FutureExt as _;
 use hyper::body::Incoming;
 use tower::ServiceExt as _;
@@ -41,7 +42,11 @@ impl Answerer {
     }
 
     /// Answers one request. Never fails, never panics.
-    pub(super) async fn answer(self, request: Request<Incoming>, peer: Peer) -> Result<Response<Body>, Infallible> {
+    pub(super) async fn answer(
+        self,
+        request: Request<Incoming>,
+        peer: Peer,
+    ) -> Result<Response<Body>, Infallible> {
         let started = Instant::now();
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(peer.address);
@@ -56,11 +61,14 @@ impl Answerer {
         );
         let method = request.method().clone();
         let path = request.uri().path().to_owned();
-        if let Some(split) = split_verb(&method, &path) {
+        if holds_nul(request.uri()) {
+            // No id, name or text has one, and PostgreSQL takes none: it fits no address.
+            *request.uri_mut() = Uri::from_static("/api/~");
+        } else if let Some(split) = split_verb(&method, &path) {
             *request.uri_mut() = with_path(request.uri(), &split);
         } else if path.contains("/~") {
             // Inside, `/~verb` stands for `:verb`; nobody writes it outside.
-            *request.uri_mut() = Uri::from_static("/~");
+            *request.uri_mut() = Uri::from_static("/api/~");
         }
         let router = self.router;
         let answer = async move { router.oneshot(request).await.unwrap_or_else(|never| match never {}) };
@@ -77,6 +85,12 @@ impl Answerer {
                 with_request_id(request_id.clone(), async { error.into_response() }).await
             }
         };
+        if is_plain_error(&response) {
+            let error = plain_error(response.status());
+            let plain = std::mem::replace(response.extensions_mut(), http::Extensions::new());
+            response = with_request_id(request_id.clone(), async { error.into_response() }).await;
+            response.extensions_mut().extend(plain);
+        }
         set_headers(response.headers_mut(), &request_id);
         let route = response.extensions().get::<RouteLabel>().map_or("none", |label| label.0);
         let asked_by = response.extensions().get::<AskedBy>().map_or("", |who| who.0.as_str());
@@ -92,6 +106,36 @@ impl Answerer {
         }
         Ok(response)
     }
+}
+
+fn holds_nul(uri: &Uri) -> bool {
+    uri.path_and_query().is_some_and(|text| text.as_str().contains("%00"))
+}
+
+/// An error that none of our handlers wrote: a library's word on an address or a body it can't read.
+fn is_plain_error(response: &Response<Body>) -> bool {
+    let status = response.status();
+    let kind = response.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    (status.is_client_error() || status.is_server_error()) && kind != Some(b"application/problem+json")
+}
+
+fn plain_error(status: StatusCode) -> ApiError {
+    let (code, detail) = match status {
+        StatusCode::NOT_FOUND => (ErrorCode::NotFound, "There is nothing at this address."),
+        StatusCode::METHOD_NOT_ALLOWED => {
+            (ErrorCode::MethodNotAllowed, "This address knows other methods, but not this one.")
+        }
+        StatusCode::PAYLOAD_TOO_LARGE => (ErrorCode::TooLarge, "The body is too large."),
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => {
+            (ErrorCode::UnsupportedMediaType, "Send the body as Content-Type: application/json.")
+        }
+        status if status.is_client_error() => (
+            ErrorCode::Malformed,
+            "The request can't be read: its address, a header or its body is not well formed.",
+        ),
+        status => return ApiError::internal(format!("a handler answered {status} without a problem")),
+    };
+    ApiError::new(code, detail)
 }
 
 /// HTTP/2 says the host in the address; handlers look for it in the header.
@@ -121,8 +165,11 @@ fn trace_id(headers: &HeaderMap) -> Option<&str> {
     let text = headers.get("traceparent")?.to_str().ok()?;
     let mut parts = text.split('-');
     let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let hex = |text: &str, len| text.len() == len && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-    (version == "00" && hex(trace, 32) && hex(parent, 16) && hex(flags, 2) && parts.next().is_none()).then_some(trace)
+    let hex = |text: &str, len| {
+        text.len() == len && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    };
+    (version == "00" && hex(trace, 32) && hex(parent, 16) && hex(flags, 2) && parts.next().is_none())
+        .then_some(trace)
 }
 
 fn with_path(uri: &Uri, path: &str) -> Uri {
@@ -175,8 +222,16 @@ mod tests {
     #[test]
     fn only_a_whole_traceparent_is_taken_over() {
         let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
-        assert_eq!(trace_id(&headers("traceparent", &format!("00-{trace}-00f067aa0ba902b7-01"))), Some(trace));
-        for bad in ["", "00", "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "00-xyz-00f067aa0ba902b7-01"] {
+        assert_eq!(
+            trace_id(&headers("traceparent", &format!("00-{trace}-00f067aa0ba902b7-01"))),
+            Some(trace)
+        );
+        for bad in [
+            "",
+            "00",
+            "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-xyz-00f067aa0ba902b7-01",
+        ] {
             assert_eq!(trace_id(&headers("traceparent", bad)), None, "{bad}");
         }
     }

@@ -43,7 +43,10 @@ pub(crate) async fn idempotent(
     let key = Digest::of(format!("{}\n{key}", principal.actor().0).as_bytes()).hex();
     let (parts, body) = request.into_parts();
     let body = Limited::new(body, MAX_JSON_BYTES).collect().await.map_err(|_| {
-        ApiError::new(ErrorCode::TooLarge, format!("With an Idempotency-Key a body has at most {MAX_JSON_BYTES} bytes."))
+        ApiError::new(
+            ErrorCode::TooLarge,
+            format!("With an Idempotency-Key a body has at most {MAX_JSON_BYTES} bytes."),
+        )
     })?;
     let body = body.to_bytes();
     let mut told = format!("{} {}\n", parts.method, parts.uri).into_bytes();
@@ -71,11 +74,10 @@ pub(crate) async fn idempotent(
     }
     let response = next.run(Request::from_parts(parts, Body::from(body))).await;
     let (parts, body) = response.into_parts();
-    let is_json = parts
-        .headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|kind| kind.to_str().ok())
-        .is_none_or(|kind| kind.starts_with("application/json") || kind.starts_with("application/problem+json"));
+    let is_json =
+        parts.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).is_none_or(|kind| {
+            kind.starts_with("application/json") || kind.starts_with("application/problem+json")
+        });
     // What did not take effect may be tried again with the same key.
     if !is_json || parts.status.is_server_error() || parts.status == StatusCode::TOO_MANY_REQUESTS {
         system.forget_request(tenant, &key).await?;

@@ -94,10 +94,8 @@ impl Port {
                         return;
                     }
                 };
-                let peer = Peer {
-                    address: PeerAddress(address),
-                    certificate: peer_certificate(&app, &stream),
-                };
+                let peer =
+                    Peer { address: PeerAddress(address), certificate: peer_certificate(&app, &stream) };
                 let stream = TokioIo::new(Placed { stream, _place: place });
                 match kind {
                     Kind::Api => Box::pin(serve_api(stream, peer, router, shutdown)).await,
@@ -132,18 +130,16 @@ fn peer_certificate(app: &App, stream: &TlsStream<TcpStream>) -> PeerCertificate
     PeerCertificate(leaf.and_then(|leaf| match DeviceIdentity::from_certificate(leaf, trust_domain) {
         Ok(identity) => Some(Arc::new(identity)),
         Err(error) => {
-            tracing::debug!(error = crate::error::chain(&error), "a client certificate names no device of ours");
+            tracing::debug!(
+                error = crate::error::chain(&error),
+                "a client certificate names no device of ours"
+            );
             None
         }
     }))
 }
 
-async fn serve_api(
-    stream: TokioIo<Placed>,
-    peer: Peer,
-    router: Answerer,
-    shutdown: CancellationToken,
-) {
+async fn serve_api(stream: TokioIo<Placed>, peer: Peer, router: Answerer, shutdown: CancellationToken) {
     let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_headers(MAX_HEADERS);
     builder
@@ -168,12 +164,7 @@ async fn serve_api(
     }
 }
 
-async fn serve_device(
-    stream: TokioIo<Placed>,
-    peer: Peer,
-    router: Answerer,
-    shutdown: CancellationToken,
-) {
+async fn serve_device(stream: TokioIo<Placed>, peer: Peer, router: Answerer, shutdown: CancellationToken) {
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder
         .timer(TokioTimer::new())
@@ -203,7 +194,11 @@ struct Placed {
 }
 
 impl AsyncRead for Placed {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }

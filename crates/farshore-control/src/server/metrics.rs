@@ -42,9 +42,13 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 impl Metrics {
     pub(super) fn answered(&self, method: &Method, route: &'static str, status: StatusCode, took: Duration) {
         let method = match *method {
-            Method::GET | Method::HEAD | Method::POST | Method::PUT | Method::PATCH | Method::DELETE | Method::OPTIONS => {
-                method.as_str()
-            }
+            Method::GET
+            | Method::HEAD
+            | Method::POST
+            | Method::PUT
+            | Method::PATCH
+            | Method::DELETE
+            | Method::OPTIONS => method.as_str(),
             _ => "other",
         };
         let seconds = took.as_secs_f64();
@@ -91,7 +95,11 @@ impl Metrics {
         }
         for (name, help, counts) in [
             ("farshore_tls_handshakes_failed_total", "TLS handshakes that failed.", &self.handshakes_failed),
-            ("farshore_connections_shed_total", "Connections refused because the port was full.", &self.connections_shed),
+            (
+                "farshore_connections_shed_total",
+                "Connections refused because the port was full.",
+                &self.connections_shed,
+            ),
         ] {
             head(&mut out, name, "counter", help);
             for (port, count) in locked(counts).iter() {

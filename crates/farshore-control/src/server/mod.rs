@@ -127,7 +127,8 @@ impl Server {
             .map_err(|error| StartError::Folder(folder.join("artifacts"), error))?;
         let api_listener = bind(settings.listen.api).await?;
         let device_listener = bind(settings.listen.device).await?;
-        let local = |listener: &TcpListener, asked| listener.local_addr().map_err(|e| StartError::Listen(asked, e));
+        let local =
+            |listener: &TcpListener, asked| listener.local_addr().map_err(|e| StartError::Listen(asked, e));
         let addresses = Addresses::new(
             &settings.listen,
             local(&api_listener, settings.listen.api)?,
@@ -232,7 +233,10 @@ pub fn api_routes() -> Vec<Route> {
 /// The rows of the device port.
 #[must_use]
 pub fn device_port_routes() -> Vec<Route> {
-    [claims::device_port_routes(), crate::channel::routes()].into_iter().flatten().collect()
+    [claims::device_port_routes(), artifacts::device_port_routes(), crate::channel::routes()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 impl Running {
@@ -255,7 +259,11 @@ fn make_private_folder(folder: &Path) -> std::io::Result<()> {
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
     let listen = || {
-        let socket = if address.is_ipv4() { tokio::net::TcpSocket::new_v4()? } else { tokio::net::TcpSocket::new_v6()? };
+        let socket = if address.is_ipv4() {
+            tokio::net::TcpSocket::new_v4()?
+        } else {
+            tokio::net::TcpSocket::new_v6()?
+        };
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         // A storm of reconnecting devices waits here while handshakes take their turn.

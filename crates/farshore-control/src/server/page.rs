@@ -36,7 +36,8 @@ pub(super) async fn page(method: Method, uri: Uri) -> Response {
     let found = if path.is_empty() { None } else { Built::get(path).map(|file| (path, file)) };
     if let Some((path, file)) = found {
         // Files under assets/ have their content's hash in their name.
-        let cache = if path.starts_with("assets/") { "public, max-age=31536000, immutable" } else { "no-cache" };
+        let cache =
+            if path.starts_with("assets/") { "public, max-age=31536000, immutable" } else { "no-cache" };
         return content(kind_of(path), cache, file.data.into_owned());
     }
     // A file that is not there is not the page: a browser would take HTML for a script.

@@ -3,6 +3,13 @@
 //! SQLite always; PostgreSQL too where `FARSHORE_TEST_POSTGRES` names a server (`cargo xtask test` starts one).
 
 mod access;
+mod bad_input;
+mod channel;
 mod claims;
+mod devices;
+mod events;
 mod harness;
+mod matrix;
+mod objects;
 mod server;
+mod wire;
