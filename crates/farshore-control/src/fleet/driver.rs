@@ -104,7 +104,7 @@ async fn run(app: &App) {
         for (tenant, dirty) in app.fleet().take() {
             match step(app, tenant, &dirty).await {
                 Ok(deadline) => {
-                    deadlines.insert(tenant, deadline);
+                    deadlines.insert(tenant, deadline.min(now().plus_ms(LONGEST_SLEEP_MS)));
                 }
                 Err(StoreError::Conflict(why)) => {
                     // Somebody changed a rollout at the same moment; look again.

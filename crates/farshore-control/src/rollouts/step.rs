@@ -39,6 +39,10 @@ pub async fn step(app: &App, db: &TenantDb, snapshot: &mut Snapshot, now: UnixMs
             continue;
         }
         let view = snapshot.view(&read.rollout, &presence, now);
+        // When a place that is taken elsewhere gets free, nobody reports it.
+        if let Some(free) = view.iter().filter_map(|device| device.busy_until).min() {
+            outcome.deadline = outcome.deadline.min(free);
+        }
         let mut ids = || PermitId(Uuid::now_v7());
         let decision = decide(&read.rollout, &view, now, &mut ids);
         if let Some(deadline) = decision.next.deadline(now) {
