@@ -237,11 +237,44 @@ async fn http_probe(port: u16, path: &str) -> Result<(), String> {
         biased;
         response = &mut response => response,
         // A server that answers and closes at once ends the connection in the same moment: the answer still counts.
-        ended = connection => {
-            ended.map_err(|error| crate::chain(&error))?;
-            response.await
-        }
+        _ = connection => response.await,
     };
     let status = response.map_err(|error| crate::chain(&error))?.status();
     if (200..400).contains(&status.as_u16()) { Ok(()) } else { Err(format!("it answered {status}")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// Probes a service that answers each request with `answer` and hangs up.
+    async fn probe(answer: &'static str) -> Result<(), String> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let served = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = vec![0; 1024];
+            let count = stream.read(&mut request).await.unwrap();
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            String::from_utf8_lossy(&request[..count]).into_owned()
+        });
+        let answered = http_probe(port, "/healthz").await;
+        assert!(served.await.unwrap().starts_with("GET /healthz HTTP/1.1\r\n"));
+        answered
+    }
+
+    #[tokio::test]
+    async fn a_service_that_answers_and_hangs_up_is_judged_by_its_answer() {
+        for _ in 0..50 {
+            let good = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 3\r\n\r\nok\n";
+            assert_eq!(probe(good).await, Ok(()));
+        }
+        assert_eq!(probe("HTTP/1.0 302 Found\r\nlocation: /x\r\n\r\n").await, Ok(()));
+        let bad = probe("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n").await;
+        assert_eq!(bad, Err("it answered 503 Service Unavailable".to_owned()));
+        assert!(probe("").await.is_err());
+        assert!(probe("SSH-2.0-OpenSSH_9.2\r\n").await.is_err());
+    }
 }
