@@ -131,6 +131,9 @@ const COLUMNS: &str =
      d.lifecycle, d.hardware, d.agent_version, d.capabilities, d.health, d.conformance, d.reasons, d.accepted_epoch,
      d.accepted_generation, d.reported_at, d.last_seen_at, d.certificate_expires_at, d.revoked_at, s.device AS session";
 
+/// Device, time, values by name.
+type LatestRow = (Uuid, i64, Json<BTreeMap<String, f64>>);
+
 /// A number that is never negative.
 pub(crate) fn count(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(0)
@@ -226,7 +229,7 @@ pub(crate) async fn read_devices(
     let sql = sqlx::AssertSqlSafe(format!(
         "SELECT device, at, latest FROM metric_latest WHERE tenant = $1 AND device IN ({list}) AND stream = 'host'"
     ));
-    let latest: Vec<(Uuid, i64, Json<BTreeMap<String, f64>>)> =
+    let latest: Vec<LatestRow> =
         on!(tx, c => bind_all!(sqlx::query_as(sql).persistent(keep), arguments).fetch_all(c).await)?;
     for (device, at, values) in latest {
         if let Some(row) = devices.get_mut(&device) {

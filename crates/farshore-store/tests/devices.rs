@@ -1,4 +1,5 @@
 //! Devices, presence, measurements, events and operations behave the same on both engines.
+#![expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
 
 use std::collections::{BTreeMap, BTreeSet};
 

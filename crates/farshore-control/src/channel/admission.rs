@@ -82,6 +82,11 @@ impl Admission {
         Self { bucket: Mutex::new(TokenBucket::new(per_second, burst)) }
     }
 
+    /// Begins anew with another rate and a full bucket.
+    pub fn limit(&self, per_second: f64, burst: f64) {
+        *self.bucket.lock().unwrap_or_else(PoisonError::into_inner) = TokenBucket::new(per_second, burst);
+    }
+
     /// Lets a connection in, or says after how many seconds to try again: spread, so that those shed don't come back together.
     pub fn admit(&self, now: UnixMs) -> Result<(), u32> {
         let admitted = self.bucket.lock().unwrap_or_else(PoisonError::into_inner).take(now);

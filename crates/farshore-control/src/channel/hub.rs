@@ -288,6 +288,11 @@ impl Hub {
         self.changed.subscribe()
     }
 
+    /// Changes how many new channels a second are let in, and how many at once.
+    pub fn limit_admission(&self, per_second: f64, burst: f64) {
+        self.admission.limit(per_second, burst);
+    }
+
     /// Whether a protocol error of this device should make an event now; at most one in ten minutes does.
     pub(crate) fn may_tell_trouble(&self, key: Key, now: UnixMs) -> bool {
         let mut troubled = self.troubled.lock().unwrap_or_else(PoisonError::into_inner);

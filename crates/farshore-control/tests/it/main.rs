@@ -1,6 +1,11 @@
 //! The control plane over real TLS, on both engines. A file for each noun, as the routes have them.
 //!
 //! SQLite always; PostgreSQL too where `FARSHORE_TEST_POSTGRES` names a server (`cargo xtask test` starts one).
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test stops where something is not as it should be"
+)]
 
 mod access;
 mod bad_input;
