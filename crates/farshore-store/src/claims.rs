@@ -17,7 +17,8 @@ use serde_json::json;
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use crate::access::{Actor, SecretHash, SystemDb, TenantDb, stored_name};
+use crate::access::{SecretHash, SystemDb, TenantDb, stored_name};
+pub use crate::admissions::{DeviceRef, DeviceStanding};
 use crate::claim_tokens::ClaimTokenRow;
 use crate::db::{Tx, affected};
 use crate::error::{StoreError, StoreResult};
@@ -117,37 +118,6 @@ pub enum RenewalRefusal {
     BadKey,
 }
 
-/// What the device port must know of a device before it talks to it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeviceStanding {
-    pub name: Name,
-    pub lifecycle: Lifecycle,
-    pub revoked: bool,
-}
-
-impl DeviceStanding {
-    /// Whether it may use the device port.
-    #[must_use]
-    pub const fn is_welcome(&self) -> bool {
-        !self.revoked
-            && matches!(
-                self.lifecycle,
-                Lifecycle::Claimed
-                    | Lifecycle::Cordoned
-                    | Lifecycle::Draining
-                    | Lifecycle::Drained
-                    | Lifecycle::Decommissioning
-            )
-    }
-}
-
-/// A device that somebody approved, rejected or revoked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeviceRef {
-    pub uid: DeviceId,
-    pub name: Name,
-}
-
 /// Labels that claim rules look at: the token's, and what the device says of its hardware under `hardware/`.
 #[must_use]
 pub fn rule_labels(token: &Labels, hardware: &Hardware) -> Labels {
@@ -220,26 +190,6 @@ impl SystemDb {
         };
         let db = self.tenant(TenantId(tenant));
         db.claim(ClaimTokenId(token), stored_name(tenant_name)?, attempt, issue, now).await
-    }
-
-    /// What is known of a device; `None` when there is none.
-    pub async fn device_standing(
-        &self,
-        tenant: TenantId,
-        device: DeviceId,
-    ) -> StoreResult<Option<DeviceStanding>> {
-        let mut tx = self.tenant(tenant).read().await?;
-        let row: Option<(String, String, Option<i64>)> = on!(&mut tx, c => sqlx::query_as(
-            "SELECT name, lifecycle, revoked_at FROM devices WHERE tenant = $1 AND uid = $2")
-            .bind(tenant.0).bind(device.0).fetch_optional(c).await)?;
-        row.map(|(name, lifecycle, revoked_at)| {
-            Ok(DeviceStanding {
-                name: stored_name(name)?,
-                lifecycle: Lifecycle::from_word(&lifecycle),
-                revoked: revoked_at.is_some(),
-            })
-        })
-        .transpose()
     }
 
     /// Issues a device's next certificate. The key may change, when the connection proved the current one; a retry after a lost answer, with the
@@ -479,102 +429,6 @@ impl TenantDb {
         }
         Err(StoreError::Conflict(format!("No free name was found for a device called {base:?}.")))
     }
-
-    /// Lets a pending device in, with the event; it gets its certificate when it asks next.
-    pub async fn approve_device(
-        &self,
-        device: DeviceId,
-        comment: &str,
-        now: UnixMs,
-    ) -> StoreResult<DeviceRef> {
-        let mut tx = self.begin().await?;
-        let changed = on!(&mut tx, c => sqlx::query(
-            "UPDATE devices SET lifecycle = $3, resource_version = resource_version + 1
-             WHERE tenant = $1 AND uid = $2 AND lifecycle = $4 AND revoked_at IS NULL")
-            .bind(self.tenant.0).bind(device.0).bind(Lifecycle::Claimed.word()).bind(Lifecycle::Pending.word())
-            .execute(c).await.map(affected))?;
-        let name = self.device_name(&mut tx, device).await?;
-        if changed == 0 {
-            return Err(StoreError::Conflict(format!("{name} does not wait for an approval.")));
-        }
-        let Actor(actor) = &self.actor;
-        let event = self.event(
-            "device.claimed",
-            ("Device", device.0, name.as_str()),
-            format!("device {name} was approved by {actor}"),
-            json!({"approved": true, "comment": comment}),
-            now,
-        );
-        events::append(&mut tx, self.tenant, &event).await?;
-        tx.commit().await?;
-        Ok(DeviceRef { uid: device, name })
-    }
-
-    /// Turns a pending device away for good: its key can't be claimed again. With the event.
-    pub async fn reject_device(
-        &self,
-        device: DeviceId,
-        comment: &str,
-        now: UnixMs,
-    ) -> StoreResult<DeviceRef> {
-        self.put_out(device, Some(Lifecycle::Pending), "device.rejected", "rejected", comment, now).await
-    }
-
-    /// Revokes a device, with the event: no new certificate, no claim by its key, nothing on the device port. The caller ends its live channel.
-    pub async fn revoke_device(
-        &self,
-        device: DeviceId,
-        comment: &str,
-        now: UnixMs,
-    ) -> StoreResult<DeviceRef> {
-        self.put_out(device, None, "device.revoked", "revoked", comment, now).await
-    }
-
-    async fn put_out(
-        &self,
-        device: DeviceId,
-        only: Option<Lifecycle>,
-        kind: &str,
-        word: &str,
-        comment: &str,
-        now: UnixMs,
-    ) -> StoreResult<DeviceRef> {
-        let mut tx = self.begin().await?;
-        let changed = on!(&mut tx, c => sqlx::query(
-            "UPDATE devices SET lifecycle = $3, revoked_at = $4, resource_version = resource_version + 1
-             WHERE tenant = $1 AND uid = $2 AND revoked_at IS NULL AND ($5 = '' OR lifecycle = $5)")
-            .bind(self.tenant.0).bind(device.0).bind(Lifecycle::Decommissioned.word()).bind(now.0)
-            .bind(only.map_or("", Lifecycle::word)).execute(c).await.map(affected))?;
-        let name = self.device_name(&mut tx, device).await?;
-        if changed == 0 {
-            let text = match only {
-                Some(_) => format!("{name} does not wait for an approval."),
-                None => format!("{name} was revoked before."),
-            };
-            return Err(StoreError::Conflict(text));
-        }
-        on!(&mut tx, c => sqlx::query(
-            "INSERT INTO revoked_keys (tenant, public_key, device, revoked_at)
-             SELECT tenant, public_key, uid, $3 FROM devices WHERE tenant = $1 AND uid = $2
-             ON CONFLICT DO NOTHING")
-            .bind(self.tenant.0).bind(device.0).bind(now.0).execute(c).await.map(affected))?;
-        let event = self.event(
-            kind,
-            ("Device", device.0, name.as_str()),
-            format!("device {name} was {word}"),
-            json!({"comment": comment}),
-            now,
-        );
-        events::append(&mut tx, self.tenant, &event).await?;
-        tx.commit().await?;
-        Ok(DeviceRef { uid: device, name })
-    }
-
-    async fn device_name(&self, tx: &mut Tx, device: DeviceId) -> StoreResult<Name> {
-        let row: Option<(String,)> = on!(tx, c => sqlx::query_as("SELECT name FROM devices WHERE tenant = $1 AND uid = $2")
-            .bind(self.tenant.0).bind(device.0).fetch_optional(c).await)?;
-        stored_name(row.ok_or(StoreError::NotFound("device"))?.0)
-    }
 }
 
 fn refuses(token: &ClaimTokenRow, known: bool, now: UnixMs) -> Option<ClaimRefusal> {
@@ -605,7 +459,7 @@ mod tests {
         check("localhost.localdomain", "device");
         check("--__--", "device");
         check("ünïcode", "n-code");
-        check(&"a-".repeat(100), &"a-".repeat(24).trim_end_matches('-').to_owned());
+        check(&"a-".repeat(100), "a-".repeat(24).trim_end_matches('-'));
         check("../../etc/passwd", "device");
     }
 

@@ -11,6 +11,7 @@
 //! in each reference, the row-security policy, a test in `tests/`.
 
 pub mod access;
+pub mod admissions;
 pub mod artifacts;
 pub mod authorities;
 pub mod channel;

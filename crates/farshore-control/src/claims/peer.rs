@@ -49,8 +49,11 @@ pub struct RenewingPeer {
 /// Where devices stand, remembered for two seconds.
 #[derive(Debug, Default)]
 pub struct Standings {
-    known: Mutex<HashMap<(TenantId, DeviceId), (UnixMs, Option<DeviceStanding>)>>,
+    known: Mutex<HashMap<(TenantId, DeviceId), Remembered>>,
 }
+
+/// What was found, and when; `None`: there is no such device.
+type Remembered = (UnixMs, Option<DeviceStanding>);
 
 impl Standings {
     /// Something about this device was decided: look again.

@@ -11,7 +11,6 @@
 //!     .await;
 //! }
 //! ```
-#![allow(dead_code, reason = "each file of this binary uses a part of it")]
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -65,7 +64,7 @@ pub(crate) async fn each_engine_with(change: impl Fn(&mut Settings), test: impl 
     for database in TestDatabase::each().await {
         eprintln!("engine: {}", database.engine);
         let fleet = Fleet::start(database, &change).await;
-        test(&fleet).await;
+        Box::pin(test(&fleet)).await;
         fleet.stop().await;
     }
 }

@@ -12,12 +12,15 @@ use serde_json::{Value, json};
 use crate::harness::{Answer, Client, Credentials, Fleet, TestDevice, each_engine, secret_of};
 use crate::objects::Publisher;
 
+/// A body with this name in it.
+type MakeBody = Box<dyn Fn(&str) -> Value + Send + Sync>;
+
 /// A request that a row should answer; `foreign` is the same for another tenant's object.
 pub(crate) struct Example {
     pub(crate) path: String,
     pub(crate) foreign: Option<String>,
     /// Made anew for each call, because names are taken after the first.
-    pub(crate) body: Option<Box<dyn Fn(&str) -> Value + Send + Sync>>,
+    pub(crate) body: Option<MakeBody>,
     raw: Option<&'static [u8]>,
     /// What somebody who may gets the first time.
     ok: &'static [u16],
@@ -128,13 +131,11 @@ fn specs() -> [(&'static str, Spec); 5] {
     ]
 }
 
-fn named(
-    spec: impl Fn(&str) -> Value + Send + Sync + 'static,
-) -> Option<Box<dyn Fn(&str) -> Value + Send + Sync>> {
+fn named(spec: impl Fn(&str) -> Value + Send + Sync + 'static) -> Option<MakeBody> {
     Some(Box::new(move |name| json!({"metadata": {"name": name}, "spec": spec(name)})))
 }
 
-fn fixed(body: Value) -> Option<Box<dyn Fn(&str) -> Value + Send + Sync>> {
+fn fixed(body: Value) -> Option<MakeBody> {
     Some(Box::new(move |_| body.clone()))
 }
 
