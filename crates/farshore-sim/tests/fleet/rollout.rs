@@ -22,10 +22,6 @@ async fn finished(plane: &Plane, rollout: &str) -> Value {
     eventually(&format!("the end of rollout {rollout}"), || async {
         let rollout = plane.get(&format!("/api/rollouts/{rollout}")).await;
         let summary = rollout["status"]["summary"].clone();
-        if std::env::var_os("SIM_DEBUG").is_some() {
-            let devices = plane.get("/api/devices?limit=3&sort=-lastSeen").await;
-            eprintln!("{} {} counts {} why {}\n   {}", summary["phase"], summary["wave"], summary["counts"], summary["reasons"], devices["items"]);
-        }
         (!summary["finishedAt"].is_null()).then_some(summary)
     })
     .await
