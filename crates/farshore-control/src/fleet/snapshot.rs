@@ -143,9 +143,17 @@ impl Snapshot {
     /// Devices that are down on purpose because of something else: a permit of the assignment driver, or of another rollout,
     /// that the device has neither used nor given up on.
     fn busy_until(&self, rollout: &Rollout, app: &Name, now: UnixMs) -> BTreeMap<DeviceId, UnixMs> {
+        // A device has one permit for an app at a time. It does not report an earlier release it has moved on from, so its latest
+        // permit is the one that counts; where that is the rollout's own, the rollout counts it.
+        let mut latest = BTreeMap::new();
+        for permit in self.permits.iter().filter(|p| p.app == *app) {
+            let at: &mut UnixMs = latest.entry(permit.device).or_insert(permit.issued_at);
+            *at = (*at).max(permit.issued_at);
+        }
         let mut busy = BTreeMap::new();
         for permit in self.permits.iter().filter(|p| p.rollout != Some(rollout.id()) && p.app == *app) {
-            if permit.expires_at > now && !self.is_settled(permit) {
+            let overtaken = latest.get(&permit.device).is_some_and(|at| *at > permit.issued_at);
+            if permit.expires_at > now && !overtaken && !self.is_settled(permit) {
                 let until: &mut UnixMs = busy.entry(permit.device).or_insert(permit.expires_at);
                 *until = (*until).max(permit.expires_at);
             }
