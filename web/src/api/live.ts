@@ -48,11 +48,17 @@ function connect(tenant: string, listener: (message: HubMessage) => void): () =>
       })
       worker.port.onmessage = (message: MessageEvent<HubMessage>) => listener(message.data)
       worker.port.postMessage({ listen: tenant })
+      // A worker whose program does not load says so here, and only here.
+      let own: (() => void) | undefined
+      worker.addEventListener('error', () => {
+        own ??= new Hub().listen(tenant, listener)
+      })
       const bye = (): void => worker.port.postMessage({ bye: true })
       addEventListener('pagehide', bye)
       return () => {
         removeEventListener('pagehide', bye)
         bye()
+        own?.()
       }
     } catch {
       // Some private modes forbid shared workers: a stream of this tab's own does the same.

@@ -17,7 +17,12 @@ export interface Series {
 export interface Mark {
   at: number
   color: string
+  /** Where two lie on each other, the one of more weight is seen. */
+  weight: number
 }
+
+/** Pixels. */
+const MARK_GAP = 7
 
 interface Props {
   label: string
@@ -73,7 +78,7 @@ export function Chart({ label, at, from, to, series, marks, format, atLeast, syn
         },
         axes: [
           { ...axis, grid: { show: false }, size: 22, gap: 4, space: 70, values: timeLabels },
-          { ...axis, ...(binary ? { incrs: POWERS } : {}), size: 56, gap: 6, space: 28, values: (_, splits) => splits.map((v) => latest.current.format(v)) },
+          { ...axis, ...(binary ? { incrs: POWERS } : {}), size: 64, gap: 6, space: 28, values: (_, splits) => splits.map((v) => latest.current.format(v)) },
         ],
         series: [
           {},
@@ -93,8 +98,15 @@ export function Chart({ label, at, from, to, series, marks, format, atLeast, syn
               const { ctx, bbox } = u
               ctx.save()
               ctx.lineWidth = devicePixelRatio
+              const { from: left, to: right } = latest.current
+              const places = new Map<number, Mark>()
               for (const mark of latest.current.marks) {
-                if (mark.at < latest.current.from || mark.at > latest.current.to) continue
+                if (mark.at < left || mark.at > right) continue
+                // Marks that would lie on each other are one; the graver of them is seen.
+                const place = Math.round(u.valToPos(mark.at / 1000, 'x') / MARK_GAP)
+                if (mark.weight > (places.get(place)?.weight ?? -1)) places.set(place, mark)
+              }
+              for (const mark of places.values()) {
                 const x = Math.round(u.valToPos(mark.at / 1000, 'x', true))
                 ctx.strokeStyle = css(mark.color)
                 ctx.fillStyle = css(mark.color)

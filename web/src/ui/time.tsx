@@ -37,6 +37,10 @@ const dayFormat = new Intl.DateTimeFormat(undefined, { month: 'short', day: 'num
 
 export const exact = (at: number): string => exactFormat.format(at)
 
+const secondsFormat = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', second: '2-digit', hourCycle: 'h23' })
+/** `14:03:20` */
+export const clockSeconds = (at: number): string => secondsFormat.format(at)
+
 /** `14:03`, or `Nov 19 14:03` when that is another day. */
 export function clock(at: number, now: number = Date.now()): string {
   const same = new Date(at).toDateString() === new Date(now).toDateString()

@@ -11,7 +11,7 @@ import { bytes, percent } from '~/ui/number'
 import { Failure } from '~/ui/panel'
 import { clock } from '~/ui/time'
 
-import { eventColor } from './events'
+import { eventMark } from './events'
 import { useMeasurements, type Figures, type Metric } from './measure'
 
 interface Line {
@@ -96,7 +96,7 @@ export function Charts({ device, range, events }: Props) {
   const measured = useMeasurements(device.metadata.uid, range, device.status.lifecycle !== 'pending')
   const { figures, from, to } = measured
   const [cursor, setCursor] = useState<number | null>(null)
-  const marks: Mark[] = useMemo(() => events.map((e) => ({ at: e.at, color: eventColor(e.type) })), [events])
+  const marks: Mark[] = useMemo(() => events.map((e) => ({ at: e.at, ...eventMark(e.type) })), [events])
   const series = useMemo(
     () =>
       GRAPHS.map((graph) =>

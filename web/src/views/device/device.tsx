@@ -18,6 +18,7 @@ import { bytes, plural } from '~/ui/number'
 import { Empty, Failure, Loading, Page, Section, StaleNote } from '~/ui/panel'
 import { DIMENSIONS } from '~/ui/state'
 import { Time, useNow } from '~/ui/time'
+import { Why } from '~/ui/why'
 import { toYaml } from '~/ui/yaml'
 
 import { ActionDialog, DEVICE_ACTIONS, type DeviceAction } from '../devices/bulk'
@@ -192,15 +193,9 @@ function Header({ device }: { device: Device }) {
             <State key={dimension} of={dimension} word={status[dimension]} reasons={status.reasons} focusable />
           ))}
         </div>
-        <ul className="mt-2 flex flex-col gap-0.5">
-          {status.reasons.map((reason) => (
-            <li key={`${reason.code}${reason.since}`}>
-              <span className="text-muted">why: </span>
-              <span className="[overflow-wrap:anywhere]">{reason.message}</span> <Time at={reason.since} className="text-sm text-muted" />
-            </li>
-          ))}
-          {status.reasons.length === 0 && <li className="text-muted">Nothing stands out.</li>}
-        </ul>
+        <div className="mt-2">
+          {status.reasons.length === 0 ? <p className="text-muted">Nothing stands out.</p> : <Why reasons={status.reasons} />}
+        </div>
         <div className="mt-2">
           <LabelList labels={metadata.labels} />
         </div>

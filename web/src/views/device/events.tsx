@@ -16,7 +16,13 @@ export function eventLook(type: string): { shape: Shape; tone: Tone } {
 }
 
 const COLORS: Record<Tone, string> = { ok: '--ok', bad: '--bad', warn: '--warn', info: '--accent', quiet: '--muted' }
-export const eventColor = (type: string): string => COLORS[eventLook(type).tone]
+const WEIGHTS: Record<Tone, number> = { bad: 4, warn: 3, ok: 2, info: 1, quiet: 0 }
+
+/** How an event is marked on a chart. */
+export function eventMark(type: string): { color: string; weight: number } {
+  const { tone } = eventLook(type)
+  return { color: COLORS[tone], weight: WEIGHTS[tone] }
+}
 
 function Subject({ subject }: { subject: FleetEvent['subject'] }) {
   if (subject.kind === 'Device') {

@@ -76,7 +76,7 @@ export const COLUMNS: ColumnDef<Device>[] = [
   column.display({
     id: 'apps',
     header: 'Apps',
-    meta: { track: 'minmax(118px, 1fr)' },
+    meta: { track: 'minmax(134px, 1.1fr)' },
     cell: ({ row }) => {
       const [first, ...others] = row.original.status.apps
       if (!first) return <span className="text-muted">none</span>
@@ -103,7 +103,7 @@ export const COLUMNS: ColumnDef<Device>[] = [
   column.display({
     id: 'labels',
     header: 'Labels',
-    meta: { track: 'minmax(80px, 1.1fr)' },
+    meta: { track: 'minmax(64px, 1fr)' },
     cell: ({ row }) => {
       const text = Object.entries(row.original.metadata.labels ?? {}).map(([k, v]) => `${k}=${v}`)
       return (

@@ -18,7 +18,7 @@ import { AddDevice } from './add-device'
 import { Attention, useAttention } from './attention'
 import { Density } from './density'
 
-const EVENTS = 8
+const EVENTS = 12
 
 export function Home() {
   const { add } = useSearch({ from: '/shell/' })
@@ -105,6 +105,15 @@ export function Home() {
                 <RolloutRows rollouts={open} />
               )}
             </Section>
+            <Section title="Fleet by location" flush>
+              {summary.data ? (
+                <Density locations={summary.data.byLocation} />
+              ) : (
+                <div className="p-4">
+                  <Loading what="the fleet" lines={6} />
+                </div>
+              )}
+            </Section>
             </div>
               <Section
                 title="Recent events"
@@ -125,15 +134,6 @@ export function Home() {
                 )}
               </Section>
             </div>
-            <Section title="Fleet by location" flush>
-              {summary.data ? (
-                <Density locations={summary.data.byLocation} />
-              ) : (
-                <div className="p-4">
-                  <Loading what="the fleet" lines={6} />
-                </div>
-              )}
-            </Section>
           </>
         )
       )}

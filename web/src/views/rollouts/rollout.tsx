@@ -10,6 +10,7 @@ import { Mark } from '~/ui/mark'
 import { percent, plural } from '~/ui/number'
 import { Empty, Failure, Loading, Page, Section, StaleNote } from '~/ui/panel'
 import { Time } from '~/ui/time'
+import { Why } from '~/ui/why'
 import { toYaml } from '~/ui/yaml'
 
 import { eventLook } from '../device/events'
@@ -107,12 +108,7 @@ function Head({ rollout }: { rollout: Rollout }) {
           )}
         </span>
       </p>
-      {s.reasons.map((reason) => (
-        <p key={`${reason.code}${reason.since}`} className="[overflow-wrap:anywhere]">
-          <span className="text-muted">why: </span>
-          {reason.message} <Time at={reason.since} className="text-sm text-muted" />
-        </p>
-      ))}
+      <Why reasons={s.reasons} />
       {s.deadline !== undefined && !isFinal(s.phase) && (
         <p className="text-sm text-muted">
           Decides by itself at the latest <Time at={s.deadline} />.

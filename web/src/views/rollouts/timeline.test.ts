@@ -43,3 +43,17 @@ it('never divides by nothing when it has only just been made', () => {
   expect(drawn.bars.every((b) => Number.isFinite(b.left) && Number.isFinite(b.width))).toBe(true)
   expect(drawn.ticks.length).toBeLessThan(10)
 })
+
+it('shows the way back from the halt to the end, with seconds where it was that short', () => {
+  const drawn = timeline(
+    summary({
+      phase: 'failed', startedAt: 0, finishedAt: 20_000, counts: { ...counts, rolledBack: 3 },
+      waves: [wave(1, { state: 'halted', startedAt: 0, finishedAt: 8000 }), wave(2, {})],
+    }),
+    90 * MIN,
+  )
+  expect(drawn.wayBack?.left).toBeCloseTo(0.4)
+  expect(drawn.wayBack?.width).toBeCloseTo(0.6)
+  expect(drawn.seconds).toBe(true)
+  expect(drawn.ticks.length).toBeGreaterThan(1)
+})

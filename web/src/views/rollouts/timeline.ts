@@ -17,11 +17,27 @@ export interface Timeline {
   now: number | undefined
   bars: Bar[]
   ticks: { at: number; left: number }[]
+  /** Close together: ticks need their seconds. */
+  seconds: boolean
+  /** From the halt until everyone who can be reached has the old release again. */
+  wayBack: { left: number; width: number } | undefined
 }
 
 const MINUTE = 60_000
-const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 240, 360, 720, 1440, 2880, 10_080].map((m) => m * MINUTE)
+const SECOND = 1000
+const STEPS = [
+  ...[5, 10, 15, 30].map((s) => s * SECOND),
+  ...[1, 2, 5, 10, 15, 30, 60, 120, 240, 360, 720, 1440, 2880, 10_080].map((m) => m * MINUTE),
+]
 const MOST_TICKS = 6
+
+/** When the way back began; undefined: it goes forward, or ended without one. */
+function backFrom(summary: RolloutSummary): number | undefined {
+  const { rollingBack, rolledBack } = summary.counts
+  if (summary.phase !== 'rolling-back' && rollingBack + rolledBack === 0) return undefined
+  const halted = summary.waves.find((w) => w.state === 'halted')
+  return halted?.finishedAt ?? (summary.phase === 'rolling-back' ? summary.phaseSince : undefined)
+}
 
 export function timeline(summary: RolloutSummary, now: number): Timeline {
   const over = summary.finishedAt !== undefined
@@ -39,19 +55,23 @@ export function timeline(summary: RolloutSummary, now: number): Timeline {
       spans.push({ number: wave.number, from: wave.startedAt, to: Math.max(end, wave.startedAt), estimate: false })
       at = Math.max(at, end)
     } else if (!over) {
-      const length = Math.max(usual ?? 0, wave.soakSeconds * 1000, MINUTE)
+      const length = Math.max(usual ?? 0, wave.soakSeconds * SECOND, 10 * SECOND)
       spans.push({ number: wave.number, from: at, to: at + length, estimate: true })
       at += length
     }
   }
-  const to = Math.max(over ? (summary.finishedAt ?? now) : now, ...spans.map((s) => s.to), from + MINUTE)
+  const to = Math.max(over ? (summary.finishedAt ?? now) : now, ...spans.map((s) => s.to), from + 10 * SECOND)
   const share = (time: number): number => (time - from) / (to - from)
   const step = STEPS.find((s) => (to - from) / s <= MOST_TICKS) ?? STEPS.at(-1) ?? MINUTE
   const ticks: Timeline['ticks'] = []
   for (let tick = Math.ceil(from / step) * step; tick <= to; tick += step) ticks.push({ at: tick, left: share(tick) })
+  const back = backFrom(summary)
+  const backTo = summary.finishedAt ?? now
   return {
     from,
     to,
+    seconds: step < MINUTE,
+    wayBack: back === undefined || backTo <= back ? undefined : { left: share(back), width: share(backTo) - share(back) },
     now: now >= from && now <= to && !over ? share(now) : undefined,
     bars: spans.map((s) => ({ number: s.number, left: share(s.from), width: share(s.to) - share(s.from), estimate: s.estimate })),
     ticks,

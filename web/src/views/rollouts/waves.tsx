@@ -1,9 +1,9 @@
 /** The waves of a rollout on a time axis: bar = how long, fill = how its devices do. */
 import type { RolloutSummary, WaveSummary } from '~/api/types'
 import { Mark } from '~/ui/mark'
-import { plural, percent } from '~/ui/number'
+import { count, plural, percent } from '~/ui/number'
 import { Section } from '~/ui/panel'
-import { clock, duration, Time, useNow } from '~/ui/time'
+import { clock, clockSeconds, duration, Time, useNow } from '~/ui/time'
 
 import { CountsBar, countsText } from './counts-bar'
 import { WAVES } from './look'
@@ -27,7 +27,7 @@ export function Waves({ summary }: { summary: RolloutSummary }) {
         <div className="relative h-5 text-xs text-muted" aria-hidden="true">
           {drawn.ticks.map((tick) => (
             <span key={tick.at} className="absolute -translate-x-1/2 whitespace-nowrap" style={{ left: `${Math.min(97, Math.max(3, tick.left * 100))}%` }}>
-              {clock(tick.at, now)}
+              {drawn.seconds ? clockSeconds(tick.at) : clock(tick.at, now)}
             </span>
           ))}
         </div>
@@ -71,6 +71,31 @@ export function Waves({ summary }: { summary: RolloutSummary }) {
             </div>
           )
         })}
+        {drawn.wayBack && (
+          <div className="col-span-full grid grid-cols-subgrid items-center border-t border-line py-2">
+            <div>
+              <p className="font-medium">Way back</p>
+              <p className="text-sm text-muted">to {summary.from?.version ?? 'nothing'}</p>
+            </div>
+            <div className="relative h-9 min-w-0">
+              {drawn.ticks.map((tick) => (
+                <span key={tick.at} aria-hidden="true" className="absolute inset-y-0 border-l border-line" style={{ left: `${tick.left * 100}%` }} />
+              ))}
+              <span
+                aria-hidden="true"
+                className="absolute top-1/2 h-5 -translate-y-1/2 rounded-sm border border-muted"
+                style={{
+                  left: `${drawn.wayBack.left * 100}%`,
+                  width: `max(6px, ${drawn.wayBack.width * 100}%)`,
+                  background: 'repeating-linear-gradient(45deg, var(--muted) 0 1px, transparent 1px 5px)',
+                }}
+              />
+            </div>
+            <p className="text-sm max-lg:col-span-full">
+              {plural(summary.counts.rolledBack, 'device')} back, {count(summary.counts.rollingBack)} on the way
+            </p>
+          </div>
+        )}
       </div>
     </Section>
   )
