@@ -3,9 +3,11 @@
 pub(crate) mod cell;
 pub(crate) mod time;
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
+use std::sync::{Mutex, PoisonError};
 
-use comfy_table::{ContentArrangement, Table};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, Width};
 use serde_json::Value;
 
 use crate::exit::Exit;
@@ -55,12 +57,14 @@ pub(crate) struct OutputArguments {
 }
 
 /// Where output goes and how.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct Output {
     pub(crate) format: Format,
     headers: bool,
     look: Look,
     stderr_terminal: bool,
+    /// How wide the columns of the last table of a kind were: rows that follow while watching stand below them.
+    widths: Mutex<BTreeMap<&'static str, Vec<u16>>>,
 }
 
 impl Output {
@@ -74,6 +78,7 @@ impl Output {
             headers: !arguments.no_headers,
             look: Look { marks: terminal, colour: terminal && !plain },
             stderr_terminal: stderr_terminal && !plain,
+            widths: Mutex::default(),
         }
     }
 
@@ -144,7 +149,12 @@ impl Output {
         let rows = items
             .iter()
             .map(|item| columns.iter().map(|column| (column.cell)(item, now).render(self.look)).collect());
-        self.rows(titles, rows)
+        let mut widths = self.widths.lock().unwrap_or_else(PoisonError::into_inner);
+        let widths = widths.entry(kind.kind).or_default();
+        if headers {
+            widths.clear();
+        }
+        self.build(titles, rows, widths)
     }
 
     /// A table of ready texts.
@@ -152,6 +162,16 @@ impl Output {
         &self,
         titles: Option<Vec<String>>,
         rows: impl IntoIterator<Item = Vec<String>>,
+    ) -> String {
+        self.build(titles, rows, &mut Vec::new())
+    }
+
+    /// The columns are at least as wide as `widths`, which become what they are now.
+    fn build(
+        &self,
+        titles: Option<Vec<String>>,
+        rows: impl IntoIterator<Item = Vec<String>>,
+        widths: &mut Vec<u16>,
     ) -> String {
         let mut table = Table::new();
         table.load_preset(comfy_table::presets::NOTHING);
@@ -169,7 +189,17 @@ impl Output {
         let last = table.column_count().saturating_sub(1);
         for (index, column) in table.column_iter_mut().enumerate() {
             column.set_padding((0, if index == last { 0 } else { 3 }));
+            if let Some(width) = widths.get(index).filter(|_| index != last) {
+                column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(*width)));
+            }
         }
+        *widths = table
+            .column_max_content_widths()
+            .into_iter()
+            .map(|width| width + 3)
+            .zip(widths.iter().copied().chain(std::iter::repeat(0)))
+            .map(|(new, old)| new.max(old))
+            .collect();
         let mut text = String::new();
         for line in table.lines() {
             text.push_str(line.trim_end());

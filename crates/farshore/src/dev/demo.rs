@@ -259,21 +259,19 @@ fn pack_release(out: &Path, program: &Path, version: &str) -> Result<PathBuf> {
     pack(&folder, &out.join(format!("edge-web-{version}.tar.gz"))).map(|packed| packed.path)
 }
 
-/// The rollouts, one after the other, each told as it goes.
+/// The rollouts: the good one everywhere, then the other one, first where nothing happens.
 pub(crate) async fn rollouts(client: &Client) -> Result<()> {
     let quick = || vec![WaveSpec::percent(30).soak(1), WaveSpec::percent(100).soak(1)];
     let slow =
         || vec![WaveSpec::percent(10).soak(5), WaveSpec::percent(40).soak(5), WaveSpec::percent(100).soak(5)];
-    for (version, channel, waves) in [
-        ("1.0", "dev", quick()),
-        ("1.0", "canary", quick()),
-        ("1.0", "prod", quick()),
-        ("1.1", "canary", quick()),
-        ("1.1", "prod", slow()),
-    ] {
-        one_rollout(client, version, channel, waves).await?;
-    }
-    Ok(())
+    futures_util::future::try_join3(
+        one_rollout(client, "1.0", "dev", quick()),
+        one_rollout(client, "1.0", "canary", quick()),
+        one_rollout(client, "1.0", "prod", quick()),
+    )
+    .await?;
+    one_rollout(client, "1.1", "canary", quick()).await?;
+    one_rollout(client, "1.1", "prod", slow()).await
 }
 
 async fn one_rollout(client: &Client, text: &str, channel: &str, waves: Vec<WaveSpec>) -> Result<()> {
