@@ -24,6 +24,9 @@ use crate::{clock, file};
 /// What waits for an acknowledgement may take this many bytes of disk.
 const JOURNAL_BYTES: u64 = 64 * 1024 * 1024;
 
+/// How long `run` stays when its claim was refused.
+const REFUSED_PAUSE: std::time::Duration = std::time::Duration::from_secs(30);
+
 /// Why a role ended.
 #[derive(Debug, thiserror::Error)]
 pub enum RoleError {
@@ -135,7 +138,19 @@ pub async fn run(settings: RunSettings, mut stop: oneshot::Receiver<()>) -> Resu
         (Some(identity), _) => identity,
         (None, None) => return Err(RoleError::NotClaimed),
         (None, Some(token)) => tokio::select! {
-            claimed = state.claim(token, &settings.labels) => claimed?,
+            claimed = state.claim(token, &settings.labels) => match claimed {
+                Ok(identity) => identity,
+                Err(error) => {
+                    // Whoever starts this again at once would ask again at once.
+                    tracing::error!(error = %crate::chain(&error), "not claimed; giving up in half a minute");
+                    let pause = tokio::time::sleep(REFUSED_PAUSE);
+                    tokio::select! {
+                        () = pause => {}
+                        _ = &mut stop => {}
+                    }
+                    return Err(error);
+                }
+            },
             _ = &mut stop => return Ok(()),
         },
     };

@@ -203,9 +203,10 @@ impl Shim {
         }
         // Children of the app must not live on beside the next instance; then its output ends, too.
         self.clean(pid).await;
-        for reader in [out, err].into_iter().flatten() {
-            if timeout(Duration::from_secs(2), reader).await.is_err() {
+        for mut reader in [out, err].into_iter().flatten() {
+            if timeout(Duration::from_secs(2), &mut reader).await.is_err() {
                 tracing::debug!("somebody outside still holds the app's output");
+                reader.abort();
             }
         }
         self.pause(terminate, began).await

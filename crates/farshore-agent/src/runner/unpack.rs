@@ -94,15 +94,23 @@ fn parts(path: &Path) -> Result<Vec<&std::ffi::OsStr>, UnpackError> {
     Ok(parts)
 }
 
-/// Makes the folders above an entry, each of which must be a folder and no link.
-fn make_parents(into: &Path, parts: &[&std::ffi::OsStr], whole: &Path) -> Result<PathBuf, UnpackError> {
+/// Makes the folders above an entry, each of which must be a folder and no link. New ones are added to `made`.
+fn make_parents(
+    into: &Path,
+    parts: &[&std::ffi::OsStr],
+    whole: &Path,
+    made: &mut Vec<PathBuf>,
+) -> Result<PathBuf, UnpackError> {
     let mut folder = into.to_path_buf();
     for part in parts {
         folder.push(part);
         match fs::symlink_metadata(&folder) {
             Ok(found) if found.is_dir() => {}
             Ok(_) => return Err(evil(whole, "leads through something that is no folder")),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => make_folder(&folder)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                make_folder(&folder)?;
+                made.push(folder.clone());
+            }
             Err(source) => return Err(UnpackError::Write { path: folder, source }),
         }
     }
@@ -142,7 +150,7 @@ fn unpack_tar(archive: impl Read, into: &Path, limits: UnpackLimits) -> Result<(
             }
             return Err(evil(&path, "is the release's folder itself"));
         };
-        let folder = make_parents(into, above, &path)?;
+        let folder = make_parents(into, above, &path, &mut folders)?;
         let target = folder.join(name);
         match kind {
             EntryType::Directory => match fs::symlink_metadata(&target) {

@@ -514,6 +514,7 @@ async fn a_release_that_never_answers_or_keeps_dying_goes_back() {
     plane.desire(3, &dying, &config);
     let app = held(&dying).await;
     assert_eq!((app.reasons[0].code.as_str(), app.active_version.as_str()), ("RestartedTooOften", "1.0"));
+    assert!(device.event("app.exited").await.message.contains("exited with 1"));
     let broken = plane.signer.release("1.3", &[("bin/app", 0o755, "#!/no/such/interpreter\n")], web);
     plane.publish(&broken, Mood::Honest);
     plane.desire(4, &broken, &config);

@@ -181,6 +181,7 @@ impl Decision<'_> {
 
     fn go(&mut self) {
         self.adopt();
+        self.tell();
         if let Some(offer) = self.offer {
             self.resume(offer);
             self.take_back(offer);
@@ -231,6 +232,24 @@ impl Decision<'_> {
             None,
             format!("found version {} running", installed.version),
         );
+    }
+
+    /// Starts and ends of the app's process become events.
+    fn tell(&mut self) {
+        let Some(running) = self.observed.and_then(|observed| observed.running.as_ref()) else { return };
+        let (true, Some(active)) = (self.is_target(running), self.app.active.clone()) else { return };
+        let now = Some((running.instance, running.restarts));
+        match self.app.told {
+            Some((instance, restarts)) if instance == running.instance => {
+                if running.restarts > restarts {
+                    let exit = running.last_exit.as_deref().unwrap_or("it ended");
+                    let message = format!("{exit}; restarted for the {}. time", running.restarts);
+                    self.emit("app.exited", Some(&active), None, message);
+                }
+            }
+            _ => self.emit("app.started", Some(&active), None, format!("version {} runs", active.version)),
+        }
+        self.app.told = now;
     }
 
     fn resume(&mut self, offer: &Offer) {

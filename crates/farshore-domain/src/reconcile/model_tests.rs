@@ -238,7 +238,9 @@ impl World {
             Action::Commit { manifest, .. } => {
                 self.committed = Some(*manifest);
                 let version = version_of(index_of(*manifest));
-                if index_of(*manifest).is_multiple_of(3) && self.floor.as_ref().is_none_or(|floor| *floor < version) {
+                if index_of(*manifest).is_multiple_of(3)
+                    && self.floor.as_ref().is_none_or(|floor| *floor < version)
+                {
                     self.floor = Some(version);
                 }
                 self.given_up.clear();

@@ -159,6 +159,9 @@ pub struct AppState {
     /// Restarts of a committed release because of failing checks or failing starts.
     pub healing: Attempts,
     pub healing_good_since: Option<MonoMs>,
+    /// Instance and restarts that were last told as events.
+    #[serde(default)]
+    pub told: Option<(u64, u32)>,
     /// On the way back to `active` after a failed release.
     pub returning: bool,
     /// The highest `resumed` seen.
@@ -195,6 +198,7 @@ impl Default for AppState {
             staging: Attempts::default(),
             healing: Attempts::default(),
             healing_good_since: None,
+            told: None,
             returning: false,
             resumed: 0,
             phase: AppPhase::Absent,
