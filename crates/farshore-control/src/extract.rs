@@ -1,12 +1,14 @@
 //! Extractors that answer bad input with a problem that names the field and the fix.
 
 use axum::Json;
-use axum::body::Bytes;
+
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::header;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
+use bytes::{Bytes, BytesMut};
 use farshore_api::{ErrorCode, List, ListMetadata};
+use http_body_util::BodyExt as _;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -15,6 +17,9 @@ use crate::error::ApiError;
 
 /// At most this many bytes in a JSON body.
 pub const MAX_JSON_BYTES: usize = 1024 * 1024;
+
+/// Of a body that is too large, at most this much is read to its end.
+const MAX_THROWN_AWAY_BYTES: usize = 8 * 1024 * 1024;
 
 tokio::task_local! {
     static REQUEST_ID: String;
@@ -38,7 +43,7 @@ pub struct Body<T>(pub T);
 impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
+    async fn from_request(request: Request, _: &App) -> Result<Self, ApiError> {
         let kind = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
         let essence = kind.split(';').next().unwrap_or("").trim();
         if !(essence.eq_ignore_ascii_case("application/json") || essence.ends_with("+json")) {
@@ -47,15 +52,35 @@ impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
                 "Send the body as Content-Type: application/json.",
             ));
         }
-        let bytes = Bytes::from_request(request, app).await.map_err(|rejection| {
-            if rejection.status() == axum::http::StatusCode::PAYLOAD_TOO_LARGE {
-                ApiError::new(ErrorCode::TooLarge, format!("The body has more than {MAX_JSON_BYTES} bytes."))
-            } else {
-                ApiError::new(ErrorCode::Malformed, "The body could not be read to its end. Send it again.")
-            }
-        })?;
+        let bytes = read_body(request.into_body()).await?;
         parse_json(&bytes).map(Self)
     }
+}
+
+/// Reads a JSON body. What is too large is read on for a while and thrown away, because a client that is still sending would take a
+/// connection that closes for a broken one, and never see the answer.
+async fn read_body(mut body: axum::body::Body) -> Result<Bytes, ApiError> {
+    let mut bytes = BytesMut::new();
+    let mut thrown_away = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| {
+            ApiError::new(ErrorCode::Malformed, "The body could not be read to its end. Send it again.")
+        })?;
+        let Ok(data) = frame.into_data() else { continue };
+        if thrown_away == 0 && bytes.len() + data.len() <= MAX_JSON_BYTES {
+            bytes.extend_from_slice(&data);
+        } else {
+            thrown_away += data.len();
+            if thrown_away > MAX_THROWN_AWAY_BYTES {
+                break;
+            }
+        }
+    }
+    if thrown_away > 0 {
+        let detail = format!("The body has more than {MAX_JSON_BYTES} bytes.");
+        return Err(ApiError::new(ErrorCode::TooLarge, detail));
+    }
+    Ok(bytes.freeze())
 }
 
 /// Whether a JSON text holds `\u0000` as an escape. No text of ours has one, and PostgreSQL takes none.
