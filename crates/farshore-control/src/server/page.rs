@@ -7,7 +7,7 @@ use farshore_api::ErrorCode;
 use crate::error::ApiError;
 
 #[derive(rust_embed::RustEmbed)]
-#[folder = "$CARGO_MANIFEST_DIR/../../web/dist"]
+#[folder = "../../web/dist"]
 #[allow_missing = true]
 struct Built;
 
