@@ -2,7 +2,7 @@
 //!
 //! Two roles, each its own process. `run` has no privileges: it is claimed ([`claim`]), holds the channel, fetches artifacts, and lets the
 //! reconciler of `farshore-domain` decide ([`Agent`]). The [`runner`] carries out what it can verify itself. A virtual fleet runs [`Agent`]
-//! with an [`Executor`] of its own and a [`MemoryJournal`].
+//! with an [`Executor`] of its own, such as [`MemoryExecutor`], and a [`MemoryJournal`].
 
 mod agent;
 pub mod claim;
@@ -16,6 +16,7 @@ mod http;
 mod identity;
 mod journal;
 mod link;
+mod memory_executor;
 pub mod roles;
 pub mod runner;
 mod status;
@@ -28,6 +29,7 @@ pub use host::HostSampler;
 pub use http::{Endpoint, HttpError};
 pub use identity::{Credentials, Identity, IdentityFileError, Registration, device_key};
 pub use journal::{Batch, Change, EVENTS, Journal, JournalError, MemoryJournal, SqliteJournal};
+pub use memory_executor::{Behaviour, MemoryExecutor};
 pub use status::{AppStatus, STATUS_FILE, Status, StatusError};
 
 /// An error with its causes, in one line.

@@ -81,7 +81,7 @@ impl State {
         file::make_folder(folder, 0o711).map_err(bad)?;
         let lock = crate::runner::take_lock(&folder.join("lock")).map_err(bad)?;
         let lock = lock.ok_or_else(|| RoleError::Doubled(folder.to_path_buf()))?;
-        let journal = SqliteJournal::open(&folder.join("journal").join("journal.db"), JOURNAL_BYTES);
+        let journal = SqliteJournal::open_or_renew(&folder.join("journal").join("journal.db"), JOURNAL_BYTES);
         let journal = journal.map_err(RoleError::Journal)?;
         let floor = journal.get("floor").map_err(RoleError::Journal)?;
         let floor = floor.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or(UnixMs(0));
@@ -165,8 +165,7 @@ pub async fn run(settings: RunSettings, mut stop: oneshot::Receiver<()>) -> Resu
     let samplers = move || Box::new(HostSampler::new(&folder)) as Box<dyn crate::Sampler>;
     let State { journal, _lock, .. } = state;
     let agent = Agent::new(agent, identity, executor, journal, samplers).map_err(RoleError::Agent)?;
-    agent.run(stop).await;
-    Ok(())
+    agent.run(stop).await.map_err(RoleError::Agent)
 }
 
 /// The role `runner`, until `stop` is told or dropped. Apps go on.

@@ -348,7 +348,10 @@ impl<E: Executor, J: Journal> Agent<E, J> {
     }
 
     /// Works until `stop` is told or dropped. Apps go on when it ends.
-    pub async fn run(mut self, mut stop: oneshot::Receiver<()>) {
+    ///
+    /// # Errors
+    /// When the journal is found to be damaged: whoever starts the agent again begins a new one.
+    pub async fn run(mut self, mut stop: oneshot::Receiver<()>) -> Result<(), AgentError> {
         let renew = Arc::new(Notify::new());
         let (events, mut link) = mpsc::channel(16);
         let mut helpers = JoinSet::new();
@@ -356,7 +359,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         helpers.spawn(claim::keep_renewed(Arc::clone(&self.identity), renew));
         self.connect_executor();
         let turned = self.turn();
-        self.survive(turned);
+        self.survive(turned)?;
         loop {
             let wait = self.next_wake().since_ms(clock::mono()).max(0).unsigned_abs();
             let until = Instant::now() + Duration::from_millis(wait);
@@ -364,7 +367,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
                 _ = &mut stop => break,
                 Some(event) = link.recv() => {
                     let heard = self.hear(event);
-                    self.survive(heard);
+                    self.survive(heard)?;
                 }
                 Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => match done {
                     Ok(done) => self.take(done),
@@ -373,20 +376,26 @@ impl<E: Executor, J: Journal> Agent<E, J> {
                 () = sleep_until(until) => {}
             }
             let turned = self.turn();
-            self.survive(turned);
+            self.survive(turned)?;
         }
         if !self.samples.is_empty() {
             let sealed = self.seal();
-            self.survive(sealed);
+            self.survive(sealed)?;
         }
         tracing::info!("the agent ends; apps go on");
+        Ok(())
     }
 
     /// A full disk must not end the agent: what was not kept was not done, and is tried again.
-    fn survive(&mut self, result: Result<(), AgentError>) {
-        if let Err(error) = result {
-            tracing::error!(error = %crate::chain(&error), "something can't be kept; trying again in a while");
-            self.next_list = self.next_list.max(clock::mono().plus_ms(1_000));
+    fn survive(&mut self, result: Result<(), AgentError>) -> Result<(), AgentError> {
+        match result {
+            Err(AgentError::Journal(error)) if error.is_damage() => Err(AgentError::Journal(error)),
+            Err(error) => {
+                tracing::error!(error = %crate::chain(&error), "something can't be kept; trying again in a while");
+                self.next_list = self.next_list.max(clock::mono().plus_ms(1_000));
+                Ok(())
+            }
+            Ok(()) => Ok(()),
         }
     }
 

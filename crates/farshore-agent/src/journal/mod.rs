@@ -20,6 +20,21 @@ pub enum JournalError {
     Folder(#[source] std::io::Error),
     #[error("the journal was written by a newer version ({0})")]
     Newer(i64),
+    #[error("the journal is damaged: {0}")]
+    Damaged(String),
+}
+
+impl JournalError {
+    /// Whether what is on disk can't be used any more, so that only a new journal helps.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+        match self {
+            Self::Damaged(_) => true,
+            Self::Sqlite(error) => matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase)),
+            Self::Folder(_) | Self::Newer(_) => false,
+        }
+    }
 }
 
 /// Several changes that are kept together or not at all.
@@ -101,6 +116,26 @@ mod tests {
     fn the_journal_keeps_numbers_drops_and_renumbers_in_sqlite() {
         let folder = tempfile::tempdir().unwrap();
         check(SqliteJournal::open(&folder.path().join("journal.db"), 1_600).unwrap());
+    }
+
+    #[test]
+    fn a_damaged_file_is_moved_aside_and_a_new_one_begun() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal.db");
+        for round in 0..2 {
+            fill(&mut SqliteJournal::open(&path, 100_000).unwrap());
+            let mut bytes = std::fs::read(&path).unwrap();
+            // Once the header, once a page that only a check of the whole file finds.
+            let from = if round == 0 { 0 } else { 4096 };
+            bytes[from..from + 64].fill(0xa5);
+            std::fs::write(&path, bytes).unwrap();
+            assert!(SqliteJournal::open(&path, 100_000).unwrap_err().is_damage());
+            let journal = SqliteJournal::open_or_renew(&path, 100_000).unwrap();
+            assert_eq!(journal.get("k").unwrap(), None);
+        }
+        let kept = std::fs::read_dir(folder.path()).unwrap().flatten();
+        let kept = kept.filter(|entry| entry.file_name().to_string_lossy().contains("damaged"));
+        assert_eq!(kept.count(), 1, "the last damaged one only");
     }
 
     #[test]

@@ -40,6 +40,10 @@ impl SqliteJournal {
         connection.pragma_update(None, "synchronous", "full")?;
         // In KiB when negative: a device's memory is small, and so is this file.
         connection.pragma_update(None, "cache_size", -256)?;
+        let sound: String = connection.query_row("pragma quick_check(1)", [], |row| row.get(0))?;
+        if sound != "ok" {
+            return Err(JournalError::Damaged(sound));
+        }
         let version: i64 = connection.query_row("pragma user_version", [], |row| row.get(0))?;
         match version {
             0 => {
@@ -56,6 +60,38 @@ impl SqliteJournal {
                 row.get::<_, i64>(0)
             })?;
         Ok(Self { connection, bytes: bytes.unsigned_abs(), cap })
+    }
+
+    /// As [`SqliteJournal::open`]; a damaged file is moved aside (one is kept) and a new one begun, because a device must come back by
+    /// itself: what runs tells the runner, what should run the control plane, and it knows how far its batches came.
+    ///
+    /// # Errors
+    /// As [`SqliteJournal::open`], but for damage.
+    pub fn open_or_renew(path: &Path, cap: u64) -> Result<Self, JournalError> {
+        match Self::open(path, cap) {
+            Err(error) if error.is_damage() => {
+                tracing::error!(error = %crate::chain(&error), "the journal is damaged; a new one is begun");
+                for suffix in ["-wal", "-shm", ""] {
+                    let mut from = path.as_os_str().to_owned();
+                    from.push(suffix);
+                    let mut to = path.as_os_str().to_owned();
+                    to.push(".damaged");
+                    let moved = if suffix.is_empty() {
+                        std::fs::rename(&from, &to)
+                    } else {
+                        std::fs::remove_file(&from)
+                    };
+                    match moved {
+                        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                            return Err(JournalError::Folder(error));
+                        }
+                        _ => {}
+                    }
+                }
+                Self::open(path, cap)
+            }
+            opened => opened,
+        }
     }
 }
 

@@ -8,4 +8,5 @@ mod plane;
 mod release;
 mod runner;
 mod unpack;
+mod virtual_fleet;
 mod wait;
