@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,12 +19,6 @@ pub struct Metrics {
     requests: Mutex<BTreeMap<(String, &'static str, u16), Latency>>,
     handshakes_failed: Mutex<BTreeMap<&'static str, u64>>,
     connections_shed: Mutex<BTreeMap<&'static str, u64>>,
-    /// Device channels open on this replica.
-    pub devices_connected: AtomicI64,
-    /// Server-sent event streams open on this replica.
-    pub sse_clients: AtomicI64,
-    /// Events numbered by this replica.
-    pub events_numbered: AtomicU64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -106,18 +99,11 @@ impl Metrics {
                 let _ = writeln!(out, "{name}{{port=\"{port}\"}} {count}");
             }
         }
-        for (name, help, value) in [
-            ("farshore_devices_connected", "Device channels open on this replica.", &self.devices_connected),
-            ("farshore_sse_clients", "Server-sent event streams open on this replica.", &self.sse_clients),
-        ] {
-            head(&mut out, name, "gauge", help);
-            let _ = writeln!(out, "{name} {}", value.load(Ordering::Relaxed));
-        }
-        let name = "farshore_events_numbered_total";
-        head(&mut out, name, "counter", "Events numbered by this replica.");
-        let _ = writeln!(out, "{name} {}", self.events_numbered.load(Ordering::Relaxed));
         let pool = app.store().pool();
+        let (devices, streams) = (app.hub().connected() as u64, app.hub().feed().streams() as u64);
         for (name, help, value) in [
+            ("farshore_devices_connected", "Device channels open on this replica.", devices),
+            ("farshore_event_streams", "Event streams (SSE) open on this replica.", streams),
             ("farshore_db_connections", "Open database connections.", pool.size),
             ("farshore_db_connections_idle", "Open database connections that nobody uses.", pool.idle),
         ] {

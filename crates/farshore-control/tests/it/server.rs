@@ -51,7 +51,9 @@ async fn figures_tell_routes_from_each_other_and_not_one_object_from_another() {
             fleet.admin.get(&format!("/api/users/{name}")).await.problem(404, "not-found");
         }
         let text = fleet.nobody().get("/metrics").await.expect(200).text();
-        assert!(text.contains("farshore_build_info{"), "{text}");
+        for figure in ["farshore_build_info{", "farshore_devices_connected 0\n", "farshore_db_connections "] {
+            assert!(text.contains(figure), "{figure}: {text}");
+        }
         let line = "farshore_http_request_duration_seconds_count{method=\"GET\",route=\"/api/users/{id}\",status=\"404\"} 2";
         assert!(text.contains(line), "{text}");
     })
