@@ -94,7 +94,7 @@ export function Failure({ error, retry, what }: { error: unknown; retry?: () => 
       <div className="min-w-0 flex-1">
         <p className="font-semibold text-bad">
           {what}
-          {problem ? `: ${problem.title}` : ''}
+          {problem && problem.status !== 401 ? `: ${problem.title}` : ''}
         </p>
         <p className="[overflow-wrap:anywhere]">
           {problem?.detail ?? (error instanceof Error ? error.message : 'Something went wrong.')}
@@ -104,7 +104,7 @@ export function Failure({ error, retry, what }: { error: unknown; retry?: () => 
             <code className="font-mono text-sm">{e.field}</code> {e.message}
           </p>
         ))}
-        {problem?.requestId !== undefined && (
+        {problem?.requestId !== undefined && problem.status >= 500 && (
           <p className="text-sm text-muted">Request {problem.requestId}; the server’s log has the cause under it.</p>
         )}
       </div>

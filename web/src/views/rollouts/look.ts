@@ -23,6 +23,12 @@ export const WAVES: Record<WaveSummary['state'], Look> = {
   unknown: { shape: 'question', tone: 'quiet', means: 'This page does not know this word.' },
 }
 
+/** How far a wave got, once its rollout is over. */
+export const ENDED: Record<'stopped' | 'not begun', Look> = {
+  stopped: { shape: 'empty', tone: 'quiet', means: 'The rollout ended while this wave ran.' },
+  'not begun': { shape: 'ring', tone: 'quiet', means: 'The rollout ended before this wave.' },
+}
+
 export interface BucketLook extends Look {
   bucket: Bucket
   key: keyof Counts

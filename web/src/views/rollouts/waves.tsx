@@ -1,4 +1,5 @@
 /** The waves of a rollout on a time axis: bar = how long, fill = how its devices do. */
+import { isFinal } from '~/api/rollouts'
 import type { RolloutSummary, WaveSummary } from '~/api/types'
 import { Mark } from '~/ui/mark'
 import { count, plural, percent } from '~/ui/number'
@@ -6,7 +7,7 @@ import { Section } from '~/ui/panel'
 import { clock, clockSeconds, duration, Time, useNow } from '~/ui/time'
 
 import { CountsBar, countsText } from './counts-bar'
-import { WAVES } from './look'
+import { ENDED, WAVES } from './look'
 import { timeline } from './timeline'
 
 export function Waves({ summary }: { summary: RolloutSummary }) {
@@ -17,7 +18,7 @@ export function Waves({ summary }: { summary: RolloutSummary }) {
       title="Waves"
       actions={
         drawn.bars.some((b) => b.estimate) && (
-          <span className="text-sm text-muted">dashed: an estimate from the waves before</span>
+          <span className="text-sm text-muted">dashed: an estimate</span>
         )
       }
       flush
@@ -40,7 +41,7 @@ export function Waves({ summary }: { summary: RolloutSummary }) {
                 <p className="font-medium">
                   Wave {wave.number} <span className="font-normal text-muted">to {wave.toPercent} %</span>
                 </p>
-                <Mark word={wave.state} look={WAVES[wave.state] ?? WAVES.unknown} focusable className="text-sm" />
+                <WaveMark wave={wave} over={isFinal(summary.phase)} />
               </div>
               <div className="relative h-9 min-w-0">
                 {drawn.ticks.map((tick) => (
@@ -99,6 +100,14 @@ export function Waves({ summary }: { summary: RolloutSummary }) {
       </div>
     </Section>
   )
+}
+
+function WaveMark({ wave, over }: { wave: WaveSummary; over: boolean }) {
+  if (over && (wave.state === 'running' || wave.state === 'soaking')) {
+    return <Mark word="stopped" look={ENDED.stopped} focusable className="text-sm" />
+  }
+  if (over && wave.state === 'waiting') return <Mark word="not begun" look={ENDED['not begun']} focusable className="text-sm" />
+  return <Mark word={wave.state} look={WAVES[wave.state] ?? WAVES.unknown} focusable className="text-sm" />
 }
 
 function WaveNote({ wave }: { wave: WaveSummary }) {
