@@ -124,8 +124,8 @@ test('a bad release stops itself and goes back, in front of your eyes', async ({
   await expect(page.getByText(/check web: it answered 503/).first()).toBeVisible()
   await expect.poll(async () => [await served(portOne), await served(portTwo)], { timeout: 30_000 }).toEqual(['1.0', '1.0'])
 
-  // The device says why as well.
+  // The device that failed says why as well, and runs what it ran before.
   await page.goto(`${origin}/devices/${two}`)
-  await expect(page.getByText('held', { exact: true }).first()).toBeVisible({ timeout: 20_000 })
-  await expect(page.getByText(/503/).first()).toBeVisible()
+  await expect(page.getByText(/version 1\.1 failed here: .*503/).first()).toBeVisible({ timeout: 20_000 })
+  await expect(page.getByText('conforming', { exact: true }).first()).toBeVisible()
 })
