@@ -4,6 +4,7 @@
 //! server it does through [`client`], as any other user of the REST API could. [`kind`] is the table of what can be got and
 //! described, [`output`] prints it, [`failure`] says what did not work.
 
+mod bench;
 mod cli;
 mod client;
 mod clock;

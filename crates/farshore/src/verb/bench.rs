@@ -10,6 +10,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<()> {
-    let name = arguments.rest.first().map_or("", String::as_str);
-    Err(Failure::usage(format!("there is no bench {name:?}")))
+    crate::bench::run(arguments.rest)
+        .await
+        .map_err(|error| Failure::because("the bench could not measure", error.as_ref()))
 }

@@ -1,0 +1,83 @@
+//! `farshore bench NAME`: what `cargo xtask bench` measures. Hidden, because it is for people who build Farshore.
+//!
+//! The control plane is `farshore serve` in a process of its own, on loopback and a temporary folder ([`plane`]); whatever puts load
+//! on it runs in others ([`worker`], [`readers`]), which end when this process does. [`process`] reads what a process costs,
+//! [`figures`] holds what was measured. docs/benchmarks.md explains each workload.
+
+mod agent;
+mod claim;
+mod figures;
+mod fleet;
+mod helper;
+mod plane;
+mod process;
+mod raw;
+mod readers;
+mod reconnect;
+mod release;
+mod worker;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Parser;
+
+
+#[derive(Debug, Parser)]
+#[command(name = "farshore bench", disable_help_subcommand = true)]
+struct Bench {
+    #[command(subcommand)]
+    which: Which,
+    /// Write the figures to this file as one flat JSON object
+    #[arg(long, global = true)]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Which {
+    /// Devices claimed one after another and at once: time until listed
+    Claim(claim::Arguments),
+    /// Virtual devices over mTLS: connect time, memory, event and API latency
+    Fleet(fleet::Arguments),
+    /// The control plane comes back under its devices
+    Reconnect(reconnect::Arguments),
+    /// One agent with one app, idle
+    Agent(agent::Arguments),
+    #[command(hide = true)]
+    Worker(worker::Arguments),
+    #[command(hide = true)]
+    Readers(readers::Arguments),
+    #[command(hide = true)]
+    RawServer(raw::ServerArguments),
+    #[command(hide = true)]
+    RawClient(raw::ClientArguments),
+}
+
+/// Runs the bench that `words` name.
+///
+/// # Errors
+/// When it cannot measure.
+pub(crate) async fn run(words: Vec<String>) -> Result<()> {
+    let words = std::iter::once("farshore bench".to_owned()).chain(words);
+    let bench = match Bench::try_parse_from(words) {
+        Ok(bench) => bench,
+        Err(error) => error.exit(),
+    };
+    let figures = match bench.which {
+        Which::Claim(arguments) => Box::pin(claim::run(arguments)).await?,
+        Which::Fleet(arguments) => Box::pin(fleet::run(arguments)).await?,
+        Which::Reconnect(arguments) => Box::pin(reconnect::run(arguments)).await?,
+        Which::Agent(arguments) => Box::pin(agent::run(arguments)).await?,
+        Which::Worker(arguments) => return Box::pin(worker::run(arguments)).await,
+        Which::Readers(arguments) => return Box::pin(readers::run(arguments)).await,
+        Which::RawServer(arguments) => return Box::pin(raw::serve(arguments)).await,
+        Which::RawClient(arguments) => return Box::pin(raw::connect(arguments)).await,
+    };
+    match bench.json {
+        Some(path) => figures.write(&path),
+        None => {
+            print!("{}", figures.table());
+            Ok(())
+        }
+    }
+}
