@@ -176,21 +176,25 @@ fn pattern(word: &str) -> String {
     pattern
 }
 
-fn select(conditions: &mut Conditions, selector: &Selector) {
-    let label = "SELECT 1 FROM device_labels l WHERE l.tenant = d.tenant AND l.device = d.uid AND l.key";
+/// Each requirement becomes a set of devices that is found once by the index on tenant, key and value; asked for each device, SQLite would go through
+/// all devices with the key each time.
+fn select(conditions: &mut Conditions, tenant: &str, selector: &Selector) {
+    let labelled = |key: &str| {
+        format!("(SELECT l.device FROM device_labels l WHERE l.tenant = {tenant} AND l.key = {key}")
+    };
     for requirement in selector.requirements() {
         let condition = match requirement {
-            Requirement::Exists(key) => format!("EXISTS ({label} = {})", conditions.text(key)),
-            Requirement::Absent(key) => format!("NOT EXISTS ({label} = {})", conditions.text(key)),
+            Requirement::Exists(key) => format!("d.uid IN {})", labelled(&conditions.text(key))),
+            Requirement::Absent(key) => format!("d.uid NOT IN {})", labelled(&conditions.text(key))),
             Requirement::In(key, values) => {
                 let key = conditions.text(key);
                 let values = conditions.texts(values.iter().map(String::as_str));
-                format!("EXISTS ({label} = {key} AND l.value IN ({values}))")
+                format!("d.uid IN {} AND l.value IN ({values}))", labelled(&key))
             }
             Requirement::NotIn(key, values) => {
                 let key = conditions.text(key);
                 let values = conditions.texts(values.iter().map(String::as_str));
-                format!("NOT EXISTS ({label} = {key} AND l.value IN ({values}))")
+                format!("d.uid NOT IN {} AND l.value IN ({values}))", labelled(&key))
             }
         };
         conditions.and(&condition);
@@ -201,7 +205,7 @@ fn filter(tenant: Uuid, filter: &DeviceFilter, heartbeat_ms: i64, now: UnixMs) -
     let mut conditions = Conditions::default();
     let tenant = conditions.uuid(tenant);
     conditions.and(&format!("d.tenant = {tenant}"));
-    select(&mut conditions, &filter.selector);
+    select(&mut conditions, &tenant, &filter.selector);
     for word in filter.text.split_whitespace().take(MAX_WORDS) {
         let pattern = conditions.text(&pattern(word));
         conditions.and(&format!(
