@@ -10,10 +10,11 @@ use farshore_trust::identity::DeviceIdentity;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ServerConfig;
+use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -24,6 +25,8 @@ use crate::claims::PeerCertificate;
 
 /// From the accepted connection to the end of its handshake, the wait for its turn included.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
+/// From the client's hello to the end of the handshake, once it is its turn.
+const TURN_WITHIN: Duration = Duration::from_secs(5);
 /// From one request's end to the next one's whole head.
 const HEAD_WITHIN: Duration = Duration::from_secs(60);
 /// hyper's least; a device's requests are small.
@@ -57,7 +60,6 @@ impl Port {
     /// Serves until `shutdown`; each connection is a task of `tasks`.
     pub(super) async fn serve(self, app: App, tasks: TaskTracker, shutdown: CancellationToken) {
         let Self { name, listener, tls, max_connections, max_handshakes, kind, router } = self;
-        let acceptor = TlsAcceptor::from(tls);
         let connections = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
         let handshakes = Arc::new(Semaphore::new(max_handshakes));
         loop {
@@ -77,11 +79,15 @@ impl Port {
                 app.metrics().connection_shed(name);
                 continue;
             };
-            let (acceptor, handshakes) = (acceptor.clone(), Arc::clone(&handshakes));
+            let (tls, handshakes) = (Arc::clone(&tls), Arc::clone(&handshakes));
             let (app, router, shutdown) = (app.clone(), router.clone(), shutdown.clone());
             tasks.spawn(async move {
-                let handshake = Box::pin(handshake(stream, acceptor, handshakes));
-                let stream = match tokio::time::timeout(HANDSHAKE_WITHIN, handshake).await {
+                let handshake = Box::pin(handshake(stream, tls, handshakes));
+                let handshake = tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    ended = tokio::time::timeout(HANDSHAKE_WITHIN, handshake) => ended,
+                };
+                let stream = match handshake {
                     Ok(Ok(stream)) => stream,
                     Ok(Err(error)) => {
                         app.metrics().handshake_failed(name);
@@ -106,14 +112,17 @@ impl Port {
     }
 }
 
+/// Reads the client's hello, then waits for its turn: connections that say nothing hold nobody up, and in a storm those whose turn has come
+/// finish before their deadline, rather than all of them failing together.
 async fn handshake(
     stream: TcpStream,
-    acceptor: TlsAcceptor,
+    tls: Arc<ServerConfig>,
     handshakes: Arc<Semaphore>,
 ) -> io::Result<TlsStream<TcpStream>> {
     stream.set_nodelay(true)?;
+    let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
     let _turn = handshakes.acquire_owned().await.map_err(io::Error::other)?;
-    acceptor.accept(stream).await
+    tokio::time::timeout(TURN_WITHIN, hello.into_stream(tls)).await?
 }
 
 /// Who is on the other end.

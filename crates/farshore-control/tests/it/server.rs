@@ -3,7 +3,7 @@
 use axum::http::Method;
 use serde_json::Value;
 
-use crate::harness::{Fleet, TestDevice, each_engine};
+use crate::harness::{Answer, Fleet, TestDevice, each_engine, each_engine_with, eventually};
 use farshore_store::test_util::TestDatabase;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -82,5 +82,53 @@ async fn the_document_of_the_api_is_served() {
         let document: Value = fleet.nobody().get("/api/openapi.json").await.expect(200).json();
         assert!(document["paths"]["/api/login"]["post"].is_object());
     })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_say_nothing_hold_nobody_up() {
+    each_engine_with(
+        |settings| settings.limits.max_handshakes = 2,
+        async |fleet| {
+            let mut silent = Vec::new();
+            for address in [fleet.running.api_addr, fleet.running.device_addr] {
+                for _ in 0..100 {
+                    silent.push(tokio::net::TcpStream::connect(address).await.unwrap());
+                }
+            }
+            let started = std::time::Instant::now();
+            fleet.nobody().get("/healthz").await.expect(200);
+            TestDevice::new(fleet).claim("x", "x").await.problem(403, "forbidden");
+            assert!(started.elapsed() < std::time::Duration::from_secs(5), "{:?}", started.elapsed());
+            drop(silent);
+        },
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_port_sheds_and_serves_again_when_there_is_room() {
+    each_engine_with(
+        |settings| settings.limits.max_device_connections = 3,
+        async |fleet| {
+            let mut held = Vec::new();
+            for _ in 0..3 {
+                held.push(tokio::net::TcpStream::connect(fleet.running.device_addr).await.unwrap());
+            }
+            let text = eventually("a connection is shed", || async {
+                let _refused = tokio::net::TcpStream::connect(fleet.running.device_addr).await.ok()?;
+                let text = fleet.nobody().get("/metrics").await.text();
+                text.contains("farshore_connections_shed_total{port=\"device\"}").then_some(text)
+            });
+            text.await;
+            drop(held);
+            let device = TestDevice::new(fleet);
+            eventually("the port serves again", || async {
+                let request = device.request(Method::POST, "/api/devices/claim").json(&serde_json::json!({}));
+                Answer::try_of(request).await.ok().filter(|answer| answer.status == 400)
+            })
+            .await;
+        },
+    )
     .await;
 }
