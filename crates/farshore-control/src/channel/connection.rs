@@ -518,3 +518,24 @@ async fn finish(app: &App, key: (TenantId, DeviceId), name: &str, end: End, sock
     // A device that does not listen any more is simply left.
     let _ = tokio::time::timeout(Duration::from_secs(2), goodbye).await;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The size of what a function's future holds, without calling it.
+    const fn held<A, B, C, D, F: Future>(_: &impl Fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn an_idle_connection_holds_little() {
+        let bytes = held(&run);
+        eprintln!(
+            "the task of a connection: {bytes} bytes, of them {} of the WebSocket; a session: {}",
+            size_of::<WebSocket>(),
+            size_of::<Session>()
+        );
+        assert!(bytes < 2_048, "{bytes} bytes for each connection");
+    }
+}

@@ -89,7 +89,11 @@ pub fn hello(tenant: TenantId, device: DeviceId, hello: &wire::Hello) -> Result<
         "" => None,
         json if json.len() > MAX_JSON_BYTES => return Err(Unfit("hello's hardware is too long")),
         json => {
-            let value = serde_json::from_str(json).map_err(|_| Unfit("hello's hardware is no JSON"))?;
+            let value: serde_json::Value =
+                serde_json::from_str(json).map_err(|_| Unfit("hello's hardware is no JSON"))?;
+            if !value.is_object() {
+                return Err(Unfit("hello's hardware is no object"));
+            }
             let hardware: Hardware = serde_json::from_value(clean_json(value))
                 .map_err(|_| Unfit("hello's hardware can't be read"))?;
             Some(hardware)

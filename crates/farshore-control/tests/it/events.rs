@@ -165,3 +165,42 @@ async fn a_stream_ends_when_the_server_stops() {
         let ((), ()) = tokio::join!(fleet.stop(), async { while stream.next().await.is_some() {} });
     }
 }
+
+/// The bound is for machines that are busy with other things; the figures are printed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_events_a_second_reach_readers_soon() {
+    each_engine(async |fleet| {
+        let tenant = tenant(fleet).await;
+        const ROUNDS: usize = 60;
+        const EACH: usize = 50;
+        let mut stream =
+            SseReader::open(fleet.admin.request(Method::GET, "/api/events/stream?kind=test.rate")).await;
+        let write = async {
+            let mut ticks = tokio::time::interval(std::time::Duration::from_millis(50));
+            for _ in 0..ROUNDS {
+                ticks.tick().await;
+                write(fleet, tenant, (0..EACH).map(|n| event("test.rate", n as u128)).collect()).await;
+            }
+        };
+        let read = async {
+            let mut late = Vec::new();
+            while late.len() < ROUNDS * EACH {
+                let next = stream.of("test.rate").await;
+                late.push(now().0 - next.data["at"].as_i64().unwrap());
+            }
+            late.sort_unstable();
+            late
+        };
+        let ((), late) = tokio::join!(write, read);
+        let at = |part: usize| late[late.len() * part / 100];
+        eprintln!(
+            "{}: event to reader p50 {} ms, p95 {} ms, p99 {} ms",
+            fleet.engine,
+            at(50),
+            at(95),
+            at(99)
+        );
+        assert!(at(95) < 3_000, "{} ms", at(95));
+    })
+    .await;
+}
