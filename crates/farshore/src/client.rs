@@ -77,10 +77,21 @@ impl Client {
 
     /// `POST`, with an `Idempotency-Key`.
     pub(crate) async fn post<B: Serialize + Sync>(&self, what: &str, path: &str, body: &B) -> Result<Value> {
+        self.post_with(what, path, &[], body).await
+    }
+
+    /// `POST`, with query parameters.
+    pub(crate) async fn post_with<B: Serialize + Sync>(
+        &self,
+        what: &str,
+        path: &str,
+        query: &[(&str, String)],
+        body: &B,
+    ) -> Result<Value> {
         let mut headers = HeaderMap::new();
         let key = uuid::Uuid::new_v4().to_string();
         headers.insert(HeaderName::from_static("idempotency-key"), header(what, &key)?);
-        self.json(what, Method::POST, self.url(path, &[]), Some(to_value(what, body)?), headers).await
+        self.json(what, Method::POST, self.url(path, query), Some(to_value(what, body)?), headers).await
     }
 
     /// `POST`, and the answer as a type.

@@ -73,7 +73,6 @@ pub(crate) async fn start(
     let mut options = FleetOptions::new(folder.join("virtual"));
     options.device_url = Some(device_url.to_owned());
     options.max_backoff_ms = 5_000;
-    options.behaviours.slow_percent = 5;
     let mut fault = Fault::of(demo::app()?, demo::bad_version()?, FaultKind::NeverHealthy);
     fault.config = Some((DRIVER_KEY.to_owned(), DRIVER_VALUE.to_owned()));
     options.behaviours.faults.push(fault);

@@ -168,10 +168,10 @@ mod tests {
             .output()
             .unwrap();
         insta::assert_snapshot!(String::from_utf8_lossy(&listing.stdout), @r"
-        drwxr-xr-x 0/0              0 1970-01-01 00:00 bin
-        -rwxr-xr-x 0/0             10 1970-01-01 00:00 bin/app
-        lrwxrwxrwx 0/0              0 1970-01-01 00:00 start -> bin/app
-        -rw-r--r-- 0/0              4 1970-01-01 00:00 version.txt
+        drwxr-xr-x 0/0               0 1970-01-01 00:00 bin
+        -rwxr-xr-x 0/0              10 1970-01-01 00:00 bin/app
+        lrwxrwxrwx 0/0               0 1970-01-01 00:00 start -> bin/app
+        -rw-r--r-- 0/0               4 1970-01-01 00:00 version.txt
         ");
     }
 

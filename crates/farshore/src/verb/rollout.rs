@@ -32,9 +32,9 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
-    /// Make a rollout; it waits until it is started
+    /// Make a rollout and start it
     Create(Create),
-    /// Start a rollout
+    /// Start a rollout that was made with --no-start
     Start(Target),
     /// Start nothing more, until it is resumed
     Pause(Target),
@@ -71,10 +71,10 @@ struct Create {
     /// What happens when it halts
     #[arg(long, value_enum)]
     on_failure: Option<OnFailureText>,
-    /// Start it at once
-    #[arg(long)]
-    start: bool,
-    /// Start it at once, and show how it goes until it ends
+    /// Only make it; `rollout start` starts it
+    #[arg(long, conflicts_with = "watch")]
+    no_start: bool,
+    /// Show how it goes until it ends
     #[arg(short, long)]
     watch: bool,
 }
@@ -215,26 +215,21 @@ async fn run_create(session: &Session, client: &Client, create: Create) -> Resul
         spec,
     };
     let kind = find("rollout")?;
-    let mut object = client.post(what, kind.path, &new).await.map_err(|failure| match failure.exit() {
-        Exit::Conflict => failure.next("farshore rollout create --name OTHER-NAME …"),
-        _ => failure,
-    })?;
-    if create.start || create.watch {
-        let body = RolloutAction::default();
-        object = client
-            .post(
-                &format!("can't start rollout {name}"),
-                &format!("{}:start", kind.path_of(name.as_str())),
-                &body,
-            )
-            .await?;
-    }
-    let done = if create.start || create.watch { "started" } else { "created" };
+    // The server starts it too, unless told otherwise.
+    let query = if create.no_start { vec![("start", "false".to_owned())] } else { Vec::new() };
+    let object =
+        client.post_with(what, kind.path, &query, &new).await.map_err(|failure| match failure.exit() {
+            Exit::Conflict => failure.next("farshore rollout create --name OTHER-NAME …"),
+            _ => failure,
+        })?;
+    let done = if create.no_start { "created" } else { "started" };
     match session.output.format {
         Format::Table | Format::Wide => {
             output::print(&format!("rollout/{name} {done}\n"))?;
-            if done == "created" {
-                eprintln!("Next: farshore rollout start {name}");
+            match (create.no_start, create.watch) {
+                (true, _) => eprintln!("Next: farshore rollout start {name}"),
+                (false, false) => eprintln!("Next: farshore rollout status {name} --watch"),
+                (false, true) => {}
             }
         }
         _ if !create.watch => session.output.object(kind, &object)?,
