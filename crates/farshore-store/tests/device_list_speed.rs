@@ -1,5 +1,4 @@
 //! How long pages of a large fleet take. The bound is far above what it takes, for machines that are busy; the figures are printed.
-#![expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
 
 use std::time::{Duration, Instant};
 
