@@ -5,7 +5,6 @@ import { useSyncExternalStore } from 'react'
 import { Hub, type HubMessage } from './hub'
 import { keys } from './queries'
 import type { StreamState } from './sse'
-import type { FleetEvent } from './types'
 
 export interface Live {
   state: StreamState
@@ -16,7 +15,6 @@ export interface Live {
 let live: Live = { state: 'connecting', aliveAt: 0 }
 const watchers = new Set<() => void>()
 const deviceWatchers = new Set<(uids: ReadonlySet<string>) => void>()
-const eventWatchers = new Set<(event: FleetEvent) => void>()
 
 export function useLive(): Live {
   return useSyncExternalStore(
@@ -32,11 +30,6 @@ export function useLive(): Live {
 export function onDevicesChanged(watcher: (uids: ReadonlySet<string>) => void): () => void {
   deviceWatchers.add(watcher)
   return () => deviceWatchers.delete(watcher)
-}
-
-export function onEvent(watcher: (event: FleetEvent) => void): () => void {
-  eventWatchers.add(watcher)
-  return () => eventWatchers.delete(watcher)
 }
 
 function connect(tenant: string, listener: (message: HubMessage) => void): () => void {
@@ -122,7 +115,6 @@ export function followEvents(client: QueryClient, tenant: string, onSignedOut: (
       if (event.subject.kind === 'Device') deviceChanged(event.subject.uid, event.subject.name)
       for (const queryKey of TOUCHES[event.subject.kind] ?? []) void client.invalidateQueries({ queryKey })
       void client.invalidateQueries({ queryKey: keys.events })
-      eventWatchers.forEach((watcher) => watcher(event))
     }
   })
 

@@ -3,7 +3,7 @@ import { useQuery, useQueryClient } from '@tanstack/react-query'
 import { Outlet, useNavigate } from '@tanstack/react-router'
 import { useCallback, useEffect, useState } from 'react'
 
-import { ApiError } from '~/api/client'
+import { ApiError, chooseTenant, chosenTenant } from '~/api/client'
 import { followEvents } from '~/api/live'
 import { meQuery } from '~/api/queries'
 import { Failure } from '~/ui/panel'
@@ -32,6 +32,14 @@ export function Shell() {
   useEffect(() => {
     if (signedOut) toLogin()
   }, [signedOut, toLogin])
+  // The tenant chosen in this browser may be one that this person no longer may act in.
+  const refused = me.error instanceof ApiError && (me.error.status === 403 || me.error.status === 404)
+  const { refetch } = me
+  useEffect(() => {
+    if (!refused || chosenTenant() === undefined) return
+    chooseTenant(undefined)
+    void refetch()
+  }, [refused, refetch])
   const tenant = me.data?.tenant
   useEffect(() => {
     if (tenant === undefined) return
