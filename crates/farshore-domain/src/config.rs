@@ -97,8 +97,31 @@ const DENIED: &[&str] = &[
     "OPENSSL_CONF",
     "OPENSSL_ENGINES",
     "OPENSSL_MODULES",
+    "ZDOTDIR",
+    "PERL5DB",
+    "PHPRC",
+    "PHP_INI_SCAN_DIR",
+    "DOTNET_ADDITIONAL_DEPS",
+    "DOTNET_SHARED_STORE",
+    "R_PROFILE",
+    "R_PROFILE_USER",
+    "R_ENVIRON",
+    "R_ENVIRON_USER",
 ];
-const DENIED_PREFIXES: &[&str] = &["LD_", "DYLD_", "PYTHON", "BASH_FUNC_", "FARSHORE_", "GIT_", "CORECLR_"];
+const DENIED_PREFIXES: &[&str] = &[
+    "LD_",
+    "DYLD_",
+    "PYTHON",
+    "BASH_FUNC_",
+    "FARSHORE_",
+    "GIT_",
+    "CORECLR_",
+    "COMPLUS_",
+    "COR_",
+    "LUA_",
+    "ERL_",
+    "JULIA_",
+];
 
 /// Whether a config may not set `key`, because it changes what is executed or is the agent's own.
 #[must_use]
@@ -141,9 +164,18 @@ mod tests {
 
     #[test]
     fn what_changes_execution_is_denied_in_any_case() {
-        for key in
-            ["LD_PRELOAD", "ld_preload", "PATH", "Path", "PYTHONPATH", "NODE_OPTIONS", "FARSHORE_TOKEN"]
-        {
+        for key in [
+            "LD_PRELOAD",
+            "ld_preload",
+            "PATH",
+            "Path",
+            "PYTHONPATH",
+            "NODE_OPTIONS",
+            "FARSHORE_TOKEN",
+            "LUA_INIT_5_4",
+            "ERL_AFLAGS",
+            "ZDOTDIR",
+        ] {
             assert!(is_denied(key), "{key}");
         }
         assert!(!is_denied("PORT"));

@@ -171,7 +171,7 @@ impl Apps {
             instance,
             config: config_digest(config),
             folder: folder.release(digest),
-            command: manifest.run.command.iter().map(|part| expand(part, &env)).collect(),
+            command: expand_arguments(&manifest.run.command, &env),
             checks: command_checks(&manifest, &env),
             env,
             user,
@@ -381,13 +381,21 @@ fn expand(text: &str, env: &BTreeMap<String, String>) -> String {
     out
 }
 
+/// Expands what follows the program. The program itself is what the signed manifest says to the letter: config, which the control
+/// plane chooses, can't choose it.
+fn expand_arguments(command: &[String], env: &BTreeMap<String, String>) -> Vec<String> {
+    let expanded =
+        |(index, part): (usize, &String)| if index == 0 { part.clone() } else { expand(part, env) };
+    command.iter().enumerate().map(expanded).collect()
+}
+
 fn command_checks(manifest: &Manifest, env: &BTreeMap<String, String>) -> BTreeMap<Name, Check> {
     manifest
         .health
         .iter()
         .filter_map(|check| match &check.probe {
             Probe::Command { command } => {
-                let command = command.iter().map(|part| expand(part, env)).collect();
+                let command = expand_arguments(command, env);
                 let timeout_ms = u64::from(check.timeout_seconds) * 1000;
                 Some((check.name.clone(), Check { command, timeout_ms }))
             }
@@ -404,5 +412,12 @@ mod tests {
     fn variables_are_replaced_once_and_only_known_ones() {
         let env = BTreeMap::from([("A".to_owned(), "${B}".to_owned()), ("B".to_owned(), "b".to_owned())]);
         assert_eq!(expand("x${A}y${B}${C}$A${", &env), "x${B}yb${C}$A${");
+    }
+
+    #[test]
+    fn the_program_is_what_was_signed_whatever_config_says() {
+        let env = BTreeMap::from([("A".to_owned(), "/bin/sh".to_owned())]);
+        let command = ["${A}", "${A}"].map(str::to_owned);
+        assert_eq!(expand_arguments(&command, &env), ["${A}", "/bin/sh"]);
     }
 }
