@@ -153,6 +153,8 @@ pub struct Agent<E, J> {
     outcomes: Vec<Outcome>,
     restart: BTreeSet<Name>,
     progress: BTreeMap<Name, (Arc<AtomicU64>, u64)>,
+    /// What is being fetched and staged, and how to give it up.
+    staging: BTreeMap<Name, (Digest, Arc<Notify>)>,
     view: Option<DeviceView>,
     shown: Option<Vec<u8>>,
 
@@ -233,6 +235,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             outcomes: Vec::new(),
             restart: BTreeSet::new(),
             progress: BTreeMap::new(),
+            staging: BTreeMap::new(),
             view: None,
             shown: None,
             tasks: JoinSet::new(),
@@ -327,6 +330,16 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             hardware: &self.settings.hardware,
         };
         let offers = rules.offers(&state, &stored.permits, &self.signed, &mut self.manifests);
+        // A mirror that drips must not keep the device from what is wanted now.
+        let installed = self.installed();
+        for (name, (manifest, give_up)) in &self.staging {
+            let offered = |offer: &farshore_domain::reconcile::Offer| {
+                offer.app == *name && offer.release.manifest == *manifest
+            };
+            if !offers.iter().any(offered) && !installed.contains(manifest) {
+                give_up.notify_one();
+            }
+        }
         self.desired = Some(Desired { state, offers });
         // What runs or is gone back to needs its manifest, too, for its checks.
         for digest in self.installed() {

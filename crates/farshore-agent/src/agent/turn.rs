@@ -9,6 +9,7 @@ use farshore_domain::release::ArtifactRef;
 use farshore_domain::time::UnixMs;
 use farshore_protocol::{self as wire, agent_frame};
 use farshore_series::{BlockBuilder, encode};
+use tokio::sync::Notify;
 
 use super::desired::values;
 use super::health::Health;
@@ -86,6 +87,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
                 }
                 if staging {
                     self.progress.remove(&app);
+                    self.staging.remove(&app);
                 }
                 if let Some(error) = error {
                     tracing::warn!(%app, code = %error.code, %error, "not carried out");
@@ -278,9 +280,18 @@ impl<E: Executor, J: Journal> Agent<E, J> {
                 self.busy.entry(app.clone()).or_default().staging = true;
                 let progress = Arc::default();
                 self.progress.insert(app.clone(), (Arc::clone(&progress), artifact.size));
+                let give_up = Arc::new(Notify::new());
+                self.staging.insert(app.clone(), (manifest, Arc::clone(&give_up)));
                 self.tasks.spawn(async move {
                     let request = StageRequest { app: app.clone(), manifest: signed, artifact, progress };
-                    let (outcome, error) = match executor.stage(request).await {
+                    let staged = tokio::select! {
+                        staged = executor.stage(request) => staged,
+                        () = give_up.notified() => {
+                            tracing::info!(%app, %manifest, "no longer wanted, so no longer fetched");
+                            return Done::Outcome { app, staging: true, acting: false, outcome: None, error: None };
+                        }
+                    };
+                    let (outcome, error) = match staged {
                         Ok(()) => (Outcome::Staged { app: app.clone(), manifest }, None),
                         Err(error) => {
                             let failed = Outcome::StageFailed {

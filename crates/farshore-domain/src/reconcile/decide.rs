@@ -86,6 +86,7 @@ fn take_outcome(state: &mut DeviceState, outcome: &Outcome, now: Now, actions: &
                 .min(STAGE_BACKOFF_MAX_MS);
             app.staging.retry_at = Some(now.mono.plus_ms(pause));
             app.staging.last = Some(reason.clone());
+            app.staging.of = Some(*manifest);
             if !again {
                 actions.push(Action::Emit(Event {
                     kind: if *refused { "release.refused" } else { "download.failed" },
@@ -331,6 +332,11 @@ impl Decision<'_> {
         }
         if self.app.staged.as_ref().is_some_and(|staged| staged.manifest != wanted) {
             self.app.staged = None;
+            self.app.staging = Attempts::default();
+        }
+        // What failed says nothing about another release: that one is tried at once.
+        let active = self.app.active.as_ref().map(|active| active.manifest);
+        if self.app.staging.of.is_some_and(|of| of != wanted && Some(of) != active) {
             self.app.staging = Attempts::default();
         }
         let terms = match &offer.manifest {

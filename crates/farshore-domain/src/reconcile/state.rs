@@ -126,6 +126,9 @@ pub struct Attempts {
     pub failures: u32,
     pub retry_at: Option<MonoMs>,
     pub last: Option<Reason>,
+    /// The manifest that was to be staged, where that is what was attempted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<Digest>,
 }
 
 /// Everything remembered of one app. Persisted before any action is carried out: `active` is the *intent*, and a
