@@ -5,7 +5,9 @@
 //! [`figures`] holds what was measured. docs/benchmarks.md explains each workload.
 
 mod agent;
+mod chaos;
 mod claim;
+mod device;
 mod figures;
 mod fleet;
 mod helper;
@@ -21,7 +23,6 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Parser;
-
 
 #[derive(Debug, Parser)]
 #[command(name = "farshore bench", disable_help_subcommand = true)]
@@ -43,6 +44,8 @@ enum Which {
     Reconnect(reconnect::Arguments),
     /// One agent with one app, idle
     Agent(agent::Arguments),
+    /// Kills of the agent's roles and the control plane while releases are rolled out
+    ChaosAgent(chaos::Arguments),
     #[command(hide = true)]
     Worker(worker::Arguments),
     #[command(hide = true)]
@@ -68,6 +71,7 @@ pub(crate) async fn run(words: Vec<String>) -> Result<()> {
         Which::Fleet(arguments) => Box::pin(fleet::run(arguments)).await?,
         Which::Reconnect(arguments) => Box::pin(reconnect::run(arguments)).await?,
         Which::Agent(arguments) => Box::pin(agent::run(arguments)).await?,
+        Which::ChaosAgent(arguments) => Box::pin(chaos::run(arguments)).await?,
         Which::Worker(arguments) => return Box::pin(worker::run(arguments)).await,
         Which::Readers(arguments) => return Box::pin(readers::run(arguments)).await,
         Which::RawServer(arguments) => return Box::pin(raw::serve(arguments)).await,
