@@ -62,6 +62,12 @@ const BENCHES: &[Bench] = &[
         builds: &[("farshore", "release"), ("farshore-agent", "agent"), ("edge-web-service", "release")],
         program: &["farshore", "bench", "agent"],
     },
+    Bench {
+        name: "chaos-agent",
+        about: "kill -9 of agent roles and control plane at seeded moments of rollouts: what was lost, doubled, stuck",
+        builds: &[("farshore", "release"), ("farshore-agent", "agent"), ("edge-web-service", "release")],
+        program: &["farshore", "bench", "chaos-agent"],
+    },
 ];
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
