@@ -90,6 +90,18 @@ impl Output {
         self.look.marks
     }
 
+    /// How wide the terminal is, where there is one that says so.
+    fn width(&self) -> Option<u16> {
+        if !self.is_terminal() {
+            return None;
+        }
+        // A terminal that does not know its size says 0.
+        rustix::termios::tcgetwinsize(std::io::stdout())
+            .ok()
+            .map(|size| size.ws_col)
+            .filter(|width| *width >= 20)
+    }
+
     /// Whether errors may be coloured.
     pub(crate) const fn colours_errors(&self) -> bool {
         self.stderr_terminal
@@ -175,11 +187,10 @@ impl Output {
     ) -> String {
         let mut table = Table::new();
         table.load_preset(comfy_table::presets::NOTHING);
-        table.set_content_arrangement(if self.is_terminal() {
-            ContentArrangement::Dynamic
-        } else {
-            ContentArrangement::Disabled
-        });
+        match self.width() {
+            Some(width) => table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width),
+            None => table.set_content_arrangement(ContentArrangement::Disabled),
+        };
         if let Some(titles) = titles {
             table.set_header(titles);
         }

@@ -75,8 +75,9 @@ impl Folder {
         let known = fs::read(self.join("ports.json"))
             .ok()
             .and_then(|text| serde_json::from_slice::<Ports>(&text).ok());
-        let choose = |asked: Option<u16>, known: Option<u16>, usual: u16| match (asked, known) {
-            (Some(0), Some(known)) | (None, Some(known)) => known,
+        let known_free = |known: Option<u16>| known.filter(|port| is_free(*port));
+        let choose = |asked: Option<u16>, known: Option<u16>, usual: u16| match (asked, known_free(known)) {
+            (Some(0) | None, Some(known)) => known,
             (Some(asked), _) => asked,
             (None, None) if is_free(usual) => usual,
             (None, None) => 0,
@@ -117,10 +118,13 @@ mod tests {
         let folder = Folder::open(&path).unwrap();
         assert_eq!(Folder::open(&path).unwrap_err().exit(), Exit::Conflict);
         assert_eq!(folder.ports(Some(0), Some(0)), Ports { api: 0, device: 0 });
-        folder.keep_ports(Ports { api: 5, device: 6 }).unwrap();
+        let kept = Ports { api: free_port().unwrap(), device: free_port().unwrap() };
+        folder.keep_ports(kept).unwrap();
         drop(folder);
         let folder = Folder::open(&path).unwrap();
-        assert_eq!(folder.ports(Some(0), None), Ports { api: 5, device: 6 });
-        assert_eq!(folder.ports(Some(7), None), Ports { api: 7, device: 6 });
+        assert_eq!(folder.ports(Some(0), None), kept);
+        assert_eq!(folder.ports(Some(7), None), Ports { api: 7, device: kept.device });
+        let _taken = TcpListener::bind((Ipv4Addr::LOCALHOST, kept.api)).unwrap();
+        assert_eq!(folder.ports(Some(0), None), Ports { api: 0, device: kept.device });
     }
 }

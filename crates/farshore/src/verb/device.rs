@@ -49,6 +49,7 @@ struct AppTarget {
     /// The devices, by name or uid
     #[arg(required = true, value_name = "DEVICE", add = ArgValueCompleter::new(crate::complete::devices))]
     devices: Vec<String>,
+    /// Which app
     #[arg(long, value_name = "APP")]
     app: Name,
 }

@@ -51,6 +51,7 @@ struct Create {
     /// What to call it; APP-VERSION when left out
     #[arg(long)]
     name: Option<Name>,
+    /// The app
     #[arg(long)]
     app: Name,
     /// The channel that is moved
