@@ -128,7 +128,7 @@ async fn create(
     let mut shown = show(db.create_claim_token(&row, now()).await?);
     app.events_written();
     let text = token.to_text().to_string();
-    shown.status.command = Some(format!("farshore-agent claim {text}"));
+    shown.status.command = Some(format!("farshore-agent claim --token {text}"));
     shown.status.token = Some(text);
     Ok((StatusCode::CREATED, Json(shown)).into_response())
 }
