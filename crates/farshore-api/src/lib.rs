@@ -12,6 +12,7 @@ pub mod fleet;
 pub mod problem;
 pub mod release;
 pub mod rollout;
+mod schema;
 
 pub use problem::{ErrorCode, FieldError, Problem};
 
@@ -22,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// An object as the API shows it, and as YAML holds it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Object<S, T> {
     /// `farshore.dev/v1`.
@@ -60,7 +61,7 @@ pub struct NewMetadata {
 pub struct NoStatus {}
 
 /// One page of a list.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct List<T> {
     pub items: Vec<T>,
     pub metadata: ListMetadata,

@@ -1038,11 +1038,6 @@ export interface components {
             spec: components["schemas"]["ApiTokenSpec"];
             status: components["schemas"]["ApiTokenStatus"];
         };
-        /** @description One page of a list. */
-        ApiTokenList_ApiToken: {
-            items: components["schemas"]["ApiToken"][];
-            metadata: components["schemas"]["ListMetadata"];
-        };
         ApiTokenSpec: {
             /**
              * Format: int64
@@ -1070,11 +1065,6 @@ export interface components {
         AppAction: {
             app: components["schemas"]["Name"];
         };
-        /** @description One page of a list. */
-        AppList_App: {
-            items: components["schemas"]["App"][];
-            metadata: components["schemas"]["ListMetadata"];
-        };
         /**
          * @description What one app on one device is doing.
          * @enum {string}
@@ -1095,11 +1085,6 @@ export interface components {
         };
         /** @enum {string} */
         ArtifactFormat: "tar" | "tar.gz" | "tar.zst";
-        /** @description One page of a list. */
-        ArtifactList_Artifact: {
-            items: components["schemas"]["Artifact"][];
-            metadata: components["schemas"]["ListMetadata"];
-        };
         /** @description Which bytes, and how they are packed. */
         ArtifactRef: {
             digest: components["schemas"]["Digest"];
@@ -1141,11 +1126,6 @@ export interface components {
             metadata: components["schemas"]["Metadata"];
             spec: components["schemas"]["ChannelSpec"];
             status: components["schemas"]["ChannelStatus"];
-        };
-        /** @description One page of a list. */
-        ChannelList_Channel: {
-            items: components["schemas"]["Channel"][];
-            metadata: components["schemas"]["ListMetadata"];
         };
         ChannelRelease: {
             app: components["schemas"]["Name"];
@@ -1201,11 +1181,6 @@ export interface components {
             spec: components["schemas"]["ClaimRule"];
             status: components["schemas"]["NoStatus"];
         };
-        /** @description One page of a list. */
-        ClaimRuleObjectList_ClaimRuleObject: {
-            items: components["schemas"]["ClaimRuleObject"][];
-            metadata: components["schemas"]["ListMetadata"];
-        };
         /** @description An object as the API shows it, and as YAML holds it. */
         ClaimToken: {
             /** @description `farshore.dev/v1`. */
@@ -1214,11 +1189,6 @@ export interface components {
             metadata: components["schemas"]["Metadata"];
             spec: components["schemas"]["ClaimTokenSpec"];
             status: components["schemas"]["ClaimTokenStatus"];
-        };
-        /** @description One page of a list. */
-        ClaimTokenList_ClaimToken: {
-            items: components["schemas"]["ClaimToken"][];
-            metadata: components["schemas"]["ListMetadata"];
         };
         ClaimTokenSpec: {
             channel?: components["schemas"]["Name"] | null;
@@ -1275,11 +1245,6 @@ export interface components {
             metadata: components["schemas"]["Metadata"];
             spec: components["schemas"]["ConfigSpec"];
             status: components["schemas"]["NoStatus"];
-        };
-        /** @description One page of a list. */
-        ConfigList_Config: {
-            items: components["schemas"]["Config"][];
-            metadata: components["schemas"]["ListMetadata"];
         };
         /** @description One layer of config. Which fields are set decides the layer: none → tenant; `app` alone → app; `selector` → selector; `device` → device. */
         ConfigSpec: {
@@ -1354,11 +1319,6 @@ export interface components {
         };
         /** Format: uuid */
         DeviceId: string;
-        /** @description One page of a list. */
-        DeviceList_Device: {
-            items: components["schemas"]["Device"][];
-            metadata: components["schemas"]["ListMetadata"];
-        };
         DeviceSpec: {
             channel: components["schemas"]["Name"];
             /** @description `agent`. */
@@ -1429,11 +1389,6 @@ export interface components {
             type: string;
             /** Format: uuid */
             uid: string;
-        };
-        /** @description One page of a list. */
-        EventList_Event: {
-            items: components["schemas"]["Event"][];
-            metadata: components["schemas"]["ListMetadata"];
         };
         /** @description One wrong field and its fix. */
         FieldError: {
@@ -1547,6 +1502,86 @@ export interface components {
              * @description How many match in all, where that is cheap to know.
              */
             total?: number | null;
+        };
+        /** @description One page of a list. */
+        List_ApiToken: {
+            items: components["schemas"]["ApiToken"][];
+            metadata: components["schemas"]["ListMetadata"];
+        };
+        /** @description One page of a list. */
+        List_App: {
+            items: components["schemas"]["App"][];
+            metadata: components["schemas"]["ListMetadata"];
+        };
+        /** @description One page of a list. */
+        List_Artifact: {
+            items: components["schemas"]["Artifact"][];
+            metadata: components["schemas"]["ListMetadata"];
+        };
+        /** @description One page of a list. */
+        List_Channel: {
+            items: components["schemas"]["Channel"][];
+            metadata: components["schemas"]["ListMetadata"];
+        };
+        /** @description One page of a list. */
+        List_ClaimRuleObject: {
+            items: components["schemas"]["ClaimRuleObject"][];
+            metadata: components["schemas"]["ListMetadata"];
+        };
+        /** @description One page of a list. */
+        List_ClaimToken: {
+            items: components["schemas"]["ClaimToken"][];
+            metadata: components["schemas"]["ListMetadata"];
+        };
+        /** @description One page of a list. */
+        List_Config: {
+            items: components["schemas"]["Config"][];
+            metadata: components["schemas"]["ListMetadata"];
+        };
+        /** @description One page of a list. */
+        List_Device: {
+            items: components["schemas"]["Device"][];
+            metadata: components["schemas"]["ListMetadata"];
+        };
+        /** @description One page of a list. */
+        List_Event: {
+            items: components["schemas"]["Event"][];
+            metadata: components["schemas"]["ListMetadata"];
+        };
+        /** @description One page of a list. */
+        List_Pin: {
+            items: components["schemas"]["Pin"][];
+            metadata: components["schemas"]["ListMetadata"];
+        };
+        /** @description One page of a list. */
+        List_Placement: {
+            items: components["schemas"]["Placement"][];
+            metadata: components["schemas"]["ListMetadata"];
+        };
+        /** @description One page of a list. */
+        List_Release: {
+            items: components["schemas"]["Release"][];
+            metadata: components["schemas"]["ListMetadata"];
+        };
+        /** @description One page of a list. */
+        List_Rollout: {
+            items: components["schemas"]["Rollout"][];
+            metadata: components["schemas"]["ListMetadata"];
+        };
+        /** @description One page of a list. */
+        List_RolloutDevice: {
+            items: components["schemas"]["RolloutDevice"][];
+            metadata: components["schemas"]["ListMetadata"];
+        };
+        /** @description One page of a list. */
+        List_Tenant: {
+            items: components["schemas"]["Tenant"][];
+            metadata: components["schemas"]["ListMetadata"];
+        };
+        /** @description One page of a list. */
+        List_User: {
+            items: components["schemas"]["User"][];
+            metadata: components["schemas"]["ListMetadata"];
         };
         LocationSummary: {
             location: string;
@@ -1892,11 +1927,6 @@ export interface components {
             spec: components["schemas"]["PinSpec"];
             status: components["schemas"]["NoStatus"];
         };
-        /** @description One page of a list. */
-        PinList_Pin: {
-            items: components["schemas"]["Pin"][];
-            metadata: components["schemas"]["ListMetadata"];
-        };
         /** @description This device keeps this release of this app. */
         PinSpec: {
             app: components["schemas"]["Name"];
@@ -1913,11 +1943,6 @@ export interface components {
             metadata: components["schemas"]["Metadata"];
             spec: components["schemas"]["PlacementSpec"];
             status: components["schemas"]["NoStatus"];
-        };
-        /** @description One page of a list. */
-        PlacementList_Placement: {
-            items: components["schemas"]["Placement"][];
-            metadata: components["schemas"]["ListMetadata"];
         };
         /** @description Which devices run an app. */
         PlacementSpec: {
@@ -1993,11 +2018,6 @@ export interface components {
         };
         /** Format: uuid */
         ReleaseId: string;
-        /** @description One page of a list. */
-        ReleaseList_Release: {
-            items: components["schemas"]["Release"][];
-            metadata: components["schemas"]["ListMetadata"];
-        };
         /**
          * @description A release by its uid, or as app@version.
          * @example edge-web@1.1
@@ -2078,11 +2098,6 @@ export interface components {
             location: string;
             name: components["schemas"]["Name"];
         };
-        /** @description One page of a list. */
-        RolloutDeviceList_RolloutDevice: {
-            items: components["schemas"]["RolloutDevice"][];
-            metadata: components["schemas"]["ListMetadata"];
-        };
         /** @description One device of a rollout. */
         RolloutDeviceSummary: {
             bucket: components["schemas"]["Bucket"];
@@ -2100,11 +2115,6 @@ export interface components {
         };
         /** Format: uuid */
         RolloutId: string;
-        /** @description One page of a list. */
-        RolloutList_Rollout: {
-            items: components["schemas"]["Rollout"][];
-            metadata: components["schemas"]["ListMetadata"];
-        };
         /** @description Moves one channel of one app to a release, in waves. */
         RolloutSpec: {
             app: components["schemas"]["Name"];
@@ -2243,11 +2253,6 @@ export interface components {
             spec: components["schemas"]["TenantSpec"];
             status: components["schemas"]["NoStatus"];
         };
-        /** @description One page of a list. */
-        TenantList_Tenant: {
-            items: components["schemas"]["Tenant"][];
-            metadata: components["schemas"]["ListMetadata"];
-        };
         TenantSpec: {
             displayName?: string;
         };
@@ -2291,11 +2296,6 @@ export interface components {
             metadata: components["schemas"]["Metadata"];
             spec: components["schemas"]["UserSpec"];
             status: components["schemas"]["UserStatus"];
-        };
-        /** @description One page of a list. */
-        UserList_User: {
-            items: components["schemas"]["User"][];
-            metadata: components["schemas"]["ListMetadata"];
         };
         UserSpec: {
             email: string;
@@ -2428,7 +2428,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["AppList_App"];
+                    "application/json": components["schemas"]["List_App"];
                 };
             };
             "4XX": {
@@ -2579,7 +2579,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["ArtifactList_Artifact"];
+                    "application/json": components["schemas"]["List_Artifact"];
                 };
             };
             "4XX": {
@@ -2782,7 +2782,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["ChannelList_Channel"];
+                    "application/json": components["schemas"]["List_Channel"];
                 };
             };
             "4XX": {
@@ -2934,7 +2934,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["ClaimRuleObjectList_ClaimRuleObject"];
+                    "application/json": components["schemas"]["List_ClaimRuleObject"];
                 };
             };
             "4XX": {
@@ -3086,7 +3086,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["ClaimTokenList_ClaimToken"];
+                    "application/json": components["schemas"]["List_ClaimToken"];
                 };
             };
             "4XX": {
@@ -3204,7 +3204,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["ConfigList_Config"];
+                    "application/json": components["schemas"]["List_Config"];
                 };
             };
             "4XX": {
@@ -3378,7 +3378,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["DeviceList_Device"];
+                    "application/json": components["schemas"]["List_Device"];
                 };
             };
             "4XX": {
@@ -3939,7 +3939,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["EventList_Event"];
+                    "application/json": components["schemas"]["List_Event"];
                 };
             };
             "4XX": {
@@ -4137,7 +4137,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["PinList_Pin"];
+                    "application/json": components["schemas"]["List_Pin"];
                 };
             };
             "4XX": {
@@ -4288,7 +4288,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["PlacementList_Placement"];
+                    "application/json": components["schemas"]["List_Placement"];
                 };
             };
             "4XX": {
@@ -4441,7 +4441,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["ReleaseList_Release"];
+                    "application/json": components["schemas"]["List_Release"];
                 };
             };
             "4XX": {
@@ -4586,7 +4586,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["RolloutList_Rollout"];
+                    "application/json": components["schemas"]["List_Rollout"];
                 };
             };
             "4XX": {
@@ -4716,7 +4716,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["RolloutDeviceList_RolloutDevice"];
+                    "application/json": components["schemas"]["List_RolloutDevice"];
                 };
             };
             "4XX": {
@@ -4880,7 +4880,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["TenantList_Tenant"];
+                    "application/json": components["schemas"]["List_Tenant"];
                 };
             };
             "4XX": {
@@ -4943,7 +4943,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["ApiTokenList_ApiToken"];
+                    "application/json": components["schemas"]["List_ApiToken"];
                 };
             };
             "4XX": {
@@ -5091,7 +5091,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["UserList_User"];
+                    "application/json": components["schemas"]["List_User"];
                 };
             };
             "4XX": {

@@ -51,6 +51,7 @@ struct RangeQuery {
     /// At most this many points; 300 when left out.
     points: Option<u32>,
     /// What stands for several samples that fall together: `mean` (when left out), `min` or `max`.
+    #[param(inline)]
     aggregate: Option<Aggregate>,
 }
 

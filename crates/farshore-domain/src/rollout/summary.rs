@@ -76,7 +76,7 @@ pub struct WaveSummary {
 
 /// One device of a rollout.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = RolloutDeviceSummary))]
 #[serde(rename_all = "camelCase")]
 pub struct DeviceSummary {
     pub device: DeviceId,
