@@ -175,7 +175,7 @@ async fn without_a_live_permit_a_verified_release_is_staged_and_not_executed() {
     device.check("the good one");
 }
 
-fn sets(sets: &[&farshore_agent::runner::Signed]) -> Body {
+pub(crate) fn sets(sets: &[&farshore_agent::runner::Signed]) -> Body {
     let set = |set: &&farshore_agent::runner::Signed| SignedKeySet {
         document: set.document.clone(),
         signature: set.signature.clone(),

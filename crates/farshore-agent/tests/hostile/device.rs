@@ -41,6 +41,28 @@ fn digest_of(path: &Path) -> Option<Digest> {
     std::fs::read(path).ok().map(|bytes| Digest::of(&bytes))
 }
 
+/// Both roles on the files of a folder.
+fn start(folder: &Path) -> [Child; 2] {
+    let at = |name: &str| folder.join(name);
+    let start = |arguments: &[&str], paths: &[(&str, &str)]| {
+        let mut command = Command::new(AGENT);
+        command.args(arguments).env("FARSHORE_LOG", "error").stdin(Stdio::null());
+        for (flag, path) in paths {
+            command.arg(flag).arg(at(path));
+        }
+        command.spawn().unwrap()
+    };
+    let runner = start(
+        &["runner", "--unprivileged", "--cgroup", ""],
+        &[("--socket", "runner.sock"), ("--apps-dir", "apps")],
+    );
+    let run = start(
+        &["run"],
+        &[("--state-dir", "state"), ("--runner-socket", "runner.sock"), ("--token-file", "token")],
+    );
+    [run, runner]
+}
+
 impl Device {
     /// Claimed and connected.
     pub(crate) async fn new() -> Self {
@@ -71,26 +93,41 @@ impl Device {
         let at = |name: &str| folder.path().join(name);
         std::fs::write(at("token"), liar.token().to_text().as_bytes()).unwrap();
         std::fs::write(at("record"), "").unwrap();
-        let start = |arguments: &[&str], paths: &[(&str, PathBuf)]| {
-            let mut command = Command::new(AGENT);
-            command.args(arguments).env("FARSHORE_LOG", "error").stdin(Stdio::null());
-            for (flag, path) in paths {
-                command.arg(flag).arg(path);
-            }
-            command.spawn().unwrap()
-        };
-        let socket = || ("--socket", at("runner.sock"));
-        let runner =
-            start(&["runner", "--unprivileged", "--cgroup", ""], &[socket(), ("--apps-dir", at("apps"))]);
-        let run = start(
-            &["run"],
-            &[
-                ("--state-dir", at("state")),
-                ("--runner-socket", at("runner.sock")),
-                ("--token-file", at("token")),
-            ],
-        );
+        let [run, runner] = start(folder.path());
         Self { liar, folder, run, runner, oracle: Oracle::default(), generation: 0 }
+    }
+
+    /// Everything of this device dies at once.
+    pub(crate) async fn power_off(&mut self) {
+        self.kill_all();
+        seen("nothing of the device", || self.programs().is_empty().then_some(())).await;
+        // What comes next is said on another channel.
+        seen("the end of the channel", || self.liar.book().outbox.is_none().then_some(())).await;
+        self.liar.book().frames.clear();
+    }
+
+    pub(crate) fn power_on(&mut self) {
+        [self.run, self.runner] = start(self.folder.path());
+    }
+
+    fn kill_all(&mut self) {
+        for child in [&mut self.run, &mut self.runner] {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        // Supervisors and apps live on by design. Only ours name this folder.
+        let Ok(ours) = self.folder.path().canonicalize() else { return };
+        let ours = ours.join("apps").into_os_string().into_encoded_bytes();
+        for pid in processes() {
+            let of = |name: &str| std::fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
+            let named = [of("cmdline"), of("environ")]
+                .iter()
+                .any(|bytes| bytes.windows(ours.len()).any(|window| window == ours));
+            if named && let Some(pid) = rustix::process::Pid::from_raw(pid) {
+                // Gone already is as good.
+                _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -296,22 +333,6 @@ fn files(folder: &Path) -> Vec<String> {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        for child in [&mut self.run, &mut self.runner] {
-            child.kill().unwrap();
-            child.wait().unwrap();
-        }
-        // Supervisors and apps live on by design. Only ours name this folder.
-        let Ok(ours) = self.folder.path().canonicalize() else { return };
-        let ours = ours.join("apps").into_os_string().into_encoded_bytes();
-        for pid in processes() {
-            let of = |name: &str| std::fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
-            let named = [of("cmdline"), of("environ")]
-                .iter()
-                .any(|bytes| bytes.windows(ours.len()).any(|window| window == ours));
-            if named && let Some(pid) = rustix::process::Pid::from_raw(pid) {
-                // Gone already is as good.
-                _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-            }
-        }
+        self.kill_all();
     }
 }

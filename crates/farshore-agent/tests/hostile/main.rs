@@ -12,5 +12,6 @@ mod device;
 mod frames;
 mod liar;
 mod manifests;
+mod power;
 mod release;
 mod wait;
