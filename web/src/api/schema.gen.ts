@@ -1065,11 +1065,8 @@ export interface components {
         AppAction: {
             app: components["schemas"]["Name"];
         };
-        /**
-         * @description What one app on one device is doing.
-         * @enum {string}
-         */
-        AppPhase: "Absent" | "Downloading" | "Staged" | "Starting" | "Soaking" | "Running" | "Failing" | "RollingBack" | "Held" | "Stopping" | "Stopped" | "Refused" | "Unsupported" | "unknown";
+        /** @enum {string} */
+        AppPhase: "absent" | "downloading" | "staged" | "starting" | "soaking" | "running" | "failing" | "rolling-back" | "held" | "stopping" | "stopped" | "refused" | "unsupported" | "unknown";
         AppSpec: {
             /** @default  */
             description: string;
@@ -1113,11 +1110,8 @@ export interface components {
             /** @enum {string} */
             source: "unknown";
         };
-        /**
-         * @description Where a device stands, in the words that people count by.
-         * @enum {string}
-         */
-        Bucket: "Waiting" | "Updating" | "Ok" | "Failed" | "Unreachable" | "RollingBack" | "RolledBack" | "Excluded" | "unknown";
+        /** @enum {string} */
+        Bucket: "waiting" | "updating" | "ok" | "failed" | "unreachable" | "rolling-back" | "rolled-back" | "excluded" | "unknown";
         /** @description An object as the API shows it, and as YAML holds it. */
         Channel: {
             /** @description `farshore.dev/v1`. */
@@ -1255,11 +1249,8 @@ export interface components {
                 [key: string]: string;
             };
         };
-        /**
-         * @description Whether the device has what it should have.
-         * @enum {string}
-         */
-        Conformance: "Conforming" | "Converging" | "Diverged" | "Held" | "Unsupported" | "unknown";
+        /** @enum {string} */
+        Conformance: "conforming" | "converging" | "diverged" | "held" | "unsupported" | "unknown";
         /** @description Devices by [`Bucket`]. */
         Counts: {
             /** Format: int32 */
@@ -1439,11 +1430,8 @@ export interface components {
              */
             variant: string;
         };
-        /**
-         * @description What the device says of its apps; the worst app counts.
-         * @enum {string}
-         */
-        Health: "Healthy" | "Degraded" | "Failing" | "unknown";
+        /** @enum {string} */
+        Health: "healthy" | "degraded" | "failing" | "unknown";
         /** @description One health check. It fails after `failureThreshold` failures in a row and is good again after one success. */
         HealthCheck: {
             /** Format: int32 */
@@ -1477,11 +1465,8 @@ export interface components {
         Labels: {
             [key: string]: string;
         };
-        /**
-         * @description Where the device stands in its life.
-         * @enum {string}
-         */
-        Lifecycle: "Pending" | "Claimed" | "Cordoned" | "Draining" | "Drained" | "Decommissioning" | "Decommissioned" | "unknown";
+        /** @enum {string} */
+        Lifecycle: "pending" | "claimed" | "cordoned" | "draining" | "drained" | "decommissioning" | "decommissioned" | "unknown";
         /** @description Limits enforced where the device's cgroups allow. */
         Limits: {
             /**
@@ -1892,32 +1877,20 @@ export interface components {
          * @enum {string}
          */
         OnFailure: "pause" | "rollback";
-        /**
-         * @description Who has to act.
-         * @enum {string}
-         */
-        Owner: "Engine" | "Device" | "Operator" | "unknown";
+        /** @enum {string} */
+        Owner: "engine" | "device" | "operator" | "unknown";
         /** @description A pause: since when, by whom, why. */
         Pause: {
             at: components["schemas"]["UnixMs"];
             by: string;
             why: components["schemas"]["PauseReason"];
         };
-        /**
-         * @description Why a rollout is paused.
-         * @enum {string}
-         */
-        PauseReason: "Operator" | "Failures" | "Inconclusive" | "unknown";
-        /**
-         * @description One thing that may be allowed. Each endpoint names the one it needs.
-         * @enum {string}
-         */
-        Permission: "DeviceRead" | "DeviceWrite" | "DeviceRevoke" | "DeviceOperate" | "ClaimRead" | "ClaimWrite" | "ReleaseRead" | "ReleaseWrite" | "TrustRead" | "TrustWrite" | "FleetRead" | "FleetWrite" | "RolloutRead" | "RolloutWrite" | "EventRead" | "UserRead" | "UserWrite" | "TenantRead" | "PlatformWrite" | "unknown";
-        /**
-         * @description Where the rollout stands.
-         * @enum {string}
-         */
-        Phase: "Pending" | "Running" | "Paused" | "RollingBack" | "Succeeded" | "Failed" | "Aborted" | "Superseded" | "unknown";
+        /** @enum {string} */
+        PauseReason: "operator" | "failures" | "inconclusive" | "unknown";
+        /** @enum {string} */
+        Permission: "device.read" | "device.write" | "device.revoke" | "device.operate" | "claim.read" | "claim.write" | "release.read" | "release.write" | "trust.read" | "trust.write" | "fleet.read" | "fleet.write" | "rollout.read" | "rollout.write" | "event.read" | "user.read" | "user.write" | "tenant.read" | "platform.write" | "unknown";
+        /** @enum {string} */
+        Phase: "pending" | "running" | "paused" | "rolling-back" | "succeeded" | "failed" | "aborted" | "superseded" | "unknown";
         /** @description An object as the API shows it, and as YAML holds it. */
         Pin: {
             /** @description `farshore.dev/v1`. */
@@ -1987,11 +1960,8 @@ export interface components {
             /** @description `https://farshore.dev/problems/<code>`. */
             type: string;
         };
-        /**
-         * @description Whether the control plane hears from the device.
-         * @enum {string}
-         */
-        Reachability: "Online" | "Stale" | "Offline" | "unknown";
+        /** @enum {string} */
+        Reachability: "online" | "stale" | "offline" | "unknown";
         /** @description One link of a chain of reasons: the answer to "why". */
         Reason: {
             /** @description One CamelCase word for programs, such as `HealthCheckFailed`. */
@@ -2333,11 +2303,8 @@ export interface components {
              */
             soakSeconds?: number;
         };
-        /**
-         * @description Where a wave stands.
-         * @enum {string}
-         */
-        WaveState: "Waiting" | "Running" | "Soaking" | "Passed" | "Halted" | "unknown";
+        /** @enum {string} */
+        WaveState: "waiting" | "running" | "soaking" | "passed" | "halted" | "unknown";
         /** @description One wave. `from` and `to` are cumulative percentages of the population at start, rounded up. */
         WaveSummary: {
             counts: components["schemas"]["Counts"];
