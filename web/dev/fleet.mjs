@@ -147,7 +147,8 @@ function rollout(name, id, status, age) {
   object.metadata.uid = id
   const { history, ...rest } = status
   const summary = { uid: id, name, app: spec.app, channel: name.split('-').at(-1), createdAt: object.metadata.createdAt, ...rest }
-  Object.assign(object, { spec: { ...spec, channel: summary.channel, release: `edge-web@${status.to.version}` }, status: { summary, history } })
+  const waiting = summary.phase === 'running' ? [{ reason: { code: 'Reports', message: '2 devices of wave 2 to report', since: start - 4 * MINUTE }, owner: 'device', until: start + 9 * MINUTE }] : summary.phase === 'paused' ? [{ reason: { code: 'Paused', message: 'somebody to resume or abort it', since: start - 40 * MINUTE }, owner: 'operator', until: start + 6 * DAY }] : []
+  Object.assign(object, { spec: { ...spec, channel: summary.channel, release: `edge-web@${status.to.version}` }, status: { summary, waiting, history } })
   return object
 }
 

@@ -396,8 +396,17 @@ export interface RolloutSummary {
   deadline?: UnixMs
 }
 
+/** One thing that a rollout waits for, who has to act, and until when. */
+export interface Waiting {
+  reason: Reason
+  owner: 'engine' | 'device' | 'operator' | 'unknown'
+  until: UnixMs
+}
+
 export interface RolloutStatus {
   summary: RolloutSummary
+  /** Empty in lists. */
+  waiting?: Waiting[]
   history?: HistoryEntry[]
 }
 

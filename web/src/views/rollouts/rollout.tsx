@@ -4,7 +4,7 @@ import { Link, useParams, useSearch } from '@tanstack/react-router'
 
 import { ApiError } from '~/api/client'
 import { isFinal, rolloutQuery } from '~/api/rollouts'
-import type { HistoryEntry, Rollout } from '~/api/types'
+import type { HistoryEntry, Rollout, Waiting } from '~/api/types'
 import { CopyButton } from '~/ui/copy'
 import { Mark } from '~/ui/mark'
 import { percent, plural } from '~/ui/number'
@@ -109,11 +109,38 @@ function Head({ rollout }: { rollout: Rollout }) {
         </span>
       </p>
       <Why reasons={s.reasons} />
+      <WaitingFor waiting={rollout.status.waiting ?? []} />
       {s.deadline !== undefined && !isFinal(s.phase) && (
         <p className="text-sm text-muted">
           Decides by itself at the latest <Time at={s.deadline} />.
         </p>
       )}
+    </div>
+  )
+}
+
+const OWNERS: Record<Waiting['owner'], string> = {
+  engine: 'nobody needs to act',
+  device: 'the device has to act',
+  operator: 'a person has to act',
+  unknown: '',
+}
+
+function WaitingFor({ waiting }: { waiting: Waiting[] }) {
+  if (waiting.length === 0) return null
+  return (
+    <div className="flex gap-1.5">
+      <span className="whitespace-nowrap text-muted">waits for:</span>
+      <ul className="min-w-0">
+        {waiting.map((one) => (
+          <li key={`${one.reason.code}${one.reason.message}`} className="[overflow-wrap:anywhere]">
+            <span className={one.owner === 'operator' ? 'font-medium text-warn' : undefined}>{one.reason.message}</span>{' '}
+            <span className="text-sm text-muted">
+              {OWNERS[one.owner] ?? ''}; until <Time at={one.until} />
+            </span>
+          </li>
+        ))}
+      </ul>
     </div>
   )
 }
