@@ -1,6 +1,6 @@
 /**
  * Holds the page's types to the API's document: `schema.gen.ts` is generated from `openapi.json` (`npm run gen`), and a name, a field or a
- * type that has moved there fails `npm run contract` here. Nothing of this is in the page.
+ * type that has moved there fails `npm run check` here. Nothing of this is in the page.
  */
 import type { components } from './schema.gen'
 import type * as page from './types'
