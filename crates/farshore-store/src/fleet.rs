@@ -158,6 +158,9 @@ impl AppRow {
     }
 }
 
+/// Uid, device, app, release, rollout, issued, expires.
+type RawPermit = (Uuid, Uuid, String, Uuid, Option<Uuid>, i64, i64);
+
 const DEVICE: &str =
     "SELECT uid, name, labels, channel, location, lifecycle, last_seen_at FROM devices WHERE tenant = $1";
 const APP: &str =
@@ -277,7 +280,7 @@ impl TenantDb {
     /// Permits that have not expired, of all devices.
     pub async fn live_permits(&self, tx: &mut Tx, now: UnixMs) -> StoreResult<Vec<PermitRow>> {
         let sql = sqlx::AssertSqlSafe(format!("{PERMIT} AND expires_at > $2"));
-        let rows: Vec<(Uuid, Uuid, String, Uuid, Option<Uuid>, i64, i64)> =
+        let rows: Vec<RawPermit> =
             on!(tx, c => sqlx::query_as(sql).bind(self.tenant.0).bind(now.0).fetch_all(c).await)?;
         rows.into_iter()
             .map(|(uid, device, app, release, rollout, issued, expires)| {

@@ -1,5 +1,6 @@
 //! Objects, artifacts, key sets, releases, pointers, permits, desired states and rollouts behave the same on both engines, and stay within
 //! their tenant.
+#![expect(clippy::unwrap_used, reason = "a test that can't go on should stop right here")]
 
 use std::collections::BTreeMap;
 

@@ -183,7 +183,8 @@ async fn killed_again_and_again_during_a_switch_it_still_arrives_and_never_doubl
     let new = device.release("1.1", FIT, |_| {});
     device.plane.desire(2, &new, &[]);
     // Eight points by default; more when asked, each at another moment, with one switch after the other.
-    let points = std::env::var("FARSHORE_KILL_POINTS").ok().and_then(|text| text.parse().ok()).unwrap_or(8_u64);
+    let points =
+        std::env::var("FARSHORE_KILL_POINTS").ok().and_then(|text| text.parse().ok()).unwrap_or(8_u64);
     for round in 0..points {
         tokio::time::sleep(Duration::from_millis(40 + round * 7_919 % 350)).await;
         if round % 2 == 0 {
