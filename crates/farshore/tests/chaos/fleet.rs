@@ -1,0 +1,326 @@
+//! A control plane and devices as processes that can be killed, and the command line to tell them what to do.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use farshore_domain::digest::Digest;
+use serde_json::Value;
+
+use crate::watcher::Watcher;
+
+/// Everything has settled this long after the last crash, or something hangs.
+const PATIENCE: Duration = Duration::from_secs(90);
+const MANIFEST: &str = r#"{"tenant": "default", "app": "web", "version": "1.0",
+"run": {"command": ["bin/app", "run"], "stopTimeoutSeconds": 1},
+"health": [{"name": "fit", "intervalSeconds": 1, "failureThreshold": 2, "probe": {"type": "command", "command": ["bin/app", "check"]}}],
+"restart": {"backoffMs": 50, "maxBackoffMs": 200, "maxRestarts": 1}, "soakSeconds": 0, "startTimeoutSeconds": 10}"#;
+const OBJECTS: &str = "kind: App\nmetadata: {name: web}\n---\nkind: Channel\nmetadata: {name: prod}\n---\nkind: Placement\nmetadata: {name: web}\nspec: {app: web}\n";
+
+/// Whom to kill.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Victim {
+    Control,
+    Run(usize),
+    Runner(usize),
+}
+
+pub(crate) struct Fleet {
+    folder: tempfile::TempDir,
+    ports: [u16; 2],
+    control: Child,
+    /// Each device's `run` and runner.
+    agents: Vec<[Child; 2]>,
+    pub(crate) watcher: Watcher,
+    recorder: Vec<u8>,
+    /// The programs of all signed releases.
+    programs: BTreeSet<Digest>,
+    rollout: String,
+}
+
+/// A program beside the `farshore` that these tests were built with.
+fn beside(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_BIN_EXE_farshore")).with_file_name(name);
+    assert!(path.exists(), "{} is missing: cargo build -p {name}", path.display());
+    path
+}
+
+fn spawn(mut command: Command, log: &Path) -> Child {
+    let log = File::options().create(true).append(true).open(log).unwrap();
+    command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
+}
+
+/// A port that was free a moment ago. It has to stay the same when the control plane comes back.
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn serve(folder: &Path, [api, device]: [u16; 2]) -> Child {
+    let mut command = clean(Path::new(env!("CARGO_BIN_EXE_farshore")));
+    command.arg("serve").arg("--data-dir").arg(folder.join("server"));
+    command.args([
+        "--api-listen",
+        &format!("127.0.0.1:{api}"),
+        "--device-listen",
+        &format!("127.0.0.1:{device}"),
+    ]);
+    command.args(["--heartbeat-seconds", "1"]);
+    spawn(command, &folder.join("serve.log"))
+}
+
+fn clean(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("FARSHORE_LOG", "warn");
+    command
+}
+
+fn agent(folder: &Path, role: usize) -> Child {
+    let mut command = clean(&beside("farshore-agent"));
+    if role == 0 {
+        command.arg("run").arg("--state-dir").arg(folder.join("state"));
+        command.arg("--runner-socket").arg(folder.join("runner.sock"));
+        command.arg("--token-file").arg(folder.join("token"));
+    } else {
+        command.args(["runner", "--unprivileged", "--cgroup", ""]);
+        command.arg("--socket").arg(folder.join("runner.sock")).arg("--apps-dir").arg(folder.join("apps"));
+    }
+    spawn(command, &folder.join(["run.log", "runner.log"][role]))
+}
+
+fn recorder(folder: &Path) -> Vec<u8> {
+    let (source, target) = (folder.join("recorder.rs"), folder.join("recorder"));
+    std::fs::write(&source, include_str!("../../../farshore-agent/tests/hostile/recorder.rs")).unwrap();
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let options = ["--edition=2024", "-Copt-level=2", "-Cpanic=abort", "-Cstrip=symbols", "-o"];
+    let done = Command::new(rustc).args(options).args([&target, &source]).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    std::fs::read(target).unwrap()
+}
+
+impl Fleet {
+    /// A control plane, devices that are claimed, and an app placed on them.
+    pub(crate) async fn start(devices: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        let ports = [free_port(), free_port()];
+        let control = serve(&root, ports);
+        let folders: Vec<PathBuf> =
+            (0..devices).map(|number| root.join(format!("device-{number}"))).collect();
+        for folder in &folders {
+            std::fs::create_dir_all(folder.join("apps")).unwrap();
+            std::fs::write(folder.join("record"), "").unwrap();
+        }
+        let watcher = Watcher::start(folders.iter().map(|folder| folder.join("apps")).collect());
+        let recorder = recorder(&root);
+        let mut fleet = Self {
+            folder,
+            ports,
+            control,
+            agents: Vec::new(),
+            watcher,
+            recorder,
+            programs: BTreeSet::new(),
+            rollout: String::new(),
+        };
+        let said = |word: &str| {
+            let log = std::fs::read_to_string(root.join("serve.log")).unwrap_or_default();
+            log.lines().find_map(|line| Some(line.split_once(word)?.1.trim().to_owned()))
+        };
+        let link = fleet.until("the first login", || said("First admin:")).await;
+        let fingerprint = fleet.until("the fingerprint", || said("CA fingerprint:")).await;
+        std::fs::write(root.join("password"), "correct horse battery\n").unwrap();
+        let login = ["login", &link, "--ca-fingerprint", &fingerprint, "--password-stdin"];
+        fleet.farshore(&login).expect("the login");
+        std::fs::write(root.join("objects.yaml"), OBJECTS).unwrap();
+        std::fs::write(root.join("manifest.json"), MANIFEST).unwrap();
+        fleet.line("apply -f objects.yaml");
+        fleet.line("key generate");
+        fleet.line("key init --key release.key");
+        for folder in folders {
+            let token = fleet.line("token create --channel prod");
+            std::fs::write(folder.join("token"), token.trim()).unwrap();
+            fleet.agents.push([agent(&folder, 0), agent(&folder, 1)]);
+        }
+        fleet
+            .until("the devices", || {
+                let list: Value =
+                    serde_json::from_str(&fleet.farshore(&["get", "devices", "-o", "json"])?).ok()?;
+                let items = list["items"].as_array()?;
+                let online = items.iter().filter(|item| item["status"]["reachability"] == "online");
+                (online.count() == devices).then_some(())
+            })
+            .await;
+        fleet
+    }
+
+    pub(crate) fn devices(&self) -> usize {
+        self.agents.len()
+    }
+
+    fn root(&self) -> PathBuf {
+        self.folder.path().canonicalize().unwrap()
+    }
+
+    async fn until<T>(&self, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(found) = look() {
+                return found;
+            }
+            if Instant::now() > deadline {
+                let mut logs: Vec<String> = walk(&self.root(), "log").iter().map(|log| tail(log)).collect();
+                logs.extend(self.farshore(&["describe", &format!("rollout/{}", self.rollout)]));
+                logs.extend(self.farshore(&["get", "devices", "-o", "json"]));
+                panic!("waited in vain for {what}\n{}", logs.join("\n"));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// What the command prints; `None` when it failed, as it may while the control plane is away.
+    fn farshore(&self, arguments: &[&str]) -> Option<String> {
+        let mut command = clean(Path::new(env!("CARGO_BIN_EXE_farshore")));
+        command
+            .args(arguments)
+            .current_dir(self.root())
+            .env("FARSHORE_CONFIG", self.root().join("config.yaml"));
+        let stdin = File::open(self.root().join("password")).map_or_else(|_| Stdio::null(), Stdio::from);
+        let done = command.stdin(stdin).output().unwrap();
+        if !done.status.success() {
+            eprintln!("{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+        }
+        done.status.success().then(|| String::from_utf8_lossy(&done.stdout).into_owned())
+    }
+
+    fn line(&self, line: &str) -> String {
+        self.farshore(&line.split_whitespace().collect::<Vec<_>>()).unwrap_or_else(|| panic!("{line}"))
+    }
+
+    /// Packs, signs and pushes a release; a bad one ends as soon as it starts.
+    pub(crate) async fn release(&mut self, version: &str, good: bool) {
+        let folder = self.root().join(format!("release-{version}"));
+        std::fs::create_dir_all(folder.join("bin")).unwrap();
+        let program = [self.recorder.as_slice(), version.as_bytes()].concat();
+        std::fs::write(folder.join("bin/app"), &program).unwrap();
+        let mode: std::fs::Permissions = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(folder.join("bin/app"), mode).unwrap();
+        self.programs.insert(Digest::of(&program));
+        let manifest = MANIFEST.replace("\"run\"]", if good { "\"run\"]" } else { "\"crash\"]" });
+        std::fs::write(self.root().join("manifest.json"), manifest).unwrap();
+        self.line(&format!("release pack release-{version}"));
+        let arch = std::env::consts::ARCH;
+        self.line(&format!(
+            "release sign manifest.json --key release.key --release-version {version} \
+             --artifact linux/{arch}=release-{version}.tar.gz --out out-{version}"
+        ));
+        self.line(&format!("release push out-{version}"));
+    }
+
+    pub(crate) async fn roll_out(&mut self, version: &str) {
+        self.rollout = format!("web-{}", version.replace('.', "-"));
+        self.line(&format!(
+            "rollout create --app web --channel prod --to {version} --name {} --wave 50%:1s --wave 100%:0s \
+             --max-unavailable 100% --on-failure rollback",
+            self.rollout
+        ));
+    }
+
+    /// Kills one process as a crash would, and starts it again.
+    pub(crate) async fn crash(&mut self, victim: Victim) {
+        let root = self.root();
+        let kill = |child: &mut Child| {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        };
+        match victim {
+            Victim::Control => {
+                kill(&mut self.control);
+                self.control = serve(&root, self.ports);
+            }
+            Victim::Run(device) | Victim::Runner(device) => {
+                let role = usize::from(matches!(victim, Victim::Runner(_)));
+                kill(&mut self.agents[device][role]);
+                self.agents[device][role] = agent(&root.join(format!("device-{device}")), role);
+            }
+        }
+    }
+
+    /// Nothing unsigned was executed, and nothing twice at a time.
+    pub(crate) fn check(&self) {
+        for device in 0..self.devices() {
+            let record = self.root().join(format!("device-{device}/record"));
+            for line in std::fs::read_to_string(record).unwrap().lines() {
+                let digest: Digest = line.split(' ').next().unwrap().parse().unwrap();
+                assert!(self.programs.contains(&digest), "device {device} executed {line}");
+            }
+        }
+        assert!(self.watcher.check() > 0);
+    }
+
+    /// The rollout has ended this way, and every device has proven this version and executes it, once.
+    pub(crate) async fn settled(&self, version: &str, phase: &str) {
+        let program = Digest::of(&[self.recorder.as_slice(), version.as_bytes()].concat());
+        let read =
+            |arguments: &[&str]| -> Option<Value> { serde_json::from_str(&self.farshore(arguments)?).ok() };
+        let what = format!("{version} on all devices, and rollout {} {phase}", self.rollout);
+        self.until(&what, || {
+            let rollout = read(&["get", "rollout", &self.rollout, "-o", "json"])?;
+            let devices = read(&["get", "devices", "-o", "json"])?;
+            let ended = rollout["status"]["summary"]["phase"] == phase;
+            let has = |device: &&Value| {
+                let app = &device["status"]["apps"][0];
+                device["status"]["reachability"] == "online"
+                    && app["activeVersion"] == version
+                    && app["committed"] == true
+            };
+            let all = devices["items"].as_array()?.iter().filter(has).count() == self.devices();
+            let runs = self.watcher.programs().iter().all(|programs| programs.iter().eq([&program]));
+            (ended && all && runs).then_some(())
+        })
+        .await;
+        self.check();
+    }
+}
+
+fn walk(folder: &Path, extension: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() && !path.ends_with("server") {
+            found.extend(walk(&path, extension));
+        } else if path.extension().is_some_and(|found| found == extension) {
+            found.push(path);
+        }
+    }
+    found
+}
+
+fn tail(path: &Path) -> String {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let lines: Vec<_> = text.lines().rev().take(6).collect();
+    format!("{}:\n{}", path.display(), lines.into_iter().rev().collect::<Vec<_>>().join("\n"))
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        for child in self.agents.iter_mut().flatten().chain([&mut self.control]) {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        // Supervisors and apps live on by design. Only ours name this folder.
+        let ours = self.root().join("device-").into_os_string().into_encoded_bytes();
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            let named = ["cmdline", "environ"].iter().any(|name| {
+                let bytes = std::fs::read(entry.path().join(name)).unwrap_or_default();
+                bytes.windows(ours.len()).any(|window| window == ours)
+            });
+            if named && let Some(pid) = rustix::process::Pid::from_raw(pid) {
+                // Gone already is as good.
+                _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+    }
+}
