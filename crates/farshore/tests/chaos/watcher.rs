@@ -65,7 +65,7 @@ impl Watcher {
                     }
                 }
                 to.lock().unwrap().looks += 1;
-                std::thread::sleep(Duration::from_millis(5));
+                std::thread::park_timeout(Duration::from_millis(5));
             }
         };
         Self { folders, seen, stop, thread: Some(std::thread::spawn(look)) }
