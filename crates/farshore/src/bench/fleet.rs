@@ -112,9 +112,9 @@ async fn load(
         &[
             format!("--url={}", plane.api_url()),
             format!("--fingerprint={}", plane.fingerprint()),
-            format!("--token={}", plane.token()),
             format!("--count={}", arguments.readers),
         ],
+        Some(("FARSHORE_BENCH_TOKEN", plane.token())),
     )?;
     let all = arguments.readers;
     helper::until(

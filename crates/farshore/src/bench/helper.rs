@@ -23,10 +23,15 @@ pub(crate) struct Helper {
 }
 
 impl Helper {
-    /// Starts `farshore bench NAME ARGUMENTS`.
-    pub(crate) fn start(name: &'static str, arguments: &[String]) -> Result<Self> {
+    /// Starts `farshore bench NAME ARGUMENTS`. A secret goes into the environment, where other users can't read it.
+    pub(crate) fn start(
+        name: &'static str,
+        arguments: &[String],
+        secret: Option<(&str, &str)>,
+    ) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe().context("this program is not found")?);
         command.args(["bench", name]).args(arguments).env_remove("RUST_BACKTRACE");
+        command.envs(secret);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0).kill_on_drop(true);
         let mut child = command.spawn().with_context(|| format!("the {name} can't be started"))?;
         let stdin = child.stdin.take().context("no pipe")?;

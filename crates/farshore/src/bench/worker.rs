@@ -112,16 +112,14 @@ impl Workers {
             let count = (to - begin).min(PER_PROCESS);
             // The same part of the fleet is the same folder and the same addresses in each start.
             let block = u8::try_from(100 + begin / 500).context("too many parts of a fleet")?;
-            let mut arguments = vec![
+            let arguments = [
                 format!("--folder={}", folder.join(format!("fleet-{begin}")).display()),
                 format!("--devices={count}"),
                 format!("--block={block}"),
                 format!("--max-backoff-ms={max_backoff_ms}"),
             ];
-            if let Some(token) = token {
-                arguments.push(format!("--token={token}"));
-            }
-            self.parts.push(Helper::start("worker", &arguments)?);
+            let secret = token.map(|token| ("FARSHORE_BENCH_CLAIM_TOKEN", token));
+            self.parts.push(Helper::start("worker", &arguments, secret)?);
             begin += count;
         }
         Ok(())
