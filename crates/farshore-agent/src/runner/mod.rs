@@ -48,6 +48,8 @@ use users::Users;
 
 /// At most this many connections at once.
 const MAX_CONNECTIONS: usize = 64;
+/// Another runner is there when the apps folder is still locked after this long.
+const LOCK_WITHIN: Duration = Duration::from_secs(2);
 /// A connection that says nothing for this long is closed.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -76,6 +78,20 @@ impl RunnerSettings {
             user,
             cgroups: Some((PathBuf::from("/sys/fs/cgroup"), "farshore-apps".to_owned())),
             program: PathBuf::from("/proc/self/exe"),
+        }
+    }
+}
+
+/// Takes the lock of the apps folder. A runner that was killed while it started a process leaves the lock to that process until it
+/// has become its program: that passes, so it is waited for a moment.
+fn wait_for_lock(path: &std::path::Path) -> std::io::Result<Option<File>> {
+    let deadline = std::time::Instant::now() + LOCK_WITHIN;
+    loop {
+        match shim::take_lock(path)? {
+            None if std::time::Instant::now() < deadline => {
+                std::thread::park_timeout(Duration::from_millis(20))
+            }
+            taken => return Ok(taken),
         }
     }
 }
@@ -115,7 +131,7 @@ impl Runner {
         let private = Apps::private(&folder);
         make(&private, 0o700)?;
         make(&private.join("staging"), 0o700)?;
-        let lock = shim::take_lock(&private.join("lock")).map_err(|e| RunnerError::io("locking", e))?;
+        let lock = wait_for_lock(&private.join("lock")).map_err(|e| RunnerError::io("locking", e))?;
         let lock = lock.ok_or_else(|| RunnerError::AlreadyRunning(folder.clone()))?;
         let groups = cgroups.map_or_else(Cgroups::default, |(root, group)| Cgroups::detect(&root, &group));
         let mut capabilities = vec!["process".to_owned(), "manifest/v1".to_owned()];
