@@ -224,6 +224,8 @@ fn in_machine_command(arguments: &InMachine) -> Result<Command> {
             command.arg(setting);
         }
     }
+    // Where the runner's tests make control groups: in what is delegated to the apps.
+    command.arg("--setenv=FARSHORE_TEST_CGROUP=farshore.slice/farshore-apps.service");
     command.arg("--").args(&arguments.command);
     Ok(command)
 }

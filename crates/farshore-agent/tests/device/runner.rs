@@ -37,7 +37,10 @@ impl Bed {
     async fn with(users: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let client = RunnerClient::new(folder.path().join("runner.sock"));
-        let group = format!("farshore-test-{}", uuid::Uuid::new_v4());
+        // Under the runner's unit only what is delegated to the apps can be written.
+        let parent =
+            std::env::var("FARSHORE_TEST_CGROUP").map_or_else(|_| String::new(), |group| format!("{group}/"));
+        let group = format!("{parent}farshore-test-{}", uuid::Uuid::new_v4());
         let mut bed = Self { folder, client, runner: None, group, users };
         if users {
             // Users of apps must get in; the temporary folder is for nobody else by default.
