@@ -203,7 +203,6 @@ impl Claimed {
 #[serde(rename_all = "camelCase")]
 struct Renewed {
     certificate: String,
-    roots: Vec<String>,
     server_time: UnixMs,
 }
 
@@ -223,7 +222,7 @@ pub async fn renew(identity: &Identity) -> Result<(), ClaimError> {
     match answer.status {
         StatusCode::OK => {
             let renewed: Renewed = serde_json::from_slice(&answer.body).map_err(ClaimError::Answer)?;
-            identity.replace(&renewed.certificate, &renewed.roots).map_err(ClaimError::Identity)?;
+            identity.replace(&renewed.certificate).map_err(ClaimError::Identity)?;
             identity.clock.raise_floor(renewed.server_time.min(identity.credentials().not_after));
             Ok(())
         }

@@ -178,12 +178,13 @@ impl Identity {
         self.clock.now() > self.credentials().not_after
     }
 
-    /// Takes a new certificate for the same key, and the roots that come with it.
+    /// Takes a new certificate for the same key. The roots stay those of the claim, whatever the server offers: who
+    /// holds only the intermediate must not be able to put a root of his own into the device.
     ///
     /// # Errors
     /// When it isn't this device's; the old one stays.
-    pub fn replace(&self, certificate_pem: &str, roots_pem: &[String]) -> Result<(), IdentityFileError> {
-        let roots = roots_from_pem(roots_pem)?;
+    pub fn replace(&self, certificate_pem: &str) -> Result<(), IdentityFileError> {
+        let roots = self.credentials().roots.clone();
         let credentials = credentials(&self.registration, &self.key, certificate_pem, roots, &self.clock)?;
         if let Some(folder) = &self.folder {
             keep_credentials(folder, &credentials)?;

@@ -375,6 +375,8 @@ async fn a_certificate_is_renewed_without_dropping_the_channel_and_after_it_expi
     device.plane.book().lifetime = Duration::from_secs(24 * 3600);
     seen("a renewal", || (device.plane.book().renewals >= 1).then_some(())).await;
     assert_eq!(device.plane.book().channels, 1);
+    let roots = || std::fs::read_to_string(device.state().join("identity/roots.pem")).unwrap();
+    assert_eq!(roots().trim(), device.plane.roots().join("").trim(), "the roots are those of the claim");
 
     // Off for longer than a certificate lives.
     device.kill_run();

@@ -51,6 +51,13 @@ pub(crate) enum Mood {
     CutAfter(usize),
 }
 
+/// The root of another installation, in PEM.
+fn strange_root() -> String {
+    let domain = farshore_trust::identity::TrustDomain::new("stranger.test").unwrap();
+    let stranger = farshore_trust::authority::Authority::generate(&domain, clock::wall()).unwrap();
+    farshore_trust::certificate::chain_to_pem([&stranger.root_cert])
+}
+
 #[derive(Default)]
 pub(crate) struct Book {
     pub(crate) artifacts: BTreeMap<String, (Vec<u8>, Option<Mood>)>,
@@ -157,7 +164,7 @@ impl Plane {
         self.issue(key.csr_pem().unwrap().as_bytes())
     }
 
-    fn roots(&self) -> Vec<String> {
+    pub(crate) fn roots(&self) -> Vec<String> {
         vec![chain_to_pem([self.authority.root_cert()])]
     }
 
@@ -294,8 +301,9 @@ impl Plane {
             let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
             self.book().renewals += 1;
             let certificate = self.issue(body["csr"].as_str().unwrap().as_bytes());
+            // A root of somebody else's, which a device must not take.
             let renewed = serde_json::json!({
-                "certificate": certificate, "roots": self.roots(), "trustDomain": self.trust_domain, "serverTime": clock::wall(),
+                "certificate": certificate, "roots": [strange_root()], "trustDomain": self.trust_domain, "serverTime": clock::wall(),
             });
             return answer(StatusCode::OK, renewed.to_string());
         }
