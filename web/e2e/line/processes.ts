@@ -1,6 +1,6 @@
 /** The real programs, as a test starts and ends them: nothing is found by name, everything by its handle. */
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
-import { mkdir, mkdtemp, rm } from 'node:fs/promises'
+import { mkdir, mkdtemp, readFile, readdir, rm } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
@@ -110,9 +110,30 @@ export class Site {
     this.start('farshore-agent', ['run', '--state-dir', this.path(name, 'state'), '--runner-socket', socket, '--token', token, '--label', label])
   }
 
-  /** Ends everything, the last first, and removes the folder. */
+  /** What runs from this folder: the apps and their supervisors, which outlive the agents by design. */
+  private async left(): Promise<number[]> {
+    const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number)
+    const mine = await Promise.all(
+      pids.map(async (pid) => (await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')).includes(`${this.folder}/`)),
+    )
+    return pids.filter((_, index) => mine[index])
+  }
+
+  /** Ends everything, the last first, then the apps, and removes the folder. */
   async end(): Promise<void> {
     for (const started of this.started.toReversed()) await started.end()
+    const deadline = Date.now() + 15_000
+    for (let pids = await this.left(); pids.length > 0; pids = await this.left()) {
+      const signal = Date.now() > deadline ? 'SIGKILL' : 'SIGTERM'
+      for (const pid of pids) {
+        try {
+          process.kill(pid, signal)
+        } catch {
+          // It has just ended.
+        }
+      }
+      await new Promise((done) => setTimeout(done, 100))
+    }
     await rm(this.folder, { recursive: true, force: true, maxRetries: 5 })
   }
 }
