@@ -1,6 +1,7 @@
 //! One device with real processes, and the oracle that watches it from outside.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -42,11 +43,12 @@ fn digest_of(path: &Path) -> Option<Digest> {
 }
 
 /// Both roles on the files of a folder.
-fn start(folder: &Path) -> [Child; 2] {
+fn start(folder: &Path, environment: &[(&str, OsString)]) -> [Child; 2] {
     let at = |name: &str| folder.join(name);
     let start = |arguments: &[&str], paths: &[(&str, &str)]| {
         let mut command = Command::new(AGENT);
         command.args(arguments).env("FARSHORE_LOG", "error").stdin(Stdio::null());
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
         for (flag, path) in paths {
             command.arg(flag).arg(at(path));
         }
@@ -93,7 +95,7 @@ impl Device {
         let at = |name: &str| folder.path().join(name);
         std::fs::write(at("token"), liar.token().to_text().as_bytes()).unwrap();
         std::fs::write(at("record"), "").unwrap();
-        let [run, runner] = start(folder.path());
+        let [run, runner] = start(folder.path(), &[]);
         Self { liar, folder, run, runner, oracle: Oracle::default(), generation: 0 }
     }
 
@@ -107,7 +109,16 @@ impl Device {
     }
 
     pub(crate) fn power_on(&mut self) {
-        [self.run, self.runner] = start(self.folder.path());
+        self.power_on_with(&[]);
+    }
+
+    pub(crate) fn power_on_with(&mut self, environment: &[(&str, OsString)]) {
+        [self.run, self.runner] = start(self.folder.path(), environment);
+    }
+
+    /// Whether one of the two processes has ended by itself.
+    pub(crate) fn ended(&mut self) -> bool {
+        [&mut self.run, &mut self.runner].into_iter().any(|child| child.try_wait().unwrap().is_some())
     }
 
     fn kill_all(&mut self) {
@@ -259,6 +270,11 @@ impl Device {
         for (name, child) in [("run", &mut self.run), ("runner", &mut self.runner)] {
             assert_eq!(child.try_wait().unwrap(), None, "{what}: {name} ended");
         }
+        self.check_executed(what);
+    }
+
+    /// The same, where the agent may have ended.
+    pub(crate) fn check_executed(&mut self, what: &str) {
         for (digest, arguments) in self.recorded() {
             assert!(self.oracle.executed.contains(&digest), "{what}: {digest} was executed ({arguments})");
         }

@@ -11,6 +11,7 @@ mod artifacts;
 mod desired;
 mod device;
 mod frames;
+mod fsync;
 mod liar;
 mod manifests;
 mod power;
