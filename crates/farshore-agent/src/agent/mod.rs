@@ -380,6 +380,10 @@ impl<E: Executor, J: Journal> Agent<E, J> {
                 _ = &mut stop => break,
                 Some(event) = link.recv() => {
                     let heard = self.hear(event);
+                    if heard.is_err() {
+                        // What came could not be kept and would not be sent again: hang up, a new channel brings it.
+                        self.session = None;
+                    }
                     self.survive(heard)?;
                 }
                 Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => match done {
