@@ -53,7 +53,7 @@ impl Kept {
     /// # Errors
     /// When the thing cannot be started; the keeper has then said why on stderr.
     pub(crate) fn start(what: &[&str]) -> Result<Self> {
-        let program = std::env::current_exe().context("cannot find this program")?;
+        let program = crate::tools::this_program()?;
         let mut keeper = Command::new(program)
             .arg("keep")
             .args(what)

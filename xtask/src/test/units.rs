@@ -156,7 +156,7 @@ fn units_come_up(machine: &Machine) -> Result<()> {
 
 /// The cargo setting by which each test process is started through `xtask in-machine`.
 fn runner_setting(machine: &Machine, unit: &str) -> Result<String> {
-    let program = std::env::current_exe().context("cannot find this program")?;
+    let program = tools::this_program()?;
     let version = tools::output(Command::new("rustc").arg("-vV"))?;
     let host =
         version.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc -vV names no host")?;

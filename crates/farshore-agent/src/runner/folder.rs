@@ -98,7 +98,7 @@ impl AppFolder {
         file::make_folder(&self.state(), 0o700)
     }
 
-    /// Releases whose folder and manifest are both there.
+    /// Releases whose folder and manifest are both there; a manifest that is damaged is not.
     pub(crate) fn staged(&self) -> io::Result<Vec<Digest>> {
         let entries = match fs::read_dir(self.releases()) {
             Ok(entries) => entries,
@@ -109,7 +109,11 @@ impl AppFolder {
         for entry in entries {
             let name = entry?.file_name();
             let digest = name.to_str().and_then(|hex| format!("sha256:{hex}").parse::<Digest>().ok());
-            staged.extend(digest.filter(|digest| self.manifest(*digest).is_file()));
+            if let Some(digest) = digest
+                && self.read_manifest(digest)?.is_some()
+            {
+                staged.push(digest);
+            }
         }
         Ok(staged)
     }

@@ -60,7 +60,9 @@ pub(crate) fn stage(
     temporary: &Path,
 ) -> Result<(), RunnerError> {
     let release = folder.release(accepted.digest);
-    if release.is_dir() && folder.manifest(accepted.digest).is_file() {
+    let kept =
+        folder.read_manifest(accepted.digest).map_err(|e| RunnerError::io("reading the manifest", e))?;
+    if release.is_dir() && kept.is_some() {
         return Ok(());
     }
     let mut file = open_plain(artifact)?;

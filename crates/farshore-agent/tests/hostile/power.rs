@@ -178,12 +178,13 @@ fn a_journal_that_was_cut_anywhere_has_everything_acknowledged_and_no_half_of_an
 /// One thing a cut leaves behind.
 type Damage = (&'static str, fn(&Path));
 
-fn one(folder: PathBuf, extension: &str) -> PathBuf {
-    let mut entries = std::fs::read_dir(&folder).unwrap().flatten().map(|entry| entry.path());
-    let wanted = |path: &PathBuf| path.extension().is_some_and(|found| found == extension);
-    entries
-        .find(|path| extension.is_empty() || wanted(path))
-        .unwrap_or_else(|| panic!("nothing in {folder:?}"))
+/// All of them, not one: which one a folder lists first differs from disk to disk.
+fn all(folder: PathBuf, extension: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(&folder).unwrap().flatten().map(|entry| entry.path());
+    let wanted = |path: &PathBuf| extension.is_empty() || path.extension().is_some_and(|e| e == extension);
+    let found: Vec<_> = entries.filter(wanted).collect();
+    assert!(!found.is_empty(), "nothing in {folder:?}");
+    found
 }
 
 fn remove(path: PathBuf) {
@@ -218,14 +219,19 @@ const DAMAGES: &[Damage] = &[
         std::os::unix::fs::symlink("releases/none", root.join("apps/web/.current.new")).unwrap();
         std::os::unix::fs::symlink("releases/none", root.join("apps/web/.previous.new")).unwrap();
     }),
-    ("a release whose manifest was not written", |root| remove(one(root.join("apps/web/manifests"), "json"))),
-    ("a manifest without its release", |root| {
-        std::fs::remove_dir_all(one(root.join("apps/web/releases"), "")).unwrap();
+    ("releases whose manifests were not written", |root| {
+        all(root.join("apps/web/manifests"), "json").into_iter().for_each(remove);
     }),
-    ("a manifest cut in half", |root| {
-        let path = one(root.join("apps/web/manifests"), "json");
-        let bytes = std::fs::read(&path).unwrap();
-        write(path, &bytes[..bytes.len() / 2]);
+    ("manifests without their releases", |root| {
+        for release in all(root.join("apps/web/releases"), "") {
+            std::fs::remove_dir_all(release).unwrap();
+        }
+    }),
+    ("manifests cut in half", |root| {
+        for path in all(root.join("apps/web/manifests"), "json") {
+            let bytes = std::fs::read(&path).unwrap();
+            write(path, &bytes[..bytes.len() / 2]);
+        }
     }),
     ("half a release in staging", |root| {
         let staging = root.join("apps/.runner/staging").join("ab".repeat(32));
