@@ -195,6 +195,17 @@ impl Steps {
     }
 }
 
+/// This program's file. Building the tests may have put a new one in its place while this one runs; Linux then says that the old one
+/// is deleted, and the new one does as well.
+///
+/// # Errors
+/// When there is none.
+pub(crate) fn this_program() -> Result<PathBuf> {
+    let program = std::env::current_exe().context("cannot find this program")?;
+    let replaced = program.to_str().and_then(|path| path.strip_suffix(" (deleted)")).map(PathBuf::from);
+    Ok(replaced.filter(|path| path.is_file()).unwrap_or(program))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -219,15 +230,4 @@ mod tests {
         command.args(["test", "a b", ""]);
         assert_eq!(shown(&command), "cargo test 'a b' ''");
     }
-}
-
-/// This program's file. Building the tests may have put a new one in its place while this one runs; Linux then says that the old one
-/// is deleted, and the new one does as well.
-///
-/// # Errors
-/// When there is none.
-pub(crate) fn this_program() -> Result<PathBuf> {
-    let program = std::env::current_exe().context("cannot find this program")?;
-    let replaced = program.to_str().and_then(|path| path.strip_suffix(" (deleted)")).map(PathBuf::from);
-    Ok(replaced.filter(|path| path.is_file()).unwrap_or(program))
 }
