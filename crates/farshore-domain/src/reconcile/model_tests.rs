@@ -364,6 +364,8 @@ proptest! {
             world.apply(op);
         }
         world.runner_up = true;
+        // What has happened is noticed first: a person resumes what he sees has failed.
+        world.advance(5_000);
         // The newest good release, with a permit that lasts, resumed by a person.
         let good = 3;
         // A floor raised by a later version would rightly forbid it.

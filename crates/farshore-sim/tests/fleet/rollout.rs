@@ -62,7 +62,10 @@ async fn fifty_devices_take_a_good_release_and_give_a_bad_one_back() {
     let first = finished(&plane, "first").await;
     assert_eq!(first["phase"], "succeeded", "{first:#}");
     assert_eq!(plane.versions().await, BTreeMap::from([("1.0".to_owned(), 50)]));
-    assert_eq!(plane.count("health=healthy&conformance=conforming").await, 50);
+    eventually("50 devices healthy and conforming", || async {
+        (plane.count("health=healthy&conformance=conforming").await == 50).then_some(())
+    })
+    .await;
 
     plane.release("1.1").await;
     plane.roll_out("second", "1.1").await;
@@ -73,7 +76,8 @@ async fn fifty_devices_take_a_good_release_and_give_a_bad_one_back() {
         (plane.versions().await == BTreeMap::from([("1.0".to_owned(), 50)])).then_some(())
     })
     .await;
-    assert_eq!(plane.count("health=healthy").await, 50);
+    eventually("50 devices healthy", || async { (plane.count("health=healthy").await == 50).then_some(()) })
+        .await;
     assert_eq!(stats.distrusted(), 0);
     fleet.stop().await.unwrap();
     plane.running.shutdown().await;
