@@ -6,8 +6,7 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 
 /** The `farshore` binary; undefined: tests that need one are skipped. */
-export const BIN: string | undefined =
-  process.env.FARSHORE_BIN ?? (process.env.FARSHORE_BIN_DIR === undefined ? undefined : join(process.env.FARSHORE_BIN_DIR, 'farshore'))
+export const BIN = process.env.FARSHORE_BIN
 
 export interface Farshore {
   /** `https://localhost:<port>` */
