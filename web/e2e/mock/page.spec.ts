@@ -6,7 +6,10 @@ test.use({ viewport: { width: 1440, height: 900 } })
 test('a filter that is typed is in the address, as a chip, and in the command', async ({ page, context }) => {
   await context.grantPermissions(['clipboard-read', 'clipboard-write'])
   await page.goto('/devices')
+  // The page listens to keys once it is drawn, and the field has them once it has the focus.
+  await expect(page.getByRole('table', { name: 'Devices' })).toBeVisible()
   await page.keyboard.press('/')
+  await expect(page.locator('input:focus')).toBeVisible()
   await page.keyboard.type('role=kiosk health=failing')
   await page.keyboard.press('Enter')
   await expect(page).toHaveURL(/labelSelector=role%3Dkiosk/)
