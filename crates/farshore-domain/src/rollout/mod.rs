@@ -12,14 +12,16 @@
 //! - Every state that is not final has a deadline ([`Rollout::deadline`]) and says what it waits for ([`Rollout::waiting_for`]).
 //!
 //! Layout: [`spec`] is what was asked for, [`state`] and [`member`] what is stored, with the operator's verbs in [`verbs`]; [`view`] is what is known of the devices;
-//! [`observe`] reads reports into device states, [`judge`] does a wave's arithmetic, [`mod@decide`] puts them together; [`why`] explains, [`summary`]
+//! [`observe`] reads reports into device states, [`judge`] does a wave's arithmetic, `gate` opens and halts, `permits` hands out places of the budget, [`mod@decide`] puts them together; [`why`] explains, [`summary`]
 //! condenses, [`invariants`] are what tests, virtual fleets and production checks share.
 
 pub mod decide;
+mod gate;
 pub mod invariants;
 pub mod judge;
 pub mod member;
 mod observe;
+mod permits;
 pub mod spec;
 pub mod state;
 pub mod summary;

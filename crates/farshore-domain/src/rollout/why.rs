@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::decide::STAGING_GRACE_MS;
 use super::judge;
 use super::member::{Member, Progress};
+use super::permits::STAGING_GRACE_MS;
 use super::state::{Phase, Rollout, WaveState};
 use super::view::{DeviceView, FleetView};
 use crate::device::{AppPhase, OFFLINE_AFTER_MS};
