@@ -8,7 +8,7 @@ use crate::device::AppPhase;
 use crate::time::{SECOND_MS, UnixMs};
 
 /// How long a device of a running wave is given to stage before it gets its permit anyway: a permit should not be spent on a download.
-pub const STAGING_GRACE_MS: i64 = 15 * SECOND_MS;
+pub(super) const STAGING_GRACE_MS: i64 = 15 * SECOND_MS;
 
 impl Step<'_> {
     /// How many more devices may be taken down: the budget less those in flight and those that something else keeps down.
