@@ -59,7 +59,18 @@ pub fn decide(
     now: UnixMs,
     permits: &mut dyn FnMut() -> PermitId,
 ) -> Decision {
-    let mut step = Step { next: rollout.clone(), view, now, permits, actions: Vec::new() };
+    decide_on(rollout.clone(), view, now, permits)
+}
+
+/// [`decide`] for a caller that does not need the state before any more: virtual fleets, which decide thousands of times.
+#[must_use]
+pub fn decide_on(
+    rollout: Rollout,
+    view: &FleetView,
+    now: UnixMs,
+    permits: &mut dyn FnMut() -> PermitId,
+) -> Decision {
+    let mut step = Step { next: rollout, view, now, permits, actions: Vec::new() };
     match step.next.phase {
         Phase::Pending => step.give_up_waiting(step.next.created_at),
         Phase::Running => {

@@ -29,7 +29,7 @@ pub mod verbs;
 pub mod view;
 pub mod why;
 
-pub use decide::{Action, Decision, decide};
+pub use decide::{Action, Decision, decide, decide_on};
 pub use member::{Exclusion, Failure, FailureKind, Member, Progress};
 pub use spec::{Amount, FieldError, MAX_WAVES, OnFailure, ReleaseRef, RolloutSpec, SpecErrors, WaveSpec};
 pub use state::{
