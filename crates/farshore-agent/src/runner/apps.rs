@@ -149,6 +149,7 @@ impl Apps {
         stage::check_floor(&folder, &manifest)?;
         stage::check_program(&folder.release(digest), &manifest)?;
         folder.make().map_err(|e| RunnerError::io("making the app's folder", e))?;
+        self.check_signed_still(&folder, digest)?;
         if Self::is_supervised(&folder)? {
             return Err(RunnerError::Doubled(app.clone()));
         }
@@ -188,6 +189,18 @@ impl Apps {
             .map_err(|e| RunnerError::io("writing the specification", e))?;
         folder.switch(digest).map_err(|e| RunnerError::io("switching the release", e))?;
         self.spawn_shim(&folder).await
+    }
+
+    /// A release starts for the first time only while a key that signed it is trusted. One that has run here before starts again also
+    /// when its key is gone: rotating a key must not take away what devices run and go back to.
+    fn check_signed_still(&self, folder: &AppFolder, digest: Digest) -> Result<(), RunnerError> {
+        let read = |e| RunnerError::io("reading the manifest", e);
+        if folder.has_run(digest).map_err(read)? {
+            return Ok(());
+        }
+        let signed = folder.read_signed(digest).map_err(read)?.ok_or(RunnerError::NotStaged(digest))?;
+        locked(&self.keys).verify(&signed)?;
+        folder.remember_run(digest).map_err(|e| RunnerError::io("remembering the start", e))
     }
 
     async fn spawn_shim(&self, folder: &AppFolder) -> Result<(), RunnerError> {

@@ -3,7 +3,7 @@
 //! ```text
 //! <apps>/.runner/            0700  trusted keys, user ids, lock, staging
 //! <apps>/<app>/releases/<manifest digest>/   unpacked, read-only for the app's user
-//! <apps>/<app>/manifests/<manifest digest>.json, .sig
+//! <apps>/<app>/manifests/<manifest digest>.json, .sig, and .ran once it was started here
 //! <apps>/<app>/current → releases/…, previous → releases/…
 //! <apps>/<app>/data/         0700  the app's own, its HOME
 //! <apps>/<app>/logs/         stdout.log, stderr.log and rotated ones
@@ -18,7 +18,9 @@ use farshore_domain::digest::Digest;
 use farshore_domain::name::Name;
 use farshore_domain::release::MAX_MANIFEST_BYTES;
 use farshore_domain::version::Version;
+use farshore_trust::blob::MAX_SIGNATURE_FILE_BYTES;
 
+use super::wire::Signed;
 use crate::file;
 
 /// One app's folder.
@@ -55,6 +57,20 @@ impl AppFolder {
 
     pub(crate) fn signature(&self, manifest: Digest) -> PathBuf {
         self.root.join("manifests").join(format!("{}.sig", manifest.hex()))
+    }
+
+    fn ran(&self, manifest: Digest) -> PathBuf {
+        self.root.join("manifests").join(format!("{}.ran", manifest.hex()))
+    }
+
+    /// Whether this device has started the release before, when a key it trusted then had signed it.
+    pub(crate) fn has_run(&self, manifest: Digest) -> io::Result<bool> {
+        self.ran(manifest).try_exists()
+    }
+
+    /// Remembers that the release was started with a good signature.
+    pub(crate) fn remember_run(&self, manifest: Digest) -> io::Result<()> {
+        file::write_atomically(&self.ran(manifest), b"", 0o600)
     }
 
     pub(crate) fn data(&self) -> PathBuf {
@@ -124,6 +140,13 @@ impl AppFolder {
         Ok(bytes.filter(|bytes| Digest::of(bytes) == manifest))
     }
 
+    /// A staged manifest's exact bytes with their signature.
+    pub(crate) fn read_signed(&self, manifest: Digest) -> io::Result<Option<Signed>> {
+        let signature = file::read_capped(&self.signature(manifest), MAX_SIGNATURE_FILE_BYTES as u64)?;
+        let document = self.read_manifest(manifest)?;
+        Ok(document.zip(signature).map(|(document, signature)| Signed { document, signature }))
+    }
+
     /// The version below which nothing is activated. An unreadable floor is an error: it fails closed.
     pub(crate) fn floor(&self) -> io::Result<Option<Version>> {
         let Some(bytes) = file::read_capped(&self.floor_file(), 256)? else { return Ok(None) };
@@ -165,7 +188,7 @@ impl AppFolder {
 
     /// Deletes one release and its manifest; the manifest first, so that half a folder is never taken for a release.
     pub(crate) fn discard(&self, manifest: Digest) -> io::Result<()> {
-        for file in [self.manifest(manifest), self.signature(manifest)] {
+        for file in [self.manifest(manifest), self.signature(manifest), self.ran(manifest)] {
             match fs::remove_file(file) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}

@@ -62,8 +62,12 @@ pub(crate) fn stage(
     let release = folder.release(accepted.digest);
     let kept =
         folder.read_manifest(accepted.digest).map_err(|e| RunnerError::io("reading the manifest", e))?;
+    let write = |path: &Path, bytes: &[u8]| {
+        file::write_atomically(path, bytes, 0o644).map_err(|e| RunnerError::io("writing the manifest", e))
+    };
     if release.is_dir() && kept.is_some() {
-        return Ok(());
+        // Signed again, perhaps, since the key of the first signature was removed.
+        return write(&folder.signature(accepted.digest), &signed.signature);
     }
     let mut file = open_plain(artifact)?;
     let expected = &accepted.artifact;
@@ -89,9 +93,6 @@ pub(crate) fn stage(
         clear(&into)?;
         return Err(error);
     }
-    let write = |path: &Path, bytes: &[u8]| {
-        file::write_atomically(path, bytes, 0o644).map_err(|e| RunnerError::io("writing the manifest", e))
-    };
     folder.make().map_err(|e| RunnerError::io("making the app's folder", e))?;
     clear(&release)?;
     fs::rename(&into, &release).map_err(|e| RunnerError::io("moving the release", e))?;

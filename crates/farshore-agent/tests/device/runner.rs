@@ -352,6 +352,34 @@ async fn only_what_a_trusted_key_signed_for_this_tenant_is_staged() {
 }
 
 #[tokio::test]
+async fn a_key_that_was_removed_starts_nothing_new_and_takes_nothing_away() {
+    let bed = Bed::new().await;
+    let (old, new) = (Signer::new("acme"), Signer::new("acme"));
+    bed.trust(&old).await;
+    let files = [("bin/app", 0o755, SLEEPER)];
+    let (known, fresh) = (old.release("1.0", &files, |_| {}), old.release("2.0", &files, |_| {}));
+    bed.stage(&known).await.unwrap();
+    bed.stage(&fresh).await.unwrap();
+    bed.start(&known, 1).await.unwrap();
+    bed.stop().await;
+
+    let name = Name::new("new").unwrap();
+    let key = farshore_trust::keyset::TrustedKey { name, key: new.key.public().clone() };
+    let second = old.sign(farshore_trust::keyset::document(old.tenant, 2, &[key]).unwrap());
+    let rotate = Request::Trust { tenant: old.tenant, name: old.tenant_name.clone(), sets: vec![second] };
+    bed.client.done(&rotate).await.unwrap();
+    refused(bed.start(&fresh, 2).await, "BadSignature");
+    bed.start(&known, 3).await.unwrap();
+    bed.stop().await;
+
+    // The same release, signed again with the key that is trusted now.
+    let again = new.sign(fresh.signed.document.clone());
+    bed.stage_bytes(&again, &fresh.artifact).await.unwrap();
+    bed.start(&fresh, 4).await.unwrap();
+    bed.stop().await;
+}
+
+#[tokio::test]
 async fn below_the_floor_of_a_committed_release_nothing_is_staged_or_started() {
     let bed = Bed::new().await;
     let signer = Signer::new("acme");
