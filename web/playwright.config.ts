@@ -1,7 +1,7 @@
 /**
  * Two projects: `mock` looks at every view against the stand-in server; `line` runs real processes.
  *
- * A `line` spec starts its own server: `FARSHORE_BIN` is the `farshore` binary, `FARSHORE_AGENT_BIN` the agent's.
+ * A `line` spec starts its own server, from the folder of programs that `FARSHORE_BIN_DIR` names (`../target/debug` without it).
  * Debian's chromium is used; nothing is downloaded.
  */
 import { defineConfig } from '@playwright/test'

@@ -1,15 +1,14 @@
 /** The demonstration, watched in a browser: real processes, TLS, real releases; a bad one stops itself and goes back. */
 import { expect, test } from '@playwright/test'
 
-import { BIN, startFarshore, type Farshore } from './support/farshore'
+import { startFarshore, type Farshore } from './support/farshore'
 
-test.skip(BIN === undefined, 'FARSHORE_BIN names the binary')
 test.describe.configure({ mode: 'serial' })
 
 let farshore: Farshore
 
 test.beforeAll(async () => {
-  farshore = await startFarshore(BIN ?? '', '--devices', '12')
+  farshore = await startFarshore('--devices', '12')
 })
 test.afterAll(async () => {
   await farshore?.stop()

@@ -162,3 +162,20 @@ test('the palette finds a device and opens it', async ({ page }) => {
   await page.keyboard.press('Enter')
   await expect(page.getByRole('heading', { level: 1, name: 'kiosk-0012' })).toBeVisible()
 })
+
+test('Enter that comes before the answer is for the first thing found', async ({ page }) => {
+  let answer = (): void => {}
+  const asked = new Promise<void>((resolve) => (answer = resolve))
+  await page.route(/\/api\/devices\?.*q=/, async (route) => {
+    await asked
+    await route.continue()
+  })
+  await page.goto('/')
+  await expect(page.getByRole('heading', { level: 1, name: 'Home' })).toBeVisible()
+  await page.keyboard.press('Control+k')
+  await page.getByRole('combobox').fill('kiosk-0012')
+  await page.keyboard.press('Enter')
+  await expect(page.getByRole('listbox', { name: 'Results' })).toHaveAttribute('aria-busy', 'true')
+  answer()
+  await expect(page.getByRole('heading', { level: 1, name: 'kiosk-0012' })).toBeVisible()
+})

@@ -5,8 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 
-/** The `farshore` binary; undefined: tests that need one are skipped. */
-export const BIN = process.env.FARSHORE_BIN
+import { program } from '../line/processes'
 
 export interface Farshore {
   /** `https://localhost:<port>` */
@@ -24,7 +23,8 @@ export interface Farshore {
 const START_MS = 90_000
 const STOP_MS = 20_000
 
-export async function startFarshore(bin: string, ...args: string[]): Promise<Farshore> {
+export async function startFarshore(...args: string[]): Promise<Farshore> {
+  const bin = program('farshore')
   const data = mkdtempSync(join(tmpdir(), 'farshore-e2e-'))
   const child = spawn(bin, ['dev', '--data', data, '--port', '0', '--device-port', '0', ...args], {
     stdio: ['ignore', 'pipe', 'pipe'],

@@ -1,12 +1,13 @@
 /** The command palette: what this page can do first, then places, then devices and rollouts found by name. */
 import { useQuery } from '@tanstack/react-query'
 import { useNavigate } from '@tanstack/react-router'
-import { useDeferredValue, useEffect, useId, useRef, useState } from 'react'
+import { useEffect, useId, useRef, useState } from 'react'
 
 import { devicesQuery } from '~/api/queries'
 import { rolloutsQuery } from '~/api/rollouts'
 import { cx } from '~/ui/cx'
 import { Icon, type IconName } from '~/ui/icon'
+import { useLatest } from '~/ui/latest'
 
 import { Keys } from './key-sheet'
 import { useKeyGroups } from './keys'
@@ -23,17 +24,23 @@ interface Entry {
 }
 
 const FOUND = 6
+/** The groups of entries that need no answer from the server. */
+const OWN: readonly string[] = ['On this page', 'Go to']
 
 export function Palette({ onClose }: { onClose: () => void }) {
   const dialog = useRef<HTMLDialogElement>(null)
   const [text, setText] = useState('')
-  const [at, setAt] = useState(0)
-  const wanted = useDeferredValue(text.trim())
+  // Kept by name, not by place: answers arrive above what somebody has already moved to.
+  const [chosen, setChosen] = useState<string | undefined>()
+  // Enter was pressed before the answers for this text were there: it is for the first of them.
+  const [waiting, setWaiting] = useState(false)
+  const wanted = text.trim()
   const navigate = useNavigate()
   const groups = useKeyGroups()
   const id = useId()
   const devices = useQuery({ ...devicesQuery({ q: wanted, limit: FOUND }), enabled: wanted.length > 1 })
   const rollouts = useQuery({ ...rolloutsQuery, enabled: wanted.length > 1 })
+  const answered = wanted.length < 2 || (!devices.isPending && !rollouts.isPending)
 
   useEffect(() => {
     const element = dialog.current
@@ -94,19 +101,33 @@ export function Palette({ onClose }: { onClose: () => void }) {
     }
     entries.push({
       id: 'filter',
-      group: 'Devices',
+      group: 'Search',
       icon: 'search',
       title: `Devices that match “${wanted}”`,
       run: () => void navigate({ to: '/devices', search: { q: wanted } }),
     })
   }
-  const current = Math.min(at, entries.length - 1)
+  const current = Math.max(
+    0,
+    entries.findIndex((entry) => entry.id === chosen),
+  )
 
   const pick = (entry: Entry | undefined): void => {
     if (!entry) return
     dialog.current?.close()
     entry.run()
   }
+  const move = (by: number): void => {
+    setChosen(entries[(current + by + entries.length) % entries.length]?.id)
+    setWaiting(false)
+  }
+
+  const pickFirst = useLatest(() => pick(entries[current]))
+  useEffect(() => {
+    if (waiting && answered) pickFirst.current()
+  }, [waiting, answered, pickFirst])
+  // What the page itself knows stands above whatever is still to come.
+  const certain = answered || chosen !== undefined || OWN.includes(entries[current]?.group ?? '')
 
   return (
     <dialog
@@ -129,13 +150,16 @@ export function Palette({ onClose }: { onClose: () => void }) {
           value={text}
           onChange={(event) => {
             setText(event.target.value)
-            setAt(0)
+            setChosen(undefined)
+            setWaiting(false)
           }}
           onKeyDown={(event) => {
-            if (event.key === 'ArrowDown') setAt((current + 1) % entries.length)
-            else if (event.key === 'ArrowUp') setAt((current - 1 + entries.length) % entries.length)
-            else if (event.key === 'Enter') pick(entries[current])
-            else return
+            if (event.nativeEvent.isComposing) return
+            if (event.key === 'ArrowDown') move(1)
+            else if (event.key === 'ArrowUp') move(-1)
+            else if (event.key !== 'Enter') return
+            else if (certain) pick(entries[current])
+            else setWaiting(true)
             event.preventDefault()
           }}
           data-quiet-focus
@@ -143,7 +167,7 @@ export function Palette({ onClose }: { onClose: () => void }) {
         />
         <kbd className="kbd">Esc</kbd>
       </div>
-      <div id={id} role="listbox" aria-label="Results" className="max-h-[50vh] overflow-y-auto py-1">
+      <div id={id} role="listbox" aria-label="Results" aria-busy={!answered} className="max-h-[50vh] overflow-y-auto py-1">
         {entries.map((entry, i) => (
           <div key={entry.id} role="presentation">
             {entries[i - 1]?.group !== entry.group && (
@@ -158,7 +182,7 @@ export function Palette({ onClose }: { onClose: () => void }) {
               tabIndex={-1}
               aria-selected={i === current}
               onClick={() => pick(entry)}
-              onPointerMove={() => setAt(i)}
+              onPointerMove={() => setChosen(entry.id)}
               ref={(element) => {
                 if (i === current) element?.scrollIntoView({ block: 'nearest' })
               }}
