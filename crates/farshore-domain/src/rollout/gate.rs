@@ -42,7 +42,7 @@ impl Step<'_> {
         let event = self.next.note("WaveHalted", ENGINE, message, None, now);
         self.actions.push(event);
         let actions =
-            if self.next.spec.on_failure == OnFailure::Rollback && !self.next.has_nothing_to_go_back_to() {
+            if self.next.spec.on_failure != OnFailure::Pause && !self.next.has_nothing_to_go_back_to() {
                 let message = "every device that was touched gets the old release back".to_owned();
                 let event = self.next.note("RollbackStarted", ENGINE, message, None, now);
                 self.actions.push(event);

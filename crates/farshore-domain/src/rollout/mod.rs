@@ -31,7 +31,10 @@ pub mod why;
 
 pub use decide::{Action, Decision, decide, decide_on};
 pub use member::{Exclusion, Failure, FailureKind, Member, Progress};
-pub use spec::{Amount, FieldError, MAX_WAVES, OnFailure, ReleaseRef, RolloutSpec, SpecErrors, WaveSpec};
+pub use spec::{
+    Amount, Approval, FieldError, MAX_WAVES, OnFailure, OnInconclusive, OnSmallWave, Promotion,
+    PromotionMode, ReleaseRef, RolloutSpec, SpecErrors, Tripwire, WaveSpec,
+};
 pub use state::{
     HeldPermit, HistoryEntry, KnownRelease, LoadError, Pause, PauseReason, Phase, Rollout, RolloutAssignment,
     SaveError, Verdict, Wave, WaveState,

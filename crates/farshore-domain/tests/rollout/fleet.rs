@@ -38,7 +38,7 @@ pub(crate) fn rollout_id(number: u32) -> RolloutId {
     RolloutId(Uuid::from_u128(0xF000_0000 + u128::from(number)))
 }
 
-/// Waves without soak, everything short.
+/// Waves without soak, everything short, and at full speed: slow start has its own tests.
 pub(crate) fn spec(waves: Vec<WaveSpec>) -> RolloutSpec {
     RolloutSpec {
         waves,
@@ -46,6 +46,7 @@ pub(crate) fn spec(waves: Vec<WaveSpec>) -> RolloutSpec {
         permit_seconds: 20,
         device_timeout_seconds: 60,
         gate_timeout_seconds: 600,
+        slow_start: false,
         ..RolloutSpec::new(name("web"), name("prod"), ReleaseRef::Uid(release(1).uid))
     }
 }
