@@ -7,17 +7,21 @@
 //! Layout: [`id`], [`name`], [`label`], [`selector`], [`digest`], [`version`], [`time`] are the words everything
 //! else is made of; [`object`] is the envelope of every object; [`device`], [`release`], [`desired`],
 //! [`access`], [`config`], [`claim`] are nouns; `rollout` and `reconcile` decide.
+//! [`condition`] reads the conditions that people write into policies and rollouts.
 
 pub mod access;
 pub mod assign;
 pub mod claim;
+pub mod condition;
 pub mod config;
 pub mod desired;
 pub mod device;
 pub mod digest;
 pub mod id;
+pub mod incident;
 pub mod label;
 pub mod name;
+pub mod nearest;
 pub mod object;
 pub mod reconcile;
 pub mod release;
