@@ -25,7 +25,13 @@ word_enum! {
         FleetWrite = "fleet.write",
         RolloutRead = "rollout.read",
         RolloutWrite = "rollout.write",
+        /// Say yes or no where a rollout waits for an approval.
+        RolloutApprove = "rollout.approve",
         EventRead = "event.read",
+        /// Incidents, their evidence, and alerts.
+        IncidentRead = "incident.read",
+        /// Acknowledge and resolve; rules, silences and routes of alerts.
+        IncidentWrite = "incident.write",
         UserRead = "user.read",
         UserWrite = "user.write",
         TenantRead = "tenant.read",
@@ -45,7 +51,7 @@ pub struct RoleRow {
 use Permission as P;
 
 const READ: &[P] =
-    &[P::DeviceRead, P::ReleaseRead, P::FleetRead, P::RolloutRead, P::EventRead, P::TenantRead];
+    &[P::DeviceRead, P::ReleaseRead, P::FleetRead, P::RolloutRead, P::EventRead, P::IncidentRead, P::TenantRead];
 
 /// The table of roles. A new role is one row.
 pub const ROLES: &[RoleRow] = &[
@@ -66,7 +72,10 @@ pub const ROLES: &[RoleRow] = &[
             P::FleetWrite,
             P::RolloutRead,
             P::RolloutWrite,
+            P::RolloutApprove,
             P::EventRead,
+            P::IncidentRead,
+            P::IncidentWrite,
             P::TenantRead,
         ],
     },
@@ -83,6 +92,8 @@ pub const ROLES: &[RoleRow] = &[
             P::FleetRead,
             P::RolloutRead,
             P::EventRead,
+            P::IncidentRead,
+            P::IncidentWrite,
             P::UserRead,
             P::TenantRead,
         ],
@@ -106,7 +117,10 @@ pub const ROLES: &[RoleRow] = &[
             P::FleetWrite,
             P::RolloutRead,
             P::RolloutWrite,
+            P::RolloutApprove,
             P::EventRead,
+            P::IncidentRead,
+            P::IncidentWrite,
             P::UserRead,
             P::UserWrite,
             P::TenantRead,

@@ -9,7 +9,7 @@ pub struct AgentFrame {
     /// W3C trace context; empty when there is none.
     #[prost(string, tag = "2")]
     pub traceparent: String,
-    #[prost(oneof = "agent_frame::Body", tags = "10, 11, 12, 13, 14, 15, 16")]
+    #[prost(oneof = "agent_frame::Body", tags = "10, 11, 12, 13, 14, 15, 16, 17")]
     pub body: Option<agent_frame::Body>,
 }
 
@@ -30,6 +30,9 @@ pub mod agent_frame {
         OperationUpdate(super::OperationUpdate),
         #[prost(message, tag = "16")]
         Refused(super::DesiredRefused),
+        /// Only to a control plane whose `welcome` names `incidents/v1`.
+        #[prost(message, tag = "17")]
+        Incidents(super::IncidentBatch),
     }
 }
 
@@ -237,6 +240,44 @@ pub struct DeviceEvent {
     /// A JSON object with the details.
     #[prost(string, tag = "6")]
     pub detail_json: String,
+}
+
+/// What became of incidents on the device, and the evidence that was taken of them.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct IncidentBatch {
+    /// Counts up from 1 within the device's `incidents` stream.
+    #[prost(uint64, tag = "1")]
+    pub sequence: u64,
+    /// `farshore_domain::incident::Incident` in JSON, each as it is now.
+    #[prost(string, repeated, tag = "2")]
+    pub incidents_json: Vec<String>,
+    #[prost(message, repeated, tag = "3")]
+    pub evidence: Vec<IncidentEvidence>,
+}
+
+/// The black box: what the device knew of the last minutes.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct IncidentEvidence {
+    /// UUID of the incident.
+    #[prost(string, tag = "1")]
+    pub incident: String,
+    /// A word of `farshore_domain::incident::Part`.
+    #[prost(string, tag = "2")]
+    pub part: String,
+    #[prost(int64, tag = "3")]
+    pub taken_at_ms: i64,
+    /// The end of the app's log.
+    #[prost(string, tag = "4")]
+    pub log: String,
+    /// Why there is no log; empty when there is one.
+    #[prost(string, tag = "5")]
+    pub log_missing: String,
+    /// Blocks of `farshore-series` with host measurements, oldest first.
+    #[prost(bytes = "vec", repeated, tag = "6")]
+    pub blocks: Vec<Vec<u8>>,
+    /// What happened on the device, oldest first.
+    #[prost(message, repeated, tag = "7")]
+    pub events: Vec<DeviceEvent>,
 }
 
 /// A desired state was not taken, and why.

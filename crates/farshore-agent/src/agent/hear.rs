@@ -12,7 +12,7 @@ use super::desired::{self, StoredDesired};
 use super::{Agent, AgentError, HOST, Live, MAX_LIVE_SECONDS, MAX_SEQUENCE, Session, events, to_json};
 use crate::clock;
 use crate::executor::Executor;
-use crate::journal::{EVENTS, Journal};
+use crate::journal::{EVENTS, INCIDENTS, Journal};
 use crate::link::LinkEvent;
 use crate::runner::Signed;
 
@@ -26,6 +26,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
                     welcomed: false,
                     server_offset: 0,
                     sent: BTreeMap::new(),
+                    incidents: false,
                     heartbeat_ms: 30_000,
                     next_heartbeat: now.plus_ms(30_000),
                     reported: None,
@@ -115,7 +116,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         }
         let mut sent = BTreeMap::new();
         for acknowledged in welcome.acknowledged.iter().take(64) {
-            let ours = acknowledged.stream == EVENTS || acknowledged.stream == HOST;
+            let ours = [EVENTS, INCIDENTS, HOST].contains(&acknowledged.stream.as_str());
             if ours && acknowledged.sequence <= MAX_SEQUENCE {
                 self.journal.acknowledge(&acknowledged.stream, acknowledged.sequence)?;
                 sent.insert(acknowledged.stream.clone(), acknowledged.sequence);
@@ -125,6 +126,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             session.welcomed = true;
             session.server_offset = welcome.server_time_ms.saturating_sub(now.0);
             session.sent = sent;
+            session.incidents = welcome.capabilities.iter().any(|capability| capability == "incidents/v1");
             if welcome.heartbeat_seconds > 0 {
                 session.heartbeat_ms = seconds(welcome.heartbeat_seconds, 1, 3600);
             }

@@ -7,6 +7,7 @@ mod desired;
 mod events;
 mod health;
 mod hear;
+mod incidents;
 mod operations;
 mod report;
 mod turn;
@@ -20,6 +21,8 @@ use std::time::Duration;
 use farshore_domain::desired::Generation;
 use farshore_domain::device::Hardware;
 use farshore_domain::digest::Digest;
+use farshore_domain::id::IncidentId;
+use farshore_domain::incident::{Book, Part};
 use farshore_domain::name::Name;
 use farshore_domain::reconcile::{Busy, DeviceState, DeviceView, MonoMs, Observed, Outcome};
 use farshore_domain::release::Manifest;
@@ -35,7 +38,7 @@ use crate::claim;
 use crate::clock;
 use crate::executor::{Executor, ExecutorError, ProbeAnswer};
 use crate::identity::Identity;
-use crate::journal::{Change, EVENTS, Journal, JournalError};
+use crate::journal::{Change, EVENTS, INCIDENTS, Journal, JournalError};
 use crate::link;
 use crate::runner::Signed;
 use desired::{Desired, Rules, StoredDesired};
@@ -76,6 +79,8 @@ pub struct AgentSettings {
     pub batch_every: Duration,
     /// Where to write what `farshore-agent status` shows.
     pub status_file: Option<PathBuf>,
+    /// An incident ends once its app was well for this long.
+    pub incident_settle: Duration,
     pub hardware: Hardware,
     pub boot_id: String,
 }
@@ -90,6 +95,7 @@ impl AgentSettings {
             sample_every: Duration::from_secs(10),
             batch_every: Duration::from_secs(60),
             status_file: None,
+            incident_settle: Duration::from_secs(60),
             hardware,
             boot_id: clock::boot_id(),
         }
@@ -104,6 +110,7 @@ enum Done {
     Outcome { app: Name, staging: bool, acting: bool, outcome: Option<Outcome>, error: Option<ExecutorError> },
     Probed { app: Name, due: Due, answer: ProbeAnswer },
     Operation(wire::OperationUpdate),
+    Evidence(incidents::Gathered),
 }
 
 struct Live {
@@ -120,6 +127,8 @@ struct Session {
     /// The control plane's clock minus this boot's clock.
     server_offset: i64,
     sent: BTreeMap<String, u64>,
+    /// The control plane takes incidents.
+    incidents: bool,
     heartbeat_ms: i64,
     next_heartbeat: MonoMs,
     reported: Option<wire::StatusReport>,
@@ -155,6 +164,11 @@ pub struct Agent<E, J> {
     progress: BTreeMap<Name, (Arc<AtomicU64>, u64)>,
     /// What is being fetched and staged, and how to give it up.
     staging: BTreeMap<Name, (Digest, Arc<Notify>)>,
+    /// Open incidents, what they need of the last minutes, and the evidence that is being gathered or waits to be kept.
+    incidents: Book,
+    black_box: incidents::BlackBox,
+    gathering: BTreeSet<(IncidentId, Part)>,
+    gathered: Vec<incidents::Gathered>,
     view: Option<DeviceView>,
     shown: Option<Vec<u8>>,
 
@@ -236,6 +250,10 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             restart: BTreeSet::new(),
             progress: BTreeMap::new(),
             staging: BTreeMap::new(),
+            incidents: Book::default(),
+            black_box: incidents::BlackBox::default(),
+            gathering: BTreeSet::new(),
+            gathered: Vec::new(),
             view: None,
             shown: None,
             tasks: JoinSet::new(),
@@ -262,10 +280,13 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         // What can't be read any more is done without: the runner tells what runs, the control plane what should.
         self.state = self.read("state")?.unwrap_or_default();
         self.accepted = self.read("accepted")?.unwrap_or_default();
+        self.incidents = self.read(INCIDENTS)?.unwrap_or_default();
+        self.black_box = incidents::BlackBox::load(&self.journal)?;
         let boot = self.journal.get("boot")?;
         let same_boot = boot.as_deref() == Some(self.settings.boot_id.as_bytes());
         if !same_boot {
             self.state.rebooted();
+            self.incidents.rebooted();
         }
         let kept: Vec<Signed> = self.read("signed")?.unwrap_or_default();
         self.signed = kept.into_iter().map(|signed| (Digest::of(&signed.document), signed)).collect();
@@ -435,6 +456,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
 
     /// Keeps one event for the stream.
     fn note(&mut self, event: wire::DeviceEvent) -> Result<(), AgentError> {
+        self.black_box.hear(std::slice::from_ref(&event));
         let batch = events::batch(vec![event]);
         self.keep(Vec::new(), vec![(EVENTS.to_owned(), batch)])
     }

@@ -7,7 +7,7 @@ use farshore_domain::reconcile::{AppView, DeviceView};
 use farshore_domain::time::UnixMs;
 use farshore_protocol::{self as wire, AgentFrame, agent_frame};
 
-use super::{Agent, EVENTS, HOST, WINDOW, events};
+use super::{Agent, EVENTS, HOST, INCIDENTS, WINDOW, events, incidents};
 use crate::clock;
 use crate::executor::Executor;
 use crate::file;
@@ -77,7 +77,10 @@ impl<E: Executor, J: Journal> Agent<E, J> {
     /// Sends batches that wait, a few of each stream at a time. Events go first.
     pub(super) fn pump(&mut self) -> Result<(), super::AgentError> {
         let Some(session) = self.session.as_mut().filter(|session| session.welcomed) else { return Ok(()) };
-        for stream in [EVENTS, HOST] {
+        for stream in [EVENTS, INCIDENTS, HOST] {
+            if stream == INCIDENTS && !session.incidents {
+                continue;
+            }
             // What waits begins with what is on its way: everything acknowledged is gone from the journal.
             let waiting = self.journal.pending(stream, 0, WINDOW)?;
             let sent = session.sent.entry(stream.to_owned()).or_default();
@@ -85,15 +88,16 @@ impl<E: Executor, J: Journal> Agent<E, J> {
                 if batch.sequence <= *sent {
                     continue;
                 }
-                let body = if stream == EVENTS {
-                    events::numbered(&batch.bytes, batch.sequence).map(agent_frame::Body::Events)
-                } else {
-                    let (stream, sequence) = (stream.to_owned(), batch.sequence);
-                    Some(agent_frame::Body::Metrics(wire::MetricBatch {
-                        stream,
-                        sequence,
-                        block: batch.bytes,
-                    }))
+                let sequence = batch.sequence;
+                let body = match stream {
+                    EVENTS => events::numbered(&batch.bytes, sequence).map(agent_frame::Body::Events),
+                    INCIDENTS => {
+                        incidents::numbered(&batch.bytes, sequence).map(agent_frame::Body::Incidents)
+                    }
+                    _ => {
+                        let (stream, block) = (stream.to_owned(), batch.bytes);
+                        Some(agent_frame::Body::Metrics(wire::MetricBatch { stream, sequence, block }))
+                    }
                 };
                 let Some(body) = body else {
                     tracing::error!(stream, sequence = batch.sequence, "a kept batch is damaged and skipped");

@@ -102,6 +102,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             Done::Operation(update) => {
                 self.send(agent_frame::Body::OperationUpdate(update));
             }
+            Done::Evidence(gathered) => self.gathered.push(gathered),
         }
     }
 
@@ -209,7 +210,9 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             let inputs = self.inputs(now.mono);
             let (state, actions) = decide(self.state.clone(), &inputs, now);
             let changed = state != self.state;
-            if changed || !actions.is_empty() {
+            let view = view(&state, &inputs, self.observed_since);
+            let noted = self.incidents_of(&actions, &view, now);
+            if changed || !actions.is_empty() || noted.is_some() {
                 let events: Vec<_> = actions
                     .iter()
                     .filter_map(|action| match action {
@@ -217,28 +220,32 @@ impl<E: Executor, J: Journal> Agent<E, J> {
                         _ => None,
                     })
                     .collect();
-                let values = if changed {
-                    vec![("state".to_owned(), Some(to_json(&state, "the state")?))]
-                } else {
-                    Vec::new()
-                };
+                let (mut values, mut batches) = (Vec::new(), Vec::new());
+                if changed {
+                    values.push(("state".to_owned(), Some(to_json(&state, "the state")?)));
+                }
                 for event in &events {
                     tracing::info!(kind = %event.kind, app = %event.app, "{}", event.message);
                 }
-                let batches = if events.is_empty() {
-                    Vec::new()
-                } else {
-                    vec![(EVENTS.to_owned(), events::batch(events))]
-                };
+                if !events.is_empty() {
+                    batches.push((EVENTS.to_owned(), events::batch(events.clone())));
+                }
+                if let Some(noted) = &noted {
+                    Self::noted(noted, &mut values, &mut batches)?;
+                }
                 if let Err(error) = self.keep(values, batches) {
                     // Not kept, so not done: everything that was taken in is taken in again.
                     self.outcomes = inputs.outcomes;
                     self.restart = inputs.restart;
                     return Err(error);
                 }
+                self.black_box.hear(&events);
+            }
+            if let Some(noted) = noted {
+                self.take_noted(noted);
             }
             self.state = state;
-            self.view = Some(view(&self.state, &inputs, self.observed_since));
+            self.view = Some(view);
             let acts = actions.iter().any(|action| !matches!(action, Action::Emit(_)));
             for action in actions {
                 self.act(action);
@@ -249,6 +256,8 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         }
         self.ask(now.mono);
         self.measure(now.mono, now.wall)?;
+        self.gather()?;
+        self.keep_evidence()?;
         self.beat(now.mono, now.wall);
         self.report();
         self.pump()?;
@@ -412,7 +421,10 @@ impl<E: Executor, J: Journal> Agent<E, J> {
     /// Puts the gathered samples into a batch of the stream.
     pub(super) fn seal(&mut self) -> Result<(), AgentError> {
         match encode(&std::mem::take(&mut self.samples).finish()) {
-            Ok(block) => self.keep(Vec::new(), vec![(HOST.to_owned(), block)]),
+            Ok(block) => {
+                let values = self.black_box.take(&block, clock::wall());
+                self.keep(values, vec![(HOST.to_owned(), block)])
+            }
             Err(error) => {
                 tracing::error!(error = %crate::chain(&error), "samples can't be encoded and are dropped");
                 Ok(())

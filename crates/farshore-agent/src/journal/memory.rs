@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::{Batch, Change, EVENTS, Journal, JournalError};
+use super::{Batch, Change, EVENTS, INCIDENTS, Journal, JournalError};
 
 /// A journal in memory, at most so many bytes of batches.
 #[derive(Debug)]
@@ -28,13 +28,16 @@ impl MemoryJournal {
 
     fn shrink(&mut self) {
         while self.bytes > self.cap {
-            let metrics =
-                self.streams.iter().any(|(name, stream)| name != EVENTS && !stream.batches.is_empty());
+            let kept = |name: &str| match name {
+                EVENTS => 1,
+                INCIDENTS => 2,
+                _ => 0,
+            };
             let fullest = self
                 .streams
                 .iter_mut()
-                .filter(|(name, stream)| !stream.batches.is_empty() && (!metrics || *name != EVENTS))
-                .max_by_key(|(_, stream)| stream.batches.len());
+                .filter(|(_, stream)| !stream.batches.is_empty())
+                .max_by_key(|(name, stream)| (std::cmp::Reverse(kept(name)), stream.batches.len()));
             let Some((_, stream)) = fullest else { return };
             if let Some(batch) = stream.batches.pop_front() {
                 self.bytes -= batch.bytes.len();

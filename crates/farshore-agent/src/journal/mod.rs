@@ -8,8 +8,10 @@ use std::collections::BTreeMap;
 pub use memory::MemoryJournal;
 pub use sqlite::SqliteJournal;
 
-/// The stream of what happened on the device. Dropped last when the journal is full.
+/// The stream of what happened on the device. Dropped after measurements when the journal is full.
 pub const EVENTS: &str = "events";
+/// The stream of incidents and their evidence. Dropped last.
+pub(crate) const INCIDENTS: &str = "incidents";
 
 /// Why something can't be kept or found.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +59,7 @@ pub struct Batch {
 pub trait Journal: Send + 'static {
     /// A value.
     fn get(&self, key: &str) -> Result<Option<Vec<u8>>, JournalError>;
-    /// Makes changes. When the cap is exceeded, the oldest batches are dropped and counted, metrics first.
+    /// Makes changes. When the cap is exceeded, the oldest batches are dropped and counted: metrics first, incidents last.
     fn apply(&mut self, change: Change) -> Result<(), JournalError>;
     /// The streams that have had batches, with the last sequence of each.
     fn streams(&self) -> Result<BTreeMap<String, u64>, JournalError>;
@@ -105,6 +107,14 @@ mod tests {
         journal.acknowledge(EVENTS, 55).unwrap();
         assert_eq!(sequences(&journal, EVENTS).len(), 0);
         assert_eq!(journal.streams().unwrap()[EVENTS], 55);
+        // Incidents outlive everything else.
+        let incident = vec![(INCIDENTS.to_owned(), vec![3; 400])];
+        journal.apply(Change { values: Vec::new(), batches: incident }).unwrap();
+        (0..5).for_each(|_| fill(&mut journal));
+        assert_eq!(
+            (sequences(&journal, INCIDENTS), sequences(&journal, EVENTS)),
+            (vec![1], vec![58, 59, 60])
+        );
     }
 
     #[test]
