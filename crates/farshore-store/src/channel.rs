@@ -9,6 +9,7 @@ use crate::access::SystemDb;
 use crate::device_apps::{self, HelloReport, StatusReport};
 use crate::error::StoreResult;
 use crate::events::{self, NewEvent};
+use crate::incidents::{self, IncidentReport};
 use crate::metrics::{self, NewBlock, StreamKey};
 use crate::operations::{self, OperationProgress};
 use crate::presence::{self, Opened, SessionClose, SessionOpen};
@@ -35,6 +36,7 @@ pub struct ChannelBatch {
     pub blocks: Vec<NewBlock>,
     pub events: Vec<DeviceEvents>,
     pub operations: Vec<OperationProgress>,
+    pub incidents: Vec<IncidentReport>,
     /// Events of the control plane about devices.
     pub news: Vec<(TenantId, NewEvent)>,
 }
@@ -57,6 +59,7 @@ impl ChannelBatch {
             && self.blocks.is_empty()
             && self.events.is_empty()
             && self.operations.is_empty()
+            && self.incidents.is_empty()
             && self.news.is_empty()
     }
 }
@@ -103,6 +106,10 @@ impl SystemDb {
         if !batch.operations.is_empty() {
             let progress: Vec<_> = batch.operations.iter().collect();
             news.extend(operations::write_progress(&mut tx, &progress, now).await?);
+        }
+        if !batch.incidents.is_empty() {
+            let reports: Vec<_> = batch.incidents.iter().collect();
+            news.extend(incidents::write_reports(&mut tx, &reports, now).await?);
         }
         let mut rows: Vec<(TenantId, &NewEvent)> = Vec::new();
         if !batch.events.is_empty() {

@@ -17,6 +17,7 @@ use farshore_protocol::{
 };
 use farshore_store::channel::EVENT_STREAM;
 use farshore_store::events::NewEvent;
+use farshore_store::incidents::INCIDENT_STREAM;
 use farshore_store::presence::{Opened, SessionClose, SessionOpen};
 use rand::Rng as _;
 use uuid::Uuid;
@@ -185,7 +186,7 @@ async fn open(
     let welcome = wire::Welcome {
         protocol_version: PROTOCOL_VERSION,
         server_version: env!("CARGO_PKG_VERSION").to_owned(),
-        capabilities: vec!["live".to_owned(), "operations".to_owned()],
+        capabilities: ["incidents/v1", "live", "operations"].map(str::to_owned).into(),
         heartbeat_seconds: app.settings().heartbeat_seconds,
         server_time_ms: now().0,
         acknowledged: opened
@@ -370,6 +371,13 @@ async fn receive(
             let sequence = events.sequence.unsigned_abs();
             store(app, Item::Events(Box::new(events))).await?;
             let stored = wire::Acknowledged { stream: EVENT_STREAM.to_owned(), sequence };
+            send(socket, request_id, server_frame::Body::Acknowledged(stored)).await
+        }
+        agent_frame::Body::Incidents(batch) => {
+            let report = report::incidents(tenant, device, session.name(), batch, now())?;
+            let sequence = report.sequence.unsigned_abs();
+            store(app, Item::Incidents(Box::new(report))).await?;
+            let stored = wire::Acknowledged { stream: INCIDENT_STREAM.to_owned(), sequence };
             send(socket, request_id, server_frame::Body::Acknowledged(stored)).await
         }
         agent_frame::Body::OperationUpdate(update) => {

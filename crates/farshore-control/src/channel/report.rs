@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use farshore_domain::desired::Generation;
 use farshore_domain::device::{AppPhase, Conformance, Hardware, Health};
-use farshore_domain::id::{DeviceId, OperationId, TenantId};
+use farshore_domain::id::{DeviceId, IncidentId, OperationId, TenantId};
+use farshore_domain::incident::{Incident, MAX_ACTIONS, MAX_MESSAGE, Part};
 use farshore_domain::name::Name;
 use farshore_domain::object::Reason;
 use farshore_domain::time::{DAY_MS, MINUTE_MS, UnixMs};
@@ -12,8 +13,10 @@ use farshore_protocol as wire;
 use farshore_store::channel::DeviceEvents;
 use farshore_store::device_apps::{AppReport, HelloReport, StatusReport};
 use farshore_store::events::NewEvent;
+use farshore_store::incidents::{IncidentReport, NewEvidence};
 use farshore_store::metrics::NewBlock;
 use farshore_store::operations::OperationProgress;
+use prost::Message as _;
 use uuid::Uuid;
 
 /// At most this many apps on a device.
@@ -270,6 +273,72 @@ pub fn events(
     Ok(DeviceEvents { tenant, device, sequence, events })
 }
 
+/// At most this many incidents in a batch, and pieces of evidence.
+pub const MAX_INCIDENTS: usize = 200;
+/// At most this many bytes of evidence at once.
+pub const MAX_EVIDENCE_BYTES: usize = 1024 * 1024;
+
+/// Incidents of the device, and evidence.
+pub fn incidents(
+    tenant: TenantId,
+    device: DeviceId,
+    name: &str,
+    batch: wire::IncidentBatch,
+    now: UnixMs,
+) -> Result<IncidentReport, Unfit> {
+    if batch.incidents_json.len() > MAX_INCIDENTS || batch.evidence.len() > MAX_INCIDENTS {
+        return Err(Unfit("the batch has too many incidents"));
+    }
+    let sequence = i64::try_from(batch.sequence).map_err(|_| Unfit("the batch's number is too large"))?;
+    if sequence == 0 {
+        return Err(Unfit("a batch of incidents has no number"));
+    }
+    let mut incidents = Vec::with_capacity(batch.incidents_json.len());
+    for json in &batch.incidents_json {
+        if json.len() > 256 * 1024 {
+            return Err(Unfit("an incident is too long"));
+        }
+        let mut incident: Incident =
+            serde_json::from_str(json).map_err(|_| Unfit("an incident can't be read"))?;
+        incident.message = clean(&incident.message, MAX_MESSAGE);
+        incident.actions.truncate(MAX_ACTIONS);
+        for action in &mut incident.actions {
+            action.message = clean(&action.message, MAX_MESSAGE);
+            action.at = past(action.at.0, now);
+            action.last_at = past(action.last_at.0, now);
+        }
+        incident.started_at = past(incident.started_at.0, now);
+        incident.last_at = past(incident.last_at.0, now).max(incident.started_at);
+        incident.ended_at = incident.ended_at.map(|at| past(at.0, now).max(incident.started_at));
+        incidents.push(incident);
+    }
+    let mut evidence = Vec::with_capacity(batch.evidence.len());
+    for mut one in batch.evidence {
+        let incident = release(&one.incident).ok_or(Unfit("evidence names no incident"))?;
+        let part = Part::from_word(&one.part);
+        if part == Part::Unknown {
+            return Err(Unfit("evidence is of no part that is known"));
+        }
+        one.blocks.retain(|block| {
+            block.len() <= MAX_BLOCK_BYTES
+                && farshore_series::decode(block).is_ok_and(|block| block.rows() <= MAX_BLOCK_ROWS)
+        });
+        one.events.truncate(MAX_EVENTS);
+        let body = one.encode_to_vec();
+        if body.len() > MAX_EVIDENCE_BYTES {
+            return Err(Unfit("evidence is too large"));
+        }
+        let taken_at = past(one.taken_at_ms, now);
+        evidence.push(NewEvidence {
+            incident: IncidentId(incident),
+            part: part.word().to_owned(),
+            taken_at,
+            body,
+        });
+    }
+    Ok(IncidentReport { tenant, device, device_name: name.to_owned(), sequence, incidents, evidence })
+}
+
 /// How an operation goes.
 pub fn operation(
     tenant: TenantId,
@@ -367,6 +436,43 @@ mod tests {
         let mut many = event("");
         many.events = vec![many.events[0].clone(); MAX_EVENTS + 1];
         assert!(events(TENANT, DEVICE, "kiosk-7", many, NOW).is_err());
+    }
+
+    #[test]
+    fn hostile_incidents_are_unfit_or_cut_short() {
+        let told = |json: String| {
+            let batch = wire::IncidentBatch { sequence: 1, incidents_json: vec![json], evidence: Vec::new() };
+            incidents(TENANT, DEVICE, "kiosk-7", batch, NOW)
+        };
+        let json = |message: &str, at: i64| {
+            serde_json::json!({"uid": Uuid::from_u128(3), "app": "web", "cause": "process-exit", "message": message,
+                "startedAt": at, "lastAt": 0, "endedAt": -5, "signs": 1, "actions": []})
+            .to_string()
+        };
+        let read = told(json(&"x\u{0}".repeat(5_000), i64::MAX)).unwrap();
+        let one = &read.incidents[0];
+        assert_eq!(one.message, "x".repeat(MAX_MESSAGE));
+        assert!(one.started_at <= NOW.plus_ms(MINUTE_MS) && one.ended_at.unwrap() >= one.started_at);
+        assert!(one.last_at >= one.started_at);
+        for bad in ["", "{}", "[1]", &json(&"x".repeat(300_000), 1), &json("x", 1).replace("web", "../x")] {
+            assert!(told(bad.to_owned()).is_err(), "{}", &bad[..bad.len().min(80)]);
+        }
+        let evidence = |part: &str, log: usize| {
+            let one = wire::IncidentEvidence {
+                incident: Uuid::from_u128(3).to_string(),
+                part: part.to_owned(),
+                log: "x".repeat(log),
+                blocks: vec![vec![0xff; 64]],
+                ..Default::default()
+            };
+            let batch = wire::IncidentBatch { sequence: 1, incidents_json: Vec::new(), evidence: vec![one] };
+            incidents(TENANT, DEVICE, "kiosk-7", batch, NOW)
+        };
+        let read =
+            wire::IncidentEvidence::decode(&*evidence("opening", 10).unwrap().evidence[0].body).unwrap();
+        assert_eq!((read.blocks.len(), read.log.len()), (0, 10), "a block that can't be read is left out");
+        assert!(evidence("../etc", 1).is_err());
+        assert!(evidence("opening", MAX_EVIDENCE_BYTES).is_err());
     }
 
     #[test]

@@ -8,6 +8,7 @@ use farshore_domain::id::{DeviceId, TenantId};
 use farshore_store::channel::{ChannelBatch, ChannelOutcome, DeviceEvents};
 use farshore_store::device_apps::{HelloReport, StatusReport};
 use farshore_store::events::NewEvent;
+use farshore_store::incidents::IncidentReport;
 use farshore_store::metrics::NewBlock;
 use farshore_store::operations::OperationProgress;
 use farshore_store::presence::{Opened, SessionClose, SessionOpen};
@@ -34,6 +35,7 @@ pub(crate) enum Item {
     Block(Box<NewBlock>),
     Events(Box<DeviceEvents>),
     Operation(Box<OperationProgress>),
+    Incidents(Box<IncidentReport>),
     News(TenantId, Box<NewEvent>),
 }
 
@@ -137,6 +139,7 @@ fn gather<'a>(items: impl Iterator<Item = &'a Item>) -> ChannelBatch {
             Item::Block(block) => batch.blocks.push(*block),
             Item::Events(events) => batch.events.push(*events),
             Item::Operation(progress) => batch.operations.push(*progress),
+            Item::Incidents(report) => batch.incidents.push(*report),
             Item::News(tenant, event) => batch.news.push((tenant, *event)),
         }
     }
@@ -180,6 +183,7 @@ fn key(item: &Item) -> (TenantId, DeviceId) {
         Item::Block(block) => (block.tenant, block.device),
         Item::Events(events) => (events.tenant, events.device),
         Item::Operation(progress) => (progress.tenant, progress.device),
+        Item::Incidents(report) => (report.tenant, report.device),
         Item::News(tenant, event) => (*tenant, DeviceId(event.subject)),
     }
 }
