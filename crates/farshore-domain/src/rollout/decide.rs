@@ -120,8 +120,19 @@ impl Step<'_> {
     fn join_late(&mut self) {
         let Some(last) = self.next.waves.len().checked_sub(1) else { return };
         let wave = u32::try_from(last).unwrap_or(u32::MAX);
-        let new: Vec<DeviceId> =
-            self.view.eligible().filter(|device| !self.next.members.contains_key(device)).collect();
+        // Both are in the order of ids: one pass finds who is missing.
+        let mut members = self.next.members.keys().copied().peekable();
+        let new: Vec<DeviceId> = self
+            .view
+            .eligible()
+            .filter(|device| {
+                while members.next_if(|member| member < device).is_some() {}
+                members.peek() != Some(device)
+            })
+            .collect();
+        if new.is_empty() {
+            return;
+        }
         let first = self.next.size();
         for (rank, device) in (first..).zip(in_order(self.next.id, new)) {
             let progress = Progress::Waiting { since: self.now };

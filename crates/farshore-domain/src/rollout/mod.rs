@@ -22,6 +22,7 @@ pub mod judge;
 pub mod member;
 mod observe;
 mod permits;
+mod roster;
 pub mod spec;
 pub mod state;
 pub mod summary;

@@ -1,7 +1,6 @@
 //! What the driver knows of the devices, as [`super::decide`] sees it.
 
-use std::collections::BTreeMap;
-
+use super::roster::Roster;
 use crate::device::{AppPhase, Lifecycle, OFFLINE_AFTER_MS, Reachability};
 use crate::id::{DeviceId, ReleaseId};
 use crate::label::Labels;
@@ -11,7 +10,7 @@ use crate::time::UnixMs;
 /// All devices that have the rollout's app by placement and are in its channel, by id.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FleetView {
-    devices: BTreeMap<DeviceId, DeviceView>,
+    devices: Roster,
 }
 
 /// One device. Times are on the control plane's clock, never on the device's.
