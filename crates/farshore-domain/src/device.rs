@@ -110,6 +110,17 @@ word_enum! {
     }
 }
 
+impl Lifecycle {
+    /// Whether a device in this state may use the device port. One whose state is not known to this version may not.
+    #[must_use]
+    pub const fn may_connect(self) -> bool {
+        matches!(
+            self,
+            Self::Claimed | Self::Cordoned | Self::Draining | Self::Drained | Self::Decommissioning
+        )
+    }
+}
+
 word_enum! {
     /// What one app on one device is doing.
     AppPhase {

@@ -17,21 +17,15 @@ pub struct DeviceStanding {
     pub name: Name,
     pub lifecycle: Lifecycle,
     pub revoked: bool,
+    /// SHA-256 of its current key's SubjectPublicKeyInfo.
+    pub public_key: Vec<u8>,
 }
 
 impl DeviceStanding {
     /// Whether it may use the device port.
     #[must_use]
     pub const fn is_welcome(&self) -> bool {
-        !self.revoked
-            && matches!(
-                self.lifecycle,
-                Lifecycle::Claimed
-                    | Lifecycle::Cordoned
-                    | Lifecycle::Draining
-                    | Lifecycle::Drained
-                    | Lifecycle::Decommissioning
-            )
+        !self.revoked && self.lifecycle.may_connect()
     }
 }
 
@@ -50,14 +44,15 @@ impl SystemDb {
         device: DeviceId,
     ) -> StoreResult<Option<DeviceStanding>> {
         let mut tx = self.tenant(tenant).read().await?;
-        let row: Option<(String, String, Option<i64>)> = on!(&mut tx, c => sqlx::query_as(
-            "SELECT name, lifecycle, revoked_at FROM devices WHERE tenant = $1 AND uid = $2")
+        let row: Option<(String, String, Option<i64>, Vec<u8>)> = on!(&mut tx, c => sqlx::query_as(
+            "SELECT name, lifecycle, revoked_at, public_key FROM devices WHERE tenant = $1 AND uid = $2")
             .bind(tenant.0).bind(device.0).fetch_optional(c).await)?;
-        row.map(|(name, lifecycle, revoked_at)| {
+        row.map(|(name, lifecycle, revoked_at, public_key)| {
             Ok(DeviceStanding {
                 name: stored_name(name)?,
                 lifecycle: Lifecycle::from_word(&lifecycle),
                 revoked: revoked_at.is_some(),
+                public_key,
             })
         })
         .transpose()

@@ -214,19 +214,20 @@ impl SystemDb {
             name: stored_name(name)?,
             lifecycle: Lifecycle::from_word(&lifecycle),
             revoked: revoked_at.is_some(),
+            public_key: current_key,
         };
         if !standing.is_welcome() {
             return Ok(RenewalOutcome::Refused(RenewalRefusal::NotClaimed));
         }
-        if current_key != renewal.presented_key {
+        if standing.public_key != renewal.presented_key {
             let (issued,): (i64,) = on!(&mut tx, c => sqlx::query_as(
                 "SELECT COUNT(*) FROM certificates WHERE tenant = $1 AND serial = $2 AND device = $3")
                 .bind(tenant.0).bind(renewal.presented_serial).bind(renewal.device.0).fetch_one(c).await)?;
-            if issued == 0 || current_key != renewal.next_key {
+            if issued == 0 || standing.public_key != renewal.next_key {
                 return Ok(RenewalOutcome::Refused(RenewalRefusal::OtherKey));
             }
         }
-        if current_key != renewal.next_key {
+        if standing.public_key != renewal.next_key {
             let (taken,): (i64,) = on!(&mut tx, c => sqlx::query_as(
                 "SELECT (SELECT COUNT(*) FROM revoked_keys WHERE tenant = $1 AND public_key = $2)
                       + (SELECT COUNT(*) FROM devices WHERE tenant = $1 AND public_key = $2)")
@@ -341,11 +342,11 @@ impl TenantDb {
     ) -> StoreResult<ClaimOutcome> {
         let (uid, name) = (DeviceId(device.uid), stored_name(device.name)?);
         let lifecycle = Lifecycle::from_word(&device.lifecycle);
-        let standing = DeviceStanding { name: name.clone(), lifecycle, revoked: device.revoked_at.is_some() };
-        if lifecycle == Lifecycle::Pending && !standing.revoked {
+        let revoked = device.revoked_at.is_some();
+        if lifecycle == Lifecycle::Pending && !revoked {
             return Ok(ClaimOutcome::Pending { tenant: self.tenant, device: uid, name });
         }
-        if !standing.is_welcome() {
+        if revoked || !lifecycle.may_connect() {
             return Ok(ClaimOutcome::Refused(ClaimRefusal::KeyRevoked));
         }
         // The latest certificate, while at least half of its life is left; else a new one.

@@ -1,5 +1,8 @@
 //! `/api/artifacts`: announce, send in pieces, list, download.
 
+use std::io;
+use std::sync::Arc;
+
 use axum::Json;
 use axum::body::Body as RawBody;
 use axum::extract::{Path, State};
@@ -61,7 +64,18 @@ async fn get_as_device(
     Path(digest): Path<String>,
     headers: HeaderMap,
 ) -> ApiResult<Response> {
-    super::download(&app, &peer.db, &digest, &headers).await
+    let response = super::download(&app, &peer.db, &digest, &headers).await?;
+    // A download may take hours: revocation cuts one that is under way, too.
+    let peer = Arc::new(peer);
+    Ok(response.map(|body| {
+        RawBody::from_stream(body.into_data_stream().then(move |chunk| {
+            let (app, peer) = (app.clone(), Arc::clone(&peer));
+            async move {
+                peer.check(&app).await.map_err(|_| io::Error::from(io::ErrorKind::PermissionDenied))?;
+                chunk.map_err(io::Error::other)
+            }
+        }))
+    }))
 }
 
 #[derive(Debug, Deserialize, utoipa::IntoParams)]

@@ -125,12 +125,16 @@ async fn renew(
     };
     let issue = issuer(&app, &request.csr, now);
     match app.store().system(Driver::DevicePort).renew_certificate(&renewal, &issue).await? {
-        RenewalOutcome::Renewed { chain } => Ok(Json(Renewed {
-            certificate: chain,
-            roots: app.authority().roots_pem().to_vec(),
-            trust_domain: app.authority().issuer().trust_domain().as_str().to_owned(),
-            server_time: now,
-        })),
+        RenewalOutcome::Renewed { chain } => {
+            // The key may be another one now: the old one's certificates end here.
+            app.standings().forget(identity.tenant, identity.device);
+            Ok(Json(Renewed {
+                certificate: chain,
+                roots: app.authority().roots_pem().to_vec(),
+                trust_domain: app.authority().issuer().trust_domain().as_str().to_owned(),
+                server_time: now,
+            }))
+        }
         RenewalOutcome::Refused(refusal) => Err(match refusal {
             RenewalRefusal::NotClaimed => ApiError::new(
                 ErrorCode::Forbidden,

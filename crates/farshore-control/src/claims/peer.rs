@@ -112,8 +112,7 @@ pub(crate) async fn device_peer(
             "This device's certificate has expired. Renew it with POST /api/devices/renew.",
         ));
     }
-    let standing = app.standings().of(app, identity.tenant, identity.device, now).await?;
-    let standing = standing.filter(DeviceStanding::is_welcome).ok_or_else(turned_away)?;
+    let standing = welcome(app, &identity, now).await?;
     Ok(DevicePeer {
         tenant: identity.tenant,
         device: identity.device,
@@ -121,6 +120,26 @@ pub(crate) async fn device_peer(
         db: app.store().authorize_device(identity.tenant, identity.device),
         identity,
     })
+}
+
+/// Where the device stands, if it is welcome and this certificate is for its current key.
+async fn welcome(app: &App, identity: &DeviceIdentity, now: UnixMs) -> Result<DeviceStanding, ApiError> {
+    let standing = app.standings().of(app, identity.tenant, identity.device, now).await?;
+    let standing = standing.filter(DeviceStanding::is_welcome).ok_or_else(turned_away)?;
+    if standing.public_key != identity.public_key.as_bytes() {
+        return Err(ApiError::new(
+            ErrorCode::Forbidden,
+            "This device has another key by now. Connect with the certificate for it.",
+        ));
+    }
+    Ok(standing)
+}
+
+impl DevicePeer {
+    /// Whether the device would still be let in, on a connection that has lived for a while.
+    pub(crate) async fn check(&self, app: &App) -> Result<(), ApiError> {
+        welcome(app, &self.identity, now()).await.map(drop)
+    }
 }
 
 /// Lets in a device whose certificate is valid, or has not been expired for too long.

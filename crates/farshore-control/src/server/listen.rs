@@ -29,6 +29,8 @@ const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 const TURN_WITHIN: Duration = Duration::from_secs(5);
 /// From one request's end to the next one's whole head.
 const HEAD_WITHIN: Duration = Duration::from_secs(60);
+/// A peer that takes nothing of what is sent to it for so long is gone.
+const STALLED_MS: u32 = 120_000;
 /// hyper's least; a device's requests are small.
 const DEVICE_BUFFER_BYTES: usize = 8 * 1024;
 const MAX_HEADERS: usize = 64;
@@ -120,6 +122,7 @@ async fn handshake(
     handshakes: Arc<Semaphore>,
 ) -> io::Result<TlsStream<TcpStream>> {
     stream.set_nodelay(true)?;
+    rustix::net::sockopt::set_tcp_user_timeout(&stream, STALLED_MS)?;
     let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
     let _turn = handshakes.acquire_owned().await.map_err(io::Error::other)?;
     tokio::time::timeout(TURN_WITHIN, hello.into_stream(tls)).await?

@@ -187,6 +187,8 @@ async fn a_certificate_is_renewed_also_for_a_new_key_and_also_when_the_answer_wa
     each_engine(async |fleet| {
         let mut device = fleet.device("kiosk").await;
         let first = identity(&device.claimed().certificate);
+        let artifact = format!("/api/artifacts/sha256:{}", "0".repeat(64));
+        device.get(&artifact).await.problem(404, "not-found");
         let renewed: Value = device.renew(&device.key).await.expect(200).json();
         let second = identity(renewed["certificate"].as_str().unwrap());
         assert_eq!(second.device, first.device);
@@ -198,6 +200,8 @@ async fn a_certificate_is_renewed_also_for_a_new_key_and_also_when_the_answer_wa
         // With the old certificate only that key gets one now.
         device.renew(&DeviceKey::generate().unwrap()).await.problem(403, "forbidden");
         device.renew(&device.key).await.problem(403, "forbidden");
+        // And it opens nothing else any more.
+        device.get(&artifact).await.problem(403, "forbidden");
         device.key = next;
         device.use_certificate(fleet, renewed["certificate"].as_str().unwrap());
         device.renew(&device.key).await.expect(200);
