@@ -40,6 +40,8 @@ pub(crate) enum Command {
     Get(verb::get::Arguments),
     /// Show everything about objects, and why they are as they are
     Describe(verb::describe::Arguments),
+    /// Say why a device or a rollout is as it is: explain device/NAME
+    Explain(verb::explain::Arguments),
     /// Create or replace objects from files
     Apply(verb::apply::Arguments),
     /// Delete objects
@@ -108,6 +110,7 @@ impl Command {
             Self::Context(arguments) => verb::context::run(session, arguments),
             Self::Get(arguments) => verb::get::run(session, arguments).await,
             Self::Describe(arguments) => verb::describe::run(session, arguments).await,
+            Self::Explain(arguments) => verb::explain::run(session, arguments).await,
             Self::Apply(arguments) => verb::apply::run(session, arguments).await,
             Self::Delete(arguments) => verb::delete::run(session, arguments).await,
             Self::Wait(arguments) => verb::wait::run(session, arguments).await,

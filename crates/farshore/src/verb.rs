@@ -11,6 +11,7 @@ pub(crate) mod describe;
 pub(crate) mod dev;
 pub(crate) mod device;
 pub(crate) mod events;
+pub(crate) mod explain;
 pub(crate) mod get;
 pub(crate) mod help;
 pub(crate) mod key;

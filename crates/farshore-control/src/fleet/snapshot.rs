@@ -112,6 +112,12 @@ impl Snapshot {
         self.releases.get(&release).map(|mark| &mark.app)
     }
 
+    /// What a device last reported of an app.
+    #[must_use]
+    pub fn report(&self, device: DeviceId, app: &Name) -> Option<&AppReport> {
+        self.reports.get(&device)?.get(app)
+    }
+
     /// The devices of a channel that have an app by placement, as a rollout sees them.
     #[must_use]
     pub fn view(&self, rollout: &Rollout, presence: Presence<'_>, now: UnixMs) -> FleetView {

@@ -1,7 +1,13 @@
 //! Rollouts: the driver's part of a step, and the API.
 
+mod holds;
+mod make;
 mod routes;
+mod show;
 mod step;
+mod verbs;
+mod why;
 
 pub use routes::{RolloutDocs, routes};
 pub use step::{Outcome, step};
+pub use verbs::VerbDocs;

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 
 use farshore_domain::id::{DeviceId, PermitId, RolloutId};
 use farshore_domain::name::Name;
-use farshore_domain::rollout::{Action, Rollout, decide};
+use farshore_domain::rollout::{Action, Phase, Rollout, decide};
 use farshore_domain::time::UnixMs;
 use farshore_store::db::Tx;
 use farshore_store::events::NewEvent;
 use farshore_store::fleet::PermitRow;
+use farshore_store::holds::Hold;
 use farshore_store::{StoreError, StoreResult, TenantDb};
 use uuid::Uuid;
 
@@ -57,8 +58,10 @@ pub async fn step(app: &App, db: &TenantDb, snapshot: &mut Snapshot, now: UnixMs
     }
     let mut tx = db.begin().await?;
     for (index, read_at, decision) in decided {
-        save(db, &mut tx, &decision.next, read_at).await?;
-        let done = carry_out(db, &mut tx, &decision.next, &decision.actions, now).await?;
+        let Some(read) = snapshot.rollouts.get(index) else { continue };
+        let change =
+            Change { before: &read.rollout, next: &decision.next, read_at, actions: &decision.actions };
+        let done = store(db, &mut tx, &change, now).await?;
         outcome.all |= done.all;
         outcome.devices.extend(done.devices);
         for (channel, app, release) in done.pointers {
@@ -71,10 +74,41 @@ pub async fn step(app: &App, db: &TenantDb, snapshot: &mut Snapshot, now: UnixMs
     Ok(outcome)
 }
 
-/// Stores a rollout's next state, if nobody changed it since it was read.
-pub(super) async fn save(db: &TenantDb, tx: &mut Tx, next: &Rollout, read_at: i64) -> StoreResult<()> {
-    let state = state(next)?;
-    db.update_rollout(tx, next.id(), read_at, next.phase().word(), &state).await
+/// A rollout before and after a decision or a verb.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Change<'a> {
+    pub(super) before: &'a Rollout,
+    pub(super) next: &'a Rollout,
+    /// The version under which `before` was read.
+    pub(super) read_at: i64,
+    pub(super) actions: &'a [Action],
+}
+
+/// Stores a rollout's next state, if nobody changed it since it was read, and carries its actions out in the same transaction.
+pub(super) async fn store(db: &TenantDb, tx: &mut Tx, change: &Change<'_>, now: UnixMs) -> StoreResult<Done> {
+    let next = change.next;
+    db.update_rollout(tx, next.id(), change.read_at, next.phase().word(), &state(next)?).await?;
+    if holds_back(change.before, next) {
+        let reason = next.reasons().first().map_or("it was rolled back", |reason| reason.message.as_str());
+        let hold = Hold {
+            app: next.spec().app.clone(),
+            channel: next.spec().channel.clone(),
+            release: next.to().uid,
+            rollout: next.id(),
+            rollout_name: next.name().clone(),
+            reason: format!("rollout {}: {reason}", next.name()),
+            held_at: now,
+        };
+        db.add_hold(tx, &hold).await?;
+    }
+    carry_out(db, tx, next, change.actions, now).await
+}
+
+/// Whether the release has just turned out not to be wanted: it is going back, or has failed.
+fn holds_back(before: &Rollout, next: &Rollout) -> bool {
+    before.phase() != next.phase()
+        && matches!(next.phase(), Phase::RollingBack | Phase::Failed)
+        && before.phase() != Phase::RollingBack
 }
 
 pub(super) fn state(rollout: &Rollout) -> StoreResult<serde_json::Value> {

@@ -73,7 +73,7 @@ impl Things {
         }
         // Rollouts of different channels, so that none stands in another's way.
         let mut rollouts = Vec::new();
-        for channel in ["one", "two", "three", "four", "five"] {
+        for channel in ["one", "two", "three", "four", "five", "six"] {
             create("/api/channels", channel, json!({})).await;
             let spec = json!({"app": "web", "channel": channel, "release": "web@1.0.0"});
             rollouts.push(create("/api/rollouts?start=false", &format!("roll-{channel}"), spec).await);
@@ -201,6 +201,7 @@ fn examples(own: &Things, other: &Things) -> BTreeMap<String, Example> {
     let [approved, rejected] = [0, 1].map(|n| Some((own.pending[n].as_str(), other.pending[n].as_str())));
     let comment = || fixed(json!({"comment": "because"}));
     add("GET /api/devices/{id}", device, None, &[200]);
+    add("GET /api/devices/{id}/why", device, None, &[200]);
     add("GET /api/devices/{id}/metrics", device, None, &[200]);
     add("GET /api/devices/{id}/metrics/stream", device, None, &[200]);
     let same = json!({"metadata": {"name": "a"}, "spec": {"channel": "prod", "location": "Riga"}});
@@ -244,10 +245,14 @@ fn examples(own: &Things, other: &Things) -> BTreeMap<String, Example> {
     let spec = |_: &str| json!({"app": "web", "channel": "prod", "release": "web@1.0.0"});
     add("POST /api/rollouts", None, named(spec), &[201]);
     add("GET /api/rollouts/{id}", rollout(0), None, &[200]);
-    add("GET /api/rollouts/{id}/devices", rollout(0), None, &[200]);
+    for part in ["devices", "plan", "why"] {
+        add(&format!("GET /api/rollouts/{{id}}/{part}"), rollout(0), None, &[200]);
+    }
     let next = |_: &str| json!({"app": "web", "channel": "five", "release": "web@1.1.0"});
     add("PUT /api/rollouts/{id}", rollout(4), named(next), &[201]);
-    for (verb, n) in [("start", 0), ("pause", 1), ("resume", 2), ("abort", 3)] {
+    let verbs =
+        [("start", 0), ("pause", 1), ("resume", 2), ("abort", 3), ("rollback", 5), ("release-hold", 5)];
+    for (verb, n) in verbs {
         add(&format!("POST /api/rollouts/{{id}}/~{verb}"), rollout(n), comment(), &[200, 409]);
     }
     if let Some(patch) = all.get_mut("PATCH /api/artifacts/uploads/{id}") {

@@ -272,20 +272,14 @@ fn read_path(path: &Path, named: bool, texts: &mut Vec<(String, String)>) -> Res
 
 /// The documents of a text: YAML, JSON, or several of them; a `List` is what it holds.
 fn split(text: &str) -> Result<Vec<Value>, String> {
-    let mut values = Vec::new();
-    if text.trim_start().starts_with(['{', '[']) {
-        for value in serde_json::Deserializer::from_str(text).into_iter::<Value>() {
-            values.push(value.map_err(|error| format!("it is no JSON: {error}"))?);
-        }
+    let values = if text.trim_start().starts_with(['{', '[']) {
+        // YAML may begin like this too, but JSON objects that just follow each other are no YAML.
+        json(text).or_else(|no_json| {
+            yaml(text).map_err(|no_yaml| if text.contains("\n---") { no_yaml } else { no_json })
+        })?
     } else {
-        for document in serde_norway::Deserializer::from_str(text) {
-            let value = serde_norway::Value::deserialize(document)
-                .map_err(|error| format!("it is no YAML: {error}"))?;
-            values.push(
-                serde_json::to_value(value).map_err(|error| format!("it holds what JSON can't: {error}"))?,
-            );
-        }
-    }
+        yaml(text)?
+    };
     let mut flat = Vec::new();
     for value in values {
         match value {
@@ -304,6 +298,22 @@ fn split(text: &str) -> Result<Vec<Value>, String> {
         }
     }
     Ok(flat)
+}
+
+fn json(text: &str) -> Result<Vec<Value>, String> {
+    serde_json::Deserializer::from_str(text)
+        .into_iter::<Value>()
+        .collect::<Result<_, _>>()
+        .map_err(|error| format!("it is no JSON: {error}"))
+}
+
+fn yaml(text: &str) -> Result<Vec<Value>, String> {
+    let read = |document| {
+        let value =
+            serde_norway::Value::deserialize(document).map_err(|error| format!("it is no YAML: {error}"))?;
+        serde_json::to_value(value).map_err(|error| format!("it holds what JSON can't: {error}"))
+    };
+    serde_norway::Deserializer::from_str(text).map(read).collect()
 }
 
 /// A document that this program has written itself.
@@ -413,6 +423,17 @@ mod tests {
         );
         let list = r#"{"kind":"List","items":[{"kind":"App","metadata":{"name":"a"}}]} {"kind":"App","metadata":{"name":"b"}}"#;
         assert_eq!(read(list).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn yaml_that_begins_like_json_is_read_and_what_is_wrong_is_said_in_its_terms() {
+        let documents =
+            read("{kind: App, metadata: {name: a}}\n---\nkind: App\nmetadata: {name: b}\n").unwrap();
+        assert_eq!(documents.iter().map(|d| d.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+        let mixed = "{\"kind\": \"App\", \"metadata\": {\"name\": \"a\"}}\n---\n{\"kind\": \"App\", \"metadata\": {\"name\": \"b\"}}\n";
+        assert_eq!(read(mixed).unwrap().len(), 2);
+        assert!(read("{\"kind\": }").unwrap_err().contains("no JSON"));
+        assert!(read("{kind: App}\n---\n{kind: [}\n").unwrap_err().contains("no YAML"));
     }
 
     #[test]

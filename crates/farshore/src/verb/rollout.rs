@@ -42,6 +42,10 @@ enum Verb {
     Resume(Target),
     /// End a rollout
     Abort(Abort),
+    /// End a rollout: every device that has the new release gets the old one back
+    Rollback(Target),
+    /// Let a release be rolled out again that failed, was rolled back or was rejected
+    ReleaseHold(Target),
     /// Show how a rollout goes; ends with 6 when it failed
     Status(Status),
 }
@@ -87,7 +91,7 @@ enum OnFailureText {
 }
 
 /// `25%:10m`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct WaveText(WaveSpec);
 
 impl FromStr for WaveText {
@@ -147,6 +151,10 @@ pub(crate) async fn run(session: &Session, arguments: Arguments) -> Result<()> {
             let done = if abort.rollback { "rolling back" } else { "aborted" };
             action(session, &client, &abort.target, "abort", done, abort.rollback).await
         }
+        Verb::Rollback(target) => action(session, &client, &target, "rollback", "rolling back", false).await,
+        Verb::ReleaseHold(target) => {
+            action(session, &client, &target, "release-hold", "no longer holds its release back", false).await
+        }
         Verb::Status(status) => {
             let name = rollout_name(&status.rollout)?;
             if status.watch {
@@ -195,7 +203,7 @@ async fn run_create(session: &Session, client: &Client, create: Create) -> Resul
     let release = ReleaseRef::Version { app: create.app.clone(), version: create.to };
     let mut spec = RolloutSpec::new(create.app, create.channel, release);
     if !create.wave.is_empty() {
-        spec.waves = create.wave.iter().map(|wave| wave.0).collect();
+        spec.waves = create.wave.iter().map(|wave| wave.0.clone()).collect();
     }
     if let Some(threshold) = create.failure_threshold {
         spec.failure_threshold = threshold;
