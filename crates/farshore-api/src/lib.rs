@@ -13,6 +13,7 @@ pub mod problem;
 pub mod release;
 pub mod rollout;
 mod schema;
+pub mod why;
 
 pub use problem::{ErrorCode, FieldError, Problem};
 

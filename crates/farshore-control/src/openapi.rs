@@ -24,6 +24,7 @@ pub fn openapi() -> OpenApi {
         crate::releases::ReleaseDocs::openapi(),
         crate::fleet::FleetDocs::openapi(),
         crate::rollouts::RolloutDocs::openapi(),
+        crate::rollouts::VerbDocs::openapi(),
         crate::devices::DeviceDocs::openapi(),
         crate::metrics::MetricDocs::openapi(),
         crate::events::EventDocs::openapi(),
