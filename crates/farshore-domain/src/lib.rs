@@ -6,7 +6,7 @@
 //!
 //! Layout: [`id`], [`name`], [`label`], [`selector`], [`digest`], [`version`], [`time`] are the words everything
 //! else is made of; [`object`] is the envelope of every object; [`device`], [`release`], [`desired`],
-//! [`access`], [`config`], [`claim`] are nouns; `rollout` and `reconcile` decide.
+//! [`access`], [`config`], [`claim`] are nouns; `schedule` says when; `rollout` and `reconcile` decide.
 //! [`condition`] reads the conditions that people write into policies and rollouts.
 
 pub mod access;
@@ -26,6 +26,7 @@ pub mod object;
 pub mod reconcile;
 pub mod release;
 pub mod rollout;
+pub mod schedule;
 pub mod selector;
 pub mod time;
 pub mod version;
