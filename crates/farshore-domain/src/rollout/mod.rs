@@ -33,8 +33,9 @@ pub mod why;
 pub use decide::{Action, Decision, decide, decide_on};
 pub use member::{Exclusion, Failure, FailureKind, Member, Progress};
 pub use spec::{
-    Amount, Approval, FieldError, MAX_WAVES, OnFailure, OnInconclusive, OnSmallWave, Promotion,
-    PromotionMode, ReleaseRef, RolloutSpec, SpecErrors, Tripwire, WaveSpec,
+    Amount, Approval, FieldError, GroupBudget, Growth, GrowthKind, Limit, MAX_WAVES, Offline, OfflinePolicy,
+    OnFailure, OnInconclusive, OnSmallWave, Promotion, PromotionMode, ReleaseRef, RolloutSpec, SpecErrors,
+    Tripwire, WaveSpec,
 };
 pub use state::{
     HeldPermit, HistoryEntry, KnownRelease, LoadError, Pause, PauseReason, Phase, Rollout, RolloutAssignment,

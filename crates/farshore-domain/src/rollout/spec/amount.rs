@@ -58,6 +58,18 @@ impl Amount {
         };
         count.max(1)
     }
+
+    /// How many of `population`: rounded up.
+    #[must_use]
+    pub fn at_least(self, population: u32) -> u32 {
+        match self {
+            Self::Count(count) => count,
+            Self::Percent(percent) => {
+                let share = (u64::from(population) * u64::from(percent)).div_ceil(100);
+                u32::try_from(share).unwrap_or(u32::MAX)
+            }
+        }
+    }
 }
 
 impl fmt::Display for Amount {

@@ -2,6 +2,7 @@
 
 mod amount;
 mod judging;
+mod placing;
 mod release;
 mod validate;
 mod wave;
@@ -12,9 +13,11 @@ pub use self::amount::{Amount, AmountError};
 pub use self::judging::{
     Approval, OnFailure, OnInconclusive, OnSmallWave, Promotion, PromotionMode, Tripwire,
 };
+pub use self::placing::{GroupBudget, Growth, GrowthKind, Limit, MAX_GROUPS, Offline, OfflinePolicy};
 pub use self::release::{ReleaseRef, ReleaseRefError};
 pub use self::wave::WaveSpec;
 use crate::name::Name;
+use crate::schedule::{Blackout, Energy, WindowSpec};
 
 /// At most this many waves in one rollout.
 pub const MAX_WAVES: usize = 32;
@@ -39,6 +42,12 @@ pub struct RolloutSpec {
     /// Cumulative; the last one reaches 100 percent.
     #[serde(default = "default_waves")]
     pub waves: Vec<WaveSpec>,
+    /// Waves by rule, instead of `waves`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub growth: Option<Growth>,
+    /// The first waves take devices in turn from each combination of the values of these labels.
+    #[serde(default = "placing::default_strata", skip_serializing_if = "placing::are_default_strata")]
+    pub stratify_by: Vec<String>,
     /// Percent of a wave's reporting devices; at this share of failures the rollout halts.
     #[serde(default = "default_threshold")]
     pub failure_threshold: u8,
@@ -65,6 +74,24 @@ pub struct RolloutSpec {
     /// percentage of the population, rounded down, at least one.
     #[serde(default)]
     pub max_unavailable: Amount,
+    /// Instead of `maxUnavailable`: how many devices must stay up; a percentage is rounded up. Devices that can't be reached are not up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_available: Option<Amount>,
+    /// A budget for each value of a label, shared with everything else that keeps devices of the group down.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub group_by: Vec<GroupBudget>,
+    /// What a gate does about members that can't be reached.
+    #[serde(default, skip_serializing_if = "Offline::is_default")]
+    pub offline: Offline,
+    /// Devices change only inside maintenance windows, and begin to download only inside download windows, if there are any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub windows: Vec<WindowSpec>,
+    /// Dates on which no device changes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub blackouts: Vec<Blackout>,
+    /// Whether devices change only in cheap hours (windows of kind `energy`).
+    #[serde(default, skip_serializing_if = "Energy::is_any")]
+    pub energy: Energy,
     #[serde(default)]
     pub on_failure: OnFailure,
     /// What happens when a gate had too little evidence until its deadline.
@@ -150,6 +177,8 @@ impl RolloutSpec {
             channel,
             release,
             waves: default_waves(),
+            growth: None,
+            stratify_by: placing::default_strata(),
             failure_threshold: default_threshold(),
             acceptable_failure_rate: None,
             false_halt_percent: default_false_halt(),
@@ -158,6 +187,12 @@ impl RolloutSpec {
             on_small_wave: OnSmallWave::default(),
             min_reports: None,
             max_unavailable: Amount::default(),
+            min_available: None,
+            group_by: Vec::new(),
+            offline: Offline::default(),
+            windows: Vec::new(),
+            blackouts: Vec::new(),
+            energy: Energy::default(),
             on_failure: OnFailure::default(),
             on_inconclusive: OnInconclusive::default(),
             approval: Approval::default(),

@@ -1,8 +1,8 @@
 //! What is refused before a rollout starts.
 
 use super::{
-    Amount, DAY_SECONDS, FieldError, MAX_CONDITION_BYTES, MAX_DEPENDENCIES, MAX_TRIPWIRES, MAX_WAVES,
-    ReleaseRef, RolloutSpec, SpecErrors, WaveSpec,
+    DAY_SECONDS, FieldError, MAX_CONDITION_BYTES, MAX_DEPENDENCIES, MAX_TRIPWIRES, MAX_WAVES, ReleaseRef,
+    RolloutSpec, SpecErrors, WaveSpec, placing,
 };
 
 impl RolloutSpec {
@@ -36,16 +36,8 @@ impl RolloutSpec {
         if self.min_reports == Some(0) {
             refuse("minReports".into(), "is at least 1; leave it out to ask for one report".into());
         }
-        match self.max_unavailable {
-            Amount::Count(0) | Amount::Percent(0) => refuse(
-                "maxUnavailable".into(),
-                "of 0 lets no device change, so the rollout could never progress; write at least 1 or \"1%\""
-                    .into(),
-            ),
-            Amount::Percent(percent) if percent > 100 => {
-                refuse("maxUnavailable".into(), "is at most \"100%\"".into());
-            }
-            _ => {}
+        for (field, message) in placing::check_placing(self) {
+            refuse(field, message);
         }
         if !(1..=DAY_SECONDS).contains(&self.permit_seconds) {
             refuse("permitSeconds".into(), format!("is 1 to {DAY_SECONDS}"));
@@ -143,8 +135,8 @@ fn check_waves(waves: &[WaveSpec]) -> Vec<(String, String)> {
     let (mut percent_before, mut count_before) = (0, 0);
     for (index, wave) in waves.iter().enumerate() {
         let at = |field: &str| format!("waves[{index}].{field}");
-        match (wave.percent, wave.count) {
-            (Some(percent), None) => {
+        match (wave.percent, wave.count, &wave.selector) {
+            (Some(percent), None, None) => {
                 if !(1..=100).contains(&percent) {
                     errors.push((at("percent"), "is 1 to 100".into()));
                 } else if percent <= percent_before {
@@ -157,7 +149,7 @@ fn check_waves(waves: &[WaveSpec]) -> Vec<(String, String)> {
                 }
                 percent_before = percent_before.max(percent);
             }
-            (None, Some(count)) => {
+            (None, Some(count), None) => {
                 if count == 0 {
                     errors.push((at("count"), "of 0 makes an empty wave; write at least 1".into()));
                 } else if count <= count_before {
@@ -170,7 +162,13 @@ fn check_waves(waves: &[WaveSpec]) -> Vec<(String, String)> {
                 }
                 count_before = count_before.max(count);
             }
-            _ => errors.push((format!("waves[{index}]"), "has exactly one of percent and count".into())),
+            (None, None, Some(selector)) => {
+                if selector.requirements().is_empty() {
+                    errors.push((at("selector"), "selects every device; write percent 100 instead".into()));
+                }
+            }
+            _ => errors
+                .push((format!("waves[{index}]"), "has exactly one of percent, count and selector".into())),
         }
         if wave.soak_seconds > 30 * DAY_SECONDS {
             errors.push((at("soakSeconds"), format!("is at most {}", 30 * DAY_SECONDS)));

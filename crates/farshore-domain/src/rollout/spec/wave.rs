@@ -3,15 +3,16 @@
 use serde::{Deserialize, Serialize};
 
 use super::judging::Approval;
+use crate::selector::Selector;
 
 /// How long a wave must stay good when nothing else is said.
 const DEFAULT_SOAK_SECONDS: u32 = 60;
 
-fn default_soak() -> u32 {
+pub(super) fn default_soak() -> u32 {
     DEFAULT_SOAK_SECONDS
 }
 
-/// One wave: exactly one of `percent` and `count`, both cumulative and of the population at start.
+/// One wave: exactly one of `percent` and `count`, both cumulative and of the population at start, and `selector`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -21,6 +22,9 @@ pub struct WaveSpec {
     pub percent: Option<u8>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<u32>,
+    /// Everybody who matches and is in no earlier wave.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<Selector>,
     /// How long the wave must stay good after its last device has committed.
     #[serde(default = "default_soak")]
     pub soak_seconds: u32,
@@ -34,7 +38,14 @@ pub struct WaveSpec {
 
 impl WaveSpec {
     const fn empty() -> Self {
-        Self { percent: None, count: None, soak_seconds: DEFAULT_SOAK_SECONDS, approval: None, gate: None }
+        Self {
+            percent: None,
+            count: None,
+            selector: None,
+            soak_seconds: DEFAULT_SOAK_SECONDS,
+            approval: None,
+            gate: None,
+        }
     }
 
     /// A wave up to `percent` of the population, with the default soak.
@@ -49,6 +60,12 @@ impl WaveSpec {
         Self { count: Some(count), ..Self::empty() }
     }
 
+    /// A wave of everybody who matches, with the default soak.
+    #[must_use]
+    pub fn selector(selector: Selector) -> Self {
+        Self { selector: Some(selector), ..Self::empty() }
+    }
+
     /// The same wave with another soak.
     #[must_use]
     pub fn soak(mut self, seconds: u32) -> Self {
@@ -56,7 +73,7 @@ impl WaveSpec {
         self
     }
 
-    /// How many devices of `population` this wave reaches.
+    /// How many devices of `population` this wave and those before it reach; a wave by selector adds whom it selects.
     #[must_use]
     pub fn reaches(&self, population: u32) -> u32 {
         let wanted = match (self.percent, self.count) {
