@@ -50,8 +50,15 @@ pub struct RoleRow {
 
 use Permission as P;
 
-const READ: &[P] =
-    &[P::DeviceRead, P::ReleaseRead, P::FleetRead, P::RolloutRead, P::EventRead, P::IncidentRead, P::TenantRead];
+const READ: &[P] = &[
+    P::DeviceRead,
+    P::ReleaseRead,
+    P::FleetRead,
+    P::RolloutRead,
+    P::EventRead,
+    P::IncidentRead,
+    P::TenantRead,
+];
 
 /// The table of roles. A new role is one row.
 pub const ROLES: &[RoleRow] = &[

@@ -22,6 +22,7 @@ pub mod judge;
 pub mod member;
 mod observe;
 mod permits;
+pub mod plan;
 mod roster;
 pub mod spec;
 pub mod state;
@@ -32,6 +33,7 @@ pub mod why;
 
 pub use decide::{Action, Decision, decide, decide_on};
 pub use member::{Exclusion, Failure, FailureKind, Member, Progress};
+pub use plan::{Plan, PlanError};
 pub use spec::{
     Amount, Approval, FieldError, GroupBudget, Growth, GrowthKind, Limit, MAX_WAVES, Offline, OfflinePolicy,
     OnFailure, OnInconclusive, OnSmallWave, Promotion, PromotionMode, ReleaseRef, RolloutSpec, SpecErrors,

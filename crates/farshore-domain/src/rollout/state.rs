@@ -276,13 +276,14 @@ impl Rollout {
     pub fn new(
         id: RolloutId,
         name: Name,
-        spec: RolloutSpec,
+        mut spec: RolloutSpec,
         from: Option<KnownRelease>,
         to: KnownRelease,
         by: &str,
         now: UnixMs,
     ) -> Result<Self, SpecErrors> {
         spec.validate()?;
+        spec.resolve_growth();
         let mut rollout = Self {
             state_version: StateVersion,
             id,

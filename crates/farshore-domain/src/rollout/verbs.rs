@@ -4,8 +4,10 @@ use serde_json::json;
 
 use super::decide::Action;
 use super::member::{FailureKind, Member, Progress, Told};
-use super::state::{KnownRelease, Pause, PauseReason, Phase, Rollout, Wave, WaveState, in_order};
-use crate::id::{DeviceId, RolloutId};
+use super::plan::PlanError;
+use super::state::{KnownRelease, Pause, PauseReason, Phase, Rollout, Wave, WaveState};
+use super::view::FleetView;
+use crate::id::RolloutId;
 use crate::name::Name;
 use crate::object::Reason;
 use crate::time::UnixMs;
@@ -19,6 +21,8 @@ pub enum TransitionError {
         "there is no old release to go back to: the channel pointed to the new release already; abort and keep what devices have"
     )]
     NothingToGoBackTo,
+    #[error("it can't start: {0}")]
+    Plan(#[from] PlanError),
 }
 
 impl Rollout {
@@ -43,12 +47,12 @@ impl Rollout {
         }
     }
 
-    /// Fixes the population and its waves, and starts. `from` is what the channel points to at this moment; `population` are the devices
-    /// that [`super::FleetView::eligible`] names.
+    /// Fixes the population and its waves, and starts. `from` is what the channel points to at this moment; the population are the devices
+    /// that [`FleetView::eligible`] names. Refused when a wave would be empty, or a budget leaves nobody to change.
     pub fn start(
         &mut self,
         from: Option<KnownRelease>,
-        population: impl IntoIterator<Item = DeviceId>,
+        view: &FleetView,
         by: &str,
         comment: Option<&str>,
         now: UnixMs,
@@ -56,24 +60,25 @@ impl Rollout {
         if self.phase != Phase::Pending {
             return Err(self.refuse("start", "only a new rollout starts; make another one"));
         }
-        let order = in_order(self.id, population);
-        self.population = u32::try_from(order.len()).unwrap_or(u32::MAX);
-        let mut reached = 0;
-        self.waves = Vec::with_capacity(self.spec.waves.len());
-        for spec in &self.spec.waves {
-            reached = spec.reaches(self.population).max(reached);
-            self.waves.push(Wave {
-                upto: reached,
+        let plan = self.plan(view)?;
+        self.population = u32::try_from(plan.order().len()).unwrap_or(u32::MAX);
+        self.waves = self
+            .spec
+            .waves
+            .iter()
+            .zip(plan.reach())
+            .map(|(spec, reach)| Wave {
+                upto: *reach,
                 soak_seconds: spec.soak_seconds,
                 state: WaveState::Waiting,
                 started_at: None,
                 news_at: None,
                 waived: false,
                 verdict: None,
-            });
-        }
+            })
+            .collect();
         self.members = (0_u32..)
-            .zip(order)
+            .zip(plan.order())
             .map(|(rank, device)| {
                 let member = Member {
                     rank,
@@ -84,7 +89,7 @@ impl Rollout {
                     failure: None,
                     progress: Progress::Waiting { since: now },
                 };
-                (device, member)
+                (*device, member)
             })
             .collect();
         self.from = from;

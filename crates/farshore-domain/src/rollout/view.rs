@@ -1,5 +1,7 @@
 //! What the driver knows of the devices, as [`super::decide`] sees it.
 
+use std::collections::BTreeMap;
+
 use super::roster::Roster;
 use crate::device::{AppPhase, Lifecycle, OFFLINE_AFTER_MS, Reachability};
 use crate::id::{DeviceId, ReleaseId};
@@ -11,6 +13,9 @@ use crate::time::UnixMs;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FleetView {
     devices: Roster,
+    /// By label and value: how many devices that are *not* in this view are down on purpose: permits of other rollouts and of the assignment
+    /// driver, drains, reboots. They take places of the budgets of groups (`groupBy`).
+    pub group_load: BTreeMap<(String, String), u32>,
 }
 
 /// One device. Times are on the control plane's clock, never on the device's.
@@ -23,6 +28,8 @@ pub struct DeviceView {
     /// When anything was last received from it, a heartbeat included.
     pub last_seen: Option<UnixMs>,
     pub lifecycle: Lifecycle,
+    /// The IANA zone whose wall clock its windows follow; UTC when none.
+    pub time_zone: Option<String>,
     /// A pin decides on this app, not the rollout.
     pub pinned: bool,
     /// Down on purpose until then, because of something else: a permit of a superseded rollout or of the assignment driver.
@@ -71,7 +78,8 @@ impl Default for AppReport {
 impl FleetView {
     /// A view of these devices; of two with one id the later one counts.
     pub fn new(devices: impl IntoIterator<Item = DeviceView>) -> Self {
-        Self { devices: devices.into_iter().map(|device| (device.id, device)).collect() }
+        let devices = devices.into_iter().map(|device| (device.id, device)).collect();
+        Self { devices, group_load: BTreeMap::new() }
     }
 
     #[must_use]
@@ -107,6 +115,18 @@ impl FleetView {
         self.devices.is_empty()
     }
 
+    /// How many devices have each value of a label.
+    #[must_use]
+    pub fn group_sizes(&self, label: &str) -> BTreeMap<&str, u32> {
+        let mut sizes = BTreeMap::new();
+        for value in
+            self.iter().filter(|device| device.counts()).filter_map(|device| device.labels.get(label))
+        {
+            *sizes.entry(value).or_insert(0) += 1;
+        }
+        sizes
+    }
+
     /// The devices that may become the population of a rollout: claimed and not pinned.
     pub fn eligible(&self) -> impl Iterator<Item = DeviceId> {
         self.iter().filter(|device| device.lifecycle == Lifecycle::Claimed && !device.pinned).map(|d| d.id)
@@ -124,6 +144,7 @@ impl DeviceView {
             reachability: Reachability::Online,
             last_seen: None,
             lifecycle: Lifecycle::Claimed,
+            time_zone: None,
             pinned: false,
             busy_until: None,
             app: AppReport::default(),
@@ -146,10 +167,24 @@ impl DeviceView {
         }
     }
 
-    /// Whether something else keeps it down on purpose now.
+    /// Whether something else keeps it down on purpose now: a permit of something else, a drain.
     #[must_use]
     pub fn is_busy(&self, now: UnixMs) -> bool {
         self.busy_until.is_some_and(|until| until > now)
+            || matches!(self.lifecycle, Lifecycle::Draining | Lifecycle::Drained)
+    }
+
+    /// Whether it does its work: reachable, the app active and its checks good. What can't be seen is not up.
+    #[must_use]
+    pub fn is_up(&self, now: UnixMs) -> bool {
+        let works = self.app.active.is_some() && self.app.phase != AppPhase::Failing;
+        self.is_online() && works && !self.is_busy(now)
+    }
+
+    /// Whether it is one of the devices that a group consists of.
+    #[must_use]
+    pub fn counts(&self) -> bool {
+        !matches!(self.lifecycle, Lifecycle::Pending | Lifecycle::Decommissioning | Lifecycle::Decommissioned)
     }
 
     /// Whether it runs this release for good.

@@ -159,9 +159,8 @@ impl Fleet {
     }
 
     pub(crate) fn start(&mut self) {
-        let population: Vec<_> = self.view.eligible().collect();
         let from = self.pointer.map(|_| release(0));
-        let actions = self.rollout.start(from, population, "ada", None, self.now).unwrap();
+        let actions = self.rollout.start(from, &self.view, "ada", None, self.now).unwrap();
         self.carry_out(actions);
         self.decide();
     }

@@ -2,8 +2,8 @@
 
 use farshore_domain::device::Lifecycle;
 use farshore_domain::rollout::{
-    Action, Amount, Bucket, Exclusion, FailureKind, OnFailure, PauseReason, Phase, Progress, TransitionError,
-    WaveSpec, WaveState,
+    Action, Amount, Bucket, Exclusion, FailureKind, FleetView, OnFailure, PauseReason, Phase, Progress,
+    TransitionError, WaveSpec, WaveState,
 };
 
 use crate::fleet::{Fleet, Nature, name, one_wave, release, rollout_id, spec};
@@ -333,7 +333,7 @@ fn verbs_that_are_not_possible_now_are_refused_with_a_hint() {
     assert!(matches!(fleet.rollout.pause("ada", None, now), Err(TransitionError::NotNow { .. })));
     assert!(matches!(fleet.rollout.resume("ada", None, now), Err(TransitionError::NotNow { .. })));
     fleet.start();
-    assert!(fleet.rollout.start(None, [], "ada", None, now).is_err());
+    assert!(fleet.rollout.start(None, &FleetView::default(), "ada", None, now).is_err());
     fleet.until_phase(Phase::Succeeded);
     let error = fleet.rollout.abort("ada", None, true, now).unwrap_err();
     assert!(error.to_string().contains("succeeded"), "{error}");
