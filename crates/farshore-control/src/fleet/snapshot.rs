@@ -10,6 +10,7 @@ use farshore_domain::device::{AppPhase, Reachability};
 use farshore_domain::id::{DeviceId, ReleaseId};
 use farshore_domain::name::Name;
 use farshore_domain::rollout::{AppReport, DeviceView, FleetView, KnownRelease, Rollout};
+use farshore_domain::schedule::Zone;
 use farshore_domain::time::UnixMs;
 use farshore_domain::version::Version;
 use farshore_store::db::Tx;
@@ -38,6 +39,9 @@ pub struct Snapshot {
     pub rollouts: Vec<ReadRollout>,
     permits: Vec<PermitRow>,
 }
+
+/// The label that says in which zone a device is, with `_` for `/`: `Europe_Riga`.
+const ZONE_LABEL: &str = "timezone";
 
 /// How reachable a device is right now, and when it was last heard.
 pub type Presence<'a> = &'a dyn Fn(DeviceId, Option<UnixMs>) -> (Reachability, Option<UnixMs>);
@@ -136,6 +140,7 @@ impl Snapshot {
                 reachability,
                 last_seen,
                 lifecycle: device.lifecycle,
+                time_zone: device.labels.get(ZONE_LABEL).and_then(Zone::name_of_label).map(str::to_owned),
                 pinned: self
                     .pins
                     .get(&device.name)

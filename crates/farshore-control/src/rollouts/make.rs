@@ -171,8 +171,7 @@ pub(super) fn begin(
 ) -> ApiResult<Vec<Action>> {
     let from = snapshot.pointer(&rollout.spec().channel, &rollout.spec().app);
     let view = view(app, db, snapshot, rollout, now);
-    let population: Vec<_> = view.eligible().collect();
-    rollout.start(from, population, &db.actor().0, comment, now).map_err(not_now)
+    rollout.start(from, &view, &db.actor().0, comment, now).map_err(not_now)
 }
 
 /// Makes a rollout and, unless `?start=false`, starts it.
