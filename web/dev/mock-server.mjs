@@ -10,12 +10,16 @@ import { extname, join, normalize } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 import * as fleet from './fleet.mjs'
+import * as rolling from './rollouts.mjs'
 
 const port = Number(process.argv[2] ?? process.env.MOCK_PORT ?? 4199)
 const dist = fileURLToPath(new URL('../dist', import.meta.url))
 const devices = fleet.makeDevices(Number(process.env.MOCK_DEVICES ?? 10_000))
 const CSP = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'"
 const TYPES = { '.html': 'text/html; charset=utf-8', '.js': 'text/javascript', '.css': 'text/css', '.svg': 'image/svg+xml', '.json': 'application/json' }
+
+fleet.rollouts.push(...rolling.more)
+rolling.grow(fleet.rollouts)
 
 const dev = (d) => ({ kind: 'Device', uid: d.metadata.uid, name: d.metadata.name })
 const ro = (r) => ({ kind: 'Rollout', uid: r.metadata.uid, name: r.metadata.name })
@@ -107,23 +111,6 @@ const found = (items, id) => items.find((o) => o.metadata.uid === id || o.metada
 const PERMISSIONS = ['device.read', 'device.write', 'device.revoke', 'device.operate', 'claim.read', 'claim.write', 'release.read', 'release.write', 'trust.read', 'fleet.read', 'fleet.write', 'rollout.read', 'rollout.write', 'event.read', 'user.read', 'user.write', 'tenant.read']
 const me = { user: fleet.uid(), email: 'anna@northwind.example', tenant: 'northwind', tenantId: fleet.uid(), role: 'tenant-admin', permissions: PERMISSIONS, tenants: ['northwind', 'contoso'], expiresAt: fleet.start + 8 * 3_600_000 }
 
-function rolloutDevices(rollout, bucket) {
-  const word = { rollingBack: 'rolling-back', rolledBack: 'rolled-back' }
-  const out = []
-  let at = 0
-  for (const wave of rollout.status.summary.waves) {
-    for (const [key, n] of Object.entries(wave.counts)) {
-      const name = word[key] ?? key
-      for (let i = 0; i < n; i++, at++) {
-        if (bucket && bucket !== name) continue
-        const device = devices[(at * 37) % devices.length]
-        out.push({ device: device.metadata.uid, name: device.metadata.name, location: device.spec.location, wave: wave.number, late: at % 90 === 89, bucket: name, since: fleet.start - (at % 50) * M, ...(name === 'failed' ? { reason: 'check http answered 503 three times' } : name === 'excluded' ? { reason: 'pinned' } : {}), ...(name === 'updating' ? { permitExpiresAt: Date.now() + 200_000 } : {}) })
-      }
-    }
-  }
-  return out
-}
-
 function answer(method, path, query, body) {
   const parts = path.split('/').filter(Boolean).slice(1)
   const [noun, id, more] = parts
@@ -168,12 +155,14 @@ function answer(method, path, query, body) {
     const [key, verb] = decodeURIComponent(id).split(':')
     const rollout = found(fleet.rollouts, key)
     if (!rollout) return problem(404, 'not-found', `there is no rollout ${key}`)
-    if (more === 'devices') return list(rolloutDevices(rollout, query.get('bucket')))
-    const s = rollout.status.summary
-    if (verb) rollout.status.history = [...rollout.status.history, { at: Date.now(), what: `Rollout-${verb}`, who: me.email, message: `${verb} by ${me.email}`, ...(body.comment ? { comment: body.comment } : {}) }]
-    if (verb === 'pause') s.phase = 'paused'
-    if (verb === 'resume') s.phase = 'running'
-    if (verb === 'abort') s.phase = body.rollback ? 'rolling-back' : 'aborted'
+    if (more === 'devices') {
+      const bucket = query.get('bucket')
+      return ok(rolling.page(rolling.members(rollout, devices).filter((d) => !bucket || d.bucket === bucket), query))
+    }
+    if (more === 'plan') return ok(rolling.plan(rollout, devices, query))
+    if (more === 'why') return ok(rolling.why(rollout))
+    if (verb === 'simulate') return ok(rolling.forecast(rollout))
+    if (verb) rolling.act(rollout, verb, body, me.email)
     return ok(rollout)
   }
   if (noun === 'rollouts' && method === 'POST') {

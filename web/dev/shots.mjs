@@ -31,6 +31,11 @@ const SHOTS = [
   ['rollouts', '/rollouts'],
   ['rollout', '/rollouts/edge-web-1-1-prod?bucket=failed'],
   ['rollout-failed', '/rollouts/edge-web-1-1-canary'],
+  ['rollout-approve', '/rollouts/price-sync-2-4-1-prod?by=location', { tall: true }],
+  ['rollout-draft', '/rollouts/edge-web-1-1-everywhere', { tall: true }],
+  ['rollout-draft-error', '/rollouts/edge-web-1-1-everywhere', { scene: 'error', wait: 3000 }],
+  ['rollout-held', '/rollouts/edge-web-1-1-lab', { tall: true }],
+  ['rollout-models', '/rollouts/edge-web-1-1-prod?by=model&bucket=waiting', { tall: true }],
   ['rollout-abort', '/rollouts/edge-web-1-1-prod', { act: (page) => page.getByRole('button', { name: 'Abort…' }).click() }],
   ['rollout-loading', '/rollouts/edge-web-1-1-prod', { scene: 'slow' }],
   ['rollout-new', '/rollouts/new?app=edge-web&channel=prod&release=1.1.0'],
@@ -58,10 +63,10 @@ const browser = await chromium.launch({
 try {
   for (const [size, viewport] of Object.entries(SIZES)) {
     for (const theme of ['light', 'dark']) {
-      for (const [name, path, { scene, act, wait = 900 } = {}] of SHOTS) {
+      for (const [name, path, { scene, act, wait = 900, tall = false } = {}] of SHOTS) {
         const id = `${name}-${size}-${theme}`
         if (wanted.length > 0 && !wanted.some((w) => id === w || id.startsWith(`${w}-${size}`) || `${name}-${theme}` === w)) continue
-        const context = await browser.newContext({ viewport, colorScheme: theme, deviceScaleFactor: 1, reducedMotion: 'reduce' })
+        const context = await browser.newContext({ viewport: tall ? { ...viewport, height: 2100 } : viewport, colorScheme: theme, deviceScaleFactor: 1, reducedMotion: 'reduce' })
         if (scene) await context.addCookies([{ name: 'mock', value: scene, url: base }])
         const page = await context.newPage()
         page.on('pageerror', (error) => console.error(`${id}: ${error.message}`))

@@ -9,6 +9,7 @@ import {
 } from '@tanstack/react-router'
 
 import { parseFilters } from '~/views/devices/filters'
+import { isGrouping, type Grouping } from '~/views/rollouts/groups'
 
 import { Shell } from './frame/shell'
 import { parseNext } from './frame/next'
@@ -78,9 +79,9 @@ const newRollout = createRoute({
 const rollout = createRoute({
   getParentRoute: () => shell,
   path: '/rollouts/$id',
-  validateSearch: (search: Record<string, unknown>): { bucket?: string } => {
+  validateSearch: (search: Record<string, unknown>): { bucket?: string; by?: Grouping } => {
     const bucket = text(search.bucket)
-    return bucket === undefined ? {} : { bucket }
+    return { ...(bucket === undefined ? {} : { bucket }), ...(isGrouping(search.by) ? { by: search.by } : {}) }
   },
   component: lazyRouteComponent(() => import('./views/rollouts/rollout'), 'RolloutView'),
 })

@@ -120,8 +120,8 @@ export const get = <T>(path: string, query?: Query, signal?: AbortSignal): Promi
   call<T>('GET', path, { ...(query ? { query } : {}), ...(signal ? { signal } : {}) })
 
 /** `key` makes a repeated press harmless: the same key and body give the same answer. */
-export const post = <T>(path: string, body: unknown = {}, key: string = newKey()): Promise<T> =>
-  call<T>('POST', path, { body, headers: { 'Idempotency-Key': key } })
+export const post = <T>(path: string, body: unknown = {}, key: string = newKey(), signal?: AbortSignal): Promise<T> =>
+  call<T>('POST', path, { body, headers: { 'Idempotency-Key': key }, ...(signal ? { signal } : {}) })
 
 export const del = (path: string): Promise<void> => call<void>('DELETE', path)
 

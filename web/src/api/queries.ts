@@ -28,6 +28,7 @@ export const keys = {
   metrics: ['metrics'],
   events: ['events'],
   rollouts: ['rollouts'],
+  forecast: ['forecast'],
   releases: ['releases'],
   artifacts: ['artifacts'],
   apps: ['apps'],

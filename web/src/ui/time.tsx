@@ -15,6 +15,19 @@ export function duration(ms: number): string {
   return `${Math.floor(n / DAY)} d`
 }
 
+/** With its second unit: `1 min 20 s`, `2 h 47 min`, `3 d 4 h`. */
+export function longDuration(ms: number): string {
+  const n = Math.abs(ms)
+  for (const [unit, part] of [[DAY, HOUR], [HOUR, MINUTE], [MINUTE, SECOND]] as const) {
+    if (n < unit) continue
+    const whole = Math.floor(n / unit)
+    const rest = Math.floor((n % unit) / part)
+    const words = { [DAY]: ['d', 'h'], [HOUR]: ['h', 'min'], [MINUTE]: ['min', 's'] }[unit] ?? []
+    return rest === 0 ? `${whole} ${words[0]}` : `${whole} ${words[0]} ${rest} ${words[1]}`
+  }
+  return duration(n)
+}
+
 /** `just now`, `3 min ago`, `in 5 h`. */
 export function relative(at: number, now: number): string {
   const past = now - at

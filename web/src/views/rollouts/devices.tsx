@@ -1,23 +1,50 @@
-/** The devices of a rollout by state: a press on a state lists them. */
-import { useQuery } from '@tanstack/react-query'
-import { Link, useNavigate } from '@tanstack/react-router'
+/** The devices of a rollout by state, by location and by model. A press on a state lists its devices; long lists are read page by page. */
+import { useInfiniteQuery } from '@tanstack/react-query'
+import { useNavigate } from '@tanstack/react-router'
+import { useEffect } from 'react'
 
 import { rolloutDevicesQuery } from '~/api/rollouts'
-import type { Rollout, RolloutDevice } from '~/api/types'
+import type { Rollout } from '~/api/rollout-types'
+import type { RolloutDevice } from '~/api/types'
 import { cx } from '~/ui/cx'
 import { Glyph } from '~/ui/mark'
 import { count, plural } from '~/ui/number'
 import { Failure, Loading, Section } from '~/ui/panel'
-import { Time } from '~/ui/time'
 
+import { CountsBar, countsText } from './counts-bar'
+import { DeviceRows } from './device-rows'
+import { groupDevices, type Grouping } from './groups'
 import { BUCKETS, type BucketLook } from './look'
 
-export function RolloutDevices({ rollout, bucket }: { rollout: Rollout; bucket: string | undefined }) {
+const GROUPINGS: readonly { by: Grouping; title: string }[] = [
+  { by: 'location', title: 'by location' },
+  { by: 'model', title: 'by model' },
+]
+
+export function RolloutDevices({ rollout, bucket, by }: { rollout: Rollout; bucket: string | undefined; by: Grouping | undefined }) {
   const navigate = useNavigate({ from: '/rollouts/$id' })
   const { counts } = rollout.status.summary
   const chosen = BUCKETS.find((b) => b.bucket === bucket)
+  const show = (next: { bucket?: string | undefined; by?: Grouping | undefined }): void => {
+    const search = { ...(next.bucket === undefined ? {} : { bucket: next.bucket }), ...(next.by === undefined ? {} : { by: next.by }) }
+    void navigate({ search, replace: true })
+  }
   return (
-    <Section title="Devices by state" flush>
+    <Section
+      title="Devices"
+      flush
+      actions={GROUPINGS.map((g) => (
+        <button
+          key={g.by}
+          type="button"
+          aria-pressed={by === g.by}
+          onClick={() => show({ bucket, by: by === g.by ? undefined : g.by })}
+          className={cx('h-7 rounded border px-2 text-sm transition-colors', by === g.by ? 'border-accent bg-accent-soft' : 'border-transparent hover:bg-hover')}
+        >
+          {g.title}
+        </button>
+      ))}
+    >
       <div className="flex flex-wrap gap-1 px-3 py-2">
         {BUCKETS.map((b) => {
           const n = counts[b.key]
@@ -28,7 +55,7 @@ export function RolloutDevices({ rollout, bucket }: { rollout: Rollout; bucket: 
               type="button"
               aria-pressed={on}
               title={b.means}
-              onClick={() => void navigate({ search: on ? {} : { bucket: b.bucket }, replace: true })}
+              onClick={() => show({ bucket: on ? undefined : b.bucket, by })}
               className={cx(
                 'flex h-7 items-center gap-1.5 rounded border px-2 transition-colors',
                 on ? 'border-accent bg-accent-soft' : 'border-transparent hover:bg-hover',
@@ -41,85 +68,94 @@ export function RolloutDevices({ rollout, bucket }: { rollout: Rollout; bucket: 
           )
         })}
       </div>
+      {by !== undefined && <Grouped rollout={rollout} by={by} />}
       {chosen && <Listed rollout={rollout} bucket={chosen} />}
     </Section>
   )
 }
 
-const SHOWN_PLACES = 8
+/** Reads on until all is there. */
+function useAllDevices(rollout: Rollout, bucket: string | undefined, all: boolean) {
+  const query = useInfiniteQuery(rolloutDevicesQuery(rollout.metadata.uid, bucket))
+  const { hasNextPage, isFetching, isError, fetchNextPage } = query
+  useEffect(() => {
+    if (all && hasNextPage && !isFetching && !isError) void fetchNextPage()
+  }, [all, hasNextPage, isFetching, isError, fetchNextPage])
+  const items: RolloutDevice[] = query.data?.pages.flatMap((page) => page.items) ?? []
+  return { query, items, total: query.data?.pages.at(-1)?.metadata.total ?? items.length }
+}
 
 function Listed({ rollout, bucket }: { rollout: Rollout; bucket: BucketLook }) {
-  const devices = useQuery(rolloutDevicesQuery(rollout.metadata.uid, bucket.bucket))
-  if (devices.isError) {
+  const { query, items, total } = useAllDevices(rollout, bucket.bucket, false)
+  if (query.isError && items.length === 0) {
     return (
-      <div className="p-4">
-        <Failure what="The devices can’t be listed" error={devices.error} retry={() => void devices.refetch()} />
+      <div className="border-t border-line p-4">
+        <Failure what="The devices can’t be listed" error={query.error} retry={() => void query.refetch()} />
       </div>
     )
   }
-  if (devices.isPending) {
+  if (query.isPending) {
     return (
       <div className="border-t border-line p-4">
         <Loading what="devices" />
       </div>
     )
   }
-  const { items } = devices.data
   if (items.length === 0) return <p className="border-t border-line px-4 py-3 text-muted">No device is {bucket.bucket} now.</p>
-  const places = byLocation(items)
   return (
-    <div className="border-t border-line">
-      <p className="px-4 pt-2 text-sm text-muted">
-        By location: {places.slice(0, SHOWN_PLACES).map(([place, n]) => `${place || 'none'} ${count(n)}`).join(' · ')}
-        {places.length > SHOWN_PLACES ? ` · ${plural(places.length - SHOWN_PLACES, 'more location')}` : ''}
-      </p>
-      {/* oxlint-disable-next-line jsx-a11y/no-noninteractive-tabindex -- a scrolling region must be reachable by keyboard */}
-      <div className="mt-1 max-h-96 overflow-auto" tabIndex={0} role="region" aria-label={`Devices that are ${bucket.bucket}`}>
-        <table className="w-full">
-          <thead className="sticky top-0 bg-surface">
-            <tr className="text-left text-sm text-muted">
-              <th className="px-4 py-1 font-normal">Device</th>
-              <th className="px-4 py-1 font-normal">Location</th>
-              <th className="px-4 py-1 font-normal">Wave</th>
-              <th className="px-4 py-1 font-normal">Since</th>
-              <th className="w-1/2 px-4 py-1 font-normal max-sm:hidden">Why</th>
-            </tr>
-          </thead>
-          <tbody className="divide-y divide-line">
-            {items.map((d) => (
-              <tr key={d.device}>
-                <td className="px-4 py-1">
-                  <Link to="/devices/$id" params={{ id: d.name }} className="link">
-                    {d.name}
-                  </Link>
-                </td>
-                <td className="px-4 py-1">{d.location}</td>
-                <td className="px-4 py-1">
-                  {d.wave}
-                  {d.late && <span className="text-muted"> joined late</span>}
-                </td>
-                <td className="px-4 py-1 whitespace-nowrap">
-                  <Time at={d.since} />
-                </td>
-                <td className="px-4 py-1 max-sm:hidden">
-                  {d.reason}
-                  {d.permitExpiresAt !== undefined && (
-                    <span className="text-muted">
-                      permit ends <Time at={d.permitExpiresAt} />
-                    </span>
-                  )}
-                </td>
-              </tr>
-            ))}
-          </tbody>
-        </table>
-      </div>
-    </div>
+    <DeviceRows
+      label={`Devices that are ${bucket.bucket}`}
+      items={items}
+      total={total}
+      onEnd={() => {
+        if (query.hasNextPage && !query.isFetching) void query.fetchNextPage()
+      }}
+    />
   )
 }
 
-function byLocation(devices: RolloutDevice[]): [string, number][] {
-  const places = new Map<string, number>()
-  for (const device of devices) places.set(device.location, (places.get(device.location) ?? 0) + 1)
-  return [...places].toSorted((a, b) => b[1] - a[1])
+const SHOWN_GROUPS = 60
+
+function Grouped({ rollout, by }: { rollout: Rollout; by: Grouping }) {
+  const { query, items, total } = useAllDevices(rollout, undefined, true)
+  if (query.isError) {
+    return (
+      <div className="border-t border-line p-4">
+        <Failure what="The devices can’t be counted" error={query.error} retry={() => void query.refetch()} />
+      </div>
+    )
+  }
+  if (query.isPending) {
+    return (
+      <div className="border-t border-line p-4">
+        <Loading what="devices" />
+      </div>
+    )
+  }
+  const groups = groupDevices(items, by)
+  return (
+    <div className="border-t border-line px-4 py-3">
+      {items.length < total && (
+        <p role="status" className="mb-2 text-sm text-muted">
+          {count(items.length)} of {plural(total, 'device')} counted so far
+        </p>
+      )}
+      <ul className="grid gap-x-8 gap-y-2.5 sm:grid-cols-2 xl:grid-cols-3">
+        {groups.slice(0, SHOWN_GROUPS).map((group) => (
+          <li key={group.name}>
+            <p className="flex items-baseline justify-between gap-3">
+              <span className="truncate font-medium">{group.name || `no ${by}`}</span>
+              <span className="shrink-0 text-sm">
+                {group.counts.failed > 0 && <span className="text-bad">{count(group.counts.failed)} failed · </span>}
+                <span className="text-muted">{plural(group.total, 'device')}</span>
+              </span>
+            </p>
+            <CountsBar counts={group.counts} className="mt-1 h-2" />
+            <p className="mt-0.5 truncate text-sm text-muted">{countsText(group.counts)}</p>
+          </li>
+        ))}
+      </ul>
+      {groups.length > SHOWN_GROUPS && <p className="mt-2 text-sm text-muted">and {count(groups.length - SHOWN_GROUPS)} more with fewer failures</p>}
+    </div>
+  )
 }

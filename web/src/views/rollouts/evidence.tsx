@@ -1,75 +1,201 @@
-/** What the gate looks at: failures against the threshold, and what is in flight against the budget. */
-import type { RolloutSummary } from '~/api/types'
-import { cx } from '~/ui/cx'
-import { count, percent } from '~/ui/number'
+/** What the gate looks at: failures against the threshold, the sequential test against its two lines, and what is down against the budgets. */
+import type { ReactNode } from 'react'
 
-export function Evidence({ summary }: { summary: RolloutSummary }) {
-  const wave = summary.waves.find((w) => w.number === summary.wave)
+import { currentWave } from '~/api/rollouts'
+import type { Evidence as Found, GroupUse, RolloutSpec, RolloutSummary } from '~/api/rollout-types'
+import { cx } from '~/ui/cx'
+import { count, percent, plural } from '~/ui/number'
+import { Section } from '~/ui/panel'
+
+export function Evidence({ summary, spec }: { summary: RolloutSummary; spec: RolloutSpec }) {
+  const wave = currentWave(summary)
+  return (
+    <Section title={wave ? `Evidence in wave ${wave.number}` : 'Evidence'} flush>
+      <div className="grid gap-x-8 gap-y-5 p-4 md:grid-cols-2 xl:grid-cols-3">
+        <Failures summary={summary} acceptable={spec.acceptableFailureRate} />
+        {wave?.evidence && <SequentialTest found={wave.evidence} bad={summary.threshold} good={(spec.acceptableFailureRate ?? 5) / 100} />}
+        <InFlight summary={summary} slow={spec.slowStart !== false} />
+      </div>
+      {summary.groups !== undefined && summary.groups.length > 0 && <Groups groups={summary.groups} />}
+    </Section>
+  )
+}
+
+function Head({ title, value, note, bad = false }: { title: string; value: ReactNode; note: ReactNode; bad?: boolean }) {
+  return (
+    <p className="flex flex-wrap items-baseline justify-between gap-x-3">
+      <span className="font-medium">{title}</span>
+      <span>
+        <span className={cx('font-medium', bad && 'text-bad')}>{value}</span> <span className="text-muted">{note}</span>
+      </span>
+    </p>
+  )
+}
+
+function Failures({ summary, acceptable }: { summary: RolloutSummary; acceptable: number | undefined }) {
+  const wave = currentWave(summary)
   const [failed, reported] = [wave?.failed ?? 0, wave?.reported ?? 0]
   const ratio = summary.failureRatio
   const over = ratio !== undefined && ratio >= summary.threshold
+  const halts = summary.threshold * 100
   return (
-    <div className="panel grid gap-x-10 gap-y-4 px-4 py-3 sm:grid-cols-2">
-      <div>
-        <p className="flex items-baseline justify-between gap-3">
-          <span className="font-semibold">Failures{wave ? ` in wave ${wave.number}` : ''}</span>
-          <span>
-            <span className={cx('font-medium', over && 'text-bad')}>{ratio === undefined ? 'no reports yet' : percent(ratio)}</span>
-            {reported > 0 && <span className="text-muted"> {count(failed)} of {count(reported)} that reported</span>}
-          </span>
-        </p>
-        <div
-          role="meter"
-          aria-label="Share of failures"
-          aria-valuemin={0}
-          aria-valuemax={100}
-          aria-valuenow={Math.round((ratio ?? 0) * 100)}
-          aria-valuetext={`${ratio === undefined ? 'no reports yet' : percent(ratio)}; halts at ${percent(summary.threshold)}`}
-          className="relative mt-2 h-2.5 rounded-sm bg-line"
-        >
-          <span
-            className={cx('absolute inset-y-0 left-0 rounded-sm', over ? 'bg-bad' : (ratio ?? 0) > summary.threshold / 2 ? 'bg-warn' : 'bg-muted')}
-            style={{ width: `${Math.min(100, (ratio ?? 0) * 100)}%` }}
-          />
-          <span className="absolute -top-1 -bottom-1 border-l-2 border-ink" style={{ left: `${summary.threshold * 100}%` }} />
-        </div>
-        <p className="relative mt-1.5 h-4 text-xs text-muted">
-          <span
-            className="absolute whitespace-nowrap"
-            style={summary.threshold > 0.6 ? { right: `${100 - summary.threshold * 100}%` } : { left: `${summary.threshold * 100}%` }}
-          >
-            halts at {percent(summary.threshold)}
-          </span>
-        </p>
+    <div>
+      <Head
+        title="Failures"
+        bad={over}
+        value={ratio === undefined ? 'no reports yet' : percent(ratio)}
+        note={reported > 0 ? `${count(failed)} of ${count(reported)} that reported` : ''}
+      />
+      <div
+        role="meter"
+        aria-label="Share of failures"
+        aria-valuemin={0}
+        aria-valuemax={100}
+        aria-valuenow={Math.round((ratio ?? 0) * 100)}
+        aria-valuetext={`${ratio === undefined ? 'no reports yet' : percent(ratio)}; halts at ${percent(summary.threshold)}`}
+        className="relative mt-2 h-2.5 rounded-sm bg-line"
+      >
+        <span
+          className={cx('absolute inset-y-0 left-0 rounded-sm', over ? 'bg-bad' : (ratio ?? 0) > summary.threshold / 2 ? 'bg-warn' : 'bg-muted')}
+          style={{ width: `${Math.min(100, (ratio ?? 0) * 100)}%` }}
+        />
+        {acceptable !== undefined && (
+          <span className="absolute inset-y-0 border-l border-dashed border-muted" style={{ left: `${acceptable}%` }} />
+        )}
+        <span className="absolute -top-1 -bottom-1 border-l-2 border-ink" style={{ left: `${halts}%` }} />
       </div>
-      <div>
-        <p className="flex items-baseline justify-between gap-3">
-          <span className="font-semibold">In flight</span>
-          <span>
-            <span className="font-medium">{count(summary.inFlight)}</span>
-            <span className="text-muted"> of a budget of {count(summary.budget)}</span>
+      <p className="relative mt-1.5 h-4 text-xs text-muted">
+        {acceptable !== undefined && halts > 25 && <span className="absolute left-0">{acceptable} % is noise</span>}
+        <span className="absolute whitespace-nowrap" style={halts > 60 ? { right: `${100 - halts}%` } : { left: `${halts}%` }}>
+          halts at {percent(summary.threshold)}
+        </span>
+      </p>
+    </div>
+  )
+}
+
+/** `3 times`, `1,200 times`; beyond a million only that. */
+function times(value: number): string {
+  const factor = Math.exp(Math.abs(value))
+  return factor > 1e6 ? 'more than a million times' : `${factor < 10 ? factor.toFixed(1) : count(factor)} times`
+}
+
+function verdict({ value, haltAt, passAt }: Found): string {
+  if (value >= haltAt) return 'enough to halt'
+  if (value <= passAt) return 'enough to trust it'
+  return Math.abs(value) < 0.05 ? 'says nothing yet' : value > 0 ? 'leans to bad' : 'leans to good'
+}
+
+/** Wald's test: the evidence walks between "good enough" on the left and the halt line on the right. */
+function SequentialTest({ found, good, bad }: { found: Found; good: number; bad: number }) {
+  const { value, haltAt, passAt } = found
+  const low = Math.min(passAt, value) - 0.4
+  const high = Math.max(haltAt, value) + 0.4
+  const place = (at: number): number => ((at - low) / (high - low)) * 100
+  const [zero, now] = [place(0), place(value)]
+  const over = value >= haltAt
+  return (
+    <div>
+      <Head title="Sequential test" bad={over} value={verdict(found)} note="" />
+      <div
+        role="meter"
+        aria-label="Evidence of the sequential test"
+        aria-valuemin={passAt}
+        aria-valuemax={haltAt}
+        aria-valuenow={Math.max(passAt, Math.min(haltAt, value))}
+        aria-valuetext={`${verdict(found)}: ${value.toFixed(2)}; halts at ${haltAt.toFixed(2)}, good enough at ${passAt.toFixed(2)}`}
+        className="relative mt-2 h-2.5 rounded-sm bg-line"
+      >
+        <span
+          className={cx('absolute inset-y-0', over ? 'bg-bad' : value > 0 ? 'bg-warn' : 'bg-ok')}
+          style={{ left: `${Math.min(zero, now)}%`, width: `max(2px, ${Math.abs(now - zero)}%)` }}
+        />
+        <span className="absolute inset-y-0 border-l border-muted" style={{ left: `${zero}%` }} />
+        <span className="absolute -top-1 -bottom-1 border-l-2 border-ok" style={{ left: `${place(passAt)}%` }} />
+        <span className="absolute -top-1 -bottom-1 border-l-2 border-ink" style={{ left: `${place(haltAt)}%` }} />
+      </div>
+      <p className="relative mt-1.5 h-4 text-xs text-muted">
+        <span className="absolute whitespace-nowrap" style={{ left: `${place(passAt)}%` }}>
+          good enough
+        </span>
+        <span className="absolute whitespace-nowrap" style={{ right: `${100 - place(haltAt)}%` }}>
+          halt line
+        </span>
+      </p>
+      <p className="text-xs text-muted">
+        {Math.abs(value) < 0.05
+          ? `Tells a release that fails on ${percent(good)} from one that fails on ${percent(bad)}.`
+          : `These reports are ${times(value)} likelier from a ${value > 0 ? 'bad' : 'good'} release (${percent(value > 0 ? bad : good)}) than from a ${value > 0 ? 'good' : 'bad'} one.`}
+      </p>
+    </div>
+  )
+}
+
+function InFlight({ summary, slow }: { summary: RolloutSummary; slow: boolean }) {
+  const { inFlight, budget, allowedNow } = summary
+  const now = allowedNow ?? budget
+  return (
+    <div>
+      <Head title="In flight" value={count(inFlight)} note={`of a budget of ${count(budget)}`} />
+      <div
+        role="meter"
+        aria-label="Devices in flight"
+        aria-valuemin={0}
+        aria-valuemax={Math.max(budget, inFlight)}
+        aria-valuenow={inFlight}
+        className="mt-2 flex h-2.5 gap-0.5"
+      >
+        {budget <= 40 ? (
+          Array.from({ length: Math.max(budget, inFlight) }, (_, i) => (
+            <span key={i} className={cx('flex-1 rounded-sm', i < inFlight ? 'bg-accent' : i < now ? 'bg-line-strong' : 'bg-line')} />
+          ))
+        ) : (
+          <span className="relative flex-1 overflow-hidden rounded-sm bg-line">
+            <span className="absolute inset-y-0 left-0 bg-line-strong" style={{ width: `${(Math.min(now, budget) / budget) * 100}%` }} />
+            <span className="absolute inset-y-0 left-0 bg-accent" style={{ width: `${(inFlight / budget) * 100}%` }} />
           </span>
-        </p>
-        <div
-          role="meter"
-          aria-label="Devices in flight"
-          aria-valuemin={0}
-          aria-valuemax={Math.max(summary.budget, summary.inFlight)}
-          aria-valuenow={summary.inFlight}
-          className="mt-2 flex h-2.5 gap-0.5"
-        >
-          {summary.budget <= 40 ? (
-            Array.from({ length: Math.max(summary.budget, summary.inFlight) }, (_, i) => (
-              <span key={i} className={cx('flex-1 rounded-sm', i < summary.inFlight ? 'bg-accent' : 'bg-line')} />
-            ))
-          ) : (
-            <span className="relative flex-1 overflow-hidden rounded-sm bg-line">
-              <span className="absolute inset-y-0 left-0 bg-accent" style={{ width: `${(summary.inFlight / summary.budget) * 100}%` }} />
+        )}
+      </div>
+      <p className="mt-1.5 text-xs text-muted">
+        {slow && now < budget
+          ? `slow start: ${plural(now, 'device')} at once until more have reported`
+          : 'devices that may be down on purpose at the same time'}
+      </p>
+    </div>
+  )
+}
+
+const SHOWN_GROUPS = 12
+
+function Groups({ groups }: { groups: GroupUse[] }) {
+  const sorted = groups.toSorted((a, b) => b.down / Math.max(1, b.budget) - a.down / Math.max(1, a.budget) || a.value.localeCompare(b.value))
+  const shown = sorted.slice(0, SHOWN_GROUPS)
+  return (
+    <div className="border-t border-line px-4 py-3">
+      <p className="text-sm text-muted">Down on purpose in each group, shared with everything else that takes devices down</p>
+      <ul className="mt-2 grid gap-x-6 gap-y-1.5 sm:grid-cols-2 lg:grid-cols-3 xl:grid-cols-4">
+        {shown.map((group) => (
+          <li key={`${group.label}${group.value}`} className="flex items-center gap-2 text-sm">
+            <span className="min-w-0 flex-1 truncate">
+              <span className="text-muted">{group.label}=</span>
+              {group.value || 'none'}
             </span>
-          )}
-        </div>
-        <p className="mt-1.5 text-xs text-muted">devices that may be down on purpose at the same time</p>
-      </div>
+            <span aria-hidden="true" className="h-1.5 w-16 overflow-hidden rounded-sm bg-line">
+              <span
+                className={cx('block h-full', group.down >= group.budget ? 'bg-warn' : 'bg-accent')}
+                style={{ width: `${Math.min(100, (group.down / Math.max(1, group.budget)) * 100)}%` }}
+              />
+            </span>
+            <span className={cx('w-20 text-right', group.down >= group.budget && 'text-warn')}>
+              {count(group.down)} of {count(group.budget)}
+              {group.down >= group.budget ? ' full' : ''}
+            </span>
+          </li>
+        ))}
+      </ul>
+      {sorted.length > SHOWN_GROUPS && (
+        <p className="mt-1.5 text-sm text-muted">and {plural(sorted.length - SHOWN_GROUPS, 'group')} with less of it in use</p>
+      )}
     </div>
   )
 }

@@ -1,5 +1,6 @@
 /** How a rollout's states look: shape, word and colour, as everywhere. */
-import type { Bucket, Counts, RolloutPhase, WaveSummary } from '~/api/types'
+import type { WaveSummary } from '~/api/rollout-types'
+import type { Bucket, Counts, RolloutPhase } from '~/api/types'
 import type { Look } from '~/ui/state'
 
 export const PHASES: Record<RolloutPhase, Look> = {
@@ -18,6 +19,7 @@ export const WAVES: Record<WaveSummary['state'], Look> = {
   waiting: { shape: 'ring', tone: 'quiet', means: 'The gate of the wave before has not opened yet.' },
   running: { shape: 'arrow', tone: 'info', means: 'Its devices take the release.' },
   soaking: { shape: 'half', tone: 'info', means: 'Everyone who can be reached has reported; it must stay good for its soak.' },
+  'awaiting-approval': { shape: 'bars', tone: 'warn', means: 'Its devices are good; people have to approve before the next wave.' },
   passed: { shape: 'check', tone: 'ok', means: 'Its gate has opened.' },
   halted: { shape: 'cross', tone: 'bad', means: 'Too many failures.' },
   unknown: { shape: 'question', tone: 'quiet', means: 'This page does not know this word.' },

@@ -1,29 +1,30 @@
-/** `/rollouts/$id`: one rollout, judged in front of one's eyes. */
+/** `/rollouts/$id`: one rollout, judged in front of one's eyes; before its start, what it would do. */
 import { useQuery } from '@tanstack/react-query'
 import { Link, useParams, useSearch } from '@tanstack/react-router'
 
 import { ApiError } from '~/api/client'
-import { isFinal, rolloutQuery } from '~/api/rollouts'
-import type { HistoryEntry, Rollout, Waiting } from '~/api/types'
+import { forecastQuery, isFinal, isMoving, rolloutQuery, rolloutWhyQuery } from '~/api/rollouts'
+import type { Cause, Rollout } from '~/api/rollout-types'
 import { CopyButton } from '~/ui/copy'
 import { Mark } from '~/ui/mark'
 import { percent, plural } from '~/ui/number'
 import { Empty, Failure, Loading, Page, Section, StaleNote } from '~/ui/panel'
 import { Time } from '~/ui/time'
-import { Why } from '~/ui/why'
+import { WhyChain } from '~/ui/why-chain'
 import { toYaml } from '~/ui/yaml'
 
-import { eventLook } from '../device/events'
-import { Glyph } from '~/ui/mark'
+import { ApprovalNote } from './approval'
 import { RolloutDevices } from './devices'
 import { Evidence } from './evidence'
+import { ForecastView } from './forecast'
+import { History } from './history'
 import { PHASES } from './look'
 import { RolloutVerbs } from './verbs'
 import { Waves } from './waves'
 
 export function RolloutView() {
   const { id } = useParams({ from: '/shell/rollouts/$id' })
-  const { bucket } = useSearch({ from: '/shell/rollouts/$id' })
+  const { bucket, by } = useSearch({ from: '/shell/rollouts/$id' })
   const rollout = useQuery(rolloutQuery(id))
   const above = (
     <nav aria-label="Breadcrumb" className="text-sm text-muted">
@@ -70,9 +71,16 @@ export function RolloutView() {
     >
       {rollout.isError && <StaleNote error={rollout.error} since={<Time at={rollout.dataUpdatedAt} />} />}
       <Head rollout={shown} />
-      <Evidence summary={s} />
-      <Waves summary={s} />
-      <RolloutDevices rollout={shown} bucket={bucket} />
+      <ApprovalNote summary={s} />
+      {s.phase === 'pending' ? (
+        <ForecastView rollout={shown} />
+      ) : (
+        <>
+          <RunningWaves rollout={shown} />
+          <Evidence summary={s} spec={shown.spec} />
+          <RolloutDevices rollout={shown} bucket={bucket} by={by} />
+        </>
+      )}
       <History entries={shown.status.history ?? []} />
     </Page>
   )
@@ -93,7 +101,8 @@ function Head({ rollout }: { rollout: Rollout }) {
           {s.channel}
         </Link>
         <span className="text-muted">
-          {s.wave > 0 && ` · wave ${s.wave} of ${s.waves.length}`} · {plural(s.population, 'device')} · halts at {percent(s.threshold)}
+          {s.wave > 0 && ` · wave ${s.wave} of ${s.waves.length}`}
+          {s.population > 0 && ` · ${plural(s.population, 'device')}`} · halts at {percent(s.threshold)}
           {s.startedAt !== undefined && (
             <>
               {' '}
@@ -108,67 +117,40 @@ function Head({ rollout }: { rollout: Rollout }) {
           )}
         </span>
       </p>
-      <Why reasons={s.reasons} />
-      <WaitingFor waiting={rollout.status.waiting ?? []} />
-      {s.deadline !== undefined && !isFinal(s.phase) && (
-        <p className="text-sm text-muted">
-          Decides by itself at the latest <Time at={s.deadline} />.
+      <WhyOf rollout={rollout} />
+      {rollout.status.heldBack && (
+        <p className="text-warn">
+          {s.app} {s.to.version} is held back in {s.channel} since <Time at={rollout.status.heldBack.since} />: no rollout brings it there again until
+          somebody releases the hold.
         </p>
       )}
     </div>
   )
 }
 
-const OWNERS: Record<Waiting['owner'], string> = {
-  engine: 'nobody needs to act',
-  device: 'the device has to act',
-  operator: 'a person has to act',
-  unknown: '',
+/** The live chain; until it is there, or where it can't be had, what the rollout itself says. */
+function WhyOf({ rollout }: { rollout: Rollout }) {
+  const s = rollout.status.summary
+  const why = useQuery(rolloutWhyQuery(rollout.metadata.uid, isMoving(s.phase)))
+  const own: Cause[] = [
+    ...s.reasons,
+    ...(rollout.status.waiting ?? []).map((w) => ({ ...w.reason, owner: w.owner, deadline: w.until })),
+  ]
+  return <WhyChain chain={why.data?.chain ?? own} about={`rollout/${rollout.metadata.name}`} />
 }
 
-function WaitingFor({ waiting }: { waiting: Waiting[] }) {
-  if (waiting.length === 0) return null
-  return (
-    <div className="flex gap-1.5">
-      <span className="whitespace-nowrap text-muted">waits for:</span>
-      <ul className="min-w-0">
-        {waiting.map((one) => (
-          <li key={`${one.reason.code}${one.reason.message}`} className="[overflow-wrap:anywhere]">
-            <span className={one.owner === 'operator' ? 'font-medium text-warn' : undefined}>{one.reason.message}</span>{' '}
-            <span className="text-sm text-muted">
-              {OWNERS[one.owner] ?? ''}; until <Time at={one.until} />
-            </span>
-          </li>
-        ))}
-      </ul>
-    </div>
-  )
-}
+/** A forecast is work for the server; what runs is foretold anew at most this often. */
+const FORECAST_MS = 120_000
 
-function History({ entries }: { entries: HistoryEntry[] }) {
-  return (
-    <Section title="History" flush>
-      {entries.length === 0 ? (
-        <p className="px-4 py-3 text-muted">Nothing has happened yet.</p>
-      ) : (
-        <ol className="divide-y divide-line">
-          {entries.toReversed().map((entry) => {
-            const { shape, tone } = eventLook(entry.what.toLowerCase())
-            return (
-              <li key={`${entry.at}${entry.what}${entry.message}`} className="flex gap-2.5 px-4 py-2">
-                <span className="pt-1">
-                  <Glyph shape={shape} tone={tone} />
-                </span>
-                <div className="min-w-0 flex-1">
-                  <p className="[overflow-wrap:anywhere]">{entry.message}</p>
-                  {entry.comment !== undefined && entry.comment !== '' && <p className="text-muted">“{entry.comment}”</p>}
-                </div>
-                <Time at={entry.at} className="shrink-0 text-sm text-muted" />
-              </li>
-            )
-          })}
-        </ol>
-      )}
-    </Section>
-  )
+function RunningWaves({ rollout }: { rollout: Rollout }) {
+  const s = rollout.status.summary
+  const wanted = !isFinal(s.phase) && s.phase !== 'rolling-back'
+  const forecast = useQuery({
+    ...forecastQuery(rollout.metadata.uid),
+    enabled: wanted,
+    staleTime: FORECAST_MS,
+    refetchInterval: FORECAST_MS,
+    refetchOnWindowFocus: false,
+  })
+  return <Waves summary={s} forecast={wanted && forecast.data ? { ...forecast.data, madeAt: forecast.dataUpdatedAt } : undefined} />
 }

@@ -3,7 +3,7 @@ import { useQuery } from '@tanstack/react-query'
 import { Link } from '@tanstack/react-router'
 
 import { isFinal, rolloutsQuery } from '~/api/rollouts'
-import type { Rollout } from '~/api/types'
+import type { Rollout } from '~/api/rollout-types'
 import { useDenied } from '~/frame/me'
 import { buttonClass, Button } from '~/ui/button'
 import { Command, CopyButton } from '~/ui/copy'

@@ -1,6 +1,7 @@
 import { expect, it } from 'vitest'
 
-import type { Counts, RolloutSummary, WaveSummary } from '~/api/types'
+import type { Forecast, RolloutSummary, WaveSummary } from '~/api/rollout-types'
+import type { Counts } from '~/api/types'
 
 import { timeline } from './timeline'
 
@@ -56,4 +57,22 @@ it('shows the way back from the halt to the end, with seconds where it was that 
   expect(drawn.wayBack?.width).toBeCloseTo(0.6)
   expect(drawn.seconds).toBe(true)
   expect(drawn.ticks.length).toBeGreaterThan(1)
+})
+
+it('takes waves to come from the forecast, with how late they may get, and says when all is done', () => {
+  const told = (number: number, from: number, to: number, late: number): Forecast['waves'][number] => ({
+    wave: number, devices: 1, startsP50: from, startsP90: from, endsP50: to, endsP90: late, realError: { falseHalt: 0, missed: 0 },
+  })
+  const forecast = {
+    devices: 2, waves: [told(1, 0, 600, 900), told(2, 600, 1800, 2400)], finishP50Seconds: 1800, finishP90Seconds: 2400, finishes: 1,
+    blocked: [], peakDown: [], operatingCharacteristic: [], tookMs: 1, madeAt: 20 * MIN,
+  }
+  const drawn = timeline(summary({ startedAt: 0, waves: [wave(1, { startedAt: 0 }), wave(2, {})] }), 20 * MIN, forecast)
+  expect(drawn.to).toBe(60 * MIN)
+  expect(drawn.bars[1]).toMatchObject({ left: 0.5, estimate: true })
+  expect(drawn.bars[1]?.width).toBeCloseTo(1 / 3)
+  expect(drawn.bars[1]?.late?.left).toBeCloseTo(5 / 6)
+  expect(drawn.bars[0]?.late?.width).toBeCloseTo(0.25)
+  expect(drawn.finish?.p50).toEqual({ at: 50 * MIN, left: 50 / 60 })
+  expect(drawn.finish?.p90.left).toBe(1)
 })

@@ -1,13 +1,20 @@
 /** Where each wave lies on the time axis. Pure, for its test. */
-import type { RolloutSummary } from '~/api/types'
+import type { Forecast, RolloutSummary } from '~/api/rollout-types'
 
 export interface Bar {
   number: number
   /** Shares of the axis, 0 to 1. */
   left: number
   width: number
-  /** Not begun: its place is an estimate from the waves before. */
+  /** Not begun: its place is from the forecast, or an estimate from the waves before. */
   estimate: boolean
+  /** From its likely end (p50) to the end that nine of ten runs reach (p90). */
+  late: Stretch | undefined
+}
+
+interface Stretch {
+  left: number
+  width: number
 }
 
 export interface Timeline {
@@ -20,7 +27,14 @@ export interface Timeline {
   /** Close together: ticks need their seconds. */
   seconds: boolean
   /** From the halt until everyone who can be reached has the old release again. */
-  wayBack: { left: number; width: number } | undefined
+  wayBack: Stretch | undefined
+  /** When half, and nine of ten, of the forecast's runs are through. */
+  finish: { p50: Moment; p90: Moment } | undefined
+}
+
+interface Moment {
+  at: number
+  left: number
 }
 
 const MINUTE = 60_000
@@ -39,7 +53,8 @@ function backFrom(summary: RolloutSummary): number | undefined {
   return halted?.finishedAt ?? (summary.phase === 'rolling-back' ? summary.phaseSince : undefined)
 }
 
-export function timeline(summary: RolloutSummary, now: number): Timeline {
+/** `forecast.madeAt`: the moment that its seconds count from. */
+export function timeline(summary: RolloutSummary, now: number, forecast?: Forecast & { madeAt: number }): Timeline {
   const over = summary.finishedAt !== undefined
   const from = summary.startedAt ?? now
   const done = summary.waves.filter((w) => w.startedAt !== undefined && w.finishedAt !== undefined)
@@ -47,12 +62,20 @@ export function timeline(summary: RolloutSummary, now: number): Timeline {
     done.length > 0
       ? done.reduce((sum, w) => sum + (w.finishedAt ?? 0) - (w.startedAt ?? 0), 0) / done.length
       : undefined
-  const spans: { number: number; from: number; to: number; estimate: boolean }[] = []
+  const spans: { number: number; from: number; to: number; estimate: boolean; late?: number }[] = []
+  const later = (seconds: number): number => (forecast?.madeAt ?? now) + seconds * SECOND
   let at = from
   for (const wave of summary.waves) {
+    const told = over ? undefined : forecast?.waves.find((w) => w.wave === wave.number)
     if (wave.startedAt !== undefined) {
       const end = wave.finishedAt ?? summary.finishedAt ?? Math.max(now, wave.soakUntil ?? 0)
-      spans.push({ number: wave.number, from: wave.startedAt, to: Math.max(end, wave.startedAt), estimate: false })
+      const late = told && wave.finishedAt === undefined ? { late: later(told.endsP90) } : {}
+      spans.push({ number: wave.number, from: wave.startedAt, to: Math.max(end, wave.startedAt), estimate: false, ...late })
+      at = Math.max(at, end)
+    } else if (told) {
+      const begin = Math.max(from, later(told.startsP50))
+      const end = Math.max(begin, later(told.endsP50))
+      spans.push({ number: wave.number, from: begin, to: end, estimate: true, late: later(told.endsP90) })
       at = Math.max(at, end)
     } else if (!over) {
       const length = Math.max(usual ?? 0, wave.soakSeconds * SECOND, 10 * SECOND)
@@ -60,7 +83,11 @@ export function timeline(summary: RolloutSummary, now: number): Timeline {
       at += length
     }
   }
-  const to = Math.max(over ? (summary.finishedAt ?? now) : now, ...spans.map((s) => s.to), from + 10 * SECOND)
+  const finish = over || forecast?.finishP50Seconds === undefined || forecast.finishP90Seconds === undefined
+    ? undefined
+    : { p50: later(forecast.finishP50Seconds), p90: later(forecast.finishP90Seconds) }
+  const ends = spans.flatMap((s) => [s.to, s.late ?? s.to])
+  const to = Math.max(over ? (summary.finishedAt ?? now) : now, ...ends, finish?.p90 ?? 0, from + 10 * SECOND)
   const share = (time: number): number => (time - from) / (to - from)
   const step = STEPS.find((s) => (to - from) / s <= MOST_TICKS) ?? STEPS.at(-1) ?? MINUTE
   const ticks: Timeline['ticks'] = []
@@ -73,7 +100,14 @@ export function timeline(summary: RolloutSummary, now: number): Timeline {
     seconds: step < MINUTE,
     wayBack: back === undefined || backTo <= back ? undefined : { left: share(back), width: share(backTo) - share(back) },
     now: now >= from && now <= to && !over ? share(now) : undefined,
-    bars: spans.map((s) => ({ number: s.number, left: share(s.from), width: share(s.to) - share(s.from), estimate: s.estimate })),
+    bars: spans.map((s) => ({
+      number: s.number,
+      left: share(s.from),
+      width: share(s.to) - share(s.from),
+      estimate: s.estimate,
+      late: s.late === undefined || s.late <= s.to ? undefined : { left: share(s.to), width: share(s.late) - share(s.to) },
+    })),
+    finish: finish && { p50: { at: finish.p50, left: share(finish.p50) }, p90: { at: finish.p90, left: share(finish.p90) } },
     ticks,
   }
 }

@@ -1,6 +1,7 @@
 /** The waves of a rollout on a time axis: bar = how long, fill = how its devices do. */
 import { isFinal } from '~/api/rollouts'
-import type { RolloutSummary, WaveSummary } from '~/api/types'
+import type { Forecast, RolloutSummary, WaveSummary } from '~/api/rollout-types'
+import { cx } from '~/ui/cx'
 import { Mark } from '~/ui/mark'
 import { count, plural, percent } from '~/ui/number'
 import { Section } from '~/ui/panel'
@@ -10,15 +11,25 @@ import { CountsBar, countsText } from './counts-bar'
 import { ENDED, WAVES } from './look'
 import { timeline } from './timeline'
 
-export function Waves({ summary }: { summary: RolloutSummary }) {
+export function Waves({ summary, forecast }: { summary: RolloutSummary; forecast?: (Forecast & { madeAt: number }) | undefined }) {
   const now = useNow()
-  const drawn = timeline(summary, now)
+  const drawn = timeline(summary, now, forecast)
+  const { finish } = drawn
   return (
     <Section
       title="Waves"
       actions={
         drawn.bars.some((b) => b.estimate) && (
-          <span className="text-sm text-muted">dashed: an estimate</span>
+          <span className="text-sm text-muted">
+            {finish ? (
+              <>
+                done about <span className="font-medium text-ink">{clock(finish.p50.at, now)}</span> (p50), by{' '}
+                <span className="font-medium text-ink">{clock(finish.p90.at, now)}</span> in nine of ten runs (p90)
+              </>
+            ) : (
+              'dashed: an estimate'
+            )}
+          </span>
         )
       }
       flush
@@ -39,7 +50,8 @@ export function Waves({ summary }: { summary: RolloutSummary }) {
             <div key={wave.number} className="col-span-full grid grid-cols-subgrid items-center border-t border-line py-2">
               <div>
                 <p className="font-medium">
-                  Wave {wave.number} <span className="font-normal text-muted">to {wave.toPercent} %</span>
+                  Wave {wave.number}{' '}
+                  <span className="font-normal text-muted">{wave.selector === undefined ? `to ${wave.toPercent} %` : wave.selector}</span>
                 </p>
                 <WaveMark wave={wave} over={isFinal(summary.phase)} />
               </div>
@@ -47,13 +59,31 @@ export function Waves({ summary }: { summary: RolloutSummary }) {
                 {drawn.ticks.map((tick) => (
                   <span key={tick.at} aria-hidden="true" className="absolute inset-y-0 border-l border-line" style={{ left: `${tick.left * 100}%` }} />
                 ))}
+                {bar?.late && (
+                  <span
+                    aria-hidden="true"
+                    className="absolute top-1/2 border-t border-dashed border-muted"
+                    style={{ left: `${bar.left * 100 + bar.width * 100}%`, width: `${bar.late.width * 100}%` }}
+                  >
+                    <span className="absolute -top-1.5 right-0 h-3 border-r border-muted" />
+                  </span>
+                )}
+                {finish &&
+                  [finish.p50, finish.p90].map((moment, i) => (
+                    <span
+                      key={i}
+                      aria-hidden="true"
+                      className={cx('absolute inset-y-0 border-l lg:-inset-y-2', i === 0 ? 'border-muted' : 'border-dashed border-muted')}
+                      style={{ left: `${moment.left * 100}%` }}
+                    />
+                  ))}
                 {bar && (
                   <span
                     className="absolute top-1/2 flex h-5 -translate-y-1/2"
                     style={{ left: `${bar.left * 100}%`, width: `max(6px, ${bar.width * 100}%)` }}
                   >
                     {bar.estimate ? (
-                      <span className="w-full rounded-sm border border-dashed border-line-strong" />
+                      <span className="w-full rounded-sm border border-dashed border-muted bg-sunken" />
                     ) : (
                       <CountsBar counts={wave.counts} className="h-full" />
                     )}
@@ -64,7 +94,7 @@ export function Waves({ summary }: { summary: RolloutSummary }) {
                 )}
               </div>
               <div className="text-sm max-lg:col-span-full max-lg:flex max-lg:flex-wrap max-lg:gap-x-3">
-                <p>{countsText(wave.counts)}</p>
+                <p>{wave.state === 'waiting' ? plural(wave.size, 'device') : countsText(wave.counts)}</p>
                 <p className="text-muted">
                   <WaveNote wave={wave} />
                 </p>
@@ -113,7 +143,15 @@ function WaveMark({ wave, over }: { wave: WaveSummary; over: boolean }) {
 function WaveNote({ wave }: { wave: WaveSummary }) {
   const verdict =
     wave.reported > 0 ? `${wave.failed} of ${wave.reported} failed (${percent(wave.failureRatio ?? 0)})` : 'no reports yet'
-  if (wave.state === 'waiting') return <>{plural(wave.size, 'device')}, then soaks {duration(wave.soakSeconds * 1000)}</>
+  if (wave.state === 'waiting') return <>then soaks {duration(wave.soakSeconds * 1000)}</>
+  if (wave.state === 'awaiting-approval') {
+    const [given, needed] = [wave.approvals?.length ?? 0, wave.approvalsNeeded ?? 1]
+    return (
+      <>
+        {verdict}; approved by {count(given)} of {plural(needed, 'person', 'people')}
+      </>
+    )
+  }
   if (wave.state === 'soaking') {
     return (
       <>
