@@ -166,7 +166,10 @@ function answer(method, path, query, body) {
     return ok(rollout)
   }
   if (noun === 'rollouts' && method === 'POST') {
-    return body.spec.release ? ok({ ...fleet.rollouts[0], metadata: { ...fleet.rollouts[0].metadata, name: body.metadata.name } }, 201) : problem(400, 'invalid', 'the rollout is not valid', [{ field: 'spec.release', message: 'is missing; write edge-web@1.1.0' }])
+    const { made, errors } = rolling.create(body, query.get('start') !== 'false')
+    if (errors) return problem(400, 'invalid', 'the rollout is not valid', errors)
+    fleet.rollouts.unshift(made)
+    return ok(made, 201)
   }
   if (noun === 'claim-tokens' && method === 'POST') {
     const token = { ...fleet.tokens[0], metadata: { ...fleet.tokens[0].metadata, uid: fleet.uid(), name: body.metadata.name, createdAt: Date.now() }, spec: body.spec, status: { used: 0, revoked: false, expiresAt: Date.now() + (body.spec.lifetimeSeconds ?? 3600) * 1000 } }

@@ -32,7 +32,7 @@ const wave = (number, size, fromPercent, toPercent, state, counts, more = {}) =>
 export const awaiting = make('price-sync-2-4-1-prod', 'price-sync', 'prod', ['2.4.0', '2.4.1'], {
   phase: 'running', phaseSince: start - 50 * MINUTE, startedAt: start - 50 * MINUTE, population: 3290, wave: 1, failureRatio: 2 / 161,
   waves: [
-    wave(1, 165, 0, 5, 'awaiting-approval', { ok: 159, failed: 2, unreachable: 4 }, { startedAt: start - 50 * MINUTE, evidence: { value: -3.6, haltAt: 5.7, passAt: -2.98, falseHalt: 0.0033 }, approvalsNeeded: 2, approvals: [{ by: 'user:ops@northwind.example', at: start - 6 * MINUTE, comment: 'prices on shelf 4 are right' }] }),
+    wave(1, 165, 0, 5, 'awaiting-approval', { ok: 159, failed: 2, unreachable: 4 }, { startedAt: start - 50 * MINUTE, evidence: { value: -3.6, haltAt: 5.7, falseHalt: 0.0033 }, approvalsNeeded: 2, approvals: [{ by: 'user:ops@northwind.example', at: start - 6 * MINUTE, comment: 'prices on shelf 4 are right' }] }),
     wave(2, 658, 5, 25, 'waiting', { waiting: 650, unreachable: 8 }),
     wave(3, 2467, 25, 100, 'waiting', { waiting: 2440, unreachable: 27 }),
   ],
@@ -59,7 +59,7 @@ const DRAFT_WAVES = draft.status.summary.waves.map((w, i) => ({ ...w, size: DRAF
 
 export const held = make('edge-web-1-1-lab', 'edge-web', 'dev', ['1.0.0', '1.1.0'], {
   phase: 'failed', phaseSince: start - 26 * HOUR, startedAt: start - 27 * HOUR, finishedAt: start - 26 * HOUR, population: 60, wave: 1, failureRatio: 5 / 15,
-  waves: [wave(1, 15, 0, 25, 'halted', { rolledBack: 10, failed: 5 }, { startedAt: start - 27 * HOUR, finishedAt: start - 26.6 * HOUR, failed: 5, reported: 15, failureRatio: 5 / 15, evidence: { value: 6.1, haltAt: 5.7, passAt: -2.98 } }), wave(2, 45, 25, 100, 'waiting', { waiting: 45 })],
+  waves: [wave(1, 15, 0, 25, 'halted', { rolledBack: 10, failed: 5 }, { startedAt: start - 27 * HOUR, finishedAt: start - 26.6 * HOUR, failed: 5, reported: 15, failureRatio: 5 / 15, evidence: { value: 6.1, haltAt: 5.7} }), wave(2, 45, 25, 100, 'waiting', { waiting: 45 })],
   counts: { ...zero, rolledBack: 10, failed: 5, waiting: 45 },
   reasons: [{ code: 'Halted', message: 'halted in wave 1: 5 of 15 failed (33 %), threshold 30 %', since: start - 26.6 * HOUR }],
   heldBack: { since: start - 26.6 * HOUR, rollout: 'edge-web-1-1-lab', reason: '5 of 15 failed in wave 1' },
@@ -70,7 +70,7 @@ export const more = [awaiting, draft, held]
 /** Fields of the sequential test and of group budgets for the rollout that runs. */
 export function grow(rollouts) {
   const s = rollouts[0].status.summary
-  s.waves[1].evidence = { value: 0.72, haltAt: 5.7, passAt: -2.98, falseHalt: 0.0033 }
+  s.waves[1].evidence = { value: 0.72, haltAt: 5.7, falseHalt: 0.0033 }
   s.allowedNow = 4
   s.groups = [['riga-1', 1, 2], ['riga-2', 0, 2], ['helsinki-1', 2, 2], ['tallinn-1', 0, 2], ['tartu-1', 1, 1]].map(([value, down, budget]) => ({ label: 'location', value, down, budget }))
 }
@@ -135,9 +135,10 @@ export function forecast(rollout) {
   })
   const devices = open.reduce((n, w) => n + w.size, 0)
   return {
+    at: Date.now(), runs: 60, assumptions: ['the release is good: 1 % of the devices fail', 'people approve a gate within an hour'], endings: [{ how: 'halted', share: 0.01 }, { how: 'paused as inconclusive', share: 0.02 }],
     devices, waves, finishP50Seconds: at, finishP90Seconds: at * 1.35 + 200, finishes: 0.97,
     blocked: [{ why: 'outside the maintenance window of Europe/Helsinki (02:00, 2 h)', devices: Math.round(devices * 0.13), firstAt: start + 3 * HOUR }],
-    peakDown: [{ group: '', label: '', devices: Math.max(1, Math.round(devices * 0.02)), of: devices }, ...[['riga-1', 14], ['helsinki-1', 13], ['tallinn-1', 11], ['vilnius-1', 9]].map(([label, n]) => ({ group: 'location', label, devices: n, of: 140 }))],
+    peakDown: [{ group: 'fleet', label: '', devices: Math.max(1, Math.round(devices * 0.02)), of: devices }, ...[['riga-1', 14], ['helsinki-1', 13], ['tallinn-1', 11], ['vilnius-1', 9]].map(([group, n]) => ({ group, label: 'location', devices: n, of: 140 }))],
     operatingCharacteristic: [[0.01, 0.004, devices, devices], [0.05, 0.009, devices, devices], [0.1, 0.31, Math.round(devices * 0.6), devices], [0.3, 0.998, 14, 96]].map(([failureRate, haltProbability, devicesTouchedP50, devicesTouchedP95]) => ({ failureRate, haltProbability, devicesTouchedP50, devicesTouchedP95 })),
     tookMs: 840,
   }
@@ -162,4 +163,18 @@ export function act(rollout, verb, body, who) {
       s.wave += 1
     }
   }
+}
+
+/** A rollout from the form: a draft that can be simulated, or one that runs. */
+export function create(body, start) {
+  const { spec } = body
+  const errors = []
+  if (!spec.release) errors.push({ field: 'spec.release', message: 'is missing; write edge-web@1.1.0' })
+  if (spec.maxUnavailable === '0%') errors.push({ field: 'spec.maxUnavailable', message: 'of 0% lets no device change; write at least 1' })
+  spec.windows?.forEach((w, i) => { if (w.cron.split(' ').length !== 5) errors.push({ field: `spec.windows[${i}].cron`, message: 'is five fields: minute, hour, day of month, month, day of week' }) })
+  if (errors.length > 0) return { errors }
+  const made = make(body.metadata.name, spec.app, spec.channel, ['1.0.0', '1.1.0'], { ...structuredClone(draft.status.summary), phase: 'pending', phaseSince: Date.now(), uid: undefined, waiting: draft.status.waiting, history: [{ at: Date.now(), what: 'RolloutCreated', who: 'user:anna@northwind.example', message: 'made' }] }, spec)
+  Object.assign(made.status.summary, { uid: made.metadata.uid, name: body.metadata.name, app: spec.app, channel: spec.channel })
+  if (start) act(made, 'start', {}, 'anna@northwind.example')
+  return { made }
 }

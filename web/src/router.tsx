@@ -9,6 +9,7 @@ import {
 } from '@tanstack/react-router'
 
 import { parseFilters } from '~/views/devices/filters'
+import { parseRolloutFilters } from '~/views/rollouts/filters'
 import { isGrouping, type Grouping } from '~/views/rollouts/groups'
 
 import { Shell } from './frame/shell'
@@ -59,6 +60,7 @@ const device = createRoute({
 const rollouts = createRoute({
   getParentRoute: () => shell,
   path: '/rollouts',
+  validateSearch: parseRolloutFilters,
   component: lazyRouteComponent(() => import('./views/rollouts/rollouts'), 'Rollouts'),
 })
 
@@ -73,7 +75,7 @@ const newRollout = createRoute({
     }
     return out
   },
-  component: lazyRouteComponent(() => import('./views/rollouts/new-rollout'), 'NewRollout'),
+  component: lazyRouteComponent(() => import('./views/rollouts/new/new-rollout'), 'NewRollout'),
 })
 
 const rollout = createRoute({

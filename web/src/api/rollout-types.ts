@@ -47,14 +47,14 @@ export interface RolloutSpec extends Omit<PlainSpec, 'waves' | 'onFailure'> {
   promotion?: { to: string; mode?: 'draft' | 'start'; afterSoakSeconds?: number }
 }
 
-/** The sequential test of one wave: where the evidence stands between its two lines. */
+/** The sequential test of one wave: where the evidence stands before its halt line. */
 export interface Evidence {
   /** The logarithm of how much better "as bad as the threshold" explains the reports than "as good as acceptable". */
   value: number
   /** At or above: halt. */
   haltAt: number
-  /** At or below: good enough to go on. */
-  passAt: number
+  /** At or below: good enough to go on; missing: nothing passes before the end of the wave. */
+  passAt?: number
   /** The share of false halts spent on this wave, 0 to 1. */
   falseHalt?: number
 }
@@ -124,27 +124,37 @@ export interface RolloutPlan {
   metadata: { continue?: string; total?: number }
 }
 
-/** Seconds are from the moment of the forecast. */
+/** In percentiles over the runs that came that far; seconds count from `Forecast.at`. */
 export interface ForecastWave {
   wave: number
   devices: number
-  startsP50: number
-  startsP90: number
-  endsP50: number
-  endsP90: number
-  /** What arithmetic alone gets wrong in a wave of this size, 0 to 1. */
-  realError: { falseHalt: number; missed: number }
+  startsP50?: number | null
+  startsP90?: number | null
+  endsP50?: number | null
+  endsP90?: number | null
+  /** What a wave of this size gets wrong, 0 to 1. */
+  realError?: { falseHalt: number; missed: number }
 }
 
 export interface Forecast {
+  /** The moment that seconds are counted from. */
+  at: UnixMs
   devices: number
+  /** Virtual rollouts that were played. */
+  runs?: number
+  /** What was taken for granted, in sentences. */
+  assumptions?: string[]
   waves: ForecastWave[]
-  finishP50Seconds?: number
-  finishP90Seconds?: number
-  /** Share of the runs that finished, 0 to 1. */
+  finishP50Seconds?: number | null
+  finishP90Seconds?: number | null
+  /** Share of the runs that succeeded, 0 to 1. */
   finishes: number
-  blocked: { why: string; devices: number; firstAt?: UnixMs }[]
+  /** How the other runs ended. */
+  endings?: { how: string; share: number }[]
+  /** `devices` 0: the whole rollout waited. */
+  blocked: { code?: string; why: string; devices: number; firstAt?: UnixMs; seconds?: number }[]
+  /** `label` is the label's key, empty for the whole fleet; `group` its value. */
   peakDown: { group: string; label: string; devices: number; of: number }[]
   operatingCharacteristic: { failureRate: number; haltProbability: number; devicesTouchedP50: number; devicesTouchedP95: number }[]
-  tookMs: number
+  tookMs?: number
 }

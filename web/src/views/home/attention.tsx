@@ -11,6 +11,8 @@ import { plural } from '~/ui/number'
 import type { Shape, Tone } from '~/ui/state'
 import { Time, useNow } from '~/ui/time'
 
+import { needOf } from '../rollouts/attention'
+
 interface Item {
   key: string
   shape: Shape
@@ -20,7 +22,6 @@ interface Item {
   at?: number | undefined
 }
 
-const DAY_MS = 24 * 3_600_000
 const NAMED = 3
 
 function useNames(query: { [key: string]: string }, wanted: boolean): string {
@@ -39,23 +40,31 @@ export function useAttention(summary: DeviceSummary | undefined, rollouts: reado
   const items: Item[] = []
   const now = useNow()
 
-  for (const rollout of rollouts) {
-    const s = rollout.status.summary
-    const recent = s.phase === 'failed' && now - (s.finishedAt ?? s.phaseSince) < DAY_MS
-    if (!(recent || s.phase === 'paused' || s.phase === 'rolling-back')) continue
-    items.push({
-      key: rollout.metadata.uid,
-      shape: s.phase === 'paused' ? 'bars' : s.phase === 'failed' ? 'cross' : 'back',
-      tone: s.phase === 'paused' ? 'warn' : 'bad',
-      title: (
-        <Link to="/rollouts/$id" params={{ id: rollout.metadata.name }} className="hover:text-accent">
-          Rollout {rollout.metadata.name} {s.phase === 'failed' ? 'halted and went back' : s.phase === 'paused' ? 'is paused' : 'is going back'}
-        </Link>
-      ),
-      note: s.reasons[0]?.message ?? '',
-      at: s.phaseSince,
+  const needed = rollouts
+    .flatMap((rollout) => {
+      const need = needOf(rollout.status.summary, now)
+      return need ? [{ rollout, need }] : []
     })
+    .toSorted((a, b) => a.need.rank - b.need.rank || b.rollout.status.summary.phaseSince - a.rollout.status.summary.phaseSince)
+  const shown = (urgent: boolean): void => {
+    for (const { rollout, need } of needed) {
+      if (need.rank < 5 !== urgent) continue
+      const s = rollout.status.summary
+      items.push({
+        key: rollout.metadata.uid,
+        shape: need.shape,
+        tone: need.tone,
+        title: (
+          <Link to="/rollouts/$id" params={{ id: rollout.metadata.name }} className="hover:text-accent">
+            Rollout {rollout.metadata.name} {need.what}
+          </Link>
+        ),
+        note: s.reasons[0]?.message ?? rollout.status.waiting?.[0]?.reason.message ?? '',
+        at: s.phaseSince,
+      })
+    }
   }
+  shown(true)
   const states: [string, Shape, Tone, number, Record<string, string>, string, string][] = [
     ['pending', 'dot', 'info', n('lifecycle', 'pending'), { lifecycle: 'pending' }, 'waits for approval', pending],
     ['failing', 'cross', 'bad', n('health', 'failing'), { health: 'failing' }, 'fails its health checks', failing],
@@ -82,6 +91,8 @@ export function useAttention(summary: DeviceSummary | undefined, rollouts: reado
       note: names,
     })
   }
+  // A draft is work that somebody left, not trouble: last.
+  shown(false)
   return items
 }
 

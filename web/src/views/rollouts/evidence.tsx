@@ -82,16 +82,18 @@ function times(value: number): string {
 
 function verdict({ value, haltAt, passAt }: Found): string {
   if (value >= haltAt) return 'enough to halt'
-  if (value <= passAt) return 'enough to trust it'
+  if (passAt !== undefined && value <= passAt) return 'enough to trust it'
   return Math.abs(value) < 0.05 ? 'says nothing yet' : value > 0 ? 'leans to bad' : 'leans to good'
 }
 
-/** Wald's test: the evidence walks between "good enough" on the left and the halt line on the right. */
+/** Wald's test: the evidence walks to the left with each success and to the right, where the halt line is, with each failure. */
 function SequentialTest({ found, good, bad }: { found: Found; good: number; bad: number }) {
   const { value, haltAt, passAt } = found
-  const low = Math.min(passAt, value) - 0.4
+  // Without a line on the left, as much room there as on the right: what is further left is no news.
+  const left = passAt ?? -haltAt
+  const low = Math.min(left, Math.max(value, -2 * haltAt)) - 0.4
   const high = Math.max(haltAt, value) + 0.4
-  const place = (at: number): number => ((at - low) / (high - low)) * 100
+  const place = (at: number): number => Math.max(0, ((at - low) / (high - low)) * 100)
   const [zero, now] = [place(0), place(value)]
   const over = value >= haltAt
   return (
@@ -100,10 +102,10 @@ function SequentialTest({ found, good, bad }: { found: Found; good: number; bad:
       <div
         role="meter"
         aria-label="Evidence of the sequential test"
-        aria-valuemin={passAt}
+        aria-valuemin={left}
         aria-valuemax={haltAt}
-        aria-valuenow={Math.max(passAt, Math.min(haltAt, value))}
-        aria-valuetext={`${verdict(found)}: ${value.toFixed(2)}; halts at ${haltAt.toFixed(2)}, good enough at ${passAt.toFixed(2)}`}
+        aria-valuenow={Math.max(left, Math.min(haltAt, value))}
+        aria-valuetext={`${verdict(found)}: ${value.toFixed(2)}; halts at ${haltAt.toFixed(2)}${passAt === undefined ? '' : `, good enough at ${passAt.toFixed(2)}`}`}
         className="relative mt-2 h-2.5 rounded-sm bg-line"
       >
         <span
@@ -111,12 +113,12 @@ function SequentialTest({ found, good, bad }: { found: Found; good: number; bad:
           style={{ left: `${Math.min(zero, now)}%`, width: `max(2px, ${Math.abs(now - zero)}%)` }}
         />
         <span className="absolute inset-y-0 border-l border-muted" style={{ left: `${zero}%` }} />
-        <span className="absolute -top-1 -bottom-1 border-l-2 border-ok" style={{ left: `${place(passAt)}%` }} />
+        {passAt !== undefined && <span className="absolute -top-1 -bottom-1 border-l-2 border-ok" style={{ left: `${place(passAt)}%` }} />}
         <span className="absolute -top-1 -bottom-1 border-l-2 border-ink" style={{ left: `${place(haltAt)}%` }} />
       </div>
       <p className="relative mt-1.5 h-4 text-xs text-muted">
-        <span className="absolute whitespace-nowrap" style={{ left: `${place(passAt)}%` }}>
-          good enough
+        <span className="absolute whitespace-nowrap" style={{ left: `${passAt === undefined ? 0 : place(passAt)}%` }}>
+          {passAt === undefined ? 'good' : 'good enough'}
         </span>
         <span className="absolute whitespace-nowrap" style={{ right: `${100 - place(haltAt)}%` }}>
           halt line

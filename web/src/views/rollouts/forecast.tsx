@@ -21,7 +21,7 @@ export function ForecastView({ rollout }: { rollout: Rollout }) {
   const query = useQuery(forecastQuery(id))
   const plan = useInfiniteQuery(rolloutPlanQuery(id))
   const first = plan.data?.pages[0]
-  const forecast = query.data ? { ...query.data, madeAt: query.dataUpdatedAt } : undefined
+  const forecast = query.data
   const summary: RolloutSummary = first
     ? { ...rollout.status.summary, population: first.population, waves: first.waves }
     : rollout.status.summary
@@ -42,8 +42,18 @@ export function ForecastView({ rollout }: { rollout: Rollout }) {
       ) : (
         <>
           <Section title="Forecast" actions={again} flush>
-            <Figures forecast={forecast} madeAt={forecast.madeAt} />
+            <Figures forecast={forecast} />
             {forecast.blocked.length > 0 && <Blocked blocked={forecast.blocked} />}
+            {forecast.assumptions !== undefined && forecast.assumptions.length > 0 && (
+              <details className="border-t border-line px-4 py-2 text-sm text-muted">
+                <summary>What was taken for granted</summary>
+                <ul className="mt-1 list-disc pl-5">
+                  {forecast.assumptions.map((one) => (
+                    <li key={one}>{one}</li>
+                  ))}
+                </ul>
+              </details>
+            )}
           </Section>
           <Waves summary={summary} forecast={forecast} />
           <div className="grid items-start gap-4 xl:grid-cols-2">
@@ -93,7 +103,7 @@ function withTimes<T extends { wave: number }>(items: readonly T[], forecast: Fo
   const starts = new Map(forecast?.waves.map((w) => [w.wave, w.startsP50]))
   return items.map((item) => {
     const at = starts.get(item.wave)
-    return at === undefined ? item : { ...item, aboutSeconds: at }
+    return typeof at !== 'number' ? item : { ...item, aboutSeconds: at }
   })
 }
 
@@ -107,24 +117,25 @@ function Figure({ title, note, bad = false, children }: { title: string; note?: 
   )
 }
 
-function Figures({ forecast, madeAt }: { forecast: Forecast; madeAt: number }) {
+function Figures({ forecast }: { forecast: Forecast }) {
+  const madeAt = forecast.at
   const now = useNow()
   const peak = forecast.peakDown.toSorted((a, b) => b.devices / Math.max(1, b.of) - a.devices / Math.max(1, a.of))[0]
-  const at = (seconds: number | undefined): ReactNode =>
-    seconds === undefined ? 'not in this time' : <>{longDuration(seconds * 1000)} <span className="text-sm font-normal text-muted">{clock(madeAt + seconds * 1000, now)}</span></>
+  const at = (seconds: number | null | undefined): ReactNode =>
+    typeof seconds !== 'number' ? 'not in this time' : <>{longDuration(seconds * 1000)} <span className="text-sm font-normal text-muted">{clock(madeAt + seconds * 1000, now)}</span></>
   return (
     <dl className="grid grid-cols-2 gap-x-8 gap-y-4 px-4 py-3 md:grid-cols-4">
       <Figure title="Done in half of the runs (p50)" note={`${plural(forecast.devices, 'device')} in ${plural(forecast.waves.length, 'wave')}`}>
         {at(forecast.finishP50Seconds)}
       </Figure>
-      <Figure title="Done in nine of ten (p90)" note={<>made <Time at={madeAt} /> in {(forecast.tookMs / 1000).toFixed(1)} s</>}>
+      <Figure title="Done in nine of ten (p90)" note={<>{forecast.runs !== undefined && `${plural(forecast.runs, 'run')}, `}made <Time at={madeAt} />{forecast.tookMs !== undefined && ` in ${(forecast.tookMs / 1000).toFixed(1)} s`}</>}>
         {at(forecast.finishP90Seconds)}
       </Figure>
-      <Figure title="Runs that finish" bad={forecast.finishes < 0.95} note={forecast.finishes < 0.95 ? 'the others wait for a person or for devices' : 'with a good release'}>
+      <Figure title="Runs that finish" bad={forecast.finishes < 0.95} note={ended(forecast)}>
         {percent(forecast.finishes)}
       </Figure>
       {peak && (
-        <Figure title="Most down at once" note={peak.group === '' ? 'in the whole fleet' : `${peak.group}=${peak.label}`}>
+        <Figure title="Most down at once" note={peak.label === '' ? 'in the whole fleet' : `${peak.label}=${peak.group}`}>
           {count(peak.devices)} <span className="text-sm font-normal text-muted">of {count(peak.of)}</span>
         </Figure>
       )}
@@ -132,20 +143,29 @@ function Figures({ forecast, madeAt }: { forecast: Forecast; madeAt: number }) {
   )
 }
 
+/** How the runs that did not succeed ended. */
+function ended({ endings = [], finishes }: Forecast): string {
+  const shown = endings.filter((e) => e.share > 0.004)
+  if (shown.length === 0) return finishes > 0.995 ? 'with a good release' : 'the others wait for a person or for devices'
+  return shown.map((e) => `${percent(e.share)} ${e.how}`).join(', ')
+}
+
 function Blocked({ blocked }: { blocked: Forecast['blocked'] }) {
+  const now = useNow()
   return (
     <div className="border-t border-line px-4 py-2.5">
       <p className="text-sm text-muted">Held up by</p>
       <ul className="mt-1">
         {blocked.map((one) => (
           <li key={one.why}>
-            <span className="font-medium">{plural(one.devices, 'device')}</span>: {one.why}
+            <span className="font-medium">{one.devices === 0 ? 'the rollout' : plural(one.devices, 'device')}</span>: {one.why}
             {one.firstAt !== undefined && (
               <span className="text-muted">
                 {' '}
-                first <Time at={one.firstAt} />
+                first {clock(one.firstAt, now)}
               </span>
             )}
+            {one.seconds !== undefined && one.seconds > 0 && <span className="text-muted">, {longDuration(one.seconds * 1000)} in all</span>}
           </li>
         ))}
       </ul>
@@ -164,7 +184,7 @@ function PeakDown({ peaks }: { peaks: Forecast['peakDown'] }) {
         {sorted.slice(0, SHOWN_PEAKS).map((peak) => (
           <li key={`${peak.group}${peak.label}`} className="flex items-center gap-3 text-sm">
             <span className="w-36 truncate">
-              {peak.group === '' ? 'whole fleet' : (<><span className="text-muted">{peak.group}=</span>{peak.label || 'none'}</>)}
+              {peak.label === '' ? 'whole fleet' : (<><span className="text-muted">{peak.label}=</span>{peak.group || 'none'}</>)}
             </span>
             <span aria-hidden="true" className="h-2 flex-1 overflow-hidden rounded-sm bg-line">
               <span className="block h-full bg-accent" style={{ width: `${Math.min(100, (peak.devices / Math.max(1, peak.of)) * 100)}%` }} />
@@ -189,7 +209,7 @@ const ON_SMALL: Record<NonNullable<RolloutSpec['onSmallWave']>, string> = {
 /** Waves too small for the promised error: what arithmetic alone gets wrong there. */
 function SmallWaves({ waves, spec }: { waves: readonly ForecastWave[]; spec: RolloutSpec }) {
   const promised = (spec.falseHaltPercent ?? 1) / 100
-  const small = waves.filter((w) => w.realError.falseHalt > promised)
+  const small = waves.flatMap((w) => (w.realError && w.realError.falseHalt > promised ? [{ ...w, realError: w.realError }] : []))
   if (small.length === 0) return null
   return (
     <Section title="Waves too small for the promised error" flush>

@@ -152,5 +152,5 @@ function RunningWaves({ rollout }: { rollout: Rollout }) {
     refetchInterval: FORECAST_MS,
     refetchOnWindowFocus: false,
   })
-  return <Waves summary={s} forecast={wanted && forecast.data ? { ...forecast.data, madeAt: forecast.dataUpdatedAt } : undefined} />
+  return <Waves summary={s} forecast={wanted ? forecast.data : undefined} />
 }

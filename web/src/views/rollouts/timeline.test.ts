@@ -63,9 +63,9 @@ it('takes waves to come from the forecast, with how late they may get, and says 
   const told = (number: number, from: number, to: number, late: number): Forecast['waves'][number] => ({
     wave: number, devices: 1, startsP50: from, startsP90: from, endsP50: to, endsP90: late, realError: { falseHalt: 0, missed: 0 },
   })
-  const forecast = {
+  const forecast: Forecast = {
     devices: 2, waves: [told(1, 0, 600, 900), told(2, 600, 1800, 2400)], finishP50Seconds: 1800, finishP90Seconds: 2400, finishes: 1,
-    blocked: [], peakDown: [], operatingCharacteristic: [], tookMs: 1, madeAt: 20 * MIN,
+    blocked: [], peakDown: [], operatingCharacteristic: [], at: 20 * MIN,
   }
   const drawn = timeline(summary({ startedAt: 0, waves: [wave(1, { startedAt: 0 }), wave(2, {})] }), 20 * MIN, forecast)
   expect(drawn.to).toBe(60 * MIN)

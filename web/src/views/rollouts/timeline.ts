@@ -53,8 +53,7 @@ function backFrom(summary: RolloutSummary): number | undefined {
   return halted?.finishedAt ?? (summary.phase === 'rolling-back' ? summary.phaseSince : undefined)
 }
 
-/** `forecast.madeAt`: the moment that its seconds count from. */
-export function timeline(summary: RolloutSummary, now: number, forecast?: Forecast & { madeAt: number }): Timeline {
+export function timeline(summary: RolloutSummary, now: number, forecast?: Forecast): Timeline {
   const over = summary.finishedAt !== undefined
   const from = summary.startedAt ?? now
   const done = summary.waves.filter((w) => w.startedAt !== undefined && w.finishedAt !== undefined)
@@ -63,19 +62,20 @@ export function timeline(summary: RolloutSummary, now: number, forecast?: Foreca
       ? done.reduce((sum, w) => sum + (w.finishedAt ?? 0) - (w.startedAt ?? 0), 0) / done.length
       : undefined
   const spans: { number: number; from: number; to: number; estimate: boolean; late?: number }[] = []
-  const later = (seconds: number): number => (forecast?.madeAt ?? now) + seconds * SECOND
+  const later = (seconds: number): number => (forecast?.at ?? now) + seconds * SECOND
+  const latest = (seconds: number | null | undefined): { late?: number } => (seconds === null || seconds === undefined ? {} : { late: later(seconds) })
   let at = from
   for (const wave of summary.waves) {
     const told = over ? undefined : forecast?.waves.find((w) => w.wave === wave.number)
     if (wave.startedAt !== undefined) {
       const end = wave.finishedAt ?? summary.finishedAt ?? Math.max(now, wave.soakUntil ?? 0)
-      const late = told && wave.finishedAt === undefined ? { late: later(told.endsP90) } : {}
+      const late = wave.finishedAt === undefined ? latest(told?.endsP90) : {}
       spans.push({ number: wave.number, from: wave.startedAt, to: Math.max(end, wave.startedAt), estimate: false, ...late })
       at = Math.max(at, end)
-    } else if (told) {
+    } else if (typeof told?.startsP50 === 'number' && typeof told.endsP50 === 'number') {
       const begin = Math.max(from, later(told.startsP50))
       const end = Math.max(begin, later(told.endsP50))
-      spans.push({ number: wave.number, from: begin, to: end, estimate: true, late: later(told.endsP90) })
+      spans.push({ number: wave.number, from: begin, to: end, estimate: true, ...latest(told.endsP90) })
       at = Math.max(at, end)
     } else if (!over) {
       const length = Math.max(usual ?? 0, wave.soakSeconds * SECOND, 10 * SECOND)
@@ -83,9 +83,8 @@ export function timeline(summary: RolloutSummary, now: number, forecast?: Foreca
       at += length
     }
   }
-  const finish = over || forecast?.finishP50Seconds === undefined || forecast.finishP90Seconds === undefined
-    ? undefined
-    : { p50: later(forecast.finishP50Seconds), p90: later(forecast.finishP90Seconds) }
+  const [p50, p90] = [forecast?.finishP50Seconds, forecast?.finishP90Seconds]
+  const finish = over || typeof p50 !== 'number' || typeof p90 !== 'number' ? undefined : { p50: later(p50), p90: later(p90) }
   const ends = spans.flatMap((s) => [s.to, s.late ?? s.to])
   const to = Math.max(over ? (summary.finishedAt ?? now) : now, ...ends, finish?.p90 ?? 0, from + 10 * SECOND)
   const share = (time: number): number => (time - from) / (to - from)

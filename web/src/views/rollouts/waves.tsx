@@ -11,7 +11,7 @@ import { CountsBar, countsText } from './counts-bar'
 import { ENDED, WAVES } from './look'
 import { timeline } from './timeline'
 
-export function Waves({ summary, forecast }: { summary: RolloutSummary; forecast?: (Forecast & { madeAt: number }) | undefined }) {
+export function Waves({ summary, forecast }: { summary: RolloutSummary; forecast?: Forecast | undefined }) {
   const now = useNow()
   const drawn = timeline(summary, now, forecast)
   const { finish } = drawn
