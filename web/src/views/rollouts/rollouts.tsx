@@ -146,10 +146,11 @@ function Group({ title, rollouts }: { title: string; rollouts: Rollout[] }) {
   )
 }
 
-/** `62 % done`: who has it, or has gone back, of all. */
-function done(counts: Rollout['status']['summary']['counts']): string {
-  const all = total(counts) - counts.excluded
-  return all === 0 ? '' : `${percent(Math.floor(((counts.ok + counts.rolledBack) / all) * 100) / 100)} done`
+/** `62 % done`, or how far the way back is; nothing to say of a rollout that is over or has not begun. */
+function done({ phase, counts }: Rollout['status']['summary']): string {
+  const share = (part: number, of: number, word: string): string => (of === 0 ? '' : `${percent(Math.floor((part / of) * 100) / 100)} ${word}`)
+  if (phase === 'rolling-back') return share(counts.rolledBack, counts.rolledBack + counts.rollingBack, 'back')
+  return isFinal(phase) ? '' : share(counts.ok, total(counts) - counts.excluded, 'done')
 }
 
 export function RolloutRows({ rollouts }: { rollouts: Rollout[] }) {
@@ -179,8 +180,8 @@ export function RolloutRows({ rollouts }: { rollouts: Rollout[] }) {
               <span className="min-w-0 @max-3xl:order-last @max-3xl:col-span-2">
                 <CountsBar counts={s.counts} className="h-2" />
                 <span className="mt-1 flex justify-between gap-3 text-sm text-muted">
-                  <span className="truncate">{countsText(s.counts)}</span>
-                  <span className="shrink-0">{done(s.counts)}</span>
+                  <span className="truncate">{s.phase === 'pending' ? 'no device touched' : countsText(s.counts)}</span>
+                  <span className="shrink-0">{done(s)}</span>
                 </span>
               </span>
               <span className="text-sm @max-3xl:col-span-2 @max-3xl:flex @max-3xl:gap-2 @3xl:text-right">

@@ -81,7 +81,7 @@ export function NewRollout() {
       }
     >
       <form
-        className="grid max-w-5xl items-start gap-4 lg:grid-cols-2"
+        className="grid max-w-6xl items-start gap-4 lg:grid-cols-[minmax(0,2fr)_minmax(0,3fr)]"
         onSubmit={(event) => {
           event.preventDefault()
           if (off === undefined) make.mutate(true)
