@@ -4,11 +4,14 @@
 //! these types and the routes, and is committed as `openapi.json`.
 
 pub mod access;
+pub mod active_ops;
+pub mod alert;
 pub mod artifact;
 pub mod claim;
 pub mod device;
 pub mod event;
 pub mod fleet;
+pub mod incident;
 pub mod problem;
 pub mod release;
 pub mod rollout;

@@ -69,10 +69,3 @@ pub struct RolloutAction {
     /// With `:abort`: take the devices that have the new release back to the old one.
     pub rollback: bool,
 }
-
-/// `GET /api/active-ops`: what is going on right now.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct ActiveOps {
-    pub rollouts: Vec<Rollout>,
-}

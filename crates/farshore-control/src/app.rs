@@ -11,11 +11,13 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Passwords;
+use crate::alerts::Alerts;
 use crate::artifacts::{ArtifactFolder, Uploads};
 use crate::authority::Authority;
 use crate::channel::Hub;
 use crate::claims::Standings;
 use crate::fleet::Fleet;
+use crate::install::Packages;
 use crate::server::{Addresses, Metrics};
 use crate::settings::Settings;
 
@@ -42,9 +44,11 @@ struct Inner {
     store: Store,
     settings: Settings,
     artifacts: ArtifactFolder,
+    packages: Packages,
     uploads: Uploads,
     hub: Hub,
     fleet: Fleet,
+    alerts: Alerts,
     authority: Authority,
     addresses: Addresses,
     passwords: Passwords,
@@ -59,14 +63,17 @@ impl App {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let Parts { store, settings, artifacts, authority, addresses, shutdown } = parts;
+        let packages = Packages::new(settings.data.packages.clone());
         Self {
             inner: Arc::new(Inner {
                 store,
                 settings,
                 artifacts,
+                packages,
                 uploads: Uploads::default(),
                 hub: Hub::default(),
                 fleet: Fleet::default(),
+                alerts: Alerts::default(),
                 authority,
                 addresses,
                 passwords: Passwords::default(),
@@ -95,6 +102,12 @@ impl App {
         &self.inner.artifacts
     }
 
+    /// The agent's packages, for new devices.
+    #[must_use]
+    pub fn packages(&self) -> &Packages {
+        &self.inner.packages
+    }
+
     #[must_use]
     pub fn uploads(&self) -> &Uploads {
         &self.inner.uploads
@@ -110,6 +123,12 @@ impl App {
     #[must_use]
     pub fn fleet(&self) -> &Fleet {
         &self.inner.fleet
+    }
+
+    /// The drivers of alerts: tell them what rules look at has changed ([`Alerts::changed`]).
+    #[must_use]
+    pub fn alerts(&self) -> &Alerts {
+        &self.inner.alerts
     }
 
     /// The certificate authority at work.

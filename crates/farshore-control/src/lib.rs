@@ -8,6 +8,8 @@
 //! `cargo xtask gen`; a row in `tests/matrix.rs` (which fails without one).
 
 pub mod access;
+pub mod active_ops;
+pub mod alerts;
 pub mod app;
 pub mod artifacts;
 pub mod authority;
@@ -19,6 +21,8 @@ pub mod error;
 pub mod events;
 pub mod extract;
 pub mod fleet;
+pub mod incidents;
+pub mod install;
 pub mod metrics;
 pub mod openapi;
 pub mod releases;

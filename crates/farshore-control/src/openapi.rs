@@ -21,6 +21,7 @@ pub fn openapi() -> OpenApi {
         crate::claims::ClaimDocs::openapi(),
         crate::claims::DevicePortDocs::openapi(),
         crate::artifacts::ArtifactDocs::openapi(),
+        crate::install::InstallDocs::openapi(),
         crate::releases::ReleaseDocs::openapi(),
         crate::fleet::FleetDocs::openapi(),
         crate::rollouts::RolloutDocs::openapi(),
@@ -28,6 +29,9 @@ pub fn openapi() -> OpenApi {
         crate::devices::DeviceDocs::openapi(),
         crate::metrics::MetricDocs::openapi(),
         crate::events::EventDocs::openapi(),
+        crate::incidents::IncidentDocs::openapi(),
+        crate::alerts::AlertDocs::openapi(),
+        crate::active_ops::ActiveOpsDocs::openapi(),
         crate::channel::ChannelDocs::openapi(),
     ] {
         document.merge(part);

@@ -13,6 +13,8 @@ use farshore_domain::time::{DAY_MS, HOUR_MS};
 use farshore_store::StoreOptions;
 use farshore_trust::identity::TrustDomain;
 
+use crate::alerts::Targets;
+
 /// One row of the table of settings.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
@@ -37,6 +39,11 @@ const fn row(name: &'static str, default: &'static str, says: &'static str) -> S
 /// All settings.
 pub const TABLE: &[Setting] = &[
     row("data-dir", "farshore-data", "Folder of the database, the artifacts and the master key."),
+    row(
+        "agent-packages",
+        "",
+        "Folder of the agent's .deb packages that new devices fetch; agent-packages in the data folder when left out.",
+    ),
     row("database", "", "sqlite:<path> or postgres://…; a file in the data folder when left out."),
     row("api-listen", "127.0.0.1:8443", "Address and port of the API and the page."),
     row(
@@ -76,7 +83,12 @@ pub const TABLE: &[Setting] = &[
     row("max-device-connections", "150000", "Most connections to the device port."),
     row("max-handshakes", "64", "Most TLS handshakes at the same time, on each port."),
     row("metric-retention-days", "30", "How long measurements are kept."),
-    row("event-retention-days", "90", "How long events are kept."),
+    row("event-retention-days", "90", "How long events, incidents and alerts are kept."),
+    row(
+        "alert-targets",
+        "public",
+        "Addresses that alerts may be sent to: public, private (also private networks) or any (also this machine).",
+    ),
 ];
 
 /// Everything the control plane is told.
@@ -90,12 +102,16 @@ pub struct Settings {
     pub retention: RetentionSettings,
     /// How often a device says that it is there.
     pub heartbeat_seconds: u32,
+    /// Which addresses webhooks and mail servers of alerts may have.
+    pub alert_targets: Targets,
 }
 
 /// Where the data is.
 #[derive(Clone, Debug)]
 pub struct DataSettings {
     pub folder: PathBuf,
+    /// Packages of the agent, for new devices.
+    pub packages: PathBuf,
     pub database: StoreOptions,
 }
 
@@ -236,6 +252,10 @@ impl Reader<'_> {
     fn all(&mut self) -> Option<Settings> {
         // Each is read before the first missing one ends it, so that all errors are told.
         let folder = PathBuf::from(self.text("data-dir"));
+        let packages = match self.text("agent-packages") {
+            text if text.is_empty() => folder.join("agent-packages"),
+            text => PathBuf::from(text),
+        };
         let database = self.parse("database", |text| {
             if text.is_empty() {
                 Ok(StoreOptions::Sqlite(folder.join("farshore.db")))
@@ -275,8 +295,11 @@ impl Reader<'_> {
         let max_handshakes = self.count("max-handshakes", 100_000);
         let metric_days = self.number("metric-retention-days", 1, 3_650);
         let event_days = self.number("event-retention-days", 1, 3_650);
+        let alert_targets = self.parse("alert-targets", |text| {
+            Targets::from_word(text).ok_or_else(|| "is not public, private or any".to_owned())
+        });
         Some(Settings {
-            data: DataSettings { database: database?, folder },
+            data: DataSettings { database: database?, packages, folder },
             listen: ListenSettings {
                 api: api?,
                 device: device?,
@@ -302,6 +325,7 @@ impl Reader<'_> {
                 events_ms: event_days? * DAY_MS,
             },
             heartbeat_seconds: u32::try_from(heartbeat?).unwrap_or(30),
+            alert_targets: alert_targets?,
         })
     }
 }

@@ -22,8 +22,16 @@ pub const MAX_ACTIONS: usize = 50;
 pub const MAX_MESSAGE: usize = 1_000;
 
 word_enum! {
+    /// Whether it is over. A device resolves its incident when the app stayed well; a person may, too.
+    IncidentState {
+        Open = "open",
+        Resolved = "resolved",
+    }
+}
+
+word_enum! {
     /// What an incident is about.
-    Cause {
+    IncidentCause {
         /// A health check reached its threshold.
         HealthCheckFailed = "health-check-failed",
         /// The app's process ended by itself, once or again and again.
@@ -68,7 +76,6 @@ pub struct ActionTaken {
 
 /// An incident as the device knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Incident {
     /// `UUIDv7`, made on the device.
@@ -76,7 +83,7 @@ pub struct Incident {
     /// The app that is not well; `None` for the device itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub app: Option<Name>,
-    pub cause: Cause,
+    pub cause: IncidentCause,
     /// The first sign, in words.
     pub message: String,
     /// The release that ran when it began.
@@ -102,7 +109,7 @@ pub struct Incident {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sign {
     pub app: Name,
-    pub cause: Cause,
+    pub cause: IncidentCause,
     pub message: String,
     pub release: Option<ReleaseId>,
     pub version: Option<Version>,
@@ -123,9 +130,9 @@ pub fn signs(events: &[&Event], rollout_of: impl Fn(&Name, ReleaseId) -> Option<
         .filter_map(|(at, event)| {
             let given_up = events.iter().skip(at).any(|later| later.app == event.app && gives_up(later.kind));
             let (cause, actions, follows) = match event.kind {
-                "app.exited" => (Cause::ProcessExit, vec![ActionKind::AutoRestart], false),
-                "health.failed" if given_up => (Cause::HealthCheckFailed, Vec::new(), false),
-                "health.failed" => (Cause::HealthCheckFailed, vec![ActionKind::AutoRestart], false),
+                "app.exited" => (IncidentCause::ProcessExit, vec![ActionKind::AutoRestart], false),
+                "health.failed" if given_up => (IncidentCause::HealthCheckFailed, Vec::new(), false),
+                "health.failed" => (IncidentCause::HealthCheckFailed, vec![ActionKind::AutoRestart], false),
                 "release.rolled-back" => {
                     (cause_of(event.code.as_deref()), vec![ActionKind::Rollback, ActionKind::Pin], true)
                 }
@@ -146,12 +153,12 @@ pub fn signs(events: &[&Event], rollout_of: impl Fn(&Name, ReleaseId) -> Option<
         .collect()
 }
 
-fn cause_of(code: Option<&str>) -> Cause {
+fn cause_of(code: Option<&str>) -> IncidentCause {
     match code {
-        Some("HealthCheckFailed") => Cause::HealthCheckFailed,
-        Some("RestartedTooOften") => Cause::ProcessExit,
-        Some("PolicyBreach") => Cause::PolicyBreach,
-        _ => Cause::StartFailed,
+        Some("HealthCheckFailed") => IncidentCause::HealthCheckFailed,
+        Some("RestartedTooOften") => IncidentCause::ProcessExit,
+        Some("PolicyBreach") => IncidentCause::PolicyBreach,
+        _ => IncidentCause::StartFailed,
     }
 }
 
@@ -401,7 +408,7 @@ mod tests {
         }
         let told = device.at(5_000, &[event("release.rolled-back", Some("RestartedTooOften"))]);
         let [incident] = told.as_slice() else { panic!("{told:?}") };
-        assert_eq!((incident.cause, incident.signs), (Cause::ProcessExit, 4));
+        assert_eq!((incident.cause, incident.signs), (IncidentCause::ProcessExit, 4));
         let actions: Vec<_> = incident.actions.iter().map(|a| (a.kind.word(), a.count)).collect();
         assert_eq!(actions, [("auto-restart", 3), ("rollback", 1), ("pin", 1)]);
         assert_eq!(incident.rollout, Some(RolloutId(Uuid::from_u128(5))));
@@ -427,10 +434,10 @@ mod tests {
         let mut device = Device::new();
         device.at(0, &[event("app.exited", None)]);
         let told = device.at(1_000, &[event("health.failed", None)]);
-        assert_eq!(told[0].cause, Cause::HealthCheckFailed);
+        assert_eq!(told[0].cause, IncidentCause::HealthCheckFailed);
         assert_eq!(device.book.open.len(), 2);
         let told = device.at(2_000, &[event("release.failed", Some("StartTimeout"))]);
-        assert_eq!((told[0].cause, device.book.open.len()), (Cause::HealthCheckFailed, 2));
+        assert_eq!((told[0].cause, device.book.open.len()), (IncidentCause::HealthCheckFailed, 2));
         assert_eq!(told[0].actions.last().map(|a| a.kind), Some(ActionKind::Hold));
     }
 
@@ -497,6 +504,6 @@ mod tests {
             observe(Book::default(), &all, &view, SETTLE, Now::default(), || IncidentId(Uuid::from_u128(9)));
         assert_eq!((book.open.len(), told.len()), (MAX_OPEN, MAX_OPEN));
         let text = serde_json::to_string(&told[0]).unwrap().replace("process-exit", "meteor");
-        assert_eq!(serde_json::from_str::<Incident>(&text).unwrap().cause, Cause::Unknown);
+        assert_eq!(serde_json::from_str::<Incident>(&text).unwrap().cause, IncidentCause::Unknown);
     }
 }

@@ -7,9 +7,10 @@
 //! Layout: [`id`], [`name`], [`label`], [`selector`], [`digest`], [`version`], [`time`] are the words everything
 //! else is made of; [`object`] is the envelope of every object; [`device`], [`release`], [`desired`],
 //! [`access`], [`config`], [`claim`] are nouns; `schedule` says when; `rollout` and `reconcile` decide.
-//! [`condition`] reads the conditions that people write into policies and rollouts.
+//! [`policy`] is how devices heal and what may be done to them; [`condition`] reads the conditions that people write into policies and rollouts.
 
 pub mod access;
+pub mod alert;
 pub mod assign;
 pub mod claim;
 pub mod condition;
@@ -23,6 +24,7 @@ pub mod label;
 pub mod name;
 pub mod nearest;
 pub mod object;
+pub mod policy;
 pub mod reconcile;
 pub mod release;
 pub mod rollout;

@@ -103,6 +103,7 @@ pub enum Driver {
     Sequencer,
     Retention,
     Presence,
+    Alerts,
 }
 
 impl Driver {
@@ -117,6 +118,7 @@ impl Driver {
             Self::Sequencer => "sequencer",
             Self::Retention => "retention",
             Self::Presence => "presence",
+            Self::Alerts => "alerts",
         };
         Actor(format!("driver:{name}"))
     }

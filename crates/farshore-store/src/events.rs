@@ -189,6 +189,25 @@ impl TenantDb {
         Ok(rows.into_iter().map(EventRow::from).collect())
     }
 
+    /// Events about one object from `from` to `to`, oldest first, the last `limit` of them.
+    pub async fn events_about(
+        &self,
+        subject: Uuid,
+        from: UnixMs,
+        to: UnixMs,
+        limit: u32,
+    ) -> StoreResult<Vec<EventRow>> {
+        let mut tx = self.read().await?;
+        let sql = sqlx::AssertSqlSafe(format!(
+            "SELECT {COLUMNS} FROM events WHERE tenant = $1 AND subject = $2 AND sequence IS NOT NULL AND at >= $3 AND at <= $4
+             ORDER BY sequence DESC LIMIT $5"
+        ));
+        let mut rows: Vec<Row> = on!(&mut tx, c => sqlx::query_as(sql).bind(self.tenant.0).bind(subject).bind(from.0).bind(to.0)
+            .bind(i64::from(limit)).fetch_all(c).await)?;
+        rows.sort_by_key(|row| (row.at, row.sequence));
+        Ok(rows.into_iter().map(EventRow::from).collect())
+    }
+
     /// The oldest and the newest number.
     pub async fn event_span(&self) -> StoreResult<EventSpan> {
         let mut tx = self.read().await?;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use farshore_domain::id::{DeviceId, IncidentId, ReleaseId, RolloutId, TenantId};
-use farshore_domain::incident::{ActionTaken, Cause, Incident};
+use farshore_domain::incident::{ActionTaken, Incident, IncidentCause};
 use farshore_domain::name::Name;
 use farshore_domain::time::UnixMs;
 use serde::{Deserialize, Serialize};
@@ -67,7 +67,7 @@ pub struct IncidentRow {
     pub location: String,
     /// Empty when it concerns the whole device.
     pub app: String,
-    pub cause: Cause,
+    pub cause: IncidentCause,
     pub open: bool,
     pub message: String,
     pub release: Option<ReleaseId>,
@@ -145,7 +145,7 @@ impl Row {
             device_name: stored_name(self.device_name)?,
             location: self.location,
             app: self.app,
-            cause: Cause::from_word(&self.cause),
+            cause: IncidentCause::from_word(&self.cause),
             open: self.state == "open",
             message: self.message,
             release: self.release.map(ReleaseId),

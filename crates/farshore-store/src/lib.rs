@@ -12,6 +12,8 @@
 
 pub mod access;
 pub mod admissions;
+pub mod alert_deliveries;
+pub mod alerts;
 pub mod artifacts;
 pub mod authorities;
 pub mod channel;

@@ -1,4 +1,4 @@
-//! Objects that are only a specification: App, Placement, Channel, Pin, Config, ClaimRule.
+//! Objects that are only a specification: App, Placement, Channel, Pin, Config, ClaimRule, AlertRule, Silence, AlertRoute.
 //!
 //! One table and one set of statements; what a specification may say is checked by its type, before it gets here.
 
@@ -26,12 +26,24 @@ pub enum ObjectKind {
     Pin,
     Config,
     ClaimRule,
+    AlertRule,
+    Silence,
+    AlertRoute,
 }
 
 impl ObjectKind {
     /// All kinds.
-    pub const ALL: [Self; 6] =
-        [Self::App, Self::Placement, Self::Channel, Self::Pin, Self::Config, Self::ClaimRule];
+    pub const ALL: [Self; 9] = [
+        Self::App,
+        Self::Placement,
+        Self::Channel,
+        Self::Pin,
+        Self::Config,
+        Self::ClaimRule,
+        Self::AlertRule,
+        Self::Silence,
+        Self::AlertRoute,
+    ];
 
     /// The `kind` of the envelope.
     #[must_use]
@@ -43,6 +55,9 @@ impl ObjectKind {
             Self::Pin => "Pin",
             Self::Config => "Config",
             Self::ClaimRule => "ClaimRule",
+            Self::AlertRule => "AlertRule",
+            Self::Silence => "Silence",
+            Self::AlertRoute => "AlertRoute",
         }
     }
 
@@ -56,6 +71,9 @@ impl ObjectKind {
             Self::Pin => "pin",
             Self::Config => "config",
             Self::ClaimRule => "claim rule",
+            Self::AlertRule => "alert rule",
+            Self::Silence => "silence",
+            Self::AlertRoute => "alert route",
         }
     }
 }

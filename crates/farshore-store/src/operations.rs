@@ -108,6 +108,37 @@ impl TenantDb {
     }
 }
 
+impl TenantDb {
+    /// Operations of all devices that are not over, newest first, with their devices' uids and names.
+    pub async fn operations_under_way(
+        &self,
+        now: UnixMs,
+        limit: u32,
+    ) -> StoreResult<Vec<(DeviceId, String, OpenOperation)>> {
+        let mut tx = self.read().await?;
+        type Read = (Uuid, String, Uuid, String, String, Json<serde_json::Value>, i64);
+        let rows: Vec<Read> = on!(&mut tx, c => sqlx::query_as(
+            "SELECT o.device, d.name, o.uid, o.kind, o.app, o.arguments, o.expires_at FROM operations o
+             JOIN devices d ON d.tenant = o.tenant AND d.uid = o.device
+             WHERE o.tenant = $1 AND o.state IN ('queued', 'running') AND o.expires_at > $2
+             ORDER BY o.created_at DESC, o.uid LIMIT $3")
+            .bind(self.tenant.0).bind(now.0).bind(i64::from(limit)).fetch_all(c).await)?;
+        let open = |uid, kind, app, arguments: Json<serde_json::Value>, at| OpenOperation {
+            uid: OperationId(uid),
+            kind,
+            app,
+            arguments: arguments.0,
+            expires_at: UnixMs(at),
+        };
+        Ok(rows
+            .into_iter()
+            .map(|(device, name, uid, kind, app, arguments, at)| {
+                (DeviceId(device), name, open(uid, kind, app, arguments, at))
+            })
+            .collect())
+    }
+}
+
 /// Writes how operations go; a finished one stays as it is. Returns an event for each that finished.
 pub(crate) async fn write_progress(
     tx: &mut Tx,

@@ -206,6 +206,10 @@ fn answer(app: &App, jobs: Vec<Job>, outcome: ChannelOutcome) {
                 changed(app, key);
                 Answer::Written
             }
+            Item::Incidents(_) => {
+                app.alerts().changed();
+                Answer::Written
+            }
             _ => Answer::Written,
         };
         if let Some(answer) = answer {

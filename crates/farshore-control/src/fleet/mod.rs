@@ -1,7 +1,7 @@
 //! What runs where: apps, placements, channels, pins, config; and the driver that makes each device's desired state of them.
 
 mod driver;
-mod objects;
+pub(crate) mod objects;
 mod routes;
 pub mod signed;
 pub mod snapshot;

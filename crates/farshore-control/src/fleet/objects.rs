@@ -23,7 +23,7 @@ use crate::error::{ApiError, ApiResult};
 use crate::extract::versioned;
 
 /// One of the kinds: its specification, its status and its checks.
-pub(super) trait Kind: Serialize + DeserializeOwned + Send + Sync + 'static {
+pub(crate) trait Kind: Serialize + DeserializeOwned + Send + Sync + 'static {
     const KIND: ObjectKind;
     type Status: Serialize + Send;
 
@@ -177,7 +177,7 @@ fn stored<S: Kind>(new: &NewObject<S>) -> ApiResult<NewStored<'_, S>> {
     })
 }
 
-pub(super) async fn list<S: Kind>(
+pub(crate) async fn list<S: Kind>(
     db: &TenantDb,
     limit: Option<u32>,
     after: Option<&str>,
@@ -191,18 +191,18 @@ pub(super) async fn list<S: Kind>(
     Ok(Json(List { items, metadata: ListMetadata { continue_from, total: None } }))
 }
 
-pub(super) async fn get<S: Kind>(db: &TenantDb, id: &str) -> ApiResult<Response> {
+pub(crate) async fn get<S: Kind>(db: &TenantDb, id: &str) -> ApiResult<Response> {
     show_one(db, db.object::<S>(S::KIND, id).await?).await
 }
 
-pub(super) async fn create<S: Kind>(app: &App, db: &TenantDb, new: &NewObject<S>) -> ApiResult<Response> {
+pub(crate) async fn create<S: Kind>(app: &App, db: &TenantDb, new: &NewObject<S>) -> ApiResult<Response> {
     let made = db.create_object(S::KIND, Uuid::now_v7(), stored(new)?, now()).await?;
     app.fleet().changed(db.tenant());
     app.events_written();
     Ok((StatusCode::CREATED, show_one(db, made).await?).into_response())
 }
 
-pub(super) async fn replace<S: Kind>(
+pub(crate) async fn replace<S: Kind>(
     app: &App,
     db: &TenantDb,
     id: &str,
@@ -215,7 +215,7 @@ pub(super) async fn replace<S: Kind>(
     show_one(db, replaced).await
 }
 
-pub(super) async fn delete<S: Kind>(
+pub(crate) async fn delete<S: Kind>(
     app: &App,
     db: &TenantDb,
     id: &str,

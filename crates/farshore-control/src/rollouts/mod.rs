@@ -9,5 +9,6 @@ mod verbs;
 mod why;
 
 pub use routes::{RolloutDocs, routes};
+pub(crate) use show::show_row;
 pub use step::{Outcome, step};
 pub use verbs::VerbDocs;

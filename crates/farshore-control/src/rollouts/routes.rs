@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::Method;
 use axum::response::Response;
-use farshore_api::rollout::{ActiveOps, Rollout as RolloutObject, RolloutDevice, RolloutPlan};
+use farshore_api::rollout::{Rollout as RolloutObject, RolloutDevice, RolloutPlan};
 use farshore_api::{List, ListMetadata, Problem};
 use farshore_domain::access::Permission;
 use farshore_domain::id::DeviceId;
@@ -32,8 +32,7 @@ use crate::route::{Access, Db, Route, route};
     devices,
     plan,
     why::of_rollout,
-    why::of_device,
-    active_ops
+    why::of_device
 ))]
 pub struct RolloutDocs;
 
@@ -52,7 +51,6 @@ pub fn routes() -> Vec<Route> {
         route(Method::GET, "/api/rollouts/{id}/plan", read, plan),
         route(Method::GET, "/api/rollouts/{id}/why", read, why::of_rollout),
         route(Method::GET, "/api/devices/{id}/why", Access::Needs(Permission::DeviceRead), why::of_device),
-        route(Method::GET, "/api/active-ops", read, active_ops),
     ];
     rows.extend(verbs::rows());
     rows
@@ -181,20 +179,4 @@ async fn plan(
         device_list(&db, &rollout, None, page.limit, page.continue_from.as_deref()).await?;
     let summary = rollout.summary(now());
     Ok(Json(RolloutPlan { started, population: summary.population, waves: summary.waves, items, metadata }))
-}
-
-/// What is going on right now.
-#[utoipa::path(get, path = "/api/active-ops", tag = "rollouts", operation_id = "active_ops",
-    responses((status = 200, body = ActiveOps), (status = "4XX", body = Problem)))]
-async fn active_ops(Db(db): Db) -> ApiResult<Json<ActiveOps>> {
-    let mut read = db.read().await?;
-    let rows = db.deciding_rollouts(&mut read).await?;
-    let mut rollouts = Vec::new();
-    for row in rows {
-        let object = show_row(row)?;
-        if !object.status.summary.phase.is_final() {
-            rollouts.push(object);
-        }
-    }
-    Ok(Json(ActiveOps { rollouts }))
 }

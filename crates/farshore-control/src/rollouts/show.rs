@@ -21,7 +21,7 @@ pub(super) fn engine(row: &RolloutRow) -> ApiResult<Rollout> {
 }
 
 /// As lists show it: without history and without what it waits for.
-pub(super) fn show_row(row: RolloutRow) -> ApiResult<RolloutObject> {
+pub(crate) fn show_row(row: RolloutRow) -> ApiResult<RolloutObject> {
     let rollout = engine(&row)?;
     Ok(show(row.metadata, &rollout))
 }

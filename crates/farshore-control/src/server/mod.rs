@@ -207,6 +207,7 @@ fn drivers(
         crate::metrics::spawn(app),
     ];
     drivers.extend(crate::channel::spawn(app));
+    drivers.extend(crate::alerts::spawn(app, shutdown));
     drivers
 }
 
@@ -218,12 +219,16 @@ pub fn api_routes() -> Vec<Route> {
         access::routes(),
         claims::routes(),
         artifacts::routes(),
+        crate::install::routes(),
         releases::routes(),
         fleet::routes(),
         rollouts::routes(),
         crate::devices::routes(),
         crate::metrics::routes(),
         crate::events::routes(),
+        crate::incidents::routes(),
+        crate::alerts::routes(),
+        crate::active_ops::routes(),
     ]
     .into_iter()
     .flatten()

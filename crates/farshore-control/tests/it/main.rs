@@ -8,12 +8,15 @@
 )]
 
 mod access;
+mod alerts;
 mod bad_input;
 mod channel;
 mod claims;
 mod devices;
 mod events;
 mod harness;
+mod incidents;
+mod install;
 mod matrix;
 mod objects;
 mod server;

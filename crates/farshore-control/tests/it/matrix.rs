@@ -42,6 +42,7 @@ struct Things {
     next_keys: Value,
     objects: BTreeMap<&'static str, String>,
     rollouts: Vec<String>,
+    incident: String,
 }
 
 fn uid(object: &Value) -> String {
@@ -57,8 +58,17 @@ impl Things {
         };
         let publisher = Publisher::new(fleet, tenant).await;
         let mut devices = Vec::new();
+        let mut incident = uuid::Uuid::now_v7().to_string();
         for name in ["a", "b", "c"] {
-            devices.push(fleet.device_in(tenant, name).await.uid());
+            let device = fleet.device_in(tenant, name).await;
+            if name == "a" {
+                let (mut channel, _) = crate::wire::Channel::open(fleet, &device).await;
+                let uid = uuid::Uuid::now_v7();
+                let told = crate::incidents::incident(uid, 1, json!({}));
+                crate::incidents::tell(&mut channel, 1, vec![told], Vec::new()).await;
+                incident = uid.to_string();
+            }
+            devices.push(device.uid());
         }
         let user = json!({"email": format!("{tenant}@example.com"), "role": "viewer"});
         let user = create("/api/users", "someone", user).await;
@@ -68,7 +78,7 @@ impl Things {
         publisher.release("web", "1.1.0").await;
         let unused = publisher.release("web", "1.2.0").await;
         let mut objects = BTreeMap::new();
-        for (path, spec) in specs() {
+        for (path, spec) in specs().into_iter().chain(alert_specs()) {
             objects.insert(path, create(path, "thing", spec("thing")).await);
         }
         // Rollouts of different channels, so that none stands in another's way.
@@ -105,6 +115,7 @@ impl Things {
             next_keys: publisher.key_set(2).await,
             objects,
             rollouts,
+            incident,
         }
     }
 
@@ -113,7 +124,7 @@ impl Things {
         let mut all: Vec<String> = self.objects.values().chain(&self.rollouts).cloned().collect();
         all.extend([&self.user, &self.token, &self.claim_token, &self.rule, &self.upload].map(Clone::clone));
         all.extend(self.devices.iter().chain(&self.pending).chain(&self.releases).cloned());
-        all.push(self.digest.to_string());
+        all.extend([self.digest.to_string(), self.incident.clone()]);
         all
     }
 }
@@ -128,6 +139,15 @@ fn specs() -> [(&'static str, Spec); 5] {
         ("/api/channels", |_| json!({"description": "x"})),
         ("/api/pins", |_| json!({"device": "a", "app": "web", "version": "1.0.0"})),
         ("/api/configs", |_| json!({"app": "web", "values": {"COLOR": "red"}})),
+    ]
+}
+
+/// The same for alerts.
+fn alert_specs() -> [(&'static str, Spec); 3] {
+    [
+        ("/api/alert-rules", |_| json!({"type": "incident", "severity": "info", "threshold": 5})),
+        ("/api/silences", |_| json!({"matchers": [{"name": "app", "value": "web"}], "endsAt": crate::wire::now().0 + 600_000})),
+        ("/api/alert-routes", |_| json!({"type": "webhook", "enabled": false, "webhook": {"url": "https://example.com/hook"}})),
     ]
 }
 
@@ -169,6 +189,7 @@ fn examples(own: &Things, other: &Things) -> BTreeMap<String, Example> {
     {
         add(&format!("GET {path}"), None, None, &[200]);
     }
+    add("GET /install/{file}", None, None, &[404]);
     add("POST /api/login", None, fixed(json!({"email": "x@example.com", "password": "x"})), &[401, 429]);
     add("POST /api/login/link", None, fixed(json!({"link": "x"})), &[401, 429]);
     add("POST /api/logout", None, fixed(json!({})), &[204]);
@@ -254,6 +275,30 @@ fn examples(own: &Things, other: &Things) -> BTreeMap<String, Example> {
         [("start", 0), ("pause", 1), ("resume", 2), ("abort", 3), ("rollback", 5), ("release-hold", 5)];
     for (verb, n) in verbs {
         add(&format!("POST /api/rollouts/{{id}}/~{verb}"), rollout(n), comment(), &[200, 409]);
+    }
+    for path in ["/api/incidents", "/api/alerts", "/api/alert-rules", "/api/silences", "/api/alert-routes"]
+        .into_iter()
+        .chain(["/api/alert-deliveries"])
+    {
+        add(&format!("GET {path}"), None, None, &[200]);
+    }
+    let incident = Some((own.incident.as_str(), other.incident.as_str()));
+    add("GET /api/incidents/{id}", incident, None, &[200]);
+    add("GET /api/incidents/{id}/evidence", incident, None, &[200]);
+    add("POST /api/incidents/{id}/~acknowledge", incident, comment(), &[200]);
+    add("POST /api/incidents/{id}/~resolve", incident, comment(), &[200]);
+    add("GET /api/rollouts/{id}/incidents", rollout(0), None, &[200]);
+    let nowhere = Some(("00000000-0000-7000-8000-000000000001", "00000000-0000-7000-8000-000000000002"));
+    add("GET /api/alerts/{id}", nowhere, None, &[404]);
+    add("POST /api/alerts/{id}/~acknowledge", nowhere, comment(), &[404]);
+    add("POST /api/alert-deliveries/{id}/~retry", nowhere, None, &[404]);
+    for (path, spec) in alert_specs() {
+        let ids = Some((own.objects[path].as_str(), other.objects[path].as_str()));
+        add(&format!("POST {path}"), None, named(spec), &[201]);
+        add(&format!("GET {path}/{{id}}"), ids, None, &[200]);
+        let same = json!({"metadata": {"name": "thing"}, "spec": spec("thing")});
+        add(&format!("PUT {path}/{{id}}"), ids, fixed(same), &[200]);
+        add(&format!("DELETE {path}/{{id}}"), ids, None, &[204]);
     }
     if let Some(patch) = all.get_mut("PATCH /api/artifacts/uploads/{id}") {
         patch.raw = Some(b"what comes next");
