@@ -64,6 +64,12 @@ pub(crate) enum Command {
     Artifact(verb::artifact::Arguments),
     /// Move a channel of an app to a release, in waves
     Rollout(verb::rollout::Arguments),
+    /// Acknowledge and resolve incidents, and get their evidence
+    Incident(verb::incident::Arguments),
+    /// Acknowledge alerts, send messages again
+    Alert(verb::alert::AlertArguments),
+    /// Tell nobody of alerts that match, for a while
+    Silence(verb::alert::SilenceArguments),
     /// Run the control plane
     Serve(verb::serve::Arguments),
     /// Run everything on this machine, with a demonstration fleet
@@ -122,6 +128,9 @@ impl Command {
             Self::Key(arguments) => verb::key::run(session, arguments).await,
             Self::Artifact(arguments) => verb::artifact::run(session, arguments).await,
             Self::Rollout(arguments) => verb::rollout::run(session, arguments).await,
+            Self::Incident(arguments) => verb::incident::run(session, arguments).await,
+            Self::Alert(arguments) => verb::alert::alert(session, arguments).await,
+            Self::Silence(arguments) => verb::alert::silence(session, arguments).await,
             Self::Serve(arguments) => verb::serve::run(arguments).await,
             Self::Dev(arguments) => verb::dev::run(session, arguments).await,
             Self::Openapi => verb::openapi::run(),

@@ -153,7 +153,15 @@ impl Client {
         if let Some(id) = last_id {
             headers.insert(HeaderName::from_static("last-event-id"), header(what, id)?);
         }
-        let url = self.url(path, query);
+        self.open(what, self.url(path, query), headers).await
+    }
+
+    /// `GET`, whose answer is read as it comes.
+    pub(crate) async fn download(&self, what: &str, path: &str) -> Result<Response> {
+        self.open(what, self.url(path, &[]), self.headers(what)?).await
+    }
+
+    async fn open(&self, what: &str, url: Url, headers: HeaderMap) -> Result<Response> {
         if self.debug {
             eprintln!("> GET {url} (stream)");
         }

@@ -1,5 +1,6 @@
 //! The verbs, one file each.
 
+pub(crate) mod alert;
 pub(crate) mod api_token;
 pub(crate) mod apply;
 pub(crate) mod artifact;
@@ -14,6 +15,7 @@ pub(crate) mod events;
 pub(crate) mod explain;
 pub(crate) mod get;
 pub(crate) mod help;
+pub(crate) mod incident;
 pub(crate) mod key;
 pub(crate) mod login;
 pub(crate) mod openapi;

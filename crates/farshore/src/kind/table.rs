@@ -287,6 +287,122 @@ pub(crate) const KINDS: &[Kind] = &[
             wide("WHY", |o, _| text(o, "/status/summary/reasons/0/message")),
         ],
     ),
+    envelope(
+        "AlertRule",
+        "alert-rule",
+        "alert-rules",
+        &["alertrule", "alertrules"],
+        "/api/alert-rules",
+        &[
+            NAME,
+            column("TYPE", |o, _| text(o, "/spec/type")),
+            column("SEVERITY", |o, _| state_at(o, "/spec/severity")),
+            column("THRESHOLD", |o, _| {
+                Cell::Text(format!("{} {}", text_at(o, "/spec/threshold"), text_at(o, "/status/unit")))
+            }),
+            column("ENABLED", |o, _| text(o, "/spec/enabled")),
+            wide("SELECTOR", |o, _| selector(o, "/spec/selector")),
+            wide("DESCRIPTION", |o, _| text(o, "/spec/description")),
+        ],
+    ),
+    envelope(
+        "Silence",
+        "silence",
+        "silences",
+        &["sil"],
+        "/api/silences",
+        &[
+            NAME,
+            column("STATE", |o, _| state_at(o, "/status/state")),
+            column("ENDS IN", |o, now| left(o, "/spec/endsAt", now)),
+            column("MATCHES", |o, _| matchers(o)),
+            column("COMMENT", |o, _| text(o, "/spec/comment")),
+        ],
+    ),
+    envelope(
+        "AlertRoute",
+        "alert-route",
+        "alert-routes",
+        &["alertroute", "alertroutes"],
+        "/api/alert-routes",
+        &[
+            NAME,
+            column("TYPE", |o, _| text(o, "/spec/type")),
+            column("TO", |o, _| {
+                let url = text_at(o, "/spec/webhook/url");
+                Cell::Text(if url.is_empty() { text_at(o, "/spec/email/to/0") } else { url })
+            }),
+            column("FROM SEVERITY", |o, _| text(o, "/spec/minSeverity")),
+            column("ENABLED", |o, _| text(o, "/spec/enabled")),
+            AGE,
+        ],
+    ),
+    envelope(
+        "Incident",
+        "incident",
+        "incidents",
+        &["inc"],
+        "/api/incidents",
+        &[
+            NAME,
+            column("DEVICE", |o, _| text(o, "/spec/deviceName")),
+            column("APP", |o, _| text(o, "/spec/app")),
+            column("CAUSE", |o, _| text(o, "/spec/cause")),
+            column("STATE", |o, _| state_at(o, "/status/state")),
+            column("DONE", |o, _| {
+                let actions = o.pointer("/status/actions").and_then(Value::as_array);
+                let words: Vec<_> =
+                    actions.into_iter().flatten().map(|action| text_at(action, "/kind")).collect();
+                Cell::Text(if words.is_empty() { "-".to_owned() } else { words.join(",") })
+            }),
+            column("BEGAN", |o, now| age(o, "/spec/startedAt", now)),
+            wide("SIGNS", |o, _| text(o, "/status/signs")),
+            wide("VERSION", |o, _| text(o, "/spec/version")),
+            wide("ROLLOUT", |o, _| text(o, "/spec/rolloutName")),
+            wide("MESSAGE", |o, _| text(o, "/status/message")),
+        ],
+    ),
+    Kind {
+        name: "/uid",
+        ..envelope(
+            "Alert",
+            "alert",
+            "alerts",
+            &["al"],
+            "/api/alerts",
+            &[
+                column("UID", |o, _| text(o, "/uid")),
+                column("RULE", |o, _| text(o, "/rule")),
+                column("SEVERITY", |o, _| state_at(o, "/severity")),
+                column("STATE", |o, _| state_at(o, "/state")),
+                column("LOCATION", |o, _| text(o, "/location")),
+                column("SINCE", |o, now| age(o, "/startedAt", now)),
+                column("SUMMARY", |o, _| text(o, "/summary")),
+                wide("ACKNOWLEDGED BY", |o, _| text(o, "/acknowledgedBy")),
+                wide("SILENCED BY", |o, _| text(o, "/silencedBy/0")),
+            ],
+        )
+    },
+    Kind {
+        name: "/uid",
+        single: false,
+        ..envelope(
+            "AlertDelivery",
+            "alert-delivery",
+            "alert-deliveries",
+            &["delivery", "deliveries"],
+            "/api/alert-deliveries",
+            &[
+                column("UID", |o, _| text(o, "/uid")),
+                column("ROUTE", |o, _| text(o, "/routeName")),
+                column("GROUP", |o, _| text(o, "/groupKey")),
+                column("STATE", |o, _| state_at(o, "/state")),
+                column("ATTEMPTS", |o, _| text(o, "/attempts")),
+                column("AGE", |o, now| age(o, "/createdAt", now)),
+                column("LAST ERROR", |o, _| text(o, "/lastError")),
+            ],
+        )
+    },
     Kind {
         kind: "Artifact",
         singular: "artifact",
@@ -356,6 +472,16 @@ pub(crate) const KINDS: &[Kind] = &[
 fn selector(object: &Value, pointer: &str) -> Cell {
     let text = text_at(object, pointer);
     Cell::Text(if text.is_empty() { "(every device)".to_owned() } else { text })
+}
+
+fn matchers(object: &Value) -> Cell {
+    let matchers = object.pointer("/spec/matchers").and_then(Value::as_array);
+    let one = |matcher: &Value| {
+        let equal = matcher.pointer("/isEqual").and_then(Value::as_bool).unwrap_or(true);
+        let sign = if equal { "=" } else { "!=" };
+        format!("{}{sign}{}", text_at(matcher, "/name"), text_at(matcher, "/value"))
+    };
+    Cell::Text(matchers.into_iter().flatten().map(one).collect::<Vec<_>>().join(","))
 }
 
 fn channel_releases(object: &Value) -> Cell {

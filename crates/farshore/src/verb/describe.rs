@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use clap_complete::engine::ArgValueCompleter;
 use farshore_api::device::{Device, DeviceApp};
+use farshore_api::incident::Incident;
 use farshore_api::rollout::Rollout;
 use farshore_domain::desired::Because;
 use farshore_domain::object::{Metadata, Reason};
@@ -54,6 +55,7 @@ pub(crate) async fn run(session: &Session, arguments: Arguments) -> Result<()> {
             "Rollout" => text.push_str(
                 &rollout(&client, session, &typed("can't read the rollout", object.clone())?, look).await?,
             ),
+            "Incident" => text.push_str(&incident(&typed("can't read the incident", object.clone())?, look)),
             _ => text.push_str(&output::yaml(&object)?),
         }
         text.push_str(&events(&client, session, kind, &object).await?);
@@ -183,6 +185,58 @@ fn because(app: &DeviceApp) -> String {
         }
         Some(Because::Unknown) => "?".to_owned(),
     }
+}
+
+fn incident(incident: &Incident, look: Look) -> String {
+    let now = crate::clock::now();
+    let (spec, status) = (&incident.spec, &incident.status);
+    let mut text = String::new();
+    field(&mut text, "Name", incident.metadata.name.as_str());
+    field(&mut text, "Device", &format!("device/{}", spec.device_name));
+    if let Some(app) = &spec.app {
+        let version = spec.version.as_ref().map_or_else(String::new, |version| format!(" {version}"));
+        field(&mut text, "App", &clean(&format!("{app}{version}")));
+    }
+    field(&mut text, "Cause", spec.cause.word());
+    field(&mut text, "First sign", &clean(&status.message));
+    if let Some(rollout) = &spec.rollout_name {
+        field(&mut text, "Rollout", &format!("rollout/{rollout}"));
+    }
+    field(&mut text, "State", &state(status.state.word(), look));
+    field(&mut text, "Began", &both(spec.started_at, now));
+    field(&mut text, "Last sign", &format!("{} ({} in all)", both(status.last_at, now), status.signs));
+    if let Some(at) = status.ended_at {
+        field(&mut text, "Well again", &both(at, now));
+    }
+    if let (Some(at), Some(by)) = (status.acknowledged_at, &status.acknowledged_by) {
+        field(&mut text, "Acknowledged", &clean(&format!("{} by {by}", both(at, now))));
+    }
+    if let (Some(at), Some(by)) = (status.resolved_at, &status.resolved_by) {
+        field(&mut text, "Resolved", &clean(&format!("{} by {by}", both(at, now))));
+    }
+    if !status.actions.is_empty() {
+        _ = writeln!(text, "Done by the device:");
+        for action in &status.actions {
+            let times = if action.count > 1 { format!(" ×{}", action.count) } else { String::new() };
+            let ago = age(action.at, now);
+            _ = writeln!(text, "  {ago:>8} ago  {}{times}: {}", action.kind, clean(&action.message));
+        }
+    }
+    for note in &status.notes {
+        _ = writeln!(
+            text,
+            "{} {} ago by {}: {}",
+            note.did,
+            age(note.at, now),
+            clean(&note.by),
+            clean(&note.comment)
+        );
+    }
+    let parts: Vec<_> = status.evidence.iter().map(|part| clean(&part.part)).collect();
+    let parts = if parts.is_empty() { "none has come yet".to_owned() } else { parts.join(", ") };
+    field(&mut text, "Black boxes", &parts);
+    _ = writeln!(text, "All of it: farshore incident evidence {}", incident.metadata.name);
+    text
 }
 
 /// What a rollout is and how it goes, with its waves.
