@@ -6,7 +6,7 @@
 //!
 //! Layout: [`id`], [`name`], [`label`], [`selector`], [`digest`], [`version`], [`time`] are the words everything
 //! else is made of; [`object`] is the envelope of every object; [`device`], [`release`], [`desired`],
-//! [`access`], [`config`], [`claim`] are nouns; `schedule` says when; `rollout` and `reconcile` decide.
+//! [`access`], [`config`], [`claim`] are nouns; `schedule` says when; `rollout` and `reconcile` decide, and `forecast` says how a rollout would go.
 //! [`policy`] is how devices heal and what may be done to them; [`condition`] reads the conditions that people write into policies and rollouts.
 
 pub mod access;
@@ -18,6 +18,7 @@ pub mod config;
 pub mod desired;
 pub mod device;
 pub mod digest;
+pub mod forecast;
 pub mod id;
 pub mod incident;
 pub mod label;
