@@ -10,6 +10,7 @@ use crate::config::Value;
 use crate::digest::Digest;
 use crate::id::{DeviceId, PermitId, ReleaseId, RolloutId, TenantId};
 use crate::name::Name;
+use crate::policy::DesiredPolicy;
 use crate::time::UnixMs;
 use crate::version::Version;
 
@@ -31,6 +32,9 @@ pub struct DesiredState {
     pub generation: u64,
     pub issued_at: UnixMs,
     pub apps: Vec<DesiredApp>,
+    /// Sent only to an agent that names [`crate::policy::POLICY_CAPABILITY`]: an older one refuses fields it does not know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<DesiredPolicy>,
 }
 
 /// The order of desired states: a restored database raises the epoch.

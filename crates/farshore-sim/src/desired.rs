@@ -218,6 +218,7 @@ mod tests {
                 generation,
                 issued_at: self.issued.now,
                 apps: vec![app],
+                policy: None,
             };
             let signer =
                 self.issued.issuer.issue_online(self.issued.now, Duration::from_secs(3_600)).unwrap();

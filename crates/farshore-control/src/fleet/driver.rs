@@ -225,6 +225,7 @@ async fn assign(
             generation,
             issued_at: now,
             apps,
+            policy: None,
         };
         let body = serde_json::to_vec(&state).map_err(unwritable)?;
         rows.push(DesiredRow { device: *id, epoch, generation, body, content });

@@ -13,6 +13,7 @@
 //! Also different from plain CEL: whole and fractional numbers are one type.
 
 mod check;
+pub mod device;
 mod eval;
 mod held;
 mod vocabulary;

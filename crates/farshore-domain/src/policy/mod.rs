@@ -1,0 +1,233 @@
+//! Policies: how devices heal, what they may use and keep, what may be done to them from afar.
+//!
+//! A [`PolicySpec`] is bound by its selector. Several may apply to one device; for each single value the policy with the
+//! highest priority wins, then the one with the more specific selector, then the one whose name sorts last
+//! ([`effective`]). What no policy says stays as the release or the agent has it. The device gets the outcome, the
+//! [`Rules`], with its desired state and applies them with or without a network.
+
+mod check;
+mod effective;
+#[cfg(test)]
+mod tests;
+
+use serde::{Deserialize, Serialize};
+
+pub use check::PolicyError;
+pub use effective::{Bound, Effective, Provenance, effective};
+
+use crate::desired::DesiredRelease;
+use crate::name::Name;
+use crate::release::Limits;
+use crate::selector::Selector;
+use crate::version::Version;
+use crate::word_enum;
+
+/// The capability that an agent names when it understands [`DesiredPolicy`]. A field that is added to [`Rules`] later needs
+/// a new one: an agent refuses a desired state with fields it does not know.
+pub const POLICY_CAPABILITY: &str = "policy/v1";
+
+/// At most this many health conditions in one policy.
+pub const MAX_CONDITIONS: usize = 32;
+/// At most this many safe-mode releases, and named runbooks, in one policy.
+pub const MAX_NAMED: usize = 64;
+
+/// What a policy says and where it applies.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct PolicySpec {
+    pub description: String,
+    /// Empty: every device.
+    pub selector: Selector,
+    /// The higher one wins; -1000 to 1000.
+    pub priority: i32,
+    pub rules: Rules,
+}
+
+/// Every value is optional: what is left out, another policy says, or nobody.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = PolicyRules))]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Rules {
+    pub health: HealthRules,
+    pub restart: RestartRules,
+    pub rollback: RollbackRules,
+    /// For each app; the lower one of this and the release's own counts.
+    pub resources: Limits,
+    pub retention: RetentionRules,
+    pub operations: OperationRules,
+    pub reporting: ReportingRules,
+}
+
+/// When something is wrong.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct HealthRules {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub conditions: Option<Vec<HealthCondition>>,
+}
+
+/// A condition that must not be true. With an app it counts like a failed check of that app and heals it; without one
+/// the device is reported as degraded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HealthCondition {
+    pub name: Name,
+    /// CEL over the device's metrics and events: `metric("mem_used") / metric("mem_total") > 0.95`.
+    pub when: String,
+    /// How long it has to be true before it counts.
+    #[serde(default)]
+    pub for_seconds: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app: Option<Name>,
+}
+
+/// How an app is restarted. What is left out is as the release has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RestartRules {
+    /// The first pause.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backoff_ms: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_backoff_ms: Option<u32>,
+    /// Each pause is so many times the one before: 1 to 10, 2 where nobody says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backoff_factor: Option<u32>,
+    /// With more restarts than this within the window, the device stops trying and goes one step down.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_restarts: Option<u32>,
+    /// Over how long restarts are counted; 600 where nobody says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window_seconds: Option<u32>,
+}
+
+word_enum! {
+    /// Which release a device goes back to by itself.
+    RollbackTo {
+        /// The last one that was good; the safe-mode release where there is none.
+        Previous = "previous",
+        /// Straight to the safe-mode release.
+        SafeMode = "safe-mode",
+    }
+}
+
+/// When a release that was good once is given up.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RollbackRules {
+    /// After this many restarts within `restart.windowSeconds`. Left out: never by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after_restarts: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<RollbackTo>,
+    /// Releases that are kept on the device to go back to when nothing else is good.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub safe_mode: Option<Vec<SafeMode>>,
+}
+
+/// The safe-mode release of one app.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SafeMode {
+    pub app: Name,
+    pub version: Version,
+}
+
+/// What the device keeps of its apps' output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RetentionRules {
+    /// A log file of an app is rotated at this size.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_bytes: Option<u64>,
+    /// So many files are kept of each app.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_files: Option<u32>,
+}
+
+/// What may be done from afar. Left out: logs, diagnostics and restarts yes; a shell, a reboot and runbooks no.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct OperationRules {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logs: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub diagnostics: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restart: Option<bool>,
+    /// Any command, not only a named runbook.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exec: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reboot: Option<bool>,
+    /// The runbooks that may be run, by name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runbooks: Option<Vec<Name>>,
+}
+
+/// A kind of operation, as far as a policy tells them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RemoteOperation<'a> {
+    Logs,
+    Diagnostics,
+    Restart,
+    Exec,
+    Reboot,
+    Runbook(&'a str),
+}
+
+impl OperationRules {
+    /// Whether an operation may be done.
+    #[must_use]
+    pub fn allow(&self, operation: RemoteOperation<'_>) -> bool {
+        match operation {
+            RemoteOperation::Logs => self.logs.unwrap_or(true),
+            RemoteOperation::Diagnostics => self.diagnostics.unwrap_or(true),
+            RemoteOperation::Restart => self.restart.unwrap_or(true),
+            RemoteOperation::Exec => self.exec.unwrap_or(false),
+            RemoteOperation::Reboot => self.reboot.unwrap_or(false),
+            RemoteOperation::Runbook(name) => {
+                self.runbooks.iter().flatten().any(|allowed| allowed.as_str() == name)
+            }
+        }
+    }
+}
+
+/// How often the device tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ReportingRules {
+    /// Between two measurements.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sample_seconds: Option<u32>,
+    /// Between two batches of measurements.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch_seconds: Option<u32>,
+}
+
+/// What a device is told of its policy, in its desired state.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DesiredPolicy {
+    pub rules: Rules,
+    /// The safe-mode releases that exist, by app.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub safe_mode: Vec<SafeRelease>,
+}
+
+/// A safe-mode release that the device keeps.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SafeRelease {
+    pub app: Name,
+    pub release: DesiredRelease,
+}

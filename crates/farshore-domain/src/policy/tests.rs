@@ -1,0 +1,132 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::label::Labels;
+
+fn spec(value: Value) -> PolicySpec {
+    serde_json::from_value(value).expect("a policy")
+}
+
+fn name(text: &str) -> Name {
+    Name::new(text).expect("a name")
+}
+
+fn refused(rules: Value) -> PolicyError {
+    spec(json!({"rules": rules})).check().expect_err("refused")
+}
+
+#[test]
+fn each_value_comes_from_the_policy_that_ranks_highest_for_it() {
+    let base = spec(
+        json!({"rules": {"restart": {"maxRestarts": 5, "backoffMs": 500}, "operations": {"exec": false}}}),
+    );
+    let kiosks = spec(json!({"selector": "kind=kiosk", "rules": {"restart": {"maxRestarts": 3}}}));
+    let store =
+        spec(json!({"selector": "kind=kiosk,site=riga", "rules": {"restart": {"windowSeconds": 60}}}));
+    let law = spec(json!({"priority": 10, "rules": {"operations": {"exec": true}}}));
+    let others =
+        spec(json!({"selector": "kind=till", "priority": 99, "rules": {"restart": {"maxRestarts": 1}}}));
+    let names = ["base", "kiosks", "store", "law", "others"].map(name);
+    let all = [&base, &kiosks, &store, &law, &others];
+    let bound = || {
+        names.iter().zip(all).enumerate().map(|(at, (name, spec))| Bound {
+            name,
+            version: i64::try_from(at).expect("small"),
+            spec,
+        })
+    };
+    let labels = Labels::try_from([("kind", "kiosk"), ("site", "riga")]).expect("labels");
+    let outcome = effective(bound(), &labels).expect("merges");
+    assert_eq!(
+        outcome.rules,
+        spec(json!({"rules": {
+            "restart": {"maxRestarts": 3, "backoffMs": 500, "windowSeconds": 60}, "operations": {"exec": true}
+        }}))
+        .rules
+    );
+    let from = |path: &str| outcome.provenance.get(path).map(|p| (p.policy.as_str(), p.version));
+    assert_eq!(from("restart.maxRestarts"), Some(("kiosks", 1)));
+    assert_eq!(from("restart.backoffMs"), Some(("base", 0)));
+    assert_eq!(from("restart.windowSeconds"), Some(("store", 2)));
+    assert_eq!(from("operations.exec"), Some(("law", 3)));
+    assert_eq!(from("rollback.to"), None);
+    let order: Vec<_> = outcome.policies.iter().map(|p| p.policy.as_str()).collect();
+    assert_eq!(order, ["law", "store", "kiosks", "base"]);
+    // The order in which they are read makes no difference.
+    let mut reversed: Vec<_> = bound().collect();
+    reversed.reverse();
+    assert_eq!(effective(reversed, &labels).expect("merges"), outcome);
+}
+
+#[test]
+fn equals_are_decided_by_the_name_that_sorts_last() {
+    let (a, b) = (
+        spec(json!({"rules": {"restart": {"maxRestarts": 1}}})),
+        spec(json!({"rules": {"restart": {"maxRestarts": 2}}})),
+    );
+    let (first, last) = (name("a"), name("b"));
+    let bound = [Bound { name: &first, version: 1, spec: &a }, Bound { name: &last, version: 1, spec: &b }];
+    let outcome = effective(bound, &Labels::default()).expect("merges");
+    assert_eq!(outcome.rules.restart.max_restarts, Some(2));
+}
+
+#[test]
+fn a_list_is_one_value() {
+    let condition = |name: &str| json!({"name": name, "when": "metric(\"cpu\") > 0.9"});
+    let low = spec(json!({"rules": {"health": {"conditions": [condition("a"), condition("b")]}}}));
+    let high = spec(json!({"priority": 1, "rules": {"health": {"conditions": [condition("c")]}}}));
+    let (one, two) = (name("low"), name("high"));
+    let bound = [Bound { name: &one, version: 1, spec: &low }, Bound { name: &two, version: 1, spec: &high }];
+    let outcome = effective(bound, &Labels::default()).expect("merges");
+    let names: Vec<_> = outcome.rules.health.conditions.iter().flatten().map(|c| c.name.as_str()).collect();
+    assert_eq!(names, ["c"]);
+}
+
+#[test]
+fn errors_name_the_field_and_the_fix() {
+    let condition = |when: &str| json!({"health": {"conditions": [{"name": "a", "when": when}]}});
+    for (rules, field, what) in [
+        (json!({}), "spec.rules", "at least one value"),
+        (json!({"restart": {"backoffMs": 1}}), "spec.rules.restart.backoffMs", "10 to 3600000"),
+        (
+            json!({"restart": {"backoffMs": 5000, "maxBackoffMs": 1000}}),
+            "spec.rules.restart.maxBackoffMs",
+            "at least backoffMs",
+        ),
+        (
+            json!({"restart": {"maxRestarts": 3}, "rollback": {"afterRestarts": 5}}),
+            "spec.rules.rollback.afterRestarts",
+            "never be reached",
+        ),
+        (json!({"rollback": {"to": "next"}}), "spec.rules.rollback.to", "previous or safe-mode"),
+        (
+            json!({"rollback": {"to": "safe-mode", "safeMode": []}}),
+            "spec.rules.rollback.safeMode",
+            "no release",
+        ),
+        (json!({"reporting": {"sampleSeconds": 0}}), "spec.rules.reporting.sampleSeconds", "1 to 3600"),
+        (
+            json!({"reporting": {"sampleSeconds": 60, "batchSeconds": 30}}),
+            "spec.rules.reporting.batchSeconds",
+            "at least sampleSeconds",
+        ),
+        (condition("metric(\"cpus\") > 1"), "spec.rules.health.conditions[0].when", "did you mean \"cpu\"?"),
+        (condition("app.up"), "spec.rules.health.conditions[0].when", "unknown name \"app.up\""),
+        (json!({"operations": {"runbooks": ["a", "a"]}}), "spec.rules.operations.runbooks", "names a twice"),
+    ] {
+        let error = refused(rules.clone());
+        assert_eq!(error.field, field, "{rules}");
+        assert!(error.what.contains(what), "{rules}: {error}");
+    }
+    let unknown = serde_json::from_value::<PolicySpec>(json!({"rules": {"restrat": {}}}));
+    assert!(unknown.expect_err("refused").to_string().contains("restrat"));
+}
+
+#[test]
+fn what_nobody_says_is_allowed_only_where_it_does_no_harm() {
+    let rules = OperationRules::default();
+    assert!(rules.allow(RemoteOperation::Logs) && rules.allow(RemoteOperation::Restart));
+    assert!(!rules.allow(RemoteOperation::Exec) && !rules.allow(RemoteOperation::Reboot));
+    let rules = OperationRules { runbooks: Some(vec![name("flush")]), ..OperationRules::default() };
+    assert!(rules.allow(RemoteOperation::Runbook("flush")) && !rules.allow(RemoteOperation::Runbook("wipe")));
+}
