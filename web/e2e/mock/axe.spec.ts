@@ -10,6 +10,11 @@ const VIEWS: [name: string, path: string, ready: string][] = [
   ['device', '/devices/gw-1563', 'Desired state'],
   ['rollouts', '/rollouts', 'edge-web-1-1-prod'],
   ['rollout', '/rollouts/edge-web-1-1-prod?bucket=failed', 'halts at 30'],
+  ['rollout by model', '/rollouts/edge-web-1-1-prod?by=model', 'Raspberry Pi 5'],
+  ['rollout that waits for approval', '/rollouts/price-sync-2-4-1-prod', 'waits for 1 more person'],
+  ['rollout before its start', '/rollouts/edge-web-1-1-everywhere', 'If the release is bad'],
+  ['rollout that failed', '/rollouts/edge-web-1-1-lab', 'is held back in dev'],
+  ['rollouts, filtered', '/rollouts?show=attention', 'is paused and waits'],
   ['new rollout', '/rollouts/new?app=edge-web&channel=prod&release=1.1.0', 'Start for'],
   ['releases', '/releases', 'signed with'],
   ['artifacts', '/artifacts', 'edge-web-1.1.0-amd64.tar.zst'],
@@ -63,6 +68,7 @@ for (const [scene, path, ready] of [
   ['error', '/rollouts', 'the database did not answer in time'],
   ['slow', '/devices', 'Devices'],
   ['slow', '/rollouts/x', 'Loading waves'],
+  ['error', '/rollouts/edge-web-1-1-everywhere', 'The rollout can’t be shown'],
 ] as const) {
   test(`axe finds nothing on ${path} when it is ${scene}`, async ({ page, context, baseURL }) => {
     await context.addCookies([{ name: 'mock', value: scene, url: baseURL ?? '' }])

@@ -49,7 +49,7 @@ export function says(verb: Verb, { spec, status }: Rollout): string {
       return missing > 1 ? `${seen}You are one of ${count(missing)} people it still needs; the gate opens with the last of them.` : `${seen}${followed}`
     }
     case 'reject':
-      return `It ends here. ${s.from && spec.onFailure !== 'pause' ? `${plural(touched(s), 'device')} go back to ${s.from.version}` : `${plural(touched(s), 'device')} that were touched are treated as after a halt`}, and ${s.app} ${s.to.version} is held back in ${s.channel} until somebody releases it.`
+      return `It ends here. ${s.from && spec.onFailure !== 'pause' ? `${plural(touched(s), 'device goes', 'devices go')} back to ${s.from.version}` : `${plural(touched(s), 'device')} that were touched are treated as after a halt`}, and ${s.app} ${s.to.version} is held back in ${s.channel} until somebody releases it.`
     case 'skip-wave':
       return `The gate of wave ${s.wave} opens without its evidence: ${wave ? `${count(wave.reported)} of ${count(wave.size)} have reported, ${count(wave.failed)} failed. ` : ''}${next ? followed : ''} Devices of this wave that have not taken the release take it later.`
     case 'retry-failed':
@@ -57,7 +57,7 @@ export function says(verb: Verb, { spec, status }: Rollout): string {
     case 'abort':
       return `${plural(s.counts.ok, 'device')} ${s.counts.ok === 1 ? 'has' : 'have'} ${s.to.version}, ${plural(s.inFlight, 'device is', 'devices are')} in flight, ${plural(s.counts.waiting, 'device')} ${s.counts.waiting === 1 ? 'was' : 'were'} not touched. An aborted rollout can’t be resumed.`
     case 'rollback':
-      return `${plural(touched(s), 'device')} go back to ${s.from?.version ?? 'what they had'}, within the budget of ${count(s.budget)}; ${plural(s.counts.waiting, 'device')} ${s.counts.waiting === 1 ? 'was' : 'were'} not touched. It ends with that.`
+      return `${plural(touched(s), 'device goes', 'devices go')} back to ${s.from?.version ?? 'what they had'}, within the budget of ${count(s.budget)}; ${plural(s.counts.waiting, 'device')} ${s.counts.waiting === 1 ? 'was' : 'were'} not touched. It ends with that.`
     case 'release-hold':
       return `${s.app} ${s.to.version} is held back in ${s.channel}: ${status.heldBack?.reason ?? 'its rollout failed'}. After this it may be rolled out there again. Nothing starts by itself.`
   }

@@ -1,0 +1,86 @@
+/** What the rollout's page, its form and its list do, by role and label only, against the stand-in server. */
+import { expect, test } from '@playwright/test'
+
+test.use({ viewport: { width: 1440, height: 900 } })
+
+test('a rollout shows its evidence before its lines, its budgets, and when it will be done', async ({ page }) => {
+  await page.goto('/rollouts/edge-web-1-1-prod')
+  await expect(page.getByRole('meter', { name: 'Share of failures' })).toHaveAttribute('aria-valuetext', /13 %; halts at 30 %/)
+  await expect(page.getByRole('meter', { name: 'Evidence of the sequential test' })).toHaveAttribute('aria-valuetext', /leans to bad.*halts at 5\.70/)
+  await expect(page.getByText('2 of 2 full')).toBeVisible()
+  await expect(page.getByText(/in nine of ten runs \(p90\)/)).toBeVisible()
+  await expect(page.getByRole('list', { name: 'Why' })).toContainText('opens at 02:00 (Europe/Riga)')
+  await page.getByRole('button', { name: 'by location' }).click()
+  await expect(page).toHaveURL(/by=location/)
+  await page.getByRole('button', { name: /^failed 1$/ }).click()
+  await expect(page.getByRole('table', { name: 'Devices that are failed' })).toContainText('check http answered 503')
+})
+
+test('approving says what for, keeps the reason, and opens the gate with the last of two people', async ({ page }) => {
+  await page.goto('/rollouts/price-sync-2-4-1-prod')
+  await expect(page.getByRole('region', { name: 'Approval' })).toContainText('ops@northwind.example')
+  await page.getByRole('button', { name: 'Approve…' }).click()
+  const dialog = page.getByRole('dialog')
+  await expect(dialog).toContainText('Wave 2 with 658 devices begins')
+  await dialog.getByLabel('Why').fill('looked at store 4')
+  await dialog.getByRole('button', { name: 'Approve wave 1' }).click()
+  await expect(page.getByRole('region', { name: 'Approval' })).toBeHidden()
+  await expect(page.getByText('“looked at store 4”')).toBeVisible()
+})
+
+test('verbs that do not fit are disabled with their reason; going back says how many', async ({ page }) => {
+  await page.goto('/rollouts/edge-web-1-1-dev')
+  await expect(page.getByRole('button', { name: 'Resume…' })).toBeVisible()
+  await page.getByRole('button', { name: 'More verbs' }).click()
+  await expect(page.getByRole('menuitem', { name: 'Retry failed…' })).toHaveAttribute('title', 'No device has failed.')
+  await page.keyboard.press('Escape')
+  await page.getByRole('button', { name: 'Roll back…' }).click()
+  await expect(page.getByRole('dialog')).toContainText('1 device goes back to 1.0.0')
+})
+
+test('before its start a rollout is foretold; ten thousand planned members are read page by page', async ({ page }) => {
+  await page.goto('/rollouts/edge-web-1-1-everywhere')
+  await expect(page.getByRole('img', { name: /^Chance to halt.*30 % 100 %/ })).toBeVisible()
+  await expect(page.getByText('Waves too small for the promised error')).toBeVisible()
+  const members = page.getByRole('table', { name: 'Planned members' })
+  await expect(members).toHaveAttribute('aria-rowcount', '10001')
+  await expect.poll(() => members.getByRole('row').count()).toBeLessThan(60)
+  await members.evaluate((element) => element.scrollTo(0, element.scrollHeight))
+  await expect(page.getByText('2,000 of 10,000 read; scroll for more')).toBeVisible()
+  await expect.poll(() => members.getByRole('row').count()).toBeLessThan(60)
+})
+
+test('the form says what the server found wrong at its field, also in a folded part, and copies the command', async ({ page, context }) => {
+  await context.grantPermissions(['clipboard-read', 'clipboard-write'])
+  await page.goto('/rollouts/new?app=edge-web&channel=prod&release=1.1.0')
+  await page.getByRole('button', { name: 'Copy as command' }).click()
+  await expect
+    .poll(() => page.evaluate(() => navigator.clipboard.readText()))
+    .toContain('farshore rollout create --name edge-web-1-1-0-prod --app edge-web --channel prod --to 1.1.0 --wave 5%:600s')
+  await page.getByText('When', { exact: true }).click()
+  await page.getByRole('button', { name: 'Add a window' }).click()
+  await page.getByLabel('Window 1, opens (cron)').fill('at two')
+  await page.getByText('When', { exact: true }).click()
+  await page.getByRole('button', { name: 'Make it and see the forecast' }).click()
+  await expect(page.getByText('is five fields: minute, hour')).toHaveCount(2)
+  await page.getByLabel('Window 1, opens (cron)').fill('0 2 * * *')
+  await page.getByRole('button', { name: 'Copy as YAML' }).click()
+  await expect.poll(() => page.evaluate(() => navigator.clipboard.readText())).toContain('- kind: maintenance\n      cron: "0 2 * * *"')
+  await page.getByRole('button', { name: 'Make it and see the forecast' }).click()
+  await expect(page.getByRole('heading', { level: 1, name: 'edge-web-1-1-0-prod' })).toBeVisible()
+  await expect(page.getByText('Done in half of the runs (p50)')).toBeVisible()
+})
+
+test('the list of rollouts is narrowed in the address', async ({ page }) => {
+  await page.goto('/rollouts')
+  await page.getByRole('button', { name: /^need attention/ }).click()
+  await expect(page).toHaveURL(/show=attention/)
+  await page.getByLabel('Filter by app').selectOption('price-sync')
+  await expect(page).toHaveURL(/app=price-sync/)
+  await page.getByRole('searchbox').fill('nothing')
+  await expect(page.getByText('No rollout fits this filter')).toBeVisible()
+  await page.goBack()
+  await page.goto('/rollouts?show=over&channel=dev')
+  await expect(page.getByRole('link', { name: /edge-web-1-1-lab/ })).toBeVisible()
+  await expect(page.getByRole('link', { name: /edge-web-1-1-prod/ })).toBeHidden()
+})
