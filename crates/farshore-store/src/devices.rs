@@ -410,12 +410,8 @@ impl TenantDb {
     pub async fn resume_device_app(&self, id: &str, app: &Name, now: UnixMs) -> StoreResult<DeviceRow> {
         let mut tx = self.begin().await?;
         let old = self.device_in(&mut tx, id).await?;
-        let known = on!(&mut tx, c => sqlx::query(
-            "UPDATE device_apps SET resumed_wanted =
-                 CASE WHEN resumed_wanted > resumed_seen THEN resumed_wanted ELSE resumed_seen END + 1
-             WHERE tenant = $1 AND device = $2 AND app = $3")
-            .bind(self.tenant.0).bind(old.metadata.uid).bind(app.as_str()).execute(c).await.map(affected))?;
-        if known == 0 {
+        let known = self.resume_app_in(&mut tx, DeviceId(old.metadata.uid), app).await?;
+        if !known {
             return Err(StoreError::NotFound("app on this device"));
         }
         let message = format!("{app} on {} was resumed", old.metadata.name);
@@ -423,6 +419,16 @@ impl TenantDb {
         let device = self.device_in(&mut tx, &old.metadata.uid.to_string()).await?;
         tx.commit().await?;
         Ok(device)
+    }
+
+    /// Lifts the hold on an app of a device, within a transaction. Returns whether the device has the app.
+    pub async fn resume_app_in(&self, tx: &mut Tx, device: DeviceId, app: &Name) -> StoreResult<bool> {
+        let known = on!(tx, c => sqlx::query(
+            "UPDATE device_apps SET resumed_wanted =
+                 CASE WHEN resumed_wanted > resumed_seen THEN resumed_wanted ELSE resumed_seen END + 1
+             WHERE tenant = $1 AND device = $2 AND app = $3")
+            .bind(self.tenant.0).bind(device.0).bind(app.as_str()).execute(c).await.map(affected))?;
+        Ok(known > 0)
     }
 
     pub(crate) async fn device_event(

@@ -128,6 +128,14 @@ impl TenantDb {
         row.ok_or(StoreError::NotFound("rollout"))?.read()
     }
 
+    /// The phase of a rollout, by name; none when there is no such rollout.
+    pub async fn rollout_phase(&self, tx: &mut Tx, name: &Name) -> StoreResult<Option<String>> {
+        let row: Option<(String,)> = on!(tx, c => sqlx::query_as(
+            "SELECT phase FROM rollouts WHERE tenant = $1 AND name = $2")
+            .bind(self.tenant.0).bind(name.as_str()).fetch_optional(c).await)?;
+        Ok(row.map(|(phase,)| phase))
+    }
+
     /// Stores a new rollout.
     pub async fn insert_rollout(&self, tx: &mut Tx, row: &RolloutRow) -> StoreResult<()> {
         let inserted = on!(tx, c => sqlx::query(

@@ -9,7 +9,7 @@ use farshore_domain::desired::{DesiredApp, DesiredRelease, Permit};
 use farshore_domain::device::{AppPhase, Reachability};
 use farshore_domain::id::{DeviceId, ReleaseId};
 use farshore_domain::name::Name;
-use farshore_domain::rollout::{AppReport, DeviceView, FleetView, KnownRelease, Rollout};
+use farshore_domain::rollout::{AppReport, DeviceView, FleetView, KnownRelease, Phase, Rollout};
 use farshore_domain::schedule::Zone;
 use farshore_domain::time::UnixMs;
 use farshore_domain::version::Version;
@@ -37,6 +37,8 @@ pub struct Snapshot {
     pointers: BTreeMap<Name, BTreeMap<Name, ReleaseId>>,
     releases: BTreeMap<ReleaseId, ReleaseMark>,
     pub rollouts: Vec<ReadRollout>,
+    /// Of the rollouts that others depend on.
+    phases: BTreeMap<Name, Phase>,
     permits: Vec<PermitRow>,
 }
 
@@ -75,7 +77,14 @@ impl Snapshot {
                 .map_err(|error| StoreError::Corrupt(format!("rollout {}: {error}", row.metadata.name)))?;
             rollouts.push(ReadRollout { rollout, resource_version: row.metadata.resource_version });
         }
+        let mut phases = BTreeMap::new();
+        for name in rollouts.iter().flat_map(|read| &read.rollout.spec().depends_on) {
+            if let Some(phase) = db.rollout_phase(tx, name).await? {
+                phases.insert(name.clone(), Phase::from_word(&phase));
+            }
+        }
         Ok(Self {
+            phases,
             devices,
             apps,
             reports,
@@ -131,7 +140,7 @@ impl Snapshot {
             device.channel == *channel
                 && self.placements.iter().any(|p| p.app == *app && p.selector.matches(&device.labels))
         };
-        FleetView::new(self.devices.values().filter(placed).map(|device| {
+        let mut view = FleetView::new(self.devices.values().filter(placed).map(|device| {
             let (reachability, last_seen) = presence(device.id, device.last_seen);
             DeviceView {
                 id: device.id,
@@ -148,7 +157,9 @@ impl Snapshot {
                 busy_until: busy.get(&device.id).copied(),
                 app: self.reports.get(&device.id).and_then(|r| r.get(app)).cloned().unwrap_or_default(),
             }
-        }))
+        }));
+        view.dependencies = self.phases.iter().map(|(name, phase)| (name.clone(), *phase)).collect();
+        view
     }
 
     /// Devices that are down on purpose because of something else: a permit of the assignment driver, or of another rollout,

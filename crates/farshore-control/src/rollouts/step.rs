@@ -1,10 +1,12 @@
 //! The driver's part of a step: each open rollout decides, and what it decided is stored in one transaction.
 
+mod promote;
+
 use std::collections::BTreeSet;
 
 use farshore_domain::id::{DeviceId, PermitId, RolloutId};
 use farshore_domain::name::Name;
-use farshore_domain::rollout::{Action, Phase, Rollout, decide};
+use farshore_domain::rollout::{Action, PromotionMode, Rollout, decide};
 use farshore_domain::time::UnixMs;
 use farshore_store::db::Tx;
 use farshore_store::events::NewEvent;
@@ -13,6 +15,7 @@ use farshore_store::holds::Hold;
 use farshore_store::{StoreError, StoreResult, TenantDb};
 use uuid::Uuid;
 
+use self::promote::Offer;
 use crate::app::App;
 use crate::fleet::snapshot::Snapshot;
 
@@ -36,7 +39,7 @@ pub async fn step(app: &App, db: &TenantDb, snapshot: &mut Snapshot, now: UnixMs
         |device: DeviceId, stored: Option<UnixMs>| app.hub().presence(db.tenant(), device, stored, now);
     let mut decided = Vec::new();
     for (index, read) in snapshot.rollouts.iter().enumerate() {
-        if read.rollout.phase().is_final() {
+        if read.rollout.is_done() {
             continue;
         }
         let view = snapshot.view(&read.rollout, &presence, now);
@@ -66,6 +69,14 @@ pub async fn step(app: &App, db: &TenantDb, snapshot: &mut Snapshot, now: UnixMs
         outcome.devices.extend(done.devices);
         for (channel, app, release) in done.pointers {
             snapshot.set_pointer(channel, app, release);
+        }
+        for (channel, mode) in done.promotions {
+            let view = |rollout: &Rollout| snapshot.view(rollout, &presence, now);
+            let from = snapshot.pointer(&channel, &decision.next.spec().app);
+            let offer = Offer { source: &decision.next, channel, mode, from };
+            promote::offer(db, &mut tx, snapshot, offer, &view, now).await?;
+            // The new rollout decides in the next step, at once.
+            outcome.deadline = now;
         }
         snapshot.replace_rollout(index, decision.next);
     }
@@ -106,9 +117,7 @@ pub(super) async fn store(db: &TenantDb, tx: &mut Tx, change: &Change<'_>, now: 
 
 /// Whether the release has just turned out not to be wanted: it is going back, or has failed.
 fn holds_back(before: &Rollout, next: &Rollout) -> bool {
-    before.phase() != next.phase()
-        && matches!(next.phase(), Phase::RollingBack | Phase::Failed)
-        && before.phase() != Phase::RollingBack
+    before.holds_back().is_none() && next.holds_back().is_some()
 }
 
 pub(super) fn state(rollout: &Rollout) -> StoreResult<serde_json::Value> {
@@ -122,6 +131,8 @@ pub(super) struct Done {
     pub(super) all: bool,
     pub(super) devices: BTreeSet<DeviceId>,
     pub(super) pointers: Vec<(Name, Name, farshore_domain::id::ReleaseId)>,
+    /// Channels that the release is offered to.
+    promotions: Vec<(Name, PromotionMode)>,
 }
 
 /// Carries the actions out, in the transaction that stores the state they come from.
@@ -163,6 +174,11 @@ pub(super) async fn carry_out(
                 let event = event(db, rollout.id(), rollout.name(), kind, message, detail, now);
                 db.append_event(tx, &event).await?;
             }
+            Action::Resume { device } => {
+                db.resume_app_in(tx, *device, &rollout.spec().app).await?;
+                done.devices.insert(*device);
+            }
+            Action::Promote { channel, mode } => done.promotions.push((channel.clone(), *mode)),
             Action::Done { .. } => done.all = true,
         }
     }

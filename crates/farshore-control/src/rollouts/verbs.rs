@@ -83,7 +83,15 @@ verbs! {
     /// Ends a rollout; with `rollback` the devices that have the new release go back.
     abort, "abort", RolloutWrite, |c| refused(c.rollout.abort(c.by, c.comment, c.rollback, c.now));
     /// Ends a rollout: the devices that have the new release go back to the old one.
-    rollback, "rollback", RolloutWrite, |c| refused(c.rollout.abort(c.by, c.comment, true, c.now));
+    rollback, "rollback", RolloutWrite, |c| refused(c.rollout.rollback(c.by, c.comment, c.now));
+    /// Lets the gate that waits for people open; a gate for two needs this from two different ones.
+    approve, "approve", RolloutWrite, |c| refused(c.rollout.approve(c.by, c.comment, c.now));
+    /// Says that the release is not good: the rollout ends as aborted, and devices go back as `onFailure` says.
+    reject, "reject", RolloutWrite, |c| refused(c.rollout.reject(c.by, c.comment, c.now));
+    /// Goes on without waiting for the rest of the wave that runs.
+    skip_wave, "skip-wave", RolloutWrite, |c| refused(c.rollout.skip_wave(c.by, c.comment, c.now));
+    /// Lets the devices that failed try again.
+    retry_failed, "retry-failed", RolloutWrite, |c| refused(c.rollout.retry_failed(c.by, c.comment, c.now));
 }
 
 fn refused(result: Result<Vec<Action>, Refused>) -> ApiResult<Vec<Action>> {

@@ -4,12 +4,14 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::judge;
-use super::member::{Member, Progress, Told};
+use super::member::{Member, Told};
 use super::observe;
+use super::spec::PromotionMode;
 use super::state::{Phase, Rollout, in_order};
 use super::view::FleetView;
 use crate::id::{DeviceId, PermitId, ReleaseId};
 use crate::name::Name;
+use crate::object::Reason;
 use crate::time::{SECOND_MS, UnixMs};
 
 /// What the driver carries out, in one transaction with storing the next state.
@@ -32,6 +34,11 @@ pub enum Action {
     RevokePermit { device: DeviceId, permit: PermitId },
     /// The channel points to this release from now on.
     MovePointer { channel: Name, app: Name, release: ReleaseId },
+    /// Make a rollout of the same release in this channel: as a draft, or started. The rollout's own channel has had it for its soak.
+    Promote { channel: Name, mode: PromotionMode },
+    /// Let the device try this release again: count its `resumed` for the rollout's app up, as an operator's resume of the device does. What it then
+    /// reports brings it back into the rollout.
+    Resume { device: DeviceId },
     /// For the event table.
     Event { kind: &'static str, message: String, detail: serde_json::Value },
     /// Nothing more will come: write the assignments of all members again, and forget the timer.
@@ -85,10 +92,15 @@ pub fn decide_on(
             step.observe();
             step.give_up_waiting(step.next.phase_since);
         }
+        Phase::Succeeded => step.promote(),
         _ => {}
     }
     if step.next.phase == Phase::RollingBack {
         step.go_back();
+        if step.next.phase == Phase::Paused {
+            step.join_late();
+            step.observe();
+        }
     }
     if !step.next.phase.is_final() {
         step.tell();
@@ -108,12 +120,66 @@ impl Step<'_> {
     fn run(&mut self) {
         self.join_late();
         self.observe();
+        if !self.may_begin() {
+            return;
+        }
         loop {
             let tallies = judge::tallies(&self.next);
-            if self.halt(&tallies) || !self.advance(&tallies) {
-                break;
+            match self.find_halt(&tallies) {
+                Some(halt) if self.try_elsewhere(&halt) => {}
+                Some(halt) => {
+                    self.halt(halt);
+                    break;
+                }
+                None if self.advance(&tallies) => {}
+                None => break,
             }
         }
+    }
+
+    /// Whether everything that it depends on has succeeded. Until then devices may stage, and nothing changes.
+    fn may_begin(&mut self) -> bool {
+        if self.next.spec.depends_on.is_empty() || self.next.unblocked_at.is_some() {
+            return true;
+        }
+        if !self.next.missing_dependencies(self.view).is_empty() {
+            self.give_up_waiting(self.next.started_at.unwrap_or(self.now));
+            return false;
+        }
+        let now = self.now;
+        self.next.unblocked_at = Some(now);
+        self.next.begin_wave(now);
+        let message = "everything that it depends on has succeeded".to_owned();
+        self.next.reasons = vec![Reason::new("Running", message.clone(), now)];
+        let event = self.next.note("RolloutUnblocked", ENGINE, message, None, now);
+        self.actions.push(event);
+        true
+    }
+
+    /// Offers the release to the next channel when this one has had it for long enough, if its devices are still good.
+    fn promote(&mut self) {
+        let now = self.now;
+        let Some(promotion) = self.next.spec.promotion.clone() else { return };
+        if self.next.promotion_due().is_none_or(|due| due > now) {
+            return;
+        }
+        self.next.promoted_at = Some(now);
+        let (good, bad) = self.next.still_good(self.view);
+        let version = &self.next.to.version;
+        if judge::reaches(bad, good + bad, self.next.spec.failure_threshold) {
+            let message = format!(
+                "{version} is not offered to channel {}: {bad} of {} devices fail by now",
+                promotion.to,
+                good + bad
+            );
+            let event = self.next.note("PromotionWithheld", ENGINE, message, None, now);
+            self.actions.push(event);
+            return;
+        }
+        let message = format!("{version} is offered to channel {}", promotion.to);
+        let event = self.next.note("RolloutPromoted", ENGINE, message, None, now);
+        self.actions.push(event);
+        self.actions.push(Action::Promote { channel: promotion.to, mode: promotion.mode });
     }
 
     /// Devices that came into the channel after the start go to the end of the last wave.
@@ -135,9 +201,7 @@ impl Step<'_> {
         }
         let first = self.next.size();
         for (rank, device) in (first..).zip(in_order(self.next.id, new)) {
-            let progress = Progress::Waiting { since: self.now };
-            let member =
-                Member { rank, wave, late: true, touched: false, told: Told::Old, failure: None, progress };
+            let member = Member::new(rank, wave, true, self.now);
             self.next.members.insert(device, member);
         }
     }
@@ -156,7 +220,7 @@ impl Step<'_> {
     }
 
     /// Nobody decided in time: it ends, and devices keep what they have.
-    fn give_up_waiting(&mut self, since: UnixMs) {
+    pub(super) fn give_up_waiting(&mut self, since: UnixMs) {
         let limit = self.next.spec.operator_timeout_seconds;
         if self.now.since_ms(since) >= i64::from(limit) * SECOND_MS {
             let message = format!("aborted: nobody decided for {limit} s; devices keep what they have");

@@ -97,9 +97,8 @@ pub fn membership_is_sound(rollout: &Rollout) -> Result<(), Broken> {
         holds(member.is_late() == (expected >= rollout.population()), NAME, || {
             format!("{device} is late and not at the end, or at the end and not late")
         })?;
-        holds(member.wave() >= rollout.wave_of(member.rank()), NAME, || {
-            format!("{device} is judged before its own wave")
-        })?;
+        let own = member.was_called_in() || member.wave() >= rollout.wave_of(member.rank());
+        holds(own, NAME, || format!("{device} is judged before its own wave"))?;
     }
     Ok(())
 }
@@ -114,7 +113,10 @@ pub fn membership_is_stable(before: &Rollout, after: &Rollout) -> Result<(), Bro
         let Some(later) = after.member(device) else {
             return holds(false, NAME, || format!("{device} was lost"));
         };
-        holds(later.rank() == member.rank() && later.wave() >= member.wave(), NAME, || {
+        // Called in, to be tried in place of others: once, to an earlier wave.
+        let called = later.was_called_in() && !member.was_called_in();
+        let stays = called || later.wave() >= member.wave();
+        holds(later.rank() == member.rank() && stays, NAME, || {
             format!("{device} moved from wave {} to wave {}", member.wave(), later.wave())
         })?;
     }
@@ -139,11 +141,13 @@ pub fn final_is_final(before: &Rollout, after: &Rollout, now: UnixMs) -> Result<
 /// 4: whatever is not final has a deadline ahead of now, and says what it waits for and who has to act.
 pub fn nothing_waits_for_ever(rollout: &Rollout, view: &FleetView, now: UnixMs) -> Result<(), Broken> {
     const NAME: &str = "nothing_waits_for_ever";
-    if rollout.phase().is_final() {
+    if rollout.is_done() {
         return holds(rollout.deadline(now).is_none(), NAME, || "a final state has a deadline".to_owned());
     }
     holds(rollout.deadline(now).is_some_and(|end| end > now), NAME, || "no deadline ahead".to_owned())?;
-    holds(!rollout.waiting_for(view, now).is_empty(), NAME, || "it waits for nothing".to_owned())
+    holds(rollout.phase().is_final() || !rollout.waiting_for(view, now).is_empty(), NAME, || {
+        "it waits for nothing".to_owned()
+    })
 }
 
 /// 11: every phase has a reason.

@@ -1,7 +1,9 @@
 //! A wave's arithmetic. Only what devices reported counts; missing data is neither success nor failure.
 
 use super::member::{Member, Progress};
-use super::state::{Rollout, Wave};
+use super::sequential::{Rates, failures_to_halt};
+use super::state::Rollout;
+use super::wave::Wave;
 use crate::time::{SECOND_MS, UnixMs};
 
 /// The members of one wave, counted.
@@ -13,8 +15,14 @@ pub struct Tally {
     /// Failures that nobody has acknowledged.
     pub failed: u32,
     pub acknowledged: u32,
+    /// Of the failures those of devices that were never started: they refuse the release.
+    pub refused: u32,
+    /// Tried again elsewhere: what these reported does not count for their wave any more.
+    pub set_aside: u32,
     /// Reachable, or about to be known as away, and not done: the gate waits for these.
     pub open: u32,
+    /// Of the open ones those that are changing right now.
+    pub in_flight: u32,
     pub unreachable: u32,
     pub excluded: u32,
     pub last_success: Option<UnixMs>,
@@ -23,22 +31,29 @@ pub struct Tally {
 impl Tally {
     fn add(&mut self, member: &Member) {
         self.members += 1;
+        let acknowledged = member.failure.as_ref().is_some_and(|failure| failure.acknowledged);
         match member.progress {
+            Progress::Updated { .. } if member.set_aside => self.set_aside += 1,
+            Progress::Failed { .. } if member.set_aside && acknowledged => self.set_aside += 1,
             Progress::Updated { at } => {
                 self.succeeded += 1;
                 self.last_success = self.last_success.max(Some(at));
             }
             Progress::Failed { .. } => {
-                if member.failure.as_ref().is_some_and(|failure| failure.acknowledged) {
+                if acknowledged {
                     self.acknowledged += 1;
                 } else {
                     self.failed += 1;
+                    self.refused += u32::from(!member.touched);
                 }
             }
             Progress::Unreachable { .. } => self.unreachable += 1,
             Progress::Excluded { .. } => self.excluded += 1,
+            Progress::Updating { .. } => {
+                self.open += 1;
+                self.in_flight += 1;
+            }
             Progress::Waiting { .. }
-            | Progress::Updating { .. }
             | Progress::RollbackDue { .. }
             | Progress::RollingBack { .. }
             | Progress::RolledBack { .. }
@@ -61,7 +76,24 @@ impl Tally {
     /// Whether the wave ends at or above `threshold` percent even if everybody who has not reported succeeds.
     #[must_use]
     pub fn cannot_pass(&self, threshold: u8) -> bool {
-        reaches(self.failed, self.judged() + self.open + self.unreachable, threshold)
+        reaches(self.failed, self.could_be_judged(), threshold)
+    }
+
+    /// Those that are judged when everybody reports.
+    #[must_use]
+    pub const fn could_be_judged(&self) -> u32 {
+        self.judged() + self.open + self.unreachable
+    }
+
+    /// What the reports say against the release: those in flight are taken for successes until they report (see [`super::sequential`]).
+    /// Refusals come from the whole wave while it stages, out of the order of the starts: they count with the whole wave taken for good.
+    #[must_use]
+    pub fn evidence(&self, rates: &Rates) -> f64 {
+        let started = rates.evidence(self.succeeded + self.in_flight, self.failed - self.refused);
+        if self.refused == 0 {
+            return started;
+        }
+        started.max(rates.evidence(self.succeeded + self.open, self.failed))
     }
 
     /// Whether the reports so far are at or above `threshold` percent.
@@ -79,8 +111,47 @@ impl Tally {
     }
 }
 
-fn reaches(failed: u32, of: u32, threshold: u8) -> bool {
-    failed > 0 && u64::from(failed) * 100 >= u64::from(of) * u64::from(threshold)
+/// Whether so many failures of all are at or above `threshold` percent.
+pub(super) fn reaches(failed: u32, of: u32, threshold: u8) -> bool {
+    failed >= failures_to_halt(of, threshold)
+}
+
+/// Slow start: how many devices of a wave may be in flight after these `(successes, failures)` in the wave, and those `past` of all waves before it.
+///
+/// One, and one more for each success, so that clean batches double it: 1, 2, 4, … A failure takes away as many as it outweighs in the test's evidence
+/// ([`Rates::weight`], about six with the defaults), never below one: the limit follows the evidence for the release, and noise slows it
+/// down without stopping it. Each wave begins with one device. From there it grows faster the more devices of earlier waves have proven
+/// the release: by one more for each [`PROVEN_BY`] of them.
+#[must_use]
+pub fn slow_start_limit(rates: &Rates, counted: (u32, u32), past: (u32, u32)) -> u32 {
+    let proof = |(succeeded, failed): (u32, u32)| {
+        (f64::from(succeeded) - rates.weight() * f64::from(failed)).max(0.0)
+    };
+    let growth = 1.0 + (proof(past) / PROVEN_BY).floor();
+    // The conversion saturates.
+    (1.0 + (proof(counted) * growth).floor()) as u32
+}
+
+/// How many devices of earlier waves speed slow start up by one.
+pub const PROVEN_BY: f64 = 8.0;
+
+impl Rollout {
+    /// How many devices of the wave that runs may be in flight at once: the budget, or less while evidence is scarce (`slowStart`).
+    #[must_use]
+    pub fn in_flight_limit(&self, tallies: &[Tally]) -> u32 {
+        let budget = self.budget();
+        let current = self.current as usize;
+        let (Some(rates), Some(tally), true) =
+            (Rates::of(&self.spec), tallies.get(current), self.spec.slow_start)
+        else {
+            return budget;
+        };
+        let past = tallies
+            .iter()
+            .take(current)
+            .fold((0, 0), |(succeeded, failed), tally| (succeeded + tally.succeeded, failed + tally.failed));
+        slow_start_limit(&rates, (tally.succeeded, tally.failed), past).min(budget)
+    }
 }
 
 /// One tally a wave, in one pass over the members.
@@ -128,6 +199,31 @@ mod tests {
         assert!(tally(0, 3, 7, 0).cannot_pass(30));
         assert!(!tally(0, 2, 8, 0).cannot_pass(30), "two failures first are not the end");
         assert!(!tally(0, 3, 0, 8).cannot_pass(30), "the unreachable may still succeed");
+    }
+
+    #[test]
+    fn slow_start_doubles_with_each_clean_batch_and_falls_back_to_one_on_failures() {
+        let rates = Rates::new(5, 30).unwrap();
+        let limit = |succeeded, failed| slow_start_limit(&rates, (succeeded, failed), (0, 0));
+        assert_eq!([limit(0, 0), limit(1, 0), limit(3, 0), limit(7, 0), limit(15, 0)], [1, 2, 4, 8, 16]);
+        assert_eq!([limit(0, 1), limit(3, 1), limit(5, 1), limit(6, 1)], [1, 1, 1, 1]);
+        assert!(limit(95, 5) > 60, "noise of 5 % slows it down a little: {}", limit(95, 5));
+        assert_eq!(limit(70, 30), 1, "at the threshold it creeps");
+    }
+
+    #[test]
+    fn later_waves_begin_with_one_device_and_grow_faster() {
+        let rates = Rates::new(5, 30).unwrap();
+        let limit = |succeeded| slow_start_limit(&rates, (succeeded, 0), (100, 0));
+        assert_eq!([limit(0), limit(1), limit(14)], [1, 14, 183]);
+        assert_eq!(slow_start_limit(&rates, (1, 0), (100, 30)), 2, "what went badly before proves nothing");
+    }
+
+    #[test]
+    fn those_in_flight_are_taken_for_successes_until_they_report() {
+        let rates = Rates::new(5, 30).unwrap();
+        let early = Tally { in_flight: 20, ..tally(0, 3, 20, 0) };
+        assert!(early.evidence(&rates) < 0.0 && tally(0, 3, 20, 0).evidence(&rates) > 5.0);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::id::PermitId;
-use crate::time::UnixMs;
+use crate::time::{SECOND_MS, UnixMs};
 use crate::word_enum;
 
 word_enum! {
@@ -49,11 +49,37 @@ pub struct Failure {
     /// Somebody resumed the rollout after it: it halts nothing any more.
     #[serde(default, skip_serializing_if = "is_false")]
     pub acknowledged: bool,
+    /// Somebody said that it may be tried again at once.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub forgiven: bool,
+}
+
+impl Failure {
+    pub(super) const fn new(at: UnixMs, kind: FailureKind, reason: String, resumed: u64) -> Self {
+        Self { at, kind, reason, resumed, acknowledged: false, forgiven: false }
+    }
+}
+
+/// How long a device that failed for the second time waits before it is tried a third time; doubled with each failure.
+const PENALTY_MS: i64 = 60 * SECOND_MS;
+const LONGEST_PENALTY_MS: i64 = 3_600 * SECOND_MS;
+
+/// The wait after so many failures, when nobody has lifted it.
+pub(super) fn penalty_ms(failures: u32) -> i64 {
+    match failures.checked_sub(2) {
+        None => 0,
+        Some(more) => PENALTY_MS.saturating_mul(1 << more.min(16)).min(LONGEST_PENALTY_MS),
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if passes a reference")]
 pub(super) fn is_false(value: &bool) -> bool {
     !*value
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if passes a reference")]
+pub(super) fn is_zero(value: &u32) -> bool {
+    *value == 0
 }
 
 /// Where one device stands.
@@ -167,6 +193,18 @@ pub struct Member {
     /// Ever had a permit or the new release: a rollback has to look after it.
     #[serde(default, skip_serializing_if = "is_false")]
     pub(super) touched: bool,
+    /// How often it has failed in this rollout.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(super) failures: u32,
+    /// Failed more than once: no new permit before this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) not_before: Option<UnixMs>,
+    /// It reported, and other devices were tried instead: what it reported does not count for its wave any more.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(super) set_aside: bool,
+    /// Tried in place of others, with an earlier wave than its own.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(super) called_in: bool,
     #[serde(default, skip_serializing_if = "Told::is_old")]
     pub(super) told: Told,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -175,6 +213,23 @@ pub struct Member {
 }
 
 impl Member {
+    /// A device that has done nothing yet.
+    pub(super) const fn new(rank: u32, wave: u32, late: bool, now: UnixMs) -> Self {
+        Self {
+            rank,
+            wave,
+            late,
+            touched: false,
+            failures: 0,
+            not_before: None,
+            set_aside: false,
+            called_in: false,
+            told: Told::Old,
+            failure: None,
+            progress: Progress::Waiting { since: now },
+        }
+    }
+
     #[must_use]
     pub const fn rank(&self) -> u32 {
         self.rank
@@ -194,6 +249,18 @@ impl Member {
     #[must_use]
     pub const fn was_touched(&self) -> bool {
         self.touched
+    }
+
+    /// Whether it may get a permit now: a device that failed more than once waits, each time longer.
+    #[must_use]
+    pub fn may_try(&self, now: UnixMs) -> bool {
+        self.not_before.is_none_or(|moment| moment <= now)
+    }
+
+    /// Whether it was tried in place of others, before its own wave.
+    #[must_use]
+    pub const fn was_called_in(&self) -> bool {
+        self.called_in
     }
 
     #[must_use]

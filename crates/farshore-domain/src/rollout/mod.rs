@@ -15,8 +15,12 @@
 //! [`observe`] reads reports into device states, [`judge`] does a wave's arithmetic, `gate` opens and halts, `permits` hands out places of the budget, [`mod@decide`] puts them together; [`why`] explains, [`summary`]
 //! condenses, [`invariants`] are what tests, virtual fleets and production checks share.
 
+mod approve;
+pub mod characteristic;
+mod context;
 pub mod decide;
 mod gate;
+mod halt;
 pub mod invariants;
 pub mod judge;
 pub mod member;
@@ -24,11 +28,14 @@ mod observe;
 mod permits;
 pub mod plan;
 mod roster;
+pub mod sequential;
 pub mod spec;
 pub mod state;
 pub mod summary;
+mod telling;
 pub mod verbs;
 pub mod view;
+mod wave;
 pub mod why;
 
 pub use decide::{Action, Decision, decide, decide_on};
@@ -41,9 +48,10 @@ pub use spec::{
 };
 pub use state::{
     HeldPermit, HistoryEntry, KnownRelease, LoadError, Pause, PauseReason, Phase, Rollout, RolloutAssignment,
-    SaveError, Verdict, Wave, WaveState,
+    SaveError, WaveState,
 };
-pub use summary::{Bucket, Counts, DeviceSummary, RolloutSummary, WaveSummary};
+pub use summary::{Bucket, Counts, DeviceSummary, Evidence, RolloutSummary, WaveSummary};
 pub use verbs::TransitionError;
 pub use view::{AppReport, DeviceView, FleetView};
+pub use wave::{Approved, Verdict, Wave};
 pub use why::{Owner, Waiting};

@@ -1,6 +1,6 @@
 //! From what devices report to where each of them stands. The outcome that was reported comes first, reachability second, time last.
 
-use super::member::{Exclusion, Failure, FailureKind, Member, Progress};
+use super::member::{Exclusion, Failure, FailureKind, Member, Progress, penalty_ms};
 use super::state::Rollout;
 use super::view::{DeviceView, FleetView};
 use crate::device::{AppPhase, Lifecycle};
@@ -62,8 +62,13 @@ pub(super) fn forward(rollout: &mut Rollout, view: &FleetView, now: UnixMs) -> V
 /// Reads the view into the members of a rollout that goes back.
 pub(super) fn back(rollout: &mut Rollout, view: &FleetView, now: UnixMs) {
     let terms = Terms::of(rollout, now);
+    let alone = rollout.wave_back;
     for (id, member) in &mut rollout.members {
-        step_back(member, view.get(*id), &terms);
+        if alone.is_none_or(|wave| member.wave == wave) {
+            step_back(member, view.get(*id), &terms);
+        } else {
+            step_forward(member, view.get(*id), &terms);
+        }
     }
 }
 
@@ -98,8 +103,8 @@ fn exclusion(device: &DeviceView, member: &Member, to: ReleaseId) -> Option<Excl
 }
 
 fn fail(member: &mut Member, kind: FailureKind, reason: String, device: &DeviceView, now: UnixMs) {
-    member.failure =
-        Some(Failure { at: now, kind, reason, acknowledged: false, resumed: device.app.resumed });
+    member.failure = Some(Failure::new(now, kind, reason, device.app.resumed));
+    member.failures = member.failures.saturating_add(1);
     member.progress = Progress::Failed { at: now };
 }
 
@@ -161,12 +166,19 @@ fn read_outcome(member: &mut Member, device: &DeviceView, terms: &Terms) -> bool
                 member.touched = true;
                 member.progress = Progress::Updated { at: now };
             } else if resumed {
-                // Somebody let it try again: through the same gate, with a new permit.
+                // Somebody let it try again: through the same gate, with a new permit, and after its penalty.
+                let wait = if failure.forgiven { 0 } else { penalty_ms(member.failures) };
+                member.not_before = (wait > 0).then(|| now.plus_ms(wait));
                 member.failure = None;
                 member.progress = Progress::Waiting { since: now };
             }
             !resumed
         }
+        // Its wave went back alone: it stays so until somebody decides.
+        Progress::RollbackDue { .. }
+        | Progress::RollingBack { .. }
+        | Progress::RolledBack { .. }
+        | Progress::RollbackFailed { .. } => true,
         _ if !member.touched && exclusion(device, member, to).is_some() => false,
         _ if device.has_committed(to) => {
             member.touched = true;

@@ -24,7 +24,8 @@ impl Step<'_> {
         self.next.in_flight().saturating_add(count(elsewhere))
     }
 
-    pub(super) fn permit_forward(&mut self) {
+    /// Permits for the wave that runs, as long as no more than `limit` devices are in flight.
+    pub(super) fn permit_forward(&mut self, limit: u32) {
         let now = self.now;
         self.renew(true);
         let current = self.next.current;
@@ -33,7 +34,7 @@ impl Step<'_> {
         for (device, member) in &self.next.members {
             let Progress::Waiting { since } = member.progress else { continue };
             let Some(known) = self.view.get(*device) else { continue };
-            if member.wave != current || !known.is_online() || known.is_busy(now) {
+            if member.wave != current || !known.is_online() || known.is_busy(now) || !member.may_try(now) {
                 continue;
             }
             let staged = known.app.phase == AppPhase::Staged;
@@ -43,7 +44,7 @@ impl Step<'_> {
             }
         }
         ready.sort_unstable();
-        let places = self.free_places() as usize;
+        let places = self.free_places().min(limit.saturating_sub(self.next.in_flight())) as usize;
         for (_, _, device) in ready.into_iter().take(places) {
             let permit = (self.permits)();
             let expires_at = self.expiry();
@@ -132,6 +133,12 @@ impl Step<'_> {
     }
 
     fn end_rollback(&mut self) {
+        if let Some(wave) = self.next.wave_back
+            && self.next.ends_as.is_none()
+        {
+            self.end_wave_back(wave);
+            return;
+        }
         let touched = |of: fn(&Progress) -> bool| {
             count(self.next.members.values().filter(|member| member.touched && of(&member.progress)))
         };

@@ -5,13 +5,16 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::member::{Member, Progress, Told, is_false};
+use super::member::{Member, Progress, is_false};
 use super::spec::{RolloutSpec, SpecErrors};
+use super::view::FleetView;
+use super::wave::Wave;
 use crate::desired::Permit;
+use crate::device::AppPhase;
 use crate::id::{DeviceId, PermitId, ReleaseId, RolloutId};
 use crate::name::Name;
 use crate::object::Reason;
-use crate::time::UnixMs;
+use crate::time::{SECOND_MS, UnixMs};
 use crate::version::Version;
 use crate::word_enum;
 
@@ -55,6 +58,10 @@ word_enum! {
         Running = "running",
         /// Everyone who can be reached has reported; the wave must stay good for its soak.
         Soaking = "soaking",
+        /// The soak is over; the gate's condition is not true.
+        AtGate = "at-gate",
+        /// Everything is good; people have to open the gate.
+        AwaitingApproval = "awaiting-approval",
         /// The gate has opened.
         Passed = "passed",
         /// Too many failures.
@@ -70,6 +77,10 @@ word_enum! {
         Failures = "failures",
         /// A gate had too little evidence for too long.
         Inconclusive = "inconclusive",
+        /// A wave halted that was too small for the promised error, and `onSmallWave` is `pause`.
+        SmallWave = "small-wave",
+        /// A tripwire's condition became true.
+        Tripwire = "tripwire",
     }
 }
 
@@ -90,64 +101,6 @@ pub struct Pause {
     pub at: UnixMs,
     pub by: String,
     pub why: PauseReason,
-}
-
-/// What a wave's devices reported when its gate opened or it halted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(rename_all = "camelCase")]
-pub struct Verdict {
-    pub at: UnixMs,
-    pub succeeded: u32,
-    pub failed: u32,
-}
-
-/// One wave as it runs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Wave {
-    /// Members whose rank is below this, and not in an earlier wave, are in it. Late joiners come on top in the last wave.
-    pub(super) upto: u32,
-    pub(super) soak_seconds: u32,
-    pub(super) state: WaveState,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) started_at: Option<UnixMs>,
-    /// When it last learned something: the gate's time limit counts from here.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) news_at: Option<UnixMs>,
-    /// Somebody decided to go on without the missing reports.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub(super) waived: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) verdict: Option<Verdict>,
-}
-
-impl Wave {
-    /// How many of the population at start this wave and those before it reach.
-    #[must_use]
-    pub const fn upto(&self) -> u32 {
-        self.upto
-    }
-
-    #[must_use]
-    pub const fn state(&self) -> WaveState {
-        self.state
-    }
-
-    #[must_use]
-    pub const fn started_at(&self) -> Option<UnixMs> {
-        self.started_at
-    }
-
-    #[must_use]
-    pub const fn soak_seconds(&self) -> u32 {
-        self.soak_seconds
-    }
-
-    #[must_use]
-    pub const fn verdict(&self) -> Option<Verdict> {
-        self.verdict
-    }
 }
 
 /// One thing that happened, by whom and why.
@@ -209,6 +162,18 @@ pub struct Rollout {
     /// How it ends when it has rolled back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) ends_as: Option<Phase>,
+    /// The wave that goes back alone (`onFailure: rollback-wave`), while it does and until somebody decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) wave_back: Option<u32>,
+    /// Somebody said that the release is not good.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(super) rejected: bool,
+    /// When everything that it depends on had succeeded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) unblocked_at: Option<UnixMs>,
+    /// When the release was offered to the next channel, or that was found not to be wise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) promoted_at: Option<UnixMs>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) superseded_by: Option<RolloutId>,
     /// How many devices it started with.
@@ -297,6 +262,10 @@ impl Rollout {
             started_at: None,
             pause: None,
             ends_as: None,
+            wave_back: None,
+            rejected: false,
+            unblocked_at: None,
+            promoted_at: None,
             superseded_by: None,
             population: 0,
             current: 0,
@@ -446,66 +415,39 @@ impl Rollout {
         })
     }
 
-    /// What this device should have of the app because of this rollout; none when the rollout does not decide (not started,
-    /// over, or not this device). `active` is the release that the device last reported as active.
-    ///
-    /// An aborted rollout whose devices keep what they have goes on to decide for those devices, until the channel's pointer moves: ask the
-    /// newest rollout of the app and channel, also when it is over.
-    #[must_use]
-    pub fn assignment(&self, device: DeviceId, active: Option<ReleaseId>) -> Option<RolloutAssignment> {
-        let member = self.members.get(&device)?;
-        let (told, permit) = self.tells(member, active);
-        let (release, forward) = match told {
-            Told::Old => (self.from.clone(), false),
-            Told::New => (Some(self.to.clone()), true),
-            Told::Released => return None,
-        };
-        let permit = permit.map(|(uid, expires_at)| Permit { uid, expires_at, rollout: Some(self.id) });
-        Some(RolloutAssignment { release, forward, wave: member.wave.saturating_add(1), permit })
+    /// The rollouts that it depends on and that have not succeeded, with their phase where it is known.
+    pub(super) fn missing_dependencies(&self, view: &FleetView) -> Vec<(Name, Option<Phase>)> {
+        let phase = |name: &Name| view.dependencies.get(name).copied();
+        let names = self.spec.depends_on.iter().map(|name| (name.clone(), phase(name)));
+        names.filter(|(_, phase)| *phase != Some(Phase::Succeeded)).collect()
     }
 
-    /// What a member is told, and the permit that goes with it.
-    pub(super) fn tells(
-        &self,
-        member: &Member,
-        active: Option<ReleaseId>,
-    ) -> (Told, Option<(PermitId, UnixMs)>) {
-        let has_new = active == Some(self.to.uid);
-        match self.phase {
-            Phase::Running | Phase::Paused => match &member.progress {
-                Progress::Updating { permit, expires_at, revoked, .. } => {
-                    (Told::New, permit.filter(|_| !revoked).map(|permit| (permit, *expires_at)))
-                }
-                Progress::Updated { .. } | Progress::Failed { .. } => (Told::New, None),
-                Progress::Excluded { .. } if has_new => (Told::New, None),
-                Progress::Excluded { .. } => (Told::Released, None),
-                _ => {
-                    // A device that runs nothing yet gets the old release first: staging alone would leave it empty.
-                    let empty = active.is_none() && self.from.is_some();
-                    let soon = member.wave <= self.current.saturating_add(1) && !empty;
-                    (if has_new || soon { Told::New } else { Told::Old }, None)
-                }
-            },
-            Phase::RollingBack => match &member.progress {
-                Progress::Excluded { .. } => (Told::Released, None),
-                // Without an old release the app is removed, which needs no permit on the device: tell it only when it is its turn.
-                Progress::RollbackDue { .. } if self.from.is_none() && has_new => (Told::New, None),
-                Progress::RollingBack { permit, expires_at, revoked: false, .. } => {
-                    (Told::Old, Some((*permit, *expires_at)))
-                }
-                _ => (Told::Old, None),
-            },
-            Phase::Aborted if has_new || matches!(member.progress, Progress::Updated { .. }) => {
-                match member.progress {
-                    Progress::RolledBack { .. }
-                    | Progress::RollbackFailed { .. }
-                    | Progress::Excluded { .. } => (Told::Released, None),
-                    _ if self.ends_as.is_some() => (Told::Released, None),
-                    _ => (Told::New, None),
-                }
+    /// When the release is offered to the next channel; none when it is not, or was already.
+    #[must_use]
+    pub fn promotion_due(&self) -> Option<UnixMs> {
+        let promotion = self.spec.promotion.as_ref()?;
+        let waits = self.phase == Phase::Succeeded && self.promoted_at.is_none();
+        waits.then(|| self.phase_since.plus_ms(i64::from(promotion.after_soak_seconds) * SECOND_MS))
+    }
+
+    /// Whether [`super::decide`] has nothing left to do. A rollout that has succeeded may still have to offer its release to the next channel.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.phase.is_final() && self.promotion_due().is_none()
+    }
+
+    /// Of the devices that took the release and are still there: how many are good, and how many are not any more.
+    pub(super) fn still_good(&self, view: &FleetView) -> (u32, u32) {
+        let to = self.to.uid;
+        let (mut good, mut bad) = (0, 0);
+        for (device, member) in &self.members {
+            let Some(known) = view.get(*device) else { continue };
+            if matches!(member.progress, Progress::Updated { .. }) {
+                let fails = known.app.failed_release == Some(to) || known.app.phase == AppPhase::Failing;
+                *(if fails { &mut bad } else { &mut good }) += 1;
             }
-            _ => (Told::Released, None),
         }
+        (good, bad)
     }
 
     /// Members, late joiners included.

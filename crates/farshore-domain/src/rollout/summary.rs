@@ -3,8 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::judge;
-use super::member::Progress;
+use super::member::{Progress, is_false, is_zero};
+use super::sequential::Rates;
 use super::state::{KnownRelease, Pause, Phase, Rollout, WaveState};
+use super::wave::Approved;
 use crate::id::{DeviceId, RolloutId};
 use crate::name::Name;
 use crate::object::Reason;
@@ -44,6 +46,22 @@ pub struct Counts {
     pub excluded: u32,
 }
 
+/// The sequential test of one wave: where the evidence stands between its two lines (see [`super::sequential`]).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = WaveEvidence))]
+#[serde(rename_all = "camelCase")]
+pub struct Evidence {
+    /// The logarithm of how much better "fails at the threshold" explains the reports than "fails at the acceptable rate". Devices in flight count as
+    /// successes until they report.
+    pub value: f64,
+    /// At or above: the wave halts.
+    pub halt_at: f64,
+    /// At or below: good enough.
+    pub pass_at: f64,
+    /// How likely a release at the acceptable rate is halted in this wave, at most, 0 to 1.
+    pub false_halt: f64,
+}
+
 /// One wave. `from` and `to` are cumulative percentages of the population at start, rounded up.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -71,6 +89,17 @@ pub struct WaveSummary {
     /// `failed / reported`, 0 to 1; none without reports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure_ratio: Option<f64>,
+    /// The test inside the wave; none in a wave that is too small for one, and before the start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<Evidence>,
+    /// Arithmetic alone would halt a good release here more often than was promised; `onSmallWave` says what a halt means.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub small: bool,
+    /// How many different people have to approve before the gate opens.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub approvals_needed: u32,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approvals: Vec<Approved>,
     pub counts: Counts,
 }
 
@@ -128,6 +157,8 @@ pub struct RolloutSummary {
     pub threshold: f64,
     pub in_flight: u32,
     pub budget: u32,
+    /// How many may be in flight now: the budget, or less by slow start.
+    pub allowed_now: u32,
     pub reasons: Vec<Reason>,
     /// When the rollout decides by itself next, at the latest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -208,7 +239,9 @@ impl Rollout {
         }
         let mut from_percent = 0;
         let mut waves = Vec::with_capacity(self.waves.len());
-        for ((number, wave), (tally, counts)) in (1..).zip(&self.waves).zip(tallies.iter().zip(of_waves)) {
+        let rates = Rates::of(&self.spec);
+        for ((number, wave), (tally, counts)) in (1_u32..).zip(&self.waves).zip(tallies.iter().zip(of_waves))
+        {
             let to_percent = match self.population {
                 0 => 100,
                 population => (u64::from(wave.upto) * 100).div_ceil(u64::from(population)),
@@ -233,6 +266,18 @@ impl Rollout {
                 failed,
                 reported,
                 failure_ratio: (reported > 0).then(|| f64::from(failed) / f64::from(reported)),
+                evidence: wave.test.zip(rates).and_then(|(test, rates)| {
+                    Some(Evidence {
+                        value: tally.evidence(&rates),
+                        halt_at: test.halt_line()?,
+                        pass_at: test.clear_line(&self.spec),
+                        false_halt: test.share(),
+                    })
+                }),
+                small: wave.test.is_some_and(|test| test.halt_line().is_none()) && tally.members > 0,
+                approvals_needed: u32::try_from(self.spec.approval_of(number as usize - 1).people())
+                    .unwrap_or(0),
+                approvals: wave.approvals.clone(),
                 counts,
             });
             from_percent = to_percent;
@@ -262,6 +307,7 @@ impl Rollout {
             threshold: f64::from(self.spec.failure_threshold) / 100.0,
             in_flight: self.in_flight(),
             budget: self.budget(),
+            allowed_now: self.in_flight_limit(&tallies),
             reasons: self.reasons.clone(),
             deadline: self.deadline(now),
         }

@@ -3,10 +3,12 @@
 use serde_json::json;
 
 use super::decide::Action;
-use super::member::{FailureKind, Member, Progress, Told};
+use super::member::{FailureKind, Member, Progress};
 use super::plan::PlanError;
-use super::state::{KnownRelease, Pause, PauseReason, Phase, Rollout, Wave, WaveState};
+use super::sequential;
+use super::state::{KnownRelease, Pause, PauseReason, Phase, Rollout, WaveState};
 use super::view::FleetView;
+use super::wave::Wave;
 use crate::id::RolloutId;
 use crate::name::Name;
 use crate::object::Reason;
@@ -23,10 +25,14 @@ pub enum TransitionError {
     NothingToGoBackTo,
     #[error("it can't start: {0}")]
     Plan(#[from] PlanError),
+    #[error("{by} has approved already; this gate needs a second, different person")]
+    SamePerson { by: String },
+    #[error("no device of this rollout has failed and can be tried again")]
+    NothingFailed,
 }
 
 impl Rollout {
-    fn refuse(&self, verb: &'static str, hint: &'static str) -> TransitionError {
+    pub(super) fn refuse(&self, verb: &'static str, hint: &'static str) -> TransitionError {
         TransitionError::NotNow { verb, phase: self.phase, hint }
     }
 
@@ -62,44 +68,34 @@ impl Rollout {
         }
         let plan = self.plan(view)?;
         self.population = u32::try_from(plan.order().len()).unwrap_or(u32::MAX);
-        self.waves = self
-            .spec
-            .waves
-            .iter()
-            .zip(plan.reach())
-            .map(|(spec, reach)| Wave {
-                upto: *reach,
-                soak_seconds: spec.soak_seconds,
-                state: WaveState::Waiting,
-                started_at: None,
-                news_at: None,
-                waived: false,
-                verdict: None,
-            })
-            .collect();
+        let waves = self.spec.waves.iter().zip(plan.reach());
+        self.waves = waves.map(|(spec, reach)| Wave::new(*reach, spec.soak_seconds)).collect();
         self.members = (0_u32..)
             .zip(plan.order())
-            .map(|(rank, device)| {
-                let member = Member {
-                    rank,
-                    wave: self.wave_of(rank),
-                    late: false,
-                    touched: false,
-                    told: Told::Old,
-                    failure: None,
-                    progress: Progress::Waiting { since: now },
-                };
-                (*device, member)
-            })
+            .map(|(rank, device)| (*device, Member::new(rank, self.wave_of(rank), false, now)))
             .collect();
         self.from = from;
         self.started_at = Some(now);
         self.current = 0;
         self.enter(Phase::Running, now);
         self.begin_wave(now);
+        self.plan_tests();
         let message = format!("started with {} devices in {} waves", self.population, self.waves.len());
         self.reasons = vec![Reason::new("Running", message.clone(), now)];
         Ok(vec![self.note("RolloutStarted", by, message, comment, now)])
+    }
+
+    /// Draws the line of each wave's test.
+    fn plan_tests(&mut self) {
+        let mut sizes = vec![0_u32; self.waves.len()];
+        for member in self.members.values() {
+            if let Some(size) = sizes.get_mut(member.wave as usize) {
+                *size += 1;
+            }
+        }
+        for (wave, test) in self.waves.iter_mut().zip(sequential::plan(&self.spec, &sizes)) {
+            wave.test = Some(test);
+        }
     }
 
     /// The index of the wave that a rank belongs to.
@@ -156,7 +152,8 @@ impl Rollout {
         };
         let mut message = format!("resumed by {by}");
         match why {
-            PauseReason::Failures => {
+            PauseReason::Failures | PauseReason::SmallWave | PauseReason::Tripwire => {
+                self.take_up_wave(now);
                 let mut acknowledged = 0_u32;
                 for failure in self.members.values_mut().filter_map(|member| member.failure.as_mut()) {
                     acknowledged += u32::from(!failure.acknowledged);
@@ -208,7 +205,7 @@ impl Rollout {
             let message = format!("aborted by {by}; devices keep what they have");
             return Ok(self.finish(Phase::Aborted, "RolloutAborted", by, message, comment, now));
         }
-        if self.phase == Phase::RollingBack {
+        if self.phase == Phase::RollingBack && self.wave_back.is_none() {
             return Err(self.refuse("roll back", "it does already"));
         }
         if self.has_nothing_to_go_back_to() {
@@ -274,10 +271,28 @@ impl Rollout {
 
     /// Starts to bring every touched device back to the old release.
     pub(super) fn go_back(&mut self, ends_as: Phase, now: UnixMs) -> Vec<Action> {
-        let actions = self.revoke_all(now);
+        // When a wave goes back alone, only permits to go back are live, and those stay useful.
+        let back_already = self.phase == Phase::RollingBack;
+        let actions = if back_already { Vec::new() } else { self.revoke_all(now) };
         self.enter(Phase::RollingBack, now);
         self.ends_as = Some(ends_as);
-        for member in self.members.values_mut() {
+        self.wave_back = None;
+        self.make_due(None, now);
+        actions
+    }
+
+    /// Starts to bring the devices of one wave back; the others keep what they have.
+    pub(super) fn go_back_alone(&mut self, wave: u32, now: UnixMs) -> Vec<Action> {
+        let actions = self.revoke_all(now);
+        self.enter(Phase::RollingBack, now);
+        self.wave_back = Some(wave);
+        self.make_due(Some(wave), now);
+        actions
+    }
+
+    /// Whoever runs the new release, or may, has to go back: everybody, or those of one wave.
+    fn make_due(&mut self, only: Option<u32>, now: UnixMs) {
+        for member in self.members.values_mut().filter(|member| only.is_none_or(|wave| member.wave == wave)) {
             let due = match member.progress {
                 Progress::Updated { .. } => true,
                 // What was refused has never been active.
@@ -292,7 +307,6 @@ impl Rollout {
                 member.progress = Progress::RollbackDue { since: now };
             }
         }
-        actions
     }
 
     /// Takes every permit back. A device may not hear of it before the permit expires, so its place stays taken until then.

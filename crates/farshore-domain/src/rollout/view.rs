@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::roster::Roster;
+use super::state::Phase;
 use crate::device::{AppPhase, Lifecycle, OFFLINE_AFTER_MS, Reachability};
 use crate::id::{DeviceId, ReleaseId};
 use crate::label::Labels;
@@ -16,6 +17,8 @@ pub struct FleetView {
     /// By label and value: how many devices that are *not* in this view are down on purpose: permits of other rollouts and of the assignment
     /// driver, drains, reboots. They take places of the budgets of groups (`groupBy`).
     pub group_load: BTreeMap<(String, String), u32>,
+    /// Where the rollouts stand that this one depends on, by name. A name that is not there does not exist (any more).
+    pub dependencies: BTreeMap<Name, Phase>,
 }
 
 /// One device. Times are on the control plane's clock, never on the device's.
@@ -79,7 +82,7 @@ impl FleetView {
     /// A view of these devices; of two with one id the later one counts.
     pub fn new(devices: impl IntoIterator<Item = DeviceView>) -> Self {
         let devices = devices.into_iter().map(|device| (device.id, device)).collect();
-        Self { devices, group_load: BTreeMap::new() }
+        Self { devices, group_load: BTreeMap::new(), dependencies: BTreeMap::new() }
     }
 
     #[must_use]

@@ -7,6 +7,7 @@ use super::member::{Member, Progress};
 use super::permits::STAGING_GRACE_MS;
 use super::state::{Phase, Rollout, WaveState};
 use super::view::{DeviceView, FleetView};
+use crate::condition::Verdict;
 use crate::device::{AppPhase, OFFLINE_AFTER_MS};
 use crate::object::Reason;
 use crate::time::{SECOND_MS, UnixMs};
@@ -51,6 +52,25 @@ impl Rollout {
         self.phase_since.plus_ms(seconds(self.spec.operator_timeout_seconds))
     }
 
+    /// When the wait at a gate ends whose devices are good: for its condition, or for people.
+    fn at_gate_end(&self) -> Option<UnixMs> {
+        let wave = self.waves.get(self.current as usize)?;
+        let limit = match wave.state {
+            WaveState::AtGate => self.spec.gate_timeout_seconds,
+            WaveState::AwaitingApproval => self.spec.operator_timeout_seconds,
+            _ => return None,
+        };
+        Some(wave.at_gate_since?.plus_ms(seconds(limit)))
+    }
+
+    /// When it gives up waiting for what it depends on; none when it does not wait.
+    fn blocked_end(&self) -> Option<UnixMs> {
+        let waits =
+            self.phase == Phase::Running && self.unblocked_at.is_none() && !self.spec.depends_on.is_empty();
+        let since = self.started_at.filter(|_| waits)?;
+        Some(since.plus_ms(seconds(self.spec.operator_timeout_seconds)))
+    }
+
     fn soak_end(&self) -> Option<UnixMs> {
         let wave = self.waves.get(self.current as usize)?;
         if wave.state != WaveState::Soaking {
@@ -65,7 +85,8 @@ impl Rollout {
     #[must_use]
     pub fn deadline(&self, now: UnixMs) -> Option<UnixMs> {
         if self.phase.is_final() {
-            return None;
+            // A promotion that was missed while nothing ran is made up for at once.
+            return self.promotion_due().map(|due| due.max(now.plus_ms(1)));
         }
         let mut moments = Vec::new();
         match self.phase {
@@ -76,6 +97,8 @@ impl Rollout {
                 moments.push(now.plus_ms(OFFLINE_AFTER_MS));
                 moments.push(self.gate_end());
                 moments.extend(self.soak_end());
+                moments.extend(self.at_gate_end());
+                moments.extend(self.blocked_end());
             }
         }
         let timeout = seconds(self.spec.device_timeout_seconds);
@@ -91,6 +114,7 @@ impl Rollout {
                 {
                     let begun = self.waves.get(self.current as usize).and_then(|wave| wave.started_at);
                     moments.push(begun.unwrap_or(since).max(since).plus_ms(STAGING_GRACE_MS));
+                    moments.extend(member.not_before);
                 }
                 _ => {}
             }
@@ -107,7 +131,12 @@ impl Rollout {
             Phase::Paused => {
                 vec![self.waits_for_a_person("WaitingForDecision", "somebody to resume or abort it")]
             }
-            Phase::Running => self.waits_of_the_wave(view, now),
+            Phase::Running => match self.blocked_end() {
+                Some(until) if !self.missing_dependencies(view).is_empty() => {
+                    self.waits_for_others(view, until)
+                }
+                _ => self.waits_of_the_wave(view, now),
+            },
             Phase::RollingBack => self.waits_of_the_rollback(view, now),
             _ => Vec::new(),
         }
@@ -152,15 +181,23 @@ impl Rollout {
                 until,
             }];
         }
+        if let Some(until) = self.at_gate_end() {
+            return vec![self.waits_at_gate(view, until)];
+        }
         let gate = self.gate_end();
         let in_wave = |member: &Member| member.wave == current;
         let waits = |member: &Member| in_wave(member) && matches!(member.progress, Progress::Waiting { .. });
         let loads =
             |device: Option<&DeviceView>| device.is_some_and(|d| d.app.phase == AppPhase::Downloading);
-        let full = self.in_flight() >= self.budget();
-        let budget = format!("wait for a place: {} of {} are taken", self.in_flight(), self.budget());
-        let staging = "are given time to stage before they get a permit";
-        let (code, text) = if full { ("Budget", budget.as_str()) } else { ("Staging", staging) };
+        let (in_flight, allowed) = (self.in_flight(), self.in_flight_limit(&judge::tallies(self)));
+        let (code, text) = if in_flight >= self.budget() {
+            ("Budget", format!("wait for a place: {in_flight} of {} are taken", self.budget()))
+        } else if in_flight >= allowed {
+            ("SlowStart", format!("wait for the reports of others: {allowed} at a time until more are good"))
+        } else {
+            ("Staging", "are given time to stage before they get a permit".to_owned())
+        };
+        let text = text.as_str();
         let latest =
             self.members.values().filter(|m| m.progress.is_in_flight()).map(|m| m.progress.since()).max();
         let flight_end = latest.unwrap_or(now).plus_ms(seconds(self.spec.device_timeout_seconds));
@@ -184,8 +221,18 @@ impl Rollout {
                 |m, d| waits(m) && d.is_some_and(|d| !d.is_online()),
             ),
             self.crowd(view, (code, text, Owner::Engine, gate), |m, d| {
-                waits(m) && !loads(d) && d.is_some_and(DeviceView::is_online)
+                waits(m) && m.may_try(now) && !loads(d) && d.is_some_and(DeviceView::is_online)
             }),
+            self.crowd(
+                view,
+                (
+                    "Penalty",
+                    "failed more than once and wait before they are tried again",
+                    Owner::Engine,
+                    gate,
+                ),
+                |m, _| waits(m) && !m.may_try(now),
+            ),
             self.crowd(
                 view,
                 (
@@ -212,6 +259,52 @@ impl Rollout {
             });
         }
         list
+    }
+
+    /// What keeps a gate shut whose wave is good.
+    fn waits_at_gate(&self, view: &FleetView, until: UnixMs) -> Waiting {
+        let index = self.current as usize;
+        let (number, wave) = (index + 1, self.waves.get(index));
+        let since = wave.and_then(|wave| wave.at_gate_since).unwrap_or(self.phase_since);
+        if wave.is_some_and(|wave| wave.state == WaveState::AwaitingApproval) {
+            let given: Vec<_> =
+                wave.iter().flat_map(|wave| &wave.approvals).map(|approved| approved.by.as_str()).collect();
+            let missing = self.spec.approval_of(index).people().saturating_sub(given.len());
+            let whom = match (missing, given.first()) {
+                (1, Some(by)) => format!("a second person, other than {by}, to approve it"),
+                (1, None) => "somebody to approve it".to_owned(),
+                _ => "two different people to approve it".to_owned(),
+            };
+            let message = format!(
+                "wave {number} is good and waits for {whom}; otherwise it is aborted and devices keep what they have"
+            );
+            let reason = Reason::new("AwaitingApproval", message, since);
+            return Waiting { reason, owner: Owner::Operator, until };
+        }
+        let message = match self.spec.gate_of(index).map(|text| (self.evaluate(view, text), text)) {
+            Some((Verdict::Unknown(why), _)) => {
+                format!("the gate of wave {number} waits for data that its condition needs: {why}")
+            }
+            Some((_, text)) => format!("the gate of wave {number} waits until its condition is true: {text}"),
+            None => format!("the gate of wave {number} opens with the next decision"),
+        };
+        Waiting { reason: Reason::new("GateCondition", message, since), owner: Owner::Engine, until }
+    }
+
+    /// The rollouts that must have succeeded first.
+    fn waits_for_others(&self, view: &FleetView, until: UnixMs) -> Vec<Waiting> {
+        let since = self.started_at.unwrap_or(self.phase_since);
+        let missing = self.missing_dependencies(view).into_iter().map(|(name, phase)| {
+            let (owner, message) = match phase {
+                None => (Owner::Operator, format!("waits for rollout {name}, which does not exist")),
+                Some(phase) if phase.is_final() => {
+                    (Owner::Operator, format!("waits for rollout {name} to succeed, but it has {phase}"))
+                }
+                Some(phase) => (Owner::Engine, format!("waits for rollout {name} to succeed; it is {phase}")),
+            };
+            Waiting { reason: Reason::new("Dependency", message, since), owner, until }
+        });
+        missing.collect()
     }
 
     fn waits_of_the_rollback(&self, view: &FleetView, now: UnixMs) -> Vec<Waiting> {

@@ -185,6 +185,11 @@ impl Fleet {
             if let Action::MovePointer { release, .. } = action {
                 self.pointer = Some(*release);
             }
+            if let Action::Resume { device } = action
+                && let Some(device) = self.devices.get_mut(device)
+            {
+                device.resume(device.nature);
+            }
         }
         self.log.extend(actions);
     }

@@ -5,6 +5,7 @@
 mod assigning;
 mod fleet;
 mod invariants;
+mod judging;
 mod model;
 mod scale;
 mod scenarios;

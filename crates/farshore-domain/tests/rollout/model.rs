@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use farshore_domain::device::Lifecycle;
 use farshore_domain::id::DeviceId;
 use farshore_domain::rollout::{
-    Action, Amount, FailureKind, Member, OnFailure, Phase, RolloutSpec, WaveSpec,
+    Action, Amount, Approval, FailureKind, Member, OnFailure, OnInconclusive, OnSmallWave, Phase,
+    RolloutSpec, WaveSpec, WaveState,
 };
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -31,6 +32,11 @@ enum Step {
     DecideAgain,
     Pause,
     Resume,
+    Approve(bool),
+    Reject,
+    SkipWave,
+    RetryFailed,
+    Rollback,
     Abort(bool),
     Supersede,
 }
@@ -71,6 +77,11 @@ fn verb() -> impl Strategy<Value = Step> {
         5 => Just(Step::Pause),
         6 => Just(Step::Resume),
         1 => any::<bool>().prop_map(Step::Abort),
+        6 => any::<bool>().prop_map(Step::Approve),
+        1 => Just(Step::Reject),
+        2 => Just(Step::SkipWave),
+        3 => Just(Step::RetryFailed),
+        1 => Just(Step::Rollback),
         1 => Just(Step::Supersede),
     ]
 }
@@ -92,14 +103,37 @@ fn plan() -> impl Strategy<Value = RolloutSpec> {
         Just([5, 10, 25, 50, 100].map(|percent| WaveSpec::percent(percent).soak(3)).to_vec()),
     ];
     let budget = prop_oneof![(1_u32..6).prop_map(Amount::Count), (1_u8..=100).prop_map(Amount::Percent)];
-    let on_failure = prop_oneof![3 => Just(OnFailure::Rollback), 1 => Just(OnFailure::Pause)];
-    (waves, budget, on_failure, 5_u8..90, prop::option::of(1_u32..4)).prop_map(
-        |(waves, max_unavailable, on_failure, failure_threshold, min_reports)| RolloutSpec {
-            max_unavailable,
-            on_failure,
-            failure_threshold,
-            min_reports,
-            ..spec(waves)
+    let on_failure = prop_oneof![
+        3 => Just(OnFailure::Rollback),
+        1 => Just(OnFailure::Pause),
+        1 => Just(OnFailure::RollbackWave),
+    ];
+    let inconclusive = prop_oneof![
+        4 => Just(OnInconclusive::Pause),
+        1 => Just(OnInconclusive::Rollback),
+        1 => Just(OnInconclusive::Continue),
+    ];
+    let small = prop_oneof![
+        4 => Just(OnSmallWave::Halt),
+        1 => Just(OnSmallWave::Pause),
+        1 => Just(OnSmallWave::RetryElsewhere),
+    ];
+    let approval = prop_oneof![5 => Just(Approval::Automatic), 1 => Just(Approval::TwoPeople)];
+    let numbers = (5_u8..90, prop::option::of(1_u32..4), any::<bool>());
+    (waves, budget, on_failure, numbers, inconclusive, small, approval).prop_map(
+        |(waves, max_unavailable, on_failure, numbers, on_inconclusive, on_small_wave, approval)| {
+            let (failure_threshold, min_reports, slow_start) = numbers;
+            RolloutSpec {
+                max_unavailable,
+                on_failure,
+                failure_threshold,
+                min_reports,
+                slow_start,
+                on_inconclusive,
+                on_small_wave,
+                approval,
+                ..spec(waves)
+            }
         },
     )
 }
@@ -159,6 +193,16 @@ fn apply(fleet: &mut Fleet, step: &Step) {
         Step::DecideAgain => fleet.decide(),
         Step::Pause => fleet.verb(|rollout, now| rollout.pause("ada", None, now).unwrap_or_default()),
         Step::Resume => fleet.verb(|rollout, now| rollout.resume("ada", None, now).unwrap_or_default()),
+        Step::Approve(first) => {
+            let who = if first { "ada" } else { "grace" };
+            fleet.verb(|rollout, now| rollout.approve(who, None, now).unwrap_or_default());
+        }
+        Step::Reject => fleet.verb(|rollout, now| rollout.reject("ada", None, now).unwrap_or_default()),
+        Step::SkipWave => fleet.verb(|rollout, now| rollout.skip_wave("ada", None, now).unwrap_or_default()),
+        Step::RetryFailed => {
+            fleet.verb(|rollout, now| rollout.retry_failed("ada", None, now).unwrap_or_default());
+        }
+        Step::Rollback => fleet.verb(|rollout, now| rollout.rollback("ada", None, now).unwrap_or_default()),
         Step::Abort(back) => {
             fleet.verb(|rollout, now| rollout.abort("ada", None, back, now).unwrap_or_default());
         }
@@ -250,6 +294,12 @@ impl Coverage {
     }
 }
 
+fn awaits_approval(fleet: &Fleet) -> bool {
+    let wave = fleet.rollout.waves().get(fleet.rollout.current_wave() as usize);
+    fleet.rollout.phase() == Phase::Running
+        && wave.is_some_and(|wave| wave.state() == WaveState::AwaitingApproval)
+}
+
 fn run(plan: RolloutSpec, natures: &[Nature], steps: &[Step]) -> Result<Fleet, TestCaseError> {
     let mut fleet = Fleet::new(plan, natures);
     fleet.start();
@@ -258,7 +308,18 @@ fn run(plan: RolloutSpec, natures: &[Nature], steps: &[Step]) -> Result<Fleet, T
     }
     calm(&mut fleet);
     // With everybody reachable it ends, or pauses for a person, who ends it.
-    fleet.until(4_000, |fleet| fleet.rollout.phase().is_final() || fleet.rollout.phase() == Phase::Paused);
+    for _ in 0..50 {
+        fleet.until(8_000, |fleet| {
+            let phase = fleet.rollout.phase();
+            phase.is_final() || phase == Phase::Paused || awaits_approval(fleet)
+        });
+        if !awaits_approval(&fleet) {
+            break;
+        }
+        for who in ["ada", "grace"] {
+            fleet.verb(|rollout, now| rollout.approve(who, None, now).unwrap_or_default());
+        }
+    }
     if fleet.rollout.phase() == Phase::Paused {
         fleet.verb(|rollout, now| rollout.abort("ada", None, true, now).unwrap());
         fleet.until(4_000, |fleet| fleet.rollout.phase().is_final());
