@@ -1,4 +1,4 @@
-//! `cargo xtask check | test | dev | gen | bench`: the commands a contributor types, so that only cargo need be known.
+//! `cargo xtask check | test | dev | gen | bench | package`: the commands a contributor types, so that only cargo need be known.
 //!
 //! Thin on purpose: it puts the right programs together, in the right order, and says what failed and what to type
 //! next. One file for each verb; [`tools`] has what they share. [`keeper`] is how whatever a verb starts beside itself
@@ -10,6 +10,7 @@ mod dev;
 mod generate;
 mod keeper;
 mod metadata;
+mod package;
 mod test;
 mod tools;
 mod web;
@@ -38,6 +39,8 @@ enum Verb {
     Gen(generate::Arguments),
     /// Measure; docs/benchmarks.md explains each bench
     Bench(bench::Arguments),
+    /// Build the agent's Debian package, for devices to install
+    Package(package::Arguments),
     /// Hold something for another process until its end of the pipe closes (internal)
     #[command(hide = true)]
     Keep(keeper::Arguments),
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Verb::Dev(arguments) => dev::run(&arguments),
         Verb::Gen(arguments) => generate::run(&arguments),
         Verb::Bench(arguments) => bench::run(&arguments),
+        Verb::Package(arguments) => package::run(&arguments),
         Verb::Keep(arguments) => keeper::run(&arguments),
         Verb::InMachine(arguments) => return test::units::in_machine(&arguments),
     };

@@ -49,6 +49,10 @@ pub struct ClaimTokenStatus {
     /// The command to type on the device; only in the answer to the creation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<String>,
+    /// The line to paste on a device that has no agent yet; only in the answer to the creation, and when the control plane has packages of
+    /// the agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub install: Option<String>,
 }
 
 pub type ClaimToken = Object<ClaimTokenSpec, ClaimTokenStatus>;

@@ -69,6 +69,7 @@ fn show(row: ClaimTokenRow) -> ClaimToken {
             revoked: row.revoked_at.is_some(),
             token: None,
             command: None,
+            install: None,
         },
     }
 }
@@ -129,6 +130,7 @@ async fn create(
     app.events_written();
     let text = token.to_text().to_string();
     shown.status.command = Some(format!("farshore-agent claim --token {text}"));
+    shown.status.install = crate::install::line(&app, &text).await?;
     shown.status.token = Some(text);
     Ok((StatusCode::CREATED, Json(shown)).into_response())
 }

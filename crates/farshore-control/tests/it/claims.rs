@@ -275,3 +275,28 @@ async fn a_device_without_a_certificate_or_with_a_foreign_one_is_nobody() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn revocation_cuts_a_download_that_is_under_way() {
+    each_engine(async |fleet| {
+        let publisher = crate::objects::Publisher::new(fleet, "default").await;
+        // More than both sockets hold, so that most of it has not been sent when the device is revoked.
+        let bytes = vec![7_u8; 48 * 1024 * 1024];
+        let digest = publisher.artifact(&bytes).await;
+        let device = fleet.device("kiosk").await;
+        let request = device.request(axum::http::Method::GET, &format!("/api/artifacts/{digest}"));
+        let mut download = request.send().await.unwrap();
+        let mut read = download.chunk().await.unwrap().unwrap().len();
+        let revoke = format!("/api/devices/{}:revoke", device.uid());
+        fleet.admin.post(&revoke, json!({"comment": "stolen"})).await.expect(200);
+        let ended = loop {
+            match download.chunk().await {
+                Ok(Some(chunk)) => read += chunk.len(),
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        assert!(ended.is_err() && read < bytes.len(), "{read} bytes were sent to a revoked device");
+    })
+    .await;
+}

@@ -99,6 +99,10 @@ pub(crate) async fn run(session: &Session, arguments: Arguments) -> Result<()> {
                         "This is shown once. On the device, type:\n\n  {}\n",
                         text_at(&object, "/status/command")
                     );
+                    let install = text_at(&object, "/status/install");
+                    if !install.is_empty() {
+                        eprintln!("Or, where the agent is not installed yet, paste:\n\n  {install}\n");
+                    }
                     Ok(())
                 }
                 _ => session.output.object(kind, &object),

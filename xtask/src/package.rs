@@ -1,0 +1,162 @@
+//! `cargo xtask package`: the agent as a Debian package, with its units, and the digests that a control plane serves with it.
+//!
+//! Put together by `dpkg-deb`, which every machine that installs such a package has too.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::tools;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Where the package goes
+    #[arg(long, default_value = "dist")]
+    out: PathBuf,
+    /// Debian's name of the processor: amd64 or arm64; this machine's own when left out
+    #[arg(long, requires = "binary")]
+    arch: Option<String>,
+    /// Package this program instead of building one
+    #[arg(long)]
+    binary: Option<PathBuf>,
+}
+
+/// What the package puts where: file in the repository, place on the device.
+const FILES: [(&str, &str); 4] = [
+    ("deploy/systemd/farshore-agent.service", "lib/systemd/system/farshore-agent.service"),
+    ("deploy/systemd/farshore-runner.service", "lib/systemd/system/farshore-runner.service"),
+    ("deploy/systemd/farshore-apps.service", "lib/systemd/system/farshore-apps.service"),
+    ("deploy/systemd/farshore.sysusers.conf", "usr/lib/sysusers.d/farshore.conf"),
+];
+
+/// An update restarts the two roles; apps run on and are found again.
+const POSTINST: &str = "#!/bin/sh
+set -e
+systemd-sysusers farshore.conf
+install -d -m 0755 /etc/farshore
+if [ -d /run/systemd/system ]; then
+    systemctl daemon-reload
+    systemctl try-restart farshore-runner.service farshore-agent.service || true
+fi
+";
+const PRERM: &str = "#!/bin/sh
+set -e
+if [ \"$1\" = remove ] && [ -d /run/systemd/system ]; then
+    systemctl disable --quiet --now farshore-agent.service farshore-runner.service farshore-apps.service || true
+fi
+";
+/// `purge` forgets the device's identity, its apps and their data.
+const POSTRM: &str = "#!/bin/sh
+set -e
+if [ \"$1\" = purge ]; then
+    rm -rf /var/lib/farshore-agent /var/lib/farshore /etc/farshore
+fi
+if [ -d /run/systemd/system ]; then
+    systemctl daemon-reload || true
+fi
+";
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let binary = match &arguments.binary {
+        Some(binary) => binary.clone(),
+        None => build()?,
+    };
+    let arch = match &arguments.arch {
+        Some(arch) => arch.as_str(),
+        None => match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => bail!("there is no package for {other}"),
+        },
+    };
+    ensure!(matches!(arch, "amd64" | "arm64"), "--arch is amd64 or arm64");
+    let version = env!("CARGO_PKG_VERSION");
+    let work = tempfile::tempdir().context("cannot make a folder")?;
+    let root = work.path().join("root");
+    let program = fs::read(&binary).with_context(|| format!("cannot read {}", binary.display()))?;
+    let libc = newest_libc(&program).context("the program names no version of the C library")?;
+    put(&root, "usr/bin/farshore-agent", &program, 0o755)?;
+    for (from, to) in FILES {
+        let bytes = fs::read(tools::root().join(from)).with_context(|| format!("cannot read {from}"))?;
+        put(&root, to, &bytes, 0o644)?;
+    }
+    let licence = fs::read(tools::root().join("LICENSE")).context("cannot read LICENSE")?;
+    put(&root, "usr/share/doc/farshore-agent/copyright", &licence, 0o644)?;
+    let control = format!(
+        "Package: farshore-agent\nVersion: {version}\nArchitecture: {arch}\nMaintainer: Farshore <agent@farshore.dev>\n\
+         Section: admin\nPriority: optional\nDepends: libc6 (>= {libc}), systemd (>= 247)\nInstalled-Size: {}\n\
+         Description: Farshore's agent\n Keeps this device what its control plane wants it to be, with or without a network.\n",
+        program.len().div_ceil(1024)
+    );
+    put(&root, "DEBIAN/control", control.as_bytes(), 0o644)?;
+    for (name, script) in [("postinst", POSTINST), ("prerm", PRERM), ("postrm", POSTRM)] {
+        put(&root, &format!("DEBIAN/{name}"), script.as_bytes(), 0o755)?;
+    }
+    let out = tools::root().join(&arguments.out);
+    fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
+    let package = out.join(format!("farshore-agent_{version}_{arch}.deb"));
+    let built = Command::new("dpkg-deb")
+        .args(["--build", "--root-owner-group", "-Zxz"])
+        .args([&root, &package])
+        .status()
+        .context("cannot start dpkg-deb; it comes with Debian and its relatives")?;
+    ensure!(built.success(), "dpkg-deb failed");
+    println!("{}", package.display());
+    eprintln!("Devices can fetch it once it lies in the control plane's --agent-packages folder.");
+    Ok(())
+}
+
+fn build() -> Result<PathBuf> {
+    let built = tools::cargo(&["build", "--locked", "--profile", "agent", "-p", "farshore-agent"]).status();
+    ensure!(built.context("cannot start cargo")?.success(), "the agent could not be built");
+    Ok(tools::target().join("agent/farshore-agent"))
+}
+
+fn put(root: &Path, at: &str, bytes: &[u8], mode: u32) -> Result<()> {
+    let path = root.join(at);
+    let what = || format!("cannot write {}", path.display());
+    // dpkg-deb keeps the modes of folders, too: they are the same whatever the umask here is.
+    let mut folder = root.to_owned();
+    for part in Path::new(at).parent().into_iter().flat_map(Path::components) {
+        folder.push(part);
+        fs::create_dir_all(&folder).with_context(what)?;
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).with_context(what)?;
+    }
+    fs::set_permissions(root, fs::Permissions::from_mode(0o755)).with_context(what)?;
+    fs::write(&path, bytes).with_context(what)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(mode)).with_context(what)
+}
+
+/// The newest version of glibc that a program asks for, from its symbol versions (`GLIBC_2.34`).
+fn newest_libc(program: &[u8]) -> Option<String> {
+    const MARK: &[u8] = b"GLIBC_2.";
+    let version = |at: usize| {
+        let rest = program.get(at + MARK.len()..)?;
+        let digits: Vec<u8> = rest.iter().copied().take(3).take_while(u8::is_ascii_digit).collect();
+        String::from_utf8(digits).ok()?.parse::<u32>().ok()
+    };
+    let newest = program
+        .windows(MARK.len())
+        .enumerate()
+        .filter(|(_, window)| *window == MARK)
+        .filter_map(|(at, _)| version(at))
+        .max()?;
+    Some(format!("2.{newest}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::newest_libc;
+
+    #[test]
+    fn the_newest_version_counts_and_a_patch_level_does_not() {
+        assert_eq!(
+            newest_libc(b"\0GLIBC_2.2.5\0GLIBC_2.34\0GLIBC_2.17\0GLIBC_PRIVATE"),
+            Some("2.34".to_owned())
+        );
+        assert_eq!(newest_libc(b"nothing"), None);
+    }
+}
