@@ -122,11 +122,32 @@ const users = createRoute({
   component: lazyRouteComponent(() => import('./views/users'), 'Users'),
 })
 
+const incidents = createRoute({
+  getParentRoute: () => shell,
+  path: '/incidents',
+  validateSearch: (search: Record<string, unknown>): { state?: 'open' | 'resolved' } =>
+    search.state === 'open' || search.state === 'resolved' ? { state: search.state } : {},
+  component: lazyRouteComponent(() => import('./views/incidents/incidents'), 'Incidents'),
+})
+
+const incident = createRoute({
+  getParentRoute: () => shell,
+  path: '/incidents/$id',
+  component: lazyRouteComponent(() => import('./views/incidents/incident'), 'IncidentView'),
+})
+
+const alerts = createRoute({
+  getParentRoute: () => shell,
+  path: '/alerts',
+  validateSearch: (search: Record<string, unknown>): { state?: 'ended' } => (search.state === 'ended' ? { state: 'ended' } : {}),
+  component: lazyRouteComponent(() => import('./views/alerts/alerts'), 'Alerts'),
+})
+
 const nowhere = createRoute({ getParentRoute: () => shell, path: '$', component: NotFound })
 
 const tree = root.addChildren([
   login,
-  shell.addChildren([home, devices, device, rollouts, newRollout, rollout, releases, artifacts, apps, tokens, users, nowhere]),
+  shell.addChildren([home, devices, device, rollouts, newRollout, rollout, releases, artifacts, apps, incidents, incident, alerts, tokens, users, nowhere]),
 ])
 
 /** A value as it stands in the address: no quotes around text, so that addresses can be typed. */

@@ -73,6 +73,9 @@ const TOUCHES: Record<string, readonly (readonly string[])[]> = {
   Config: [keys.configs],
   ClaimToken: [keys.claimTokens],
   User: [keys.users],
+  Incident: [keys.incidents, keys.alerts],
+  Silence: [keys.silences, keys.alerts],
+  AlertRule: [keys.alerts],
 }
 
 const GATHER_MS = 1000
@@ -113,6 +116,7 @@ export function followEvents(client: QueryClient, tenant: string, onSignedOut: (
     } else {
       const { event } = message
       if (event.subject.kind === 'Device') deviceChanged(event.subject.uid, event.subject.name)
+      if (event.type.startsWith('alert.')) void client.invalidateQueries({ queryKey: keys.alerts })
       for (const queryKey of TOUCHES[event.subject.kind] ?? []) void client.invalidateQueries({ queryKey })
       void client.invalidateQueries({ queryKey: keys.events })
     }

@@ -38,6 +38,9 @@ export const keys = {
   configs: ['configs'],
   claimTokens: ['claim-tokens'],
   users: ['users'],
+  incidents: ['incidents'],
+  alerts: ['alerts'],
+  silences: ['silences'],
 } as const satisfies Record<string, readonly string[]>
 
 /** How many objects of the short lists (apps, channels, tokens, …) are shown at most. */

@@ -23,6 +23,7 @@ import { toYaml } from '~/ui/yaml'
 
 import { ActionDialog, DEVICE_ACTIONS, type DeviceAction } from '../devices/bulk'
 import { neighbours } from '../devices/neighbours'
+import { IncidentPanel } from '../incidents/list'
 import { DeviceApps, DeviceConfig } from './apps'
 import { Charts } from './charts'
 import { EventList } from './events'
@@ -103,6 +104,7 @@ export function DeviceView() {
         <DeviceApps device={shown} />
         <DeviceConfig device={shown} />
       </div>
+      <IncidentPanel of={{ device: shown.metadata.uid }} without="device" />
       {shown.status.lifecycle !== 'pending' && (
         <Charts key={shown.metadata.uid} device={shown} range={range} events={events.data?.items ?? []} />
       )}

@@ -13,6 +13,7 @@ import { Time } from '~/ui/time'
 import { WhyChain } from '~/ui/why-chain'
 import { toYaml } from '~/ui/yaml'
 
+import { IncidentPanel } from '../incidents/list'
 import { ApprovalNote } from './approval'
 import { RolloutDevices } from './devices'
 import { Evidence } from './evidence'
@@ -81,6 +82,7 @@ export function RolloutView() {
           <RolloutDevices rollout={shown} bucket={bucket} by={by} />
         </>
       )}
+      <IncidentPanel of={{ rollout: shown.metadata.uid }} />
       <History entries={shown.status.history ?? []} />
     </Page>
   )
