@@ -119,7 +119,7 @@ const EVENTS = 200
 function Timeline({ incident }: { incident: Incident }) {
   const { spec, status } = incident
   const events = useQuery(eventsQuery({ subjectKind: 'Device', subject: spec.device, limit: EVENTS }))
-  const until = (status.endedAt ?? status.resolvedAt ?? Date.now()) + 60_000
+  const until = (status.endedAt ?? status.resolvedAt ?? Number.POSITIVE_INFINITY) + 60_000
   const lines: Line[] = [
     { at: spec.startedAt, what: 'Began', detail: status.message, own: true },
     ...status.actions.map((a) => ({
