@@ -190,7 +190,6 @@ fn examples(own: &Things, other: &Things) -> BTreeMap<String, Example> {
         add(&format!("GET {path}"), None, None, &[200]);
     }
     add("GET /install/{file}", None, None, &[404]);
-    add("GET /install/{file}", None, None, &[404]);
     add("POST /api/login", None, fixed(json!({"email": "x@example.com", "password": "x"})), &[401, 429]);
     add("POST /api/login/link", None, fixed(json!({"link": "x"})), &[401, 429]);
     add("POST /api/logout", None, fixed(json!({})), &[204]);
