@@ -6,9 +6,11 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use axum::body::Body;
+use axum::extract::{Path, State};
 use axum::http::header;
 use axum::response::Response;
 use bytes::Bytes;
+use farshore_domain::desired::DesiredState;
 use farshore_domain::digest::Digest;
 use farshore_domain::rollout::Rollout;
 use farshore_domain::time::{MINUTE_MS, UnixMs};
@@ -24,6 +26,8 @@ use super::{post_mortem, view};
 use crate::app::App;
 use crate::clock::now;
 use crate::error::{ApiError, ApiResult};
+use crate::rollouts::why;
+use crate::route::Db;
 
 /// The archive reaches so far back before the incident, and so far on after its end.
 const BEFORE_MS: i64 = 10 * MINUTE_MS;
@@ -170,11 +174,23 @@ async fn gather(app: &App, db: &TenantDb, row: IncidentRow) -> ApiResult<Vec<Fil
         files.push(("rollout.json".to_owned(), pretty(&shown)?));
         rollout_name = Some(rollout.metadata.name.to_string());
     }
+    let policy = device.desired.as_ref().and_then(|desired| DesiredState::parse(&desired.body).ok()?.policy);
+    if let Some(policy) = &policy {
+        files.push(("policy.json".to_owned(), pretty(policy)?));
+    }
+    // The same chains that `farshore explain` shows.
+    let state = || State(app.clone());
+    let of_device = why::of_device(state(), Db(db.clone()), Path(row.device.to_string())).await?.0;
+    let of_rollout = match row.rollout {
+        Some(rollout) => Some(why::of_rollout(state(), Db(db.clone()), Path(rollout.to_string())).await?.0),
+        None => None,
+    };
     let heartbeat = app.hub().heartbeat_ms();
     let shown = crate::devices::view::device(device, crate::devices::view::Detail::Full, heartbeat, now());
     let reasons = json!({
         "note": "the state of the device when this archive was made",
         "device": shown.metadata.name, "health": shown.status.health, "reasons": shown.status.reasons,
+        "why": { "device": of_device, "rollout": of_rollout },
         "apps": shown.status.apps.iter().map(|app| json!({ "app": app.app, "phase": app.phase, "health": app.health,
             "because": app.because, "activeVersion": app.active_version, "failedRelease": app.failed_release,
             "reasons": app.reasons })).collect::<Vec<_>>(),

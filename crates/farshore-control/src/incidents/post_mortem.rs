@@ -138,7 +138,7 @@ fn compose(text: &mut String, about: &About<'_>) -> std::fmt::Result {
     }
     writeln!(
         text,
-        "- `release.json`, `rollout.json`, `reasons.json`, `device.json`, `incident.json`: as they were when this was made\n"
+        "- `release.json`, `rollout.json`, `policy.json`, `reasons.json`, `device.json`, `incident.json`: those there are, as they were when this was made\n"
     )?;
     for (title, ask) in [
         ("Impact", "Who noticed it, and what could they not do?"),

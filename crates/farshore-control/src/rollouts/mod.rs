@@ -6,7 +6,7 @@ mod routes;
 mod show;
 mod step;
 mod verbs;
-mod why;
+pub(crate) mod why;
 
 pub use routes::{RolloutDocs, routes};
 pub(crate) use show::show_row;

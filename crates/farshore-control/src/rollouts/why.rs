@@ -25,7 +25,7 @@ const NAMED_DEVICES: usize = 5;
 /// Says why a rollout is where it is.
 #[utoipa::path(get, path = "/api/rollouts/{id}/why", tag = "rollouts", params(("id" = String, Path)),
     responses((status = 200, body = Explanation), (status = "4XX", body = Problem)))]
-pub(super) async fn of_rollout(
+pub(crate) async fn of_rollout(
     State(app): State<App>,
     Db(db): Db,
     Path(id): Path<String>,
@@ -102,7 +102,7 @@ fn bucket_code(bucket: Bucket) -> &'static str {
 /// Says why a device is as it is.
 #[utoipa::path(get, path = "/api/devices/{id}/why", tag = "devices", params(("id" = String, Path)),
     responses((status = 200, body = Explanation), (status = "4XX", body = Problem)))]
-pub(super) async fn of_device(
+pub(crate) async fn of_device(
     State(app): State<App>,
     Db(db): Db,
     Path(id): Path<String>,

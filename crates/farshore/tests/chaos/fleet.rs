@@ -66,7 +66,7 @@ fn serve(folder: &Path, [api, device]: [u16; 2]) -> Child {
         "--device-listen",
         &format!("127.0.0.1:{device}"),
     ]);
-    command.args(["--heartbeat-seconds", "1"]);
+    command.args(["--heartbeat-seconds", "1", "--alert-targets", "any"]);
     spawn(command, &folder.join("serve.log"))
 }
 
@@ -159,11 +159,11 @@ impl Fleet {
         self.agents.len()
     }
 
-    fn root(&self) -> PathBuf {
+    pub(crate) fn root(&self) -> PathBuf {
         self.folder.path().canonicalize().unwrap()
     }
 
-    async fn until<T>(&self, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    pub(crate) async fn until<T>(&self, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(found) = look() {
@@ -180,7 +180,7 @@ impl Fleet {
     }
 
     /// What the command prints; `None` when it failed, as it may while the control plane is away.
-    fn farshore(&self, arguments: &[&str]) -> Option<String> {
+    pub(crate) fn farshore(&self, arguments: &[&str]) -> Option<String> {
         let mut command = clean(Path::new(env!("CARGO_BIN_EXE_farshore")));
         command
             .args(arguments)
@@ -194,7 +194,7 @@ impl Fleet {
         done.status.success().then(|| String::from_utf8_lossy(&done.stdout).into_owned())
     }
 
-    fn line(&self, line: &str) -> String {
+    pub(crate) fn line(&self, line: &str) -> String {
         self.farshore(&line.split_whitespace().collect::<Vec<_>>()).unwrap_or_else(|| panic!("{line}"))
     }
 

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on fails")]
 
 mod fleet;
+mod incident;
 mod watcher;
 
 use std::time::Duration;
