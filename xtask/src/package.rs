@@ -26,9 +26,9 @@ pub(crate) struct Arguments {
 
 /// What the package puts where: file in the repository, place on the device.
 const FILES: [(&str, &str); 4] = [
-    ("deploy/systemd/farshore-agent.service", "lib/systemd/system/farshore-agent.service"),
-    ("deploy/systemd/farshore-runner.service", "lib/systemd/system/farshore-runner.service"),
-    ("deploy/systemd/farshore-apps.service", "lib/systemd/system/farshore-apps.service"),
+    ("deploy/systemd/farshore-agent.service", "usr/lib/systemd/system/farshore-agent.service"),
+    ("deploy/systemd/farshore-runner.service", "usr/lib/systemd/system/farshore-runner.service"),
+    ("deploy/systemd/farshore-apps.service", "usr/lib/systemd/system/farshore-apps.service"),
     ("deploy/systemd/farshore.sysusers.conf", "usr/lib/sysusers.d/farshore.conf"),
 ];
 
