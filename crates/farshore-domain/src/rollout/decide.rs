@@ -3,8 +3,9 @@
 use serde::Serialize;
 use serde_json::json;
 
+use super::hours::Hours;
 use super::judge;
-use super::member::{Member, Told};
+use super::member::{Member, Progress, Told};
 use super::observe;
 use super::spec::PromotionMode;
 use super::state::{Phase, Rollout, in_order};
@@ -12,6 +13,7 @@ use super::view::FleetView;
 use crate::id::{DeviceId, PermitId, ReleaseId};
 use crate::name::Name;
 use crate::object::Reason;
+use crate::schedule::Purpose;
 use crate::time::{SECOND_MS, UnixMs};
 
 /// What the driver carries out, in one transaction with storing the next state.
@@ -77,7 +79,8 @@ pub fn decide_on(
     now: UnixMs,
     permits: &mut dyn FnMut() -> PermitId,
 ) -> Decision {
-    let mut step = Step { next: rollout, view, now, permits, actions: Vec::new() };
+    let hours = Hours::of(&rollout.spec, now);
+    let mut step = Step { next: rollout, view, now, permits, hours, actions: Vec::new() };
     match step.next.phase {
         Phase::Pending => step.give_up_waiting(step.next.created_at),
         Phase::Running => {
@@ -104,7 +107,9 @@ pub fn decide_on(
     }
     if !step.next.phase.is_final() {
         step.tell();
+        step.hold_gate();
     }
+    step.next.next_opening = step.opening();
     Decision { next: step.next, actions: step.actions }
 }
 
@@ -113,6 +118,7 @@ pub(super) struct Step<'a> {
     pub(super) view: &'a FleetView,
     pub(super) now: UnixMs,
     pub(super) permits: &'a mut dyn FnMut() -> PermitId,
+    pub(super) hours: Hours<'a>,
     pub(super) actions: Vec<Action>,
 }
 
@@ -123,8 +129,10 @@ impl Step<'_> {
         if !self.may_begin() {
             return;
         }
+        self.hold_gate();
         loop {
-            let tallies = judge::tallies(&self.next);
+            let mut tallies = judge::tallies(&self.next);
+            self.wait_for_away(&mut tallies);
             match self.find_halt(&tallies) {
                 Some(halt) if self.try_elsewhere(&halt) => {}
                 Some(halt) => {
@@ -231,10 +239,14 @@ impl Step<'_> {
 
     /// Says what has changed in what devices should have.
     fn tell(&mut self) {
+        let any_time = self.next.may_tell_any_time();
         let mut changes = Vec::new();
         for (device, member) in &self.next.members {
-            let active = self.view.get(*device).and_then(|device| device.app.active);
-            let (told, _) = self.next.tells(member, active);
+            let known = self.view.get(*device);
+            let active = known.and_then(|device| device.app.active);
+            let may_stage =
+                any_time || known.is_some_and(|known| self.hours.is_open(Purpose::Download, known));
+            let (told, _) = self.next.tells(member, active, may_stage);
             if told != member.told {
                 changes.push((*device, told));
             }
@@ -242,6 +254,10 @@ impl Step<'_> {
         for (device, told) in changes {
             if let Some(member) = self.next.members.get_mut(&device) {
                 member.told = told;
+                // The time to stage counts from when it could begin.
+                if told == Told::New && !any_time && matches!(member.progress, Progress::Waiting { .. }) {
+                    member.progress = Progress::Waiting { since: self.now };
+                }
             }
             let (release, forward) = match told {
                 Told::Old => (self.next.from.as_ref().map(|from| from.uid), false),

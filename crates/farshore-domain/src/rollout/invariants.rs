@@ -2,10 +2,14 @@
 //!
 //! Numbers are those of the blueprint's section 7.
 
+use std::collections::BTreeMap;
+
 use super::decide::{Action, Decision};
-use super::member::Progress;
+use super::member::{Member, Progress};
+use super::spec::Limit;
 use super::state::{Phase, Rollout};
-use super::view::FleetView;
+use super::view::{DeviceView, FleetView};
+use crate::schedule::{Calendar, Look, Purpose, Zone};
 use crate::time::UnixMs;
 
 /// What was found broken.
@@ -28,25 +32,122 @@ pub fn live_permits_are_within_the_budget(rollout: &Rollout, now: UnixMs) -> Res
     })
 }
 
+/// One budget after a decision: how many devices it is over, how many of them are down on purpose, how many are up.
+#[derive(Clone, Copy, Default)]
+struct Stand {
+    size: u32,
+    down: u32,
+    up: u32,
+}
+
+impl Stand {
+    fn add(&mut self, member: Option<&Member>, device: Option<&DeviceView>, now: UnixMs) {
+        let flies = member.is_some_and(|member| member.progress().is_in_flight());
+        self.size += 1;
+        self.down += u32::from(flies || device.is_some_and(|device| device.is_busy(now)));
+        self.up += u32::from(!flies && device.is_some_and(|device| device.is_up(now)));
+    }
+
+    /// Whether a device that was `up` until then may have been taken down, with this as the result.
+    fn allows(self, limit: Limit, up: bool) -> bool {
+        let places = limit.places(self.size);
+        match limit {
+            Limit::MaxUnavailable(_) => self.down <= places,
+            Limit::MinAvailable(least) if up => self.down <= places && self.up >= least.at_least(self.size),
+            // What is not up can't be taken down: it may be repaired, one after the other.
+            Limit::MinAvailable(_) => self.down <= places.max(1),
+        }
+    }
+}
+
+/// The devices that a decision gives permits to.
+fn started<'a>(decision: &'a Decision, view: &'a FleetView) -> impl Iterator<Item = &'a DeviceView> {
+    decision.actions.iter().filter_map(|action| match action {
+        Action::Permit { device, .. } => view.get(*device),
+        _ => None,
+    })
+}
+
 /// 2: no decision *starts* a disruption above the budget. Devices that come back in the middle of an activation may exceed it; then nothing more is started.
 pub fn nothing_is_started_above_the_budget(
     decision: &Decision,
     view: &FleetView,
     now: UnixMs,
 ) -> Result<(), Broken> {
-    let started = decision.actions.iter().any(|action| matches!(action, Action::Permit { .. }));
-    let next = &decision.next;
-    let elsewhere = next
-        .members()
-        .filter(|(device, member)| {
-            !member.progress().is_in_flight() && view.get(*device).is_some_and(|device| device.is_busy(now))
-        })
-        .count();
-    let down = next.in_flight() as usize + elsewhere;
-    let good = !started || down <= next.budget() as usize;
-    holds(good, "nothing_is_started_above_the_budget", || {
-        format!("{down} down, budget {}, and more was started", next.budget())
+    let mut stand = Stand::default();
+    for (device, member) in decision.next.members() {
+        stand.add(Some(member), view.get(device), now);
+    }
+    let limit = decision.next.spec().limit();
+    let bad = started(decision, view).find(|device| !stand.allows(limit, device.is_up(now)));
+    holds(bad.is_none(), "nothing_is_started_above_the_budget", || {
+        let Stand { size, down, up } = stand;
+        format!("{down} down and {up} up of {size} with {limit}, and more was started")
     })
+}
+
+/// 2: the same for each group, with the load from outside this rollout.
+pub fn no_group_is_taken_below_its_budget(
+    decision: &Decision,
+    view: &FleetView,
+    now: UnixMs,
+) -> Result<(), Broken> {
+    for group in &decision.next.spec().group_by {
+        let mut stands: BTreeMap<&str, Stand> = BTreeMap::new();
+        for device in view.iter().filter(|device| device.counts()) {
+            if let Some(value) = device.labels.get(&group.label) {
+                stands.entry(value).or_default().add(decision.next.member(device.id), Some(device), now);
+            }
+        }
+        for ((label, value), load) in &view.group_load {
+            if *label == group.label
+                && let Some(stand) = stands.get_mut(value.as_str())
+            {
+                stand.down += load;
+            }
+        }
+        for device in started(decision, view) {
+            let Some(value) = device.labels.get(&group.label) else { continue };
+            let stand = stands.get(value).copied().unwrap_or_default();
+            holds(
+                stand.allows(group.limit(), device.is_up(now)),
+                "no_group_is_taken_below_its_budget",
+                || {
+                    let Stand { size, down, up } = stand;
+                    let limit = group.limit();
+                    format!(
+                        "{}={value}: {down} down and {up} up of {size} with {limit}, and more was started",
+                        group.label
+                    )
+                },
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// 3: permits are issued only inside the windows of the device's zone, and end with them. What is broken may go back at any hour.
+pub fn permits_stay_in_their_windows(
+    decision: &Decision,
+    view: &FleetView,
+    now: UnixMs,
+) -> Result<(), Broken> {
+    const NAME: &str = "permits_stay_in_their_windows";
+    let spec = decision.next.spec();
+    let calendar = Calendar::new(&spec.windows, &spec.blackouts, spec.energy);
+    let calendar = calendar.map_err(|_| Broken { invariant: NAME, what: "unreadable windows".to_owned() })?;
+    for action in &decision.actions {
+        let Action::Permit { device, expires_at, forward, .. } = action else { continue };
+        let (Some(known), Some(member)) = (view.get(*device), decision.next.member(*device)) else {
+            continue;
+        };
+        let broken = member.failure().is_some() || !known.has_committed(decision.next.to().uid);
+        let zone = Zone::of_device(known.time_zone.as_deref());
+        let look = calendar.look(Purpose::Install, &zone, now, *expires_at);
+        let inside = matches!(look, Look::Open { until } if until >= *expires_at);
+        holds(inside || (!forward && broken), NAME, || format!("{device} got a permit outside its windows"))?;
+    }
+    Ok(())
 }
 
 /// 3: going forward, only devices that are judged with the wave that runs have a permit.
@@ -162,6 +263,8 @@ pub fn check(before: &Rollout, decision: &Decision, view: &FleetView, now: UnixM
     let after = &decision.next;
     live_permits_are_within_the_budget(after, now)?;
     nothing_is_started_above_the_budget(decision, view, now)?;
+    no_group_is_taken_below_its_budget(decision, view, now)?;
+    permits_stay_in_their_windows(decision, view, now)?;
     permits_stay_in_their_wave(after, now)?;
     permits_fit_the_phase(after, now)?;
     membership_is_sound(after)?;

@@ -17,6 +17,8 @@ word_enum! {
         Held = "held",
         /// No longer in the channel, or no longer placed.
         Left = "left",
+        /// It was away for too long (`offline: skip`), and takes what the channel says when it returns.
+        Skipped = "skipped",
     }
 }
 

@@ -1,6 +1,7 @@
 //! From what devices report to where each of them stands. The outcome that was reported comes first, reachability second, time last.
 
 use super::member::{Exclusion, Failure, FailureKind, Member, Progress, penalty_ms};
+use super::spec::OfflinePolicy;
 use super::state::Rollout;
 use super::view::{DeviceView, FleetView};
 use crate::device::{AppPhase, Lifecycle};
@@ -53,10 +54,26 @@ pub(super) fn forward(rollout: &mut Rollout, view: &FleetView, now: UnixMs) -> V
             }
         }
     }
+    skip(rollout, now);
     if news && let Some(wave) = rollout.current_mut() {
         wave.news_at = Some(now);
     }
     failed
+}
+
+/// Leaves out for good who was away for too long.
+fn skip(rollout: &mut Rollout, now: UnixMs) {
+    if rollout.spec.offline.policy != OfflinePolicy::Skip {
+        return;
+    }
+    let over = |member: &Member| rollout.skips_at(member).is_some_and(|end| end <= now);
+    let devices: Vec<_> =
+        rollout.members.iter().filter(|(_, member)| over(member)).map(|(id, _)| *id).collect();
+    for device in devices {
+        if let Some(member) = rollout.members.get_mut(&device) {
+            member.progress = Progress::Excluded { since: now, why: Exclusion::Skipped };
+        }
+    }
 }
 
 /// Reads the view into the members of a rollout that goes back.
@@ -133,7 +150,7 @@ fn step_forward(member: &mut Member, device: Option<&DeviceView>, terms: &Terms)
 fn leave(member: &mut Member, now: UnixMs) {
     let gone = match member.progress {
         Progress::Waiting { .. } | Progress::Unreachable { .. } | Progress::RollbackDue { .. } => true,
-        Progress::Excluded { why, .. } => why != Exclusion::Left,
+        Progress::Excluded { why, .. } => !matches!(why, Exclusion::Left | Exclusion::Skipped),
         Progress::Updating { expires_at, .. } | Progress::RollingBack { expires_at, .. } => expires_at <= now,
         _ => false,
     };
@@ -179,6 +196,7 @@ fn read_outcome(member: &mut Member, device: &DeviceView, terms: &Terms) -> bool
         | Progress::RollingBack { .. }
         | Progress::RolledBack { .. }
         | Progress::RollbackFailed { .. } => true,
+        Progress::Excluded { why: Exclusion::Skipped, .. } => false,
         _ if !member.touched && exclusion(device, member, to).is_some() => false,
         _ if device.has_committed(to) => {
             member.touched = true;
@@ -203,6 +221,9 @@ fn read_outcome(member: &mut Member, device: &DeviceView, terms: &Terms) -> bool
 /// A member that has no permit.
 fn stand(member: &mut Member, device: &DeviceView, terms: &Terms) {
     let now = terms.now;
+    if matches!(member.progress, Progress::Excluded { why: Exclusion::Skipped, .. }) {
+        return;
+    }
     if let Some(why) = exclusion(device, member, terms.to) {
         let same = matches!(member.progress, Progress::Excluded { why: before, .. } if before == why);
         if !same {
@@ -285,6 +306,7 @@ fn step_back(member: &mut Member, device: Option<&DeviceView>, terms: &Terms) {
         Progress::Waiting { .. } if has_new => due(member, now),
         Progress::Unreachable { .. } if online && (member.touched || has_new) => due(member, now),
         Progress::Unreachable { .. } if online => member.progress = Progress::Waiting { since: now },
+        Progress::Excluded { why: Exclusion::Skipped, .. } if !has_new => {}
         Progress::Excluded { .. } if exclusion(device, member, to).is_none() => {
             if member.touched || has_new {
                 due(member, now);

@@ -1,127 +1,170 @@
-//! Permits: who may change now, within the budget, on the way forward and on the way back.
+//! Permits: who may change now, within the budgets and inside the windows, on the way forward and on the way back.
 
 use super::decide::{Action, ENGINE, Step};
-use super::member::{Member, Progress};
+use super::hours::is_urgent;
+use super::ledger::Ledger;
+use super::member::{Member, Progress, Told};
 use super::observe;
 use super::state::{Phase, count};
+use super::view::DeviceView;
 use crate::device::AppPhase;
+use crate::id::DeviceId;
+use crate::schedule::{Look, Purpose};
 use crate::time::{SECOND_MS, UnixMs};
 
 /// How long a device of a running wave is given to stage before it gets its permit anyway: a permit should not be spent on a download.
 pub(super) const STAGING_GRACE_MS: i64 = 15 * SECOND_MS;
 
-impl Step<'_> {
-    /// How many more devices may be taken down: the budget less those in flight and those that something else keeps down.
-    pub(super) fn free_places(&self) -> u32 {
-        self.next.budget().saturating_sub(self.taken_places())
-    }
-
-    fn taken_places(&self) -> u32 {
-        let now = self.now;
-        let elsewhere = self.next.members.iter().filter(|(device, member)| {
-            !member.progress.is_in_flight() && self.view.get(**device).is_some_and(|d| d.is_busy(now))
-        });
-        self.next.in_flight().saturating_add(count(elsewhere))
-    }
-
-    /// Permits for the wave that runs, as long as no more than `limit` devices are in flight.
+impl<'a> Step<'a> {
+    /// Issues permits to members of the wave that runs, so that at most `limit` are in flight.
     pub(super) fn permit_forward(&mut self, limit: u32) {
         let now = self.now;
-        self.renew(true);
-        let current = self.next.current;
-        let begun = self.next.waves.get(current as usize).and_then(|wave| wave.started_at);
-        let mut ready = Vec::new();
-        for (device, member) in &self.next.members {
-            let Progress::Waiting { since } = member.progress else { continue };
-            let Some(known) = self.view.get(*device) else { continue };
-            if member.wave != current || !known.is_online() || known.is_busy(now) || !member.may_try(now) {
-                continue;
-            }
-            let staged = known.app.phase == AppPhase::Staged;
-            let waited = now.since_ms(begun.unwrap_or(since).max(since)) >= STAGING_GRACE_MS;
-            if staged || (waited && known.app.phase != AppPhase::Downloading) {
-                ready.push((!staged, member.rank, *device));
-            }
+        let mut ledger = Ledger::of(&self.next, self.view, now);
+        self.renew(true, &mut ledger);
+        if ledger.is_full() || ledger.in_flight() >= limit {
+            return;
         }
+        let mut ready = self.ready();
         ready.sort_unstable();
-        let places = self.free_places().min(limit.saturating_sub(self.next.in_flight())) as usize;
-        for (_, _, device) in ready.into_iter().take(places) {
+        for (_, _, device) in ready {
+            if ledger.in_flight() >= limit {
+                break;
+            }
+            let Some(known) = self.view.get(device).filter(|known| ledger.admits(known, now)) else {
+                continue;
+            };
+            let Some(expires_at) = self.hours.permit_end(known) else { continue };
             let permit = (self.permits)();
-            let expires_at = self.expiry();
             let Some(member) = self.next.members.get_mut(&device) else { continue };
             member.touched = true;
             member.progress =
                 Progress::Updating { permit: Some(permit), since: now, expires_at, revoked: false };
+            ledger.take(known, now);
             let release = Some(self.next.to.uid);
             self.actions.push(Action::Permit { device, release, permit, expires_at, forward: true });
         }
     }
 
-    fn expiry(&self) -> UnixMs {
-        self.now.plus_ms(i64::from(self.next.spec.permit_seconds) * SECOND_MS)
+    /// Members of the wave that runs who could use a permit now: those that have staged first, then by rank.
+    fn ready(&self) -> Vec<(bool, u32, DeviceId)> {
+        let now = self.now;
+        let current = self.next.current;
+        let begun = self.next.waves.get(current as usize).and_then(|wave| wave.started_at);
+        let any_time = self.next.may_tell_any_time();
+        let mut ready = Vec::new();
+        for (device, member) in &self.next.members {
+            let Progress::Waiting { since } = member.progress else { continue };
+            if member.wave != current {
+                continue;
+            }
+            let Some(known) = self.view.get(*device) else { continue };
+            if !known.is_online() || known.is_busy(now) || !member.may_try(now) {
+                continue;
+            }
+            let staged = known.app.phase == AppPhase::Staged;
+            let told = any_time || member.told == Told::New;
+            let waited = now.since_ms(begun.unwrap_or(since).max(since)) >= STAGING_GRACE_MS;
+            if told && (staged || (waited && known.app.phase != AppPhase::Downloading)) {
+                ready.push((!staged, member.rank, *device));
+            }
+        }
+        ready
+    }
+
+    /// When a permit for this member expires if it is issued now; none when its windows are shut. What is broken goes back at any hour.
+    fn expiry(&mut self, member: &Member, known: &'a DeviceView, forward: bool) -> Option<UnixMs> {
+        if !forward && is_urgent(member, known, &self.next) {
+            return Some(self.now.plus_ms(i64::from(self.next.spec.permit_seconds) * SECOND_MS));
+        }
+        self.hours.permit_end(known)
     }
 
     /// Reachable devices whose permit ran out before they could use it get another one in the same place, until their time is over.
-    fn renew(&mut self, forward: bool) {
+    fn renew(&mut self, forward: bool, ledger: &mut Ledger<'_>) {
         let now = self.now;
-        let over_budget = self.taken_places() > self.next.budget();
         let timeout_ms = i64::from(self.next.spec.device_timeout_seconds) * SECOND_MS;
-        let expires = self.expiry();
         let target =
             if forward { Some(self.next.to.uid) } else { self.next.from.as_ref().map(|from| from.uid) };
-        for (device, member) in &mut self.next.members {
+        let mut expired = Vec::new();
+        for (device, member) in &self.next.members {
             let (Progress::Updating { since, expires_at, revoked, .. }
             | Progress::RollingBack { since, expires_at, revoked, .. }) = member.progress
             else {
                 continue;
             };
-            let waits = self.view.get(*device).is_some_and(|d| d.is_online() && d.app.active != target);
-            if revoked || expires_at > now || !waits || now.since_ms(since) >= timeout_ms {
-                continue;
+            if !revoked && expires_at <= now && now.since_ms(since) < timeout_ms {
+                expired.push((*device, since));
             }
-            if over_budget {
-                member.progress = if forward {
-                    Progress::Waiting { since: now }
-                } else {
-                    Progress::RollbackDue { since: now }
-                };
+        }
+        for (device, since) in expired {
+            let waits = self.view.get(device).filter(|d| d.is_online() && d.app.active != target);
+            let (Some(known), Some(member)) = (waits, self.next.members.get(&device).cloned()) else {
                 continue;
-            }
-            let permit = (self.permits)();
-            member.progress = if forward {
-                Progress::Updating { permit: Some(permit), since, expires_at: expires, revoked: false }
-            } else {
-                Progress::RollingBack { permit, since, expires_at: expires, revoked: false }
             };
-            let (device, expires_at) = (*device, expires);
-            self.actions.push(Action::Permit { device, release: target, permit, expires_at, forward });
+            let expires_at = self.expiry(&member, known, forward).filter(|_| !ledger.is_over(known, now));
+            let progress = match expires_at {
+                None => {
+                    ledger.give_back(known, now);
+                    if forward {
+                        Progress::Waiting { since: now }
+                    } else {
+                        Progress::RollbackDue { since: now }
+                    }
+                }
+                Some(expires_at) => {
+                    let permit = (self.permits)();
+                    self.actions.push(Action::Permit {
+                        device,
+                        release: target,
+                        permit,
+                        expires_at,
+                        forward,
+                    });
+                    if forward {
+                        Progress::Updating { permit: Some(permit), since, expires_at, revoked: false }
+                    } else {
+                        Progress::RollingBack { permit, since, expires_at, revoked: false }
+                    }
+                }
+            };
+            if let Some(member) = self.next.members.get_mut(&device) {
+                member.progress = progress;
+            }
         }
     }
 
-    /// Brings touched devices back within the budget, and ends when everybody who can be reached is back.
+    /// Brings touched devices back within the budgets, and ends when everybody who can be reached is back.
     pub(super) fn go_back(&mut self) {
         let now = self.now;
         observe::back(&mut self.next, self.view, now);
-        self.renew(false);
+        let mut ledger = Ledger::of(&self.next, self.view, now);
+        self.give_up_on_the_blocked(&ledger);
+        self.renew(false, &mut ledger);
         let mut due = Vec::new();
         for (device, member) in &self.next.members {
-            let Some(known) = self.view.get(*device) else { continue };
-            if matches!(member.progress, Progress::RollbackDue { .. })
-                && known.is_online()
-                && !known.is_busy(now)
-            {
+            if !matches!(member.progress, Progress::RollbackDue { .. }) {
+                continue;
+            }
+            if self.view.get(*device).is_some_and(|known| known.is_online() && !known.is_busy(now)) {
                 // What is broken goes first: it has the least to lose.
                 due.push((member.failure.is_none(), member.rank, *device));
             }
         }
         due.sort_unstable();
-        let places = self.free_places() as usize;
         let release = self.next.from.as_ref().map(|from| from.uid);
-        for (_, _, device) in due.into_iter().take(places) {
+        for (_, _, device) in due {
+            if ledger.is_full() {
+                break;
+            }
+            let Some(known) = self.view.get(device).filter(|known| ledger.admits(known, now)) else {
+                continue;
+            };
+            let Some(member) = self.next.members.get(&device).cloned() else { continue };
+            let Some(expires_at) = self.expiry(&member, known, false) else { continue };
             let permit = (self.permits)();
-            let expires_at = self.expiry();
             let Some(member) = self.next.members.get_mut(&device) else { continue };
             member.progress = Progress::RollingBack { permit, since: now, expires_at, revoked: false };
+            ledger.take(known, now);
             self.actions.push(Action::Permit { device, release, permit, expires_at, forward: false });
         }
         let under_way = |member: &Member| {
@@ -129,6 +172,33 @@ impl Step<'_> {
         };
         if !self.next.members.values().any(under_way) {
             self.end_rollback();
+        }
+    }
+
+    /// When nothing has moved for the operator's time limit, whoever no budget and no window lets go back is given up: somebody has to look.
+    fn give_up_on_the_blocked(&mut self, ledger: &Ledger<'_>) {
+        let now = self.now;
+        let limit_ms = i64::from(self.next.spec.operator_timeout_seconds) * SECOND_MS;
+        if ledger.in_flight() > 0 {
+            return;
+        }
+        let mut given_up = Vec::new();
+        for (device, member) in &self.next.members {
+            let Progress::RollbackDue { since } = member.progress else { continue };
+            let Some(known) = self.view.get(*device).filter(|_| now.since_ms(since) >= limit_ms) else {
+                continue;
+            };
+            let look = self.hours.look(Purpose::Install, known);
+            if let Some(blocked) = ledger.blocks(known, now) {
+                given_up.push((*device, format!("{blocked} has had no place for it to go back")));
+            } else if matches!(look, Look::Shut { next: None, .. }) && !is_urgent(member, known, &self.next) {
+                given_up.push((*device, "no window opens for it to go back within a year".to_owned()));
+            }
+        }
+        for (device, reason) in given_up {
+            if let Some(member) = self.next.members.get_mut(&device) {
+                member.progress = Progress::RollbackFailed { at: now, reason };
+            }
         }
     }
 

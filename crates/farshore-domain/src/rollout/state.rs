@@ -176,6 +176,9 @@ pub struct Rollout {
     pub(super) promoted_at: Option<UnixMs>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) superseded_by: Option<RolloutId>,
+    /// When the next window opens that somebody waits for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) next_opening: Option<UnixMs>,
     /// How many devices it started with.
     pub(super) population: u32,
     /// The index of the wave that runs.
@@ -267,6 +270,7 @@ impl Rollout {
             unblocked_at: None,
             promoted_at: None,
             superseded_by: None,
+            next_opening: None,
             population: 0,
             current: 0,
             waves: Vec::new(),
@@ -392,7 +396,7 @@ impl Rollout {
     /// How many devices may be in flight at once.
     #[must_use]
     pub fn budget(&self) -> u32 {
-        self.spec.max_unavailable.of(self.size())
+        self.spec.limit().places(self.size())
     }
 
     /// How many members are in flight: permits held by unreachable devices count until they expire.
@@ -452,7 +456,7 @@ impl Rollout {
 
     /// Members, late joiners included.
     pub(super) fn size(&self) -> u32 {
-        count(self.members.values())
+        u32::try_from(self.members.len()).unwrap_or(u32::MAX)
     }
 
     pub(super) fn remember(

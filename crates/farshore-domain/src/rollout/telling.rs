@@ -15,7 +15,8 @@ impl Rollout {
     #[must_use]
     pub fn assignment(&self, device: DeviceId, active: Option<ReleaseId>) -> Option<RolloutAssignment> {
         let member = self.members.get(&device)?;
-        let (told, permit) = self.tells(member, active);
+        let may_stage = self.may_tell_any_time() || member.told == Told::New;
+        let (told, permit) = self.tells(member, active, may_stage);
         let (release, forward) = match told {
             Told::Old => (self.from.clone(), false),
             Told::New => (Some(self.to.clone()), true),
@@ -25,17 +26,18 @@ impl Rollout {
         Some(RolloutAssignment { release, forward, wave: member.wave.saturating_add(1), permit })
     }
 
-    /// What a member is told, and the permit that goes with it.
+    /// What a member is told, and the permit that goes with it. `may_stage` says whether a download may begin now; one that has begun goes on.
     pub(super) fn tells(
         &self,
         member: &Member,
         active: Option<ReleaseId>,
+        may_stage: bool,
     ) -> (Told, Option<(PermitId, UnixMs)>) {
         let has_new = active == Some(self.to.uid);
         let stays = self.wave_back.is_some_and(|wave| member.wave != wave);
         match self.phase {
-            Phase::RollingBack if stays => self.tells_forward(member, active),
-            Phase::Running | Phase::Paused => self.tells_forward(member, active),
+            Phase::RollingBack if stays => self.tells_forward(member, active, may_stage),
+            Phase::Running | Phase::Paused => self.tells_forward(member, active, may_stage),
             Phase::RollingBack => match &member.progress {
                 Progress::Excluded { .. } => (Told::Released, None),
                 // Without an old release the app is removed, which needs no permit on the device: tell it only when it is its turn.
@@ -62,6 +64,7 @@ impl Rollout {
         &self,
         member: &Member,
         active: Option<ReleaseId>,
+        may_stage: bool,
     ) -> (Told, Option<(PermitId, UnixMs)>) {
         let has_new = active == Some(self.to.uid);
         match &member.progress {
@@ -78,7 +81,8 @@ impl Rollout {
             _ => {
                 // A device that runs nothing yet gets the old release first: staging alone would leave it empty.
                 let empty = active.is_none() && self.from.is_some();
-                let soon = member.wave <= self.current.saturating_add(1) && !empty;
+                let may_stage = may_stage || member.told == Told::New;
+                let soon = may_stage && member.wave <= self.current.saturating_add(1) && !empty;
                 (if has_new || soon { Told::New } else { Told::Old }, None)
             }
         }

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use std::collections::BTreeSet;
+
 use super::judge;
 use super::member::{Member, Progress};
 use super::permits::STAGING_GRACE_MS;
@@ -9,6 +11,7 @@ use super::state::{Phase, Rollout, WaveState};
 use super::view::{DeviceView, FleetView};
 use crate::condition::Verdict;
 use crate::device::{AppPhase, OFFLINE_AFTER_MS};
+use crate::id::DeviceId;
 use crate::object::Reason;
 use crate::time::{SECOND_MS, UnixMs};
 use crate::word_enum;
@@ -99,10 +102,13 @@ impl Rollout {
                 moments.extend(self.soak_end());
                 moments.extend(self.at_gate_end());
                 moments.extend(self.blocked_end());
+                moments.extend(self.next_opening);
+                moments.extend(self.waits_for_away_until());
             }
         }
         let timeout = seconds(self.spec.device_timeout_seconds);
         for member in self.members.values() {
+            moments.extend(self.skips_at(member));
             match member.progress {
                 Progress::Updating { since, expires_at, .. }
                 | Progress::RollingBack { since, expires_at, .. } => {
@@ -155,10 +161,21 @@ impl Rollout {
         (code, message, owner, until): (&str, &str, Owner, UnixMs),
         of: impl Fn(&Member, Option<&DeviceView>) -> bool,
     ) -> Option<Waiting> {
+        self.crowd_without(&BTreeSet::new(), view, (code, message, owner, until), of)
+    }
+
+    /// The same, without those for whom something else is said already.
+    fn crowd_without(
+        &self,
+        kept: &BTreeSet<DeviceId>,
+        view: &FleetView,
+        (code, message, owner, until): (&str, &str, Owner, UnixMs),
+        of: impl Fn(&Member, Option<&DeviceView>) -> bool,
+    ) -> Option<Waiting> {
         let mut number = 0_u32;
         let mut since = None;
         for (device, member) in &self.members {
-            if of(member, view.get(*device)) {
+            if !kept.contains(device) && of(member, view.get(*device)) {
                 number += 1;
                 let began = member.progress.since();
                 since = Some(since.map_or(began, |earliest: UnixMs| earliest.min(began)));
@@ -185,6 +202,7 @@ impl Rollout {
             return vec![self.waits_at_gate(view, until)];
         }
         let gate = self.gate_end();
+        let (mut list, kept) = self.waits_for_hours_and_groups(view, now, gate);
         let in_wave = |member: &Member| member.wave == current;
         let waits = |member: &Member| in_wave(member) && matches!(member.progress, Progress::Waiting { .. });
         let loads =
@@ -201,6 +219,11 @@ impl Rollout {
         let latest =
             self.members.values().filter(|m| m.progress.is_in_flight()).map(|m| m.progress.since()).max();
         let flight_end = latest.unwrap_or(now).plus_ms(seconds(self.spec.device_timeout_seconds));
+        let waited = self.waits_for_away_until().filter(|until| *until > now);
+        let (away, away_until) = match waited {
+            Some(until) => ("are unreachable; the gate waits for them until the deadline", until),
+            None => ("are unreachable; the gate opens without them once enough others have reported", gate),
+        };
         let found = [
             self.crowd(
                 view,
@@ -220,7 +243,7 @@ impl Rollout {
                 ),
                 |m, d| waits(m) && d.is_some_and(|d| !d.is_online()),
             ),
-            self.crowd(view, (code, text, Owner::Engine, gate), |m, d| {
+            self.crowd_without(&kept, view, (code, text, Owner::Engine, gate), |m, d| {
                 waits(m) && m.may_try(now) && !loads(d) && d.is_some_and(DeviceView::is_online)
             }),
             self.crowd(
@@ -233,23 +256,16 @@ impl Rollout {
                 ),
                 |m, _| waits(m) && !m.may_try(now),
             ),
-            self.crowd(
-                view,
-                (
-                    "Unreachable",
-                    "are unreachable; the gate opens without them once enough others have reported",
-                    Owner::Device,
-                    gate,
-                ),
-                |m, _| in_wave(m) && matches!(m.progress, Progress::Unreachable { .. }),
-            ),
+            self.crowd(view, ("Unreachable", away, Owner::Device, away_until), |m, _| {
+                in_wave(m) && matches!(m.progress, Progress::Unreachable { .. })
+            }),
             self.crowd(
                 view,
                 ("LeftOut", "are pinned, cordoned, held or gone and can't be judged", Owner::Operator, gate),
                 |m, _| in_wave(m) && matches!(m.progress, Progress::Excluded { .. }),
             ),
         ];
-        let mut list: Vec<_> = found.into_iter().flatten().collect();
+        list.extend(found.into_iter().flatten());
         if list.is_empty() {
             let message = format!("wave {} waits for its first report", current + 1);
             list.push(Waiting {
@@ -311,6 +327,7 @@ impl Rollout {
         let end = now.plus_ms(seconds(self.spec.device_timeout_seconds));
         let budget =
             format!("wait for a place to go back: {} of {} are taken", self.in_flight(), self.budget());
+        let (mut list, kept) = self.waits_for_hours_and_groups(view, now, end);
         let found = [
             self.crowd(view, ("RollingBack", "go back to the old release", Owner::Device, end), |m, _| {
                 matches!(m.progress, Progress::RollingBack { .. })
@@ -320,11 +337,11 @@ impl Rollout {
                 ("PermitOutstanding", "may still use a permit of the new release", Owner::Device, end),
                 |m, _| matches!(m.progress, Progress::Updating { .. }),
             ),
-            self.crowd(view, ("Budget", &budget, Owner::Engine, end), |m, _| {
+            self.crowd_without(&kept, view, ("Budget", &budget, Owner::Engine, end), |m, _| {
                 matches!(m.progress, Progress::RollbackDue { .. })
             }),
         ];
-        let mut list: Vec<_> = found.into_iter().flatten().collect();
+        list.extend(found.into_iter().flatten());
         if list.is_empty() {
             let reason =
                 Reason::new("Ending", "everybody is back; it ends with the next decision", self.phase_since);

@@ -121,10 +121,14 @@ pub fn check(windows: &[WindowSpec], blackouts: &[Blackout], energy: Energy) -> 
         }
     }
     for (index, spec) in windows.iter().take(MAX_WINDOWS).enumerate() {
-        if let Err(problems) = Window::new(spec) {
-            errors.extend(
-                problems.into_iter().map(|(field, text)| (format!("windows[{index}].{field}"), text)),
-            );
+        let at = |field: &str| format!("windows[{index}].{field}");
+        match Window::new(spec) {
+            Err(problems) => errors.extend(problems.into_iter().map(|(field, text)| (at(field), text))),
+            Ok(window) if !window.opens_every_year() => {
+                let text = "does not open in every year: the date it names is missing in some or all of them";
+                errors.push((at("cron"), text.to_owned()));
+            }
+            Ok(_) => {}
         }
     }
     for (index, blackout) in blackouts.iter().take(MAX_WINDOWS).enumerate() {

@@ -1,11 +1,12 @@
 //! A fleet of virtual devices and the driver around `decide`. Every decision is checked against all invariants, for idempotence, and goes through JSON.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use farshore_domain::assign::{Inputs, NeedsPermit, Placement, assign};
 use farshore_domain::desired::Permit;
 use farshore_domain::device::{AppPhase, OFFLINE_AFTER_MS, Reachability};
 use farshore_domain::id::{DeviceId, PermitId, ReleaseId, RolloutId};
+use farshore_domain::label::Labels;
 use farshore_domain::name::Name;
 use farshore_domain::rollout::{
     Action, Amount, AppReport, DeviceView, FleetView, KnownRelease, Phase, ReleaseRef, Rollout, RolloutSpec,
@@ -99,6 +100,8 @@ pub(crate) struct Fleet {
     permits: u64,
     pub(crate) log: Vec<Action>,
     pub(crate) most_live: usize,
+    /// The codes of everything that it ever waited for.
+    pub(crate) waited_for: BTreeSet<String>,
     /// Whether a live permit was ever held by a device out of reach.
     pub(crate) permit_out_of_reach: bool,
     /// Check each decision for idempotence and through JSON. Off where thousands of devices would make that slow.
@@ -124,6 +127,7 @@ impl Fleet {
             permits: 0,
             log: Vec::new(),
             most_live: 0,
+            waited_for: BTreeSet::new(),
             permit_out_of_reach: false,
             strict: true,
         };
@@ -131,6 +135,12 @@ impl Fleet {
             fleet.join(*nature, Some(release(0).uid));
         }
         fleet
+    }
+
+    /// Another rollout of the same devices, not started.
+    pub(crate) fn remake(&mut self, spec: RolloutSpec) {
+        let (from, to) = (Some(release(0)), release(1));
+        self.rollout = Rollout::new(rollout_id(1), name("web-1.1"), spec, from, to, "ada", self.now).unwrap();
     }
 
     /// A new device in the channel.
@@ -153,6 +163,8 @@ impl Fleet {
         self.devices.insert(id, device);
         let mut known = DeviceView::new(id, name(&format!("kiosk-{number}")));
         known.last_seen = Some(self.now);
+        let place = [("location", format!("store-{}", number % 3)), ("model", format!("m{}", number % 2))];
+        known.labels = Labels::try_from(place).unwrap();
         known.app = app;
         self.view.insert(known);
         id
@@ -234,6 +246,10 @@ impl Fleet {
             assert_eq!(Rollout::from_json(&json).unwrap(), decision.next, "the state survives JSON");
         }
         self.permits = permits;
+        if self.strict {
+            let waits = decision.next.waiting_for(&self.view, self.now);
+            self.waited_for.extend(waits.into_iter().map(|waiting| waiting.reason.code));
+        }
         self.rollout = decision.next;
         self.carry_out(decision.actions);
         let live = self.rollout.members().filter(|(_, m)| m.live_permit(self.now).is_some()).count();

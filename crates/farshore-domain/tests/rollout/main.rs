@@ -4,9 +4,12 @@
 
 mod assigning;
 mod fleet;
+mod groups;
 mod invariants;
 mod judging;
 mod model;
+mod offline;
 mod scale;
 mod scenarios;
 mod stored;
+mod windows;

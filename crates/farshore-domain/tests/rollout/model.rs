@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use farshore_domain::device::Lifecycle;
 use farshore_domain::id::DeviceId;
 use farshore_domain::rollout::{
-    Action, Amount, Approval, FailureKind, Member, OnFailure, OnInconclusive, OnSmallWave, Phase,
-    RolloutSpec, WaveSpec, WaveState,
+    Action, Amount, Approval, Exclusion, FailureKind, GroupBudget, Member, Offline, OfflinePolicy, OnFailure,
+    OnInconclusive, OnSmallWave, Phase, Progress, RolloutSpec, WaveSpec, WaveState,
 };
+use farshore_domain::schedule::{WindowKind, WindowSpec};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
@@ -120,11 +121,16 @@ fn plan() -> impl Strategy<Value = RolloutSpec> {
     ];
     let approval = prop_oneof![5 => Just(Approval::Automatic), 1 => Just(Approval::TwoPeople)];
     let numbers = (5_u8..90, prop::option::of(1_u32..4), any::<bool>());
-    (waves, budget, on_failure, numbers, inconclusive, small, approval).prop_map(
-        |(waves, max_unavailable, on_failure, numbers, on_inconclusive, on_small_wave, approval)| {
+    (waves, budget, on_failure, numbers, inconclusive, small, approval, placing()).prop_map(
+        |(waves, max_unavailable, on_failure, numbers, on_inconclusive, on_small_wave, approval, placing)| {
             let (failure_threshold, min_reports, slow_start) = numbers;
             RolloutSpec {
-                max_unavailable,
+                waves,
+                max_unavailable: if placing.min_available.is_some() {
+                    Amount::default()
+                } else {
+                    max_unavailable
+                },
                 on_failure,
                 failure_threshold,
                 min_reports,
@@ -132,10 +138,46 @@ fn plan() -> impl Strategy<Value = RolloutSpec> {
                 on_inconclusive,
                 on_small_wave,
                 approval,
-                ..spec(waves)
+                operator_timeout_seconds: 3_000,
+                ..placing
             }
         },
     )
+}
+
+/// Groups, promises, windows and what becomes of devices that are away.
+fn placing() -> impl Strategy<Value = RolloutSpec> {
+    let group = |max_unavailable, min_available| {
+        vec![GroupBudget { label: "location".to_owned(), max_unavailable, min_available }]
+    };
+    let groups = prop_oneof![
+        2 => Just(Vec::new()),
+        1 => (1_u32..3).prop_map(move |count| group(Some(Amount::Count(count)), None)),
+        1 => (20_u8..80).prop_map(move |percent| group(None, Some(Amount::Percent(percent)))),
+    ];
+    let window = |kind, cron: &str, duration_seconds| WindowSpec {
+        kind,
+        cron: cron.to_owned(),
+        duration_seconds,
+        time_zone: None,
+    };
+    let hours = prop_oneof![
+        3 => Just(Vec::new()),
+        1 => Just(vec![window(WindowKind::Maintenance, "*/10 * * * *", 200)]),
+        1 => Just(vec![window(WindowKind::Maintenance, "*/6 * * * *", 120), window(WindowKind::Download, "*/7 * * * *", 60)]),
+    ];
+    let policy =
+        prop_oneof![Just(OfflinePolicy::Wait), Just(OfflinePolicy::Skip), Just(OfflinePolicy::Defer)];
+    let offline =
+        (policy, 60_u32..1_000).prop_map(|(policy, deadline_seconds)| Offline { policy, deadline_seconds });
+    let promise = prop::option::weighted(0.2, (10_u8..90).prop_map(Amount::Percent));
+    (groups, hours, offline, promise).prop_map(|(group_by, windows, offline, min_available)| RolloutSpec {
+        group_by,
+        windows,
+        offline,
+        min_available,
+        ..spec(Vec::new())
+    })
 }
 
 fn pick(fleet: &Fleet, number: u32) -> Option<DeviceId> {
@@ -241,6 +283,11 @@ struct Coverage {
     stragglers: u32,
     late: u32,
     stuck: u32,
+    /// Members waited for a place of their group.
+    full_group: u32,
+    /// Members waited for a window.
+    shut: u32,
+    skipped: u32,
 }
 
 impl Coverage {
@@ -271,6 +318,11 @@ impl Coverage {
         }));
         self.late += u32::from(any(&Member::is_late));
         self.stuck += u32::from(kind(FailureKind::Stuck));
+        self.full_group += u32::from(fleet.waited_for.contains("GroupBudget"));
+        self.shut += u32::from(fleet.waited_for.contains("MaintenanceWindow"));
+        self.skipped += u32::from(any(&|member| {
+            matches!(member.progress(), Progress::Excluded { why: Exclusion::Skipped, .. })
+        }));
     }
 
     fn check(&self) {
@@ -288,6 +340,9 @@ impl Coverage {
             ("stragglers", self.stragglers),
             ("late joiners", self.late),
             ("stuck", self.stuck),
+            ("full group", self.full_group),
+            ("shut windows", self.shut),
+            ("skipped", self.skipped),
         ] {
             assert!(seen >= least, "{what} in {seen} of {} histories only: {self:?}", self.histories);
         }
@@ -302,6 +357,11 @@ fn awaits_approval(fleet: &Fleet) -> bool {
 
 fn run(plan: RolloutSpec, natures: &[Nature], steps: &[Step]) -> Result<Fleet, TestCaseError> {
     let mut fleet = Fleet::new(plan, natures);
+    if fleet.rollout.plan(&fleet.view).is_err() {
+        // A promise that leaves a store nobody to change is refused; the history goes on without it.
+        let easy = RolloutSpec { group_by: Vec::new(), min_available: None, ..fleet.rollout.spec().clone() };
+        fleet.remake(easy);
+    }
     fleet.start();
     for step in steps {
         apply(&mut fleet, step);

@@ -1,0 +1,195 @@
+//! Windows, blackouts and cheap hours in the engine. The fleet's clock begins at 1970-01-01 00:16:40 UTC, a Thursday.
+
+use farshore_domain::rollout::{Action, Amount, Bucket, Phase, Progress, RolloutSpec, WaveSpec};
+use farshore_domain::schedule::{Blackout, Energy, WindowKind, WindowSpec};
+use farshore_domain::time::{HOUR_MS, MINUTE_MS, UnixMs};
+
+use crate::fleet::{Fleet, Nature, device_id, one_wave, release, spec};
+
+fn window(kind: WindowKind, cron: &str, minutes: u32) -> WindowSpec {
+    WindowSpec { kind, cron: cron.to_owned(), duration_seconds: minutes * 60, time_zone: None }
+}
+
+fn permits(fleet: &Fleet) -> Vec<(UnixMs, bool)> {
+    let permit = |action: &Action| match action {
+        Action::Permit { expires_at, forward, .. } => Some((*expires_at, *forward)),
+        _ => None,
+    };
+    fleet.log.iter().filter_map(permit).collect()
+}
+
+fn hour(hour: i64) -> UnixMs {
+    UnixMs(hour * HOUR_MS)
+}
+
+/// With permits that outlive ticks of a minute.
+fn slow(waves: Vec<WaveSpec>) -> RolloutSpec {
+    RolloutSpec { permit_seconds: 180, device_timeout_seconds: 900, gate_timeout_seconds: 900, ..spec(waves) }
+}
+
+/// Ticks of a minute until this moment.
+fn minutes_until(fleet: &mut Fleet, moment: UnixMs) {
+    while fleet.now < moment {
+        fleet.tick(MINUTE_MS.min(moment.since_ms(fleet.now)));
+    }
+}
+
+#[test]
+fn nothing_changes_before_the_window_and_the_gate_does_not_lose_patience() {
+    let mut spec = slow(one_wave());
+    spec.windows = vec![window(WindowKind::Maintenance, "0 2 * * *", 60)];
+    let mut fleet = Fleet::new(spec, &[Nature::Good; 4]);
+    fleet.start();
+    assert_eq!(
+        fleet.rollout.deadline(fleet.now).unwrap().min(hour(2)),
+        fleet.rollout.deadline(fleet.now).unwrap()
+    );
+    // The gate's time limit is fifteen minutes; the window opens in a hundred and three.
+    minutes_until(&mut fleet, UnixMs(hour(2).0 - 1));
+    assert_eq!((fleet.rollout.phase(), permits(&fleet).len()), (Phase::Running, 0));
+    let waits = fleet.rollout.waiting_for(&fleet.view, fleet.now);
+    assert!(waits.iter().any(|w| w.reason.code == "MaintenanceWindow" && w.until == hour(2)), "{waits:?}");
+    fleet.tick(1);
+    assert_eq!(permits(&fleet).len(), 4);
+    fleet.until_phase(Phase::Succeeded);
+}
+
+#[test]
+fn a_permit_ends_with_its_window_and_the_next_one_comes_with_the_next_window() {
+    let mut spec = slow(one_wave());
+    spec.permit_seconds = 600;
+    spec.device_timeout_seconds = 3600;
+    spec.gate_timeout_seconds = 3600;
+    spec.windows = vec![window(WindowKind::Maintenance, "0 * * * *", 5)];
+    let mut fleet = Fleet::new(spec, &[Nature::Good; 2]);
+    fleet.start();
+    minutes_until(&mut fleet, hour(1));
+    fleet.set_online(device_id(0), false);
+    minutes_until(&mut fleet, UnixMs(hour(1).0 + 4 * MINUTE_MS));
+    assert!(
+        permits(&fleet).iter().all(|(end, _)| *end == UnixMs(hour(1).0 + 5 * MINUTE_MS)),
+        "{:?}",
+        permits(&fleet)
+    );
+    fleet.set_online(device_id(0), true);
+    // It comes back after the window: its permit is over, and it waits for the next.
+    fleet.until_phase(Phase::Succeeded);
+    assert!(fleet.now >= hour(1));
+}
+
+#[test]
+fn each_device_follows_the_clock_of_its_zone() {
+    let mut spec = slow(one_wave());
+    spec.windows = vec![window(WindowKind::Maintenance, "0 2 * * *", 30)];
+    let mut fleet = Fleet::new(spec, &[Nature::Good; 2]);
+    // In January 1970 it was 02:00 in Moscow at 23:00 UTC, and in UTC at 02:00.
+    fleet.view.get_mut(device_id(1)).unwrap().time_zone = Some("Europe/Moscow".to_owned());
+    fleet.start();
+    minutes_until(&mut fleet, hour(3));
+    let moved = |fleet: &Fleet, number| {
+        matches!(fleet.rollout.member(device_id(number)).unwrap().progress(), Progress::Updated { .. })
+    };
+    assert!(moved(&fleet, 0) && !moved(&fleet, 1));
+    assert_eq!(fleet.rollout.phase(), Phase::Running, "the other one is waited for");
+    minutes_until(&mut fleet, UnixMs(hour(23).0 - 1));
+    assert!(!moved(&fleet, 1));
+    fleet.until_phase(Phase::Succeeded);
+    assert!(fleet.now >= hour(23) && fleet.now < hour(24));
+}
+
+#[test]
+fn blackouts_and_energy_hours_shut_and_say_so() {
+    let mut spec = slow(one_wave());
+    spec.blackouts = vec![Blackout {
+        from: "1970-01-01".parse().unwrap(),
+        to: "1970-01-01".parse().unwrap(),
+        time_zone: None,
+    }];
+    spec.windows = vec![window(WindowKind::Energy, "0 3 * * *", 60)];
+    spec.energy = Energy::OffHours;
+    let mut fleet = Fleet::new(spec, &[Nature::Good; 2]);
+    fleet.start();
+    minutes_until(&mut fleet, UnixMs(hour(3).0 + MINUTE_MS));
+    let said = |fleet: &Fleet| {
+        fleet
+            .rollout
+            .waiting_for(&fleet.view, fleet.now)
+            .into_iter()
+            .map(|w| (w.reason.code, w.until))
+            .collect::<Vec<_>>()
+    };
+    assert!(said(&fleet).contains(&("Blackout".to_owned(), hour(27))), "{:?}", said(&fleet));
+    minutes_until(&mut fleet, UnixMs(hour(25).0));
+    assert!(said(&fleet).contains(&("EnergyWindow".to_owned(), hour(27))), "{:?}", said(&fleet));
+    minutes_until(&mut fleet, UnixMs(hour(27).0 - 1));
+    assert!(permits(&fleet).is_empty());
+    fleet.until_phase(Phase::Succeeded);
+}
+
+#[test]
+fn downloads_begin_only_inside_download_windows_and_installs_need_one_that_has_begun() {
+    let mut spec = slow(vec![WaveSpec::percent(50).soak(0), WaveSpec::percent(100).soak(0)]);
+    spec.windows = vec![window(WindowKind::Download, "0 1 * * *", 10)];
+    let mut fleet = Fleet::new(spec, &[Nature::Good; 4]);
+    fleet.start();
+    let told = |fleet: &Fleet| {
+        let new = release(1).uid;
+        (0..4)
+            .filter(|n| {
+                fleet.rollout.assignment(device_id(*n), None).is_some_and(|a| a.release.unwrap().uid == new)
+            })
+            .count()
+    };
+    minutes_until(&mut fleet, UnixMs(hour(1).0 - 1));
+    assert_eq!((told(&fleet), permits(&fleet).len(), fleet.rollout.phase()), (0, 0, Phase::Running));
+    let waits = fleet.rollout.waiting_for(&fleet.view, fleet.now);
+    assert!(waits.iter().any(|w| w.reason.code == "DownloadWindow" && w.until == hour(1)), "{waits:?}");
+    fleet.tick(1);
+    fleet.until_phase(Phase::Succeeded);
+    assert!(
+        fleet.now < UnixMs(hour(1).0 + 10 * MINUTE_MS),
+        "what was staged in the window is installed at any hour"
+    );
+}
+
+#[test]
+fn what_is_broken_goes_back_at_once_and_what_works_waits_for_its_window() {
+    let mut spec = slow(vec![WaveSpec::percent(100).soak(3600)]);
+    spec.windows = vec![window(WindowKind::Maintenance, "0 2 * * *", 10)];
+    spec.max_unavailable = Amount::Percent(100);
+    spec.failure_threshold = 20;
+    let mut natures = [Nature::Good; 4];
+    natures[3] = Nature::GoesBad;
+    let mut fleet = Fleet::new(spec, &natures);
+    fleet.start();
+    // The failure is told before the window ends, so what works could go back inside it; hold it busy until then.
+    minutes_until(&mut fleet, UnixMs(hour(2).0));
+    for number in 0..3 {
+        fleet.view.get_mut(device_id(number)).unwrap().busy_until = None;
+    }
+    fleet.until(60, |fleet| {
+        (0..3).all(|n| fleet.view.get(device_id(n)).unwrap().has_committed(release(1).uid))
+    });
+    for number in 0..3 {
+        fleet.view.get_mut(device_id(number)).unwrap().busy_until = Some(UnixMs(hour(2).0 + 11 * MINUTE_MS));
+    }
+    fleet.until(60, |fleet| fleet.rollout.phase() == Phase::RollingBack);
+    fleet.until(60, |fleet| {
+        matches!(fleet.rollout.member(device_id(3)).unwrap().progress(), Progress::RolledBack { .. })
+    });
+    minutes_until(&mut fleet, UnixMs(hour(4).0));
+    let back = permits(&fleet).iter().filter(|(_, forward)| !forward).count();
+    assert_eq!(
+        (back, fleet.rollout.phase()),
+        (1, Phase::RollingBack),
+        "the others wait for tomorrow's window"
+    );
+    let waits = fleet.rollout.waiting_for(&fleet.view, fleet.now);
+    assert!(waits.iter().any(|w| w.reason.code == "MaintenanceWindow" && w.until == hour(26)), "{waits:?}");
+    fleet.until(40, |fleet| fleet.now > hour(4));
+    while fleet.now < hour(26) {
+        fleet.tick(10 * MINUTE_MS);
+    }
+    fleet.until_phase(Phase::Failed);
+    assert!(fleet.rollout.devices().all(|device| device.bucket == Bucket::RolledBack));
+}
