@@ -410,8 +410,7 @@ impl TenantDb {
     pub async fn resume_device_app(&self, id: &str, app: &Name, now: UnixMs) -> StoreResult<DeviceRow> {
         let mut tx = self.begin().await?;
         let old = self.device_in(&mut tx, id).await?;
-        let known = self.resume_app_in(&mut tx, DeviceId(old.metadata.uid), app).await?;
-        if !known {
+        if !self.resume_app(&mut tx, old.id(), app).await? {
             return Err(StoreError::NotFound("app on this device"));
         }
         let message = format!("{app} on {} was resumed", old.metadata.name);
@@ -421,8 +420,8 @@ impl TenantDb {
         Ok(device)
     }
 
-    /// Lifts the hold on an app of a device, within a transaction. Returns whether the device has the app.
-    pub async fn resume_app_in(&self, tx: &mut Tx, device: DeviceId, app: &Name) -> StoreResult<bool> {
+    /// Counts an app of a device up as resumed, as [`TenantDb::resume_device_app`] does. Returns whether the device has the app.
+    pub async fn resume_app(&self, tx: &mut Tx, device: DeviceId, app: &Name) -> StoreResult<bool> {
         let known = on!(tx, c => sqlx::query(
             "UPDATE device_apps SET resumed_wanted =
                  CASE WHEN resumed_wanted > resumed_seen THEN resumed_wanted ELSE resumed_seen END + 1

@@ -1,9 +1,12 @@
 //! Rollouts: the engine's state, kept as it gives it.
 
+use std::collections::BTreeMap;
+
 use farshore_domain::id::RolloutId;
 use farshore_domain::label::Labels;
 use farshore_domain::name::Name;
 use farshore_domain::object::Metadata;
+use farshore_domain::rollout::Phase;
 use farshore_domain::time::UnixMs;
 use serde_json::Value;
 use sqlx::types::Json;
@@ -128,12 +131,31 @@ impl TenantDb {
         row.ok_or(StoreError::NotFound("rollout"))?.read()
     }
 
-    /// The phase of a rollout, by name; none when there is no such rollout.
-    pub async fn rollout_phase(&self, tx: &mut Tx, name: &Name) -> StoreResult<Option<String>> {
-        let row: Option<(String,)> = on!(tx, c => sqlx::query_as(
-            "SELECT phase FROM rollouts WHERE tenant = $1 AND name = $2")
-            .bind(self.tenant.0).bind(name.as_str()).fetch_optional(c).await)?;
-        Ok(row.map(|(phase,)| phase))
+    /// The phases of these rollouts, by name; a name that is not there does not exist.
+    pub async fn rollout_phases(&self, tx: &mut Tx, names: &[Name]) -> StoreResult<BTreeMap<Name, Phase>> {
+        let mut phases = BTreeMap::new();
+        for name in names {
+            let row: Option<(String,)> = on!(tx, c => sqlx::query_as(
+                "SELECT phase FROM rollouts WHERE tenant = $1 AND name = $2")
+                .bind(self.tenant.0).bind(name.as_str()).fetch_optional(c).await)?;
+            if let Some((phase,)) = row {
+                phases.insert(name.clone(), Phase::from_word(&phase));
+            }
+        }
+        Ok(phases)
+    }
+
+    /// The specification of the newest rollout of an app in a channel.
+    pub async fn newest_rollout_spec(
+        &self,
+        tx: &mut Tx,
+        app: &Name,
+        channel: &Name,
+    ) -> StoreResult<Option<Value>> {
+        let row: Option<(Json<Value>,)> = on!(tx, c => sqlx::query_as(
+            "SELECT spec FROM rollouts WHERE tenant = $1 AND app = $2 AND channel = $3 ORDER BY uid DESC LIMIT 1")
+            .bind(self.tenant.0).bind(app.as_str()).bind(channel.as_str()).fetch_optional(c).await)?;
+        Ok(row.map(|(spec,)| spec.0))
     }
 
     /// Stores a new rollout.

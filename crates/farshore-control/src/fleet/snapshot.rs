@@ -1,12 +1,12 @@
 //! Everything that decides what runs where in one tenant, as it stood at one moment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use farshore_api::fleet::{ConfigSpec, PinSpec, PlacementSpec};
 use farshore_domain::assign::{self, Assignments, Pin, Placement};
 use farshore_domain::config::{self, LayerValues, Value};
 use farshore_domain::desired::{DesiredApp, DesiredRelease, Permit};
-use farshore_domain::device::{AppPhase, Reachability};
+use farshore_domain::device::{AppPhase, Lifecycle, Reachability};
 use farshore_domain::id::{DeviceId, ReleaseId};
 use farshore_domain::name::Name;
 use farshore_domain::rollout::{AppReport, DeviceView, FleetView, KnownRelease, Phase, Rollout};
@@ -37,9 +37,9 @@ pub struct Snapshot {
     pointers: BTreeMap<Name, BTreeMap<Name, ReleaseId>>,
     releases: BTreeMap<ReleaseId, ReleaseMark>,
     pub rollouts: Vec<ReadRollout>,
-    /// Of the rollouts that others depend on.
-    phases: BTreeMap<Name, Phase>,
     permits: Vec<PermitRow>,
+    /// Where the rollouts stand that others depend on.
+    dependencies: BTreeMap<Name, Phase>,
 }
 
 /// The label that says in which zone a device is, with `_` for `/`: `Europe_Riga`.
@@ -77,14 +77,13 @@ impl Snapshot {
                 .map_err(|error| StoreError::Corrupt(format!("rollout {}: {error}", row.metadata.name)))?;
             rollouts.push(ReadRollout { rollout, resource_version: row.metadata.resource_version });
         }
-        let mut phases = BTreeMap::new();
-        for name in rollouts.iter().flat_map(|read| &read.rollout.spec().depends_on) {
-            if let Some(phase) = db.rollout_phase(tx, name).await? {
-                phases.insert(name.clone(), Phase::from_word(&phase));
-            }
-        }
+        let names: BTreeSet<Name> = rollouts
+            .iter()
+            .flat_map(|read: &ReadRollout| read.rollout.spec().depends_on.iter().cloned())
+            .collect();
+        let dependencies = db.rollout_phases(tx, &names.into_iter().collect::<Vec<_>>()).await?;
         Ok(Self {
-            phases,
+            dependencies,
             devices,
             apps,
             reports,
@@ -135,7 +134,7 @@ impl Snapshot {
     #[must_use]
     pub fn view(&self, rollout: &Rollout, presence: Presence<'_>, now: UnixMs) -> FleetView {
         let (app, channel) = (&rollout.spec().app, &rollout.spec().channel);
-        let busy = self.busy_until(rollout, app, now);
+        let busy = self.busy_until(rollout, now);
         let placed = |device: &&FleetDevice| {
             device.channel == *channel
                 && self.placements.iter().any(|p| p.app == *app && p.selector.matches(&device.labels))
@@ -158,24 +157,55 @@ impl Snapshot {
                 app: self.reports.get(&device.id).and_then(|r| r.get(app)).cloned().unwrap_or_default(),
             }
         }));
-        view.dependencies = self.phases.iter().map(|(name, phase)| (name.clone(), *phase)).collect();
+        view.group_load = self.group_load(rollout, &view, &busy);
+        view.dependencies = self.dependencies.clone();
         view
     }
 
-    /// Devices that are down on purpose because of something else: a permit of the assignment driver, or of another rollout,
-    /// that the device has neither used nor given up on.
-    fn busy_until(&self, rollout: &Rollout, app: &Name, now: UnixMs) -> BTreeMap<DeviceId, UnixMs> {
+    /// How many devices outside the view are down on purpose, by each label and value that the rollout has a budget for.
+    fn group_load(
+        &self,
+        rollout: &Rollout,
+        view: &FleetView,
+        busy: &BTreeMap<DeviceId, UnixMs>,
+    ) -> BTreeMap<(String, String), u32> {
+        let mut load = BTreeMap::new();
+        let groups = &rollout.spec().group_by;
+        if groups.is_empty() {
+            return load;
+        }
+        let is_down = |device: &&FleetDevice| {
+            busy.contains_key(&device.id)
+                || matches!(device.lifecycle, Lifecycle::Draining | Lifecycle::Drained)
+        };
+        for device in self.devices.values().filter(is_down).filter(|device| view.get(device.id).is_none()) {
+            for group in groups {
+                if let Some(value) = device.labels.get(&group.label) {
+                    *load.entry((group.label.clone(), value.to_owned())).or_insert(0) += 1;
+                }
+            }
+        }
+        load
+    }
+
+    /// Devices that are down on purpose because of something else: a permit of the assignment driver, or of another rollout, for this app or another
+    /// one, that the device has neither used nor given up on.
+    fn busy_until(&self, rollout: &Rollout, now: UnixMs) -> BTreeMap<DeviceId, UnixMs> {
+        let app = &rollout.spec().app;
         // A device has one permit for an app at a time. It does not report an earlier release it has moved on from, so its latest
         // permit is the one that counts; where that is the rollout's own, the rollout counts it.
         let mut latest = BTreeMap::new();
-        for permit in self.permits.iter().filter(|p| p.app == *app) {
-            let at: &mut UnixMs = latest.entry(permit.device).or_insert(permit.issued_at);
+        for permit in &self.permits {
+            let at: &mut UnixMs = latest.entry((permit.device, &permit.app)).or_insert(permit.issued_at);
             *at = (*at).max(permit.issued_at);
         }
         let mut busy = BTreeMap::new();
-        for permit in self.permits.iter().filter(|p| p.rollout != Some(rollout.id()) && p.app == *app) {
-            let overtaken = latest.get(&permit.device).is_some_and(|at| *at > permit.issued_at);
-            if permit.expires_at > now && !overtaken && !self.is_settled(permit) {
+        for permit in self.permits.iter().filter(|p| p.rollout != Some(rollout.id())) {
+            let overtaken =
+                latest.get(&(permit.device, &permit.app)).is_some_and(|at| *at > permit.issued_at);
+            // To install another app beside this one takes nothing down.
+            let disrupts = permit.app == *app || self.runs_something_else(permit);
+            if permit.expires_at > now && disrupts && !overtaken && !self.is_settled(permit) {
                 let until: &mut UnixMs = busy.entry(permit.device).or_insert(permit.expires_at);
                 *until = (*until).max(permit.expires_at);
             }

@@ -3,14 +3,17 @@
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use farshore_api::fleet::ChannelSpec;
 use farshore_api::rollout::Rollout as RolloutObject;
 use farshore_api::{ErrorCode, NewObject, Problem};
 use farshore_domain::id::RolloutId;
+use farshore_domain::name::Name;
 use farshore_domain::object::Metadata;
-use farshore_domain::rollout::{Action, KnownRelease, ReleaseRef, Rollout, RolloutSpec};
+use farshore_domain::rollout::{Action, KnownRelease, Phase, PlanError, ReleaseRef, Rollout, RolloutSpec};
 use farshore_domain::time::UnixMs;
-use farshore_store::TenantDb;
+use farshore_store::objects::ObjectKind;
 use farshore_store::rollouts::RolloutRow;
+use farshore_store::{StoreError, TenantDb};
 use serde::Deserialize;
 use uuid::Uuid;
 
@@ -81,6 +84,7 @@ impl Making<'_> {
         let name = new.metadata.name.clone();
         let mut rollout =
             Rollout::new(id, name.clone(), new.spec.clone(), from, to, &by, now).map_err(spec_errors)?;
+        could_progress(app, db, &snapshot, &rollout, now).await?;
         let mut tx = db.begin().await?;
         refuse_held(db, &mut tx, &rollout).await?;
         if let Some(old) = supersedes {
@@ -160,6 +164,64 @@ fn refuse_second(snapshot: &Snapshot, spec: &RolloutSpec, supersedes: Option<&Ro
     }
 }
 
+/// Refuses what the specification alone does not show: waves that select nobody, budgets that leave nobody, rollouts and channels that do not exist.
+async fn could_progress(
+    app: &App,
+    db: &TenantDb,
+    snapshot: &Snapshot,
+    rollout: &Rollout,
+    now: UnixMs,
+) -> ApiResult<()> {
+    let spec = rollout.spec();
+    for (index, name) in spec.depends_on.iter().enumerate() {
+        let field = format!("spec.dependsOn[{index}]");
+        if name == rollout.name() {
+            return Err(ApiError::field(field, "is the rollout itself, which could never start"));
+        }
+        let mut read = db.read().await?;
+        let phase = db.rollout_phases(&mut read, std::slice::from_ref(name)).await?.remove(name);
+        if let Some(why) = dependency_error(name, phase) {
+            return Err(ApiError::field(field, why));
+        }
+    }
+    if let Some(promotion) = &spec.promotion {
+        let known = db.object::<ChannelSpec>(ObjectKind::Channel, promotion.to.as_str()).await;
+        match known {
+            Ok(_) => {}
+            Err(StoreError::NotFound(_)) => {
+                let why = format!("there is no channel {}; see `farshore get channels`", promotion.to);
+                return Err(ApiError::field("spec.promotion.to", why));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    rollout.plan(&view(app, db, snapshot, rollout, now)).map_err(plan_error)?;
+    Ok(())
+}
+
+/// A rollout may depend on those that exist and may still succeed.
+fn dependency_error(name: &Name, phase: Option<Phase>) -> Option<String> {
+    match phase {
+        None => Some(format!("there is no rollout {name}; see `farshore get rollouts`")),
+        Some(phase) if phase.is_final() && phase != Phase::Succeeded => {
+            Some(format!("rollout {name} is {phase} and will never succeed"))
+        }
+        Some(_) => None,
+    }
+}
+
+fn plan_error(error: PlanError) -> ApiError {
+    let field = match &error {
+        PlanError::EmptyWave { wave, .. } => format!("spec.waves[{}].selector", wave.saturating_sub(1)),
+        PlanError::NoPlaces { limit, of, .. } => {
+            let field = limit.split(' ').next().unwrap_or_default();
+            let group = if of.starts_with("with ") { "groupBy." } else { "" };
+            format!("spec.{group}{field}")
+        }
+    };
+    ApiError::field(field, error.to_string())
+}
+
 /// Fixes the population and starts.
 pub(super) fn begin(
     app: &App,
@@ -201,6 +263,10 @@ pub(super) async fn supersede(
             "metadata.name",
             "names the rollout that is superseded; the new one needs a name of its own",
         ));
+    }
+    if old.phase == Phase::RollingBack.word() && engine(&old)?.spec().release == new.spec.release {
+        let why = format!("is what {} takes back; name another release", old.metadata.name);
+        return Err(ApiError::field("spec.release", why));
     }
     if old.app != new.spec.app || old.channel != new.spec.channel {
         return Err(ApiError::field(

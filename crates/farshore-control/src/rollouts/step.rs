@@ -4,7 +4,7 @@ mod promote;
 
 use std::collections::BTreeSet;
 
-use farshore_domain::id::{DeviceId, PermitId, RolloutId};
+use farshore_domain::id::{DeviceId, PermitId, ReleaseId, RolloutId};
 use farshore_domain::name::Name;
 use farshore_domain::rollout::{Action, PromotionMode, Rollout, decide};
 use farshore_domain::time::UnixMs;
@@ -38,10 +38,10 @@ pub async fn step(app: &App, db: &TenantDb, snapshot: &mut Snapshot, now: UnixMs
     let presence =
         |device: DeviceId, stored: Option<UnixMs>| app.hub().presence(db.tenant(), device, stored, now);
     let mut decided = Vec::new();
-    for (index, read) in snapshot.rollouts.iter().enumerate() {
-        if read.rollout.is_done() {
+    for index in 0..snapshot.rollouts.len() {
+        let Some(read) = snapshot.rollouts.get(index).filter(|read| !read.rollout.is_done()) else {
             continue;
-        }
+        };
         let view = snapshot.view(&read.rollout, &presence, now);
         // When a place that is taken elsewhere gets free, nobody reports it.
         if let Some(free) = view.iter().filter_map(|device| device.busy_until).min() {
@@ -53,7 +53,12 @@ pub async fn step(app: &App, db: &TenantDb, snapshot: &mut Snapshot, now: UnixMs
             outcome.deadline = outcome.deadline.min(deadline);
         }
         if decision.next != read.rollout || !decision.actions.is_empty() {
-            decided.push((index, read.resource_version, decision));
+            let read_at = read.resource_version;
+            // The next rollout counts the places that this one takes.
+            let taken: Vec<_> =
+                decision.actions.iter().filter_map(|action| permit(&decision.next, action, now)).collect();
+            taken.into_iter().for_each(|permit| snapshot.add_permit(permit));
+            decided.push((index, read_at, decision));
         }
     }
     if decided.is_empty() {
@@ -99,25 +104,21 @@ pub(super) struct Change<'a> {
 pub(super) async fn store(db: &TenantDb, tx: &mut Tx, change: &Change<'_>, now: UnixMs) -> StoreResult<Done> {
     let next = change.next;
     db.update_rollout(tx, next.id(), change.read_at, next.phase().word(), &state(next)?).await?;
-    if holds_back(change.before, next) {
-        let reason = next.reasons().first().map_or("it was rolled back", |reason| reason.message.as_str());
+    if !change.before.phase().is_final()
+        && let Some(reason) = next.holds_back()
+    {
         let hold = Hold {
             app: next.spec().app.clone(),
             channel: next.spec().channel.clone(),
             release: next.to().uid,
             rollout: next.id(),
             rollout_name: next.name().clone(),
-            reason: format!("rollout {}: {reason}", next.name()),
+            reason: format!("rollout {}: {}", next.name(), reason.message),
             held_at: now,
         };
         db.add_hold(tx, &hold).await?;
     }
     carry_out(db, tx, next, change.actions, now).await
-}
-
-/// Whether the release has just turned out not to be wanted: it is going back, or has failed.
-fn holds_back(before: &Rollout, next: &Rollout) -> bool {
-    before.holds_back().is_none() && next.holds_back().is_some()
 }
 
 pub(super) fn state(rollout: &Rollout) -> StoreResult<serde_json::Value> {
@@ -130,9 +131,9 @@ pub(super) fn state(rollout: &Rollout) -> StoreResult<serde_json::Value> {
 pub(super) struct Done {
     pub(super) all: bool,
     pub(super) devices: BTreeSet<DeviceId>,
-    pub(super) pointers: Vec<(Name, Name, farshore_domain::id::ReleaseId)>,
-    /// Channels that the release is offered to.
-    promotions: Vec<(Name, PromotionMode)>,
+    pub(super) pointers: Vec<(Name, Name, ReleaseId)>,
+    /// Channels that the release is to be offered to.
+    pub(super) promotions: Vec<(Name, PromotionMode)>,
 }
 
 /// Carries the actions out, in the transaction that stores the state they come from.
@@ -149,19 +150,9 @@ pub(super) async fn carry_out(
             Action::Assign { device, .. } | Action::RevokePermit { device, .. } => {
                 done.devices.insert(*device);
             }
-            Action::Permit { device, release, permit, expires_at, .. } => {
+            Action::Permit { device, .. } => {
                 done.devices.insert(*device);
-                // A permit to remove the app disrupts nothing that a release id could name.
-                if let Some(release) = release {
-                    let row = PermitRow {
-                        uid: *permit,
-                        device: *device,
-                        app: rollout.spec().app.clone(),
-                        release: *release,
-                        rollout: Some(rollout.id()),
-                        issued_at: now,
-                        expires_at: *expires_at,
-                    };
+                if let Some(row) = permit(rollout, action, now) {
                     db.add_permit(tx, &row).await?;
                 }
             }
@@ -170,19 +161,35 @@ pub(super) async fn carry_out(
                 done.pointers.push((channel.clone(), app.clone(), *release));
                 done.all = true;
             }
+            Action::Promote { channel, mode } => done.promotions.push((channel.clone(), *mode)),
+            Action::Resume { device } => {
+                // A device that left in the meantime has nothing to resume.
+                if db.resume_app(tx, *device, &rollout.spec().app).await? {
+                    done.devices.insert(*device);
+                }
+            }
             Action::Event { kind, message, detail } => {
                 let event = event(db, rollout.id(), rollout.name(), kind, message, detail, now);
                 db.append_event(tx, &event).await?;
             }
-            Action::Resume { device } => {
-                db.resume_app_in(tx, *device, &rollout.spec().app).await?;
-                done.devices.insert(*device);
-            }
-            Action::Promote { channel, mode } => done.promotions.push((channel.clone(), *mode)),
             Action::Done { .. } => done.all = true,
         }
     }
     Ok(done)
+}
+
+/// The permit of an action, as it is kept. A permit to remove the app disrupts nothing that a release id could name.
+fn permit(rollout: &Rollout, action: &Action, now: UnixMs) -> Option<PermitRow> {
+    let Action::Permit { device, release, permit, expires_at, .. } = action else { return None };
+    Some(PermitRow {
+        uid: *permit,
+        device: *device,
+        app: rollout.spec().app.clone(),
+        release: (*release)?,
+        rollout: Some(rollout.id()),
+        issued_at: now,
+        expires_at: *expires_at,
+    })
 }
 
 /// `RolloutHalted` is the event `rollout.halted`.

@@ -82,15 +82,15 @@ verbs! {
     resume, "resume", RolloutWrite, |c| refused(c.rollout.resume(c.by, c.comment, c.now));
     /// Ends a rollout; with `rollback` the devices that have the new release go back.
     abort, "abort", RolloutWrite, |c| refused(c.rollout.abort(c.by, c.comment, c.rollback, c.now));
-    /// Ends a rollout: the devices that have the new release go back to the old one.
+    /// Ends a rollout: every device that was touched gets the old release back, and the new one is held back.
     rollback, "rollback", RolloutWrite, |c| refused(c.rollout.rollback(c.by, c.comment, c.now));
-    /// Lets the gate that waits for people open; a gate for two needs this from two different ones.
-    approve, "approve", RolloutWrite, |c| refused(c.rollout.approve(c.by, c.comment, c.now));
-    /// Says that the release is not good: the rollout ends as aborted, and devices go back as `onFailure` says.
-    reject, "reject", RolloutWrite, |c| refused(c.rollout.reject(c.by, c.comment, c.now));
+    /// Lets the gate open that waits for it. A gate for two people needs this from two different ones.
+    approve, "approve", RolloutApprove, |c| refused(c.rollout.approve(c.by, c.comment, c.now));
+    /// Says at a gate that the release is not good: the rollout ends, and its release is held back.
+    reject, "reject", RolloutApprove, |c| refused(c.rollout.reject(c.by, c.comment, c.now));
     /// Goes on without waiting for the rest of the wave that runs.
     skip_wave, "skip-wave", RolloutWrite, |c| refused(c.rollout.skip_wave(c.by, c.comment, c.now));
-    /// Lets the devices that failed try again.
+    /// Lets the devices that failed try again, each through its gate with a new permit.
     retry_failed, "retry-failed", RolloutWrite, |c| refused(c.rollout.retry_failed(c.by, c.comment, c.now));
 }
 

@@ -272,7 +272,8 @@ fn examples(own: &Things, other: &Things) -> BTreeMap<String, Example> {
     let next = |_: &str| json!({"app": "web", "channel": "five", "release": "web@1.1.0"});
     add("PUT /api/rollouts/{id}", rollout(4), named(next), &[201]);
     let verbs =
-        [("start", 0), ("pause", 1), ("resume", 2), ("abort", 3), ("rollback", 5), ("release-hold", 5)];
+        ["approve", "reject", "skip-wave", "retry-failed", "rollback", "release-hold"].map(|verb| (verb, 5));
+    let verbs = [("start", 0), ("pause", 1), ("resume", 2), ("abort", 3)].into_iter().chain(verbs);
     for (verb, n) in verbs {
         add(&format!("POST /api/rollouts/{{id}}/~{verb}"), rollout(n), comment(), &[200, 409]);
     }

@@ -44,6 +44,14 @@ enum Verb {
     Abort(Abort),
     /// End a rollout: every device that has the new release gets the old one back
     Rollback(Target),
+    /// Let the gate open that waits for an approval
+    Approve(Target),
+    /// Say at a gate that the release is not good: the rollout ends
+    Reject(Target),
+    /// Go on without waiting for the rest of the wave
+    SkipWave(Target),
+    /// Let the devices that failed try again
+    RetryFailed(Target),
     /// Let a release be rolled out again that failed, was rolled back or was rejected
     ReleaseHold(Target),
     /// Show how a rollout goes; ends with 6 when it failed
@@ -152,6 +160,14 @@ pub(crate) async fn run(session: &Session, arguments: Arguments) -> Result<()> {
             action(session, &client, &abort.target, "abort", done, abort.rollback).await
         }
         Verb::Rollback(target) => action(session, &client, &target, "rollback", "rolling back", false).await,
+        Verb::Approve(target) => action(session, &client, &target, "approve", "approved", false).await,
+        Verb::Reject(target) => action(session, &client, &target, "reject", "rejected", false).await,
+        Verb::SkipWave(target) => {
+            action(session, &client, &target, "skip-wave", "goes on with the next wave", false).await
+        }
+        Verb::RetryFailed(target) => {
+            action(session, &client, &target, "retry-failed", "lets failed devices try again", false).await
+        }
         Verb::ReleaseHold(target) => {
             action(session, &client, &target, "release-hold", "no longer holds its release back", false).await
         }

@@ -4,7 +4,7 @@ use farshore_domain::id::RolloutId;
 use farshore_domain::label::Labels;
 use farshore_domain::name::Name;
 use farshore_domain::object::Metadata;
-use farshore_domain::rollout::{FleetView, KnownRelease, PromotionMode, Rollout, RolloutSpec};
+use farshore_domain::rollout::{FleetView, KnownRelease, PromotionMode, ReleaseRef, Rollout, RolloutSpec};
 use farshore_domain::time::UnixMs;
 use farshore_store::db::Tx;
 use farshore_store::rollouts::RolloutRow;
@@ -23,7 +23,7 @@ pub(super) struct Offer<'a> {
     pub(super) from: Option<KnownRelease>,
 }
 
-/// Makes the rollout of the next channel, with the plan of this one. It starts only when nothing else moves the app there, and nothing holds the release
+/// Makes the rollout of the next channel. It starts only when nothing else moves the app there, and nothing holds the release
 /// back; otherwise it stays a draft, and the event says why.
 pub(super) async fn offer(
     db: &TenantDb,
@@ -40,12 +40,7 @@ pub(super) async fn offer(
     }
     let id = RolloutId(Uuid::now_v7());
     let name = free_name(db, tx, source.name(), &channel, id).await?;
-    let spec = RolloutSpec {
-        channel: channel.clone(),
-        promotion: None,
-        depends_on: Vec::new(),
-        ..source.spec().clone()
-    };
+    let spec = plan(db, tx, source, &channel).await?;
     let by = format!("rollout {}", source.name());
     let mut rollout = Rollout::new(id, name.clone(), spec.clone(), from.clone(), to.clone(), &by, now)
         .map_err(|error| StoreError::Corrupt(format!("promotion of {}: {error}", source.name())))?;
@@ -94,6 +89,23 @@ pub(super) async fn offer(
     Ok(())
 }
 
+/// What the new rollout asks for: as the newest rollout of the next channel did, with its waves, gates and its own promotion; without one, as
+/// this rollout does.
+async fn plan(db: &TenantDb, tx: &mut Tx, source: &Rollout, channel: &Name) -> StoreResult<RolloutSpec> {
+    let own = source.spec();
+    let spec = match db.newest_rollout_spec(tx, &own.app, channel).await? {
+        Some(spec) => serde_json::from_value(spec)
+            .map_err(|error| StoreError::Corrupt(format!("rollout of {channel}: {error}")))?,
+        None => RolloutSpec { promotion: None, ..own.clone() },
+    };
+    Ok(RolloutSpec {
+        channel: channel.clone(),
+        release: ReleaseRef::Uid(source.to().uid),
+        depends_on: Vec::new(),
+        ..spec
+    })
+}
+
 /// `web-1-1-prod`, or with the end of its id when that name is taken or too long.
 async fn free_name(
     db: &TenantDb,
@@ -103,7 +115,7 @@ async fn free_name(
     id: RolloutId,
 ) -> StoreResult<Name> {
     if let Ok(name) = Name::new(format!("{source}-{channel}"))
-        && db.rollout_phase(tx, &name).await?.is_none()
+        && db.rollout_phases(tx, std::slice::from_ref(&name)).await?.is_empty()
     {
         return Ok(name);
     }
