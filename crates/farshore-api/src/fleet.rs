@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 
 use farshore_domain::config::Layer;
 use farshore_domain::name::Name;
+use farshore_domain::rollout::RolloutSpec;
 use farshore_domain::selector::Selector;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::{NoStatus, Object};
+use crate::device::DeviceSpec;
+use crate::{NewObject, NoStatus, Object};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -98,3 +100,42 @@ impl ConfigSpec {
 }
 
 pub type Config = Object<ConfigSpec, NoStatus>;
+
+/// Body of `POST /api/assignments:preview`: objects as they would be created or replaced. Nothing is stored.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct AssignmentChanges {
+    pub placements: Vec<NewObject<PlacementSpec>>,
+    pub pins: Vec<NewObject<PinSpec>>,
+    pub devices: Vec<NewObject<DeviceSpec>>,
+    /// Each as if it had succeeded.
+    pub rollouts: Vec<NewObject<RolloutSpec>>,
+}
+
+/// Which devices would get other releases.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AssignmentPreview {
+    /// How many devices there are.
+    pub devices: u64,
+    /// How many of them would get, lose or change an app.
+    pub changed: u64,
+    /// What would change, by device and app; the first 1,000 at most.
+    pub items: Vec<AssignmentChange>,
+}
+
+/// One app of one device that would change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AssignmentChange {
+    pub device: Uuid,
+    pub name: Name,
+    pub location: String,
+    pub app: Name,
+    /// The version that it should have now; none: not the app.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// The version that it should have then; none: not the app.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+}

@@ -24,6 +24,7 @@ pub fn openapi() -> OpenApi {
         crate::install::InstallDocs::openapi(),
         crate::releases::ReleaseDocs::openapi(),
         crate::fleet::FleetDocs::openapi(),
+        crate::fleet::PreviewDocs::openapi(),
         crate::rollouts::RolloutDocs::openapi(),
         crate::rollouts::VerbDocs::openapi(),
         crate::devices::DeviceDocs::openapi(),

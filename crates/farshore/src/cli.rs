@@ -44,6 +44,8 @@ pub(crate) enum Command {
     Explain(verb::explain::Arguments),
     /// Create or replace objects from files
     Apply(verb::apply::Arguments),
+    /// Say what apply would change, and which devices would get other releases; ends with 1 when something differs
+    Diff(verb::diff::Arguments),
     /// Delete objects
     Delete(verb::delete::Arguments),
     /// Wait until an object is in a state: wait rollout/x --for=succeeded
@@ -118,6 +120,7 @@ impl Command {
             Self::Describe(arguments) => verb::describe::run(session, arguments).await,
             Self::Explain(arguments) => verb::explain::run(session, arguments).await,
             Self::Apply(arguments) => verb::apply::run(session, arguments).await,
+            Self::Diff(arguments) => verb::diff::run(session, arguments).await,
             Self::Delete(arguments) => verb::delete::run(session, arguments).await,
             Self::Wait(arguments) => verb::wait::run(session, arguments).await,
             Self::Device(arguments) => verb::device::run(session, arguments).await,

@@ -11,6 +11,7 @@ pub(crate) mod delete;
 pub(crate) mod describe;
 pub(crate) mod dev;
 pub(crate) mod device;
+pub(crate) mod diff;
 pub(crate) mod events;
 pub(crate) mod explain;
 pub(crate) mod get;

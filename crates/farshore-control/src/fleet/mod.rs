@@ -2,10 +2,12 @@
 
 mod driver;
 pub(crate) mod objects;
+mod preview;
 mod routes;
 pub mod signed;
 pub mod snapshot;
 
 pub use driver::{Fleet, spawn};
 pub(crate) use objects::check_envelope;
+pub use preview::PreviewDocs;
 pub use routes::{FleetDocs, routes};

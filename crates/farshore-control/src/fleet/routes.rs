@@ -12,7 +12,7 @@ use farshore_api::{List, NewObject, Problem};
 use farshore_domain::access::Permission;
 use serde::Deserialize;
 
-use super::objects;
+use super::{objects, preview};
 use crate::app::App;
 use crate::error::ApiResult;
 use crate::extract::{Body, Query, if_match};
@@ -141,5 +141,6 @@ pub fn routes() -> Vec<Route> {
     [apps::rows(), placements::rows(), channels::rows(), pins::rows(), configs::rows()]
         .into_iter()
         .flatten()
+        .chain([preview::row()])
         .collect()
 }

@@ -262,6 +262,30 @@ impl Snapshot {
         report.and_then(|report| report.active).is_some_and(|active| active != permit.release)
     }
 
+    /// As if there were this placement, instead of the one of that name.
+    pub fn suppose_placement(&mut self, name: Name, spec: PlacementSpec) {
+        self.placements.retain(|placement| placement.name != name);
+        self.placements.push(Placement { name, app: spec.app, selector: spec.selector });
+    }
+
+    /// As if there were this pin, instead of the one of that name.
+    pub fn suppose_pin(&mut self, name: Name, spec: PinSpec) {
+        for pins in self.pins.values_mut() {
+            pins.retain(|pin| pin.name != name);
+        }
+        if let Some(release) = find_release(&self.releases, &spec.app, &spec.version) {
+            self.pins.entry(spec.device).or_default().push(Pin { name, app: spec.app, release });
+        }
+    }
+
+    /// As if a rollout of this release had succeeded.
+    pub fn suppose_current(&mut self, channel: &Name, app: &Name, release: ReleaseId) {
+        let spec =
+            |read: &ReadRollout| (read.rollout.spec().app.clone(), read.rollout.spec().channel.clone());
+        self.rollouts.retain(|read| spec(read) != (app.clone(), channel.clone()));
+        self.set_pointer(channel.clone(), app.clone(), release);
+    }
+
     /// A permit that was issued after the snapshot was read.
     pub fn add_permit(&mut self, permit: PermitRow) {
         self.permits.push(permit);

@@ -37,7 +37,7 @@ pub(super) struct Start {
 }
 
 /// Resolves `spec.release` and checks that it is a release of `spec.app`.
-fn resolve(snapshot: &Snapshot, spec: &RolloutSpec) -> ApiResult<KnownRelease> {
+pub(crate) fn resolve(snapshot: &Snapshot, spec: &RolloutSpec) -> ApiResult<KnownRelease> {
     let found = match &spec.release {
         ReleaseRef::Uid(uid) => snapshot.known(*uid).filter(|_| snapshot.app_of(*uid) == Some(&spec.app)),
         ReleaseRef::Version { app, version } => {

@@ -8,6 +8,7 @@ mod step;
 mod verbs;
 pub(crate) mod why;
 
+pub(crate) use make::resolve;
 pub use routes::{RolloutDocs, routes};
 pub(crate) use show::show_row;
 pub use step::{Outcome, step};

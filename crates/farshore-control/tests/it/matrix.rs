@@ -262,6 +262,9 @@ fn examples(own: &Things, other: &Things) -> BTreeMap<String, Example> {
         add(&format!("DELETE {path}/{{id}}"), ids, None, &[204]);
     }
 
+    let placement = json!({"metadata": {"name": "thing"}, "spec": {"app": "web"}});
+    add("POST /api/assignments/~preview", None, fixed(json!({"placements": [placement]})), &[200]);
+
     let rollout = |n: usize| Some((own.rollouts[n].as_str(), other.rollouts[n].as_str()));
     let spec = |_: &str| json!({"app": "web", "channel": "prod", "release": "web@1.0.0"});
     add("POST /api/rollouts", None, named(spec), &[201]);

@@ -172,7 +172,8 @@ pub(crate) async fn apply(client: &Client, document: &Document) -> Result<(Outco
     Ok((Outcome::Configured, client.put(&what, &kind.path_of(name), body, version).await?))
 }
 
-fn is_same(current: &Value, wanted: &Value) -> bool {
+/// Whether an object is as a document says.
+pub(crate) fn is_same(current: &Value, wanted: &Value) -> bool {
     let empty = Value::Object(serde_json::Map::new());
     let labels =
         |object: &Value| object.pointer("/metadata/labels").cloned().unwrap_or_else(|| empty.clone());
