@@ -108,7 +108,7 @@ const problem = (status, code, detail, errors) => ({ status, body: { type: `http
 const ok = (body, status = 200) => ({ status, body })
 const list = (items) => ok({ items, metadata: { total: items.length } })
 const found = (items, id) => items.find((o) => o.metadata.uid === id || o.metadata.name === id)
-const PERMISSIONS = ['device.read', 'device.write', 'device.revoke', 'device.operate', 'claim.read', 'claim.write', 'release.read', 'release.write', 'trust.read', 'fleet.read', 'fleet.write', 'rollout.read', 'rollout.write', 'event.read', 'user.read', 'user.write', 'tenant.read']
+const PERMISSIONS = ['device.read', 'device.write', 'device.revoke', 'device.operate', 'claim.read', 'claim.write', 'release.read', 'release.write', 'trust.read', 'fleet.read', 'fleet.write', 'rollout.read', 'rollout.write', 'rollout.approve', 'event.read', 'user.read', 'user.write', 'tenant.read']
 const me = { user: fleet.uid(), email: 'anna@northwind.example', tenant: 'northwind', tenantId: fleet.uid(), role: 'tenant-admin', permissions: PERMISSIONS, tenants: ['northwind', 'contoso'], expiresAt: fleet.start + 8 * 3_600_000 }
 
 function answer(method, path, query, body) {

@@ -17,7 +17,9 @@ import type { DevicePages } from './pages'
 
 const ROW = 34
 const PHONE_ROW = 62
-const OVERSCAN = 10
+const OVERSCAN = 8
+/** More than the rows of a usual screen. */
+const SLOTS = 64
 /** Grey rows in the place of those on their way. */
 const LOADING_ROWS = 30
 
@@ -72,6 +74,7 @@ export function DeviceTable({ pages, selection, sort, onSort, onOpen }: Props) {
   })
   useEffect(() => virtual.measure(), [height, virtual])
   const items = virtual.getVirtualItems()
+  const slots = SLOTS * Math.max(1, Math.ceil(items.length / SLOTS))
   const first = items[0]?.index ?? 0
   const last = items.at(-1)?.index ?? 0
   useEffect(() => show(first, last), [first, last, show])
@@ -182,11 +185,13 @@ export function DeviceTable({ pages, selection, sort, onSort, onOpen }: Props) {
         {items.map((item) => {
           const row = rows[item.index]
           const style = { height: item.size, transform: `translateY(${item.start}px)` }
-          if (!row) return <EmptyRow key={item.key} index={item.index} style={style} phone={phone} />
+          // Rows that leave the view give their elements to those that come: nothing is made while scrolling.
+          const slot = item.index % slots
+          if (!row) return <EmptyRow key={slot} index={item.index} style={style} phone={phone} />
           const Shown = phone ? PhoneRow : WideRow
           return (
             <Shown
-              key={item.key}
+              key={slot}
               row={row}
               device={row.original}
               index={item.index}
@@ -233,7 +238,13 @@ const WideRow = memo(function WideRow({ row, index, top, picked, active, onPick,
       aria-rowindex={index + 2}
       aria-selected={picked}
       onClick={(event) => {
-        if (!(event.target instanceof Element) || event.target.closest('a,input') === null) onOpen(index)
+        if (!(event.target instanceof Element) || event.target.closest('input') !== null) return
+        if (event.target.closest('a') !== null) {
+          // A link that is to open elsewhere is the browser's.
+          if (event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return
+          event.preventDefault()
+        }
+        onOpen(index)
       }}
       className={cx(rowLook(picked, active), 'grid items-center gap-x-2 px-3')}
       style={{ height: ROW, transform: `translateY(${top}px)`, gridTemplateColumns: TRACKS }}

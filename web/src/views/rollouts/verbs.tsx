@@ -36,7 +36,9 @@ const MENU: readonly Verb[] = ['retry-failed', 'skip-wave', 'rollback']
 
 export function RolloutVerbs({ rollout, small = false }: { rollout: Rollout; small?: boolean }) {
   const [asked, setAsked] = useState<Verb | undefined>()
-  const denied = useDenied('rollout.write')
+  const write = useDenied('rollout.write')
+  const approve = useDenied('rollout.approve')
+  const denied = (verb: Verb): string | undefined => (verb === 'approve' || verb === 'reject' ? approve : write)
   const s = rollout.status.summary
   const held = rollout.status.heldBack !== undefined
   const dialog = asked && <VerbDialog rollout={rollout} verb={asked} onClose={() => setAsked(undefined)} />
@@ -45,7 +47,7 @@ export function RolloutVerbs({ rollout, small = false }: { rollout: Rollout; sma
     return (
       <>
         {held && (
-          <Button small={small} disabledReason={denied} onClick={() => setAsked('release-hold')}>
+          <Button small={small} disabledReason={write} onClick={() => setAsked('release-hold')}>
             <Icon name="retry" size={14} />
             Release the hold…
           </Button>
@@ -67,7 +69,7 @@ export function RolloutVerbs({ rollout, small = false }: { rollout: Rollout; sma
           key={verb}
           small={small}
           kind={VERBS[verb].danger === true ? 'danger' : i === 0 && verb !== 'pause' ? 'primary' : 'plain'}
-          disabledReason={denied ?? cannot(verb, s)}
+          disabledReason={denied(verb) ?? cannot(verb, s)}
           onClick={() => setAsked(verb)}
         >
           <Icon name={VERBS[verb].icon} size={14} />
@@ -86,7 +88,7 @@ export function RolloutVerbs({ rollout, small = false }: { rollout: Rollout; sma
                 {VERBS[verb].title}…
               </>
             ),
-            disabledReason: denied ?? cannot(verb, s),
+            disabledReason: denied(verb) ?? cannot(verb, s),
             onPick: () => setAsked(verb),
           }))}
         />
