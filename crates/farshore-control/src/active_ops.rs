@@ -65,6 +65,8 @@ fn stream(reader: Reader, db: TenantDb) -> impl Stream<Item = Result<SseEvent, I
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let over = reader.over();
         tokio::pin!(over);
+        // Tells the reader at once that the stream stands.
+        yield Ok(SseEvent::default().comment("open"));
         let mut said = String::new();
         loop {
             tokio::select! {

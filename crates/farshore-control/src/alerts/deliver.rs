@@ -11,6 +11,7 @@ use farshore_store::{Driver, StoreError, StoreResult, SystemDb};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
+use super::driver::Held;
 use super::payload::Message;
 use super::targets::StoredRoute;
 use super::webhook::SendError;
@@ -19,8 +20,8 @@ use crate::app::App;
 use crate::clock::now;
 
 const LEASE: &str = "alert-deliveries";
-/// Longer than one round of attempts takes.
-const LEASE_MS: i64 = 120_000;
+/// Longer than a round of attempts takes, but for a mail server that drips: its messages may then come twice, with the same id.
+const LEASE_MS: i64 = 45_000;
 /// Messages that are sent at the same time.
 const AT_ONCE: u32 = 16;
 /// Messages are looked for this often, and when one is known to be queued.
@@ -35,7 +36,7 @@ enum Trouble {
     Dead(String),
 }
 
-pub(super) async fn run(app: &App) {
+pub(super) async fn run(app: &App, held: &Held) {
     let db = app.store().system(Driver::Alerts);
     let holder = Uuid::new_v4().to_string();
     let client = match webhook::client(app.settings().alert_targets) {
@@ -49,7 +50,7 @@ pub(super) async fn run(app: &App) {
         }
     };
     loop {
-        let wait = match round(app, &db, &holder, client.as_ref()).await {
+        let wait = match round(app, &db, held, &holder, client.as_ref()).await {
             Ok(wait) => wait,
             Err(error) => {
                 tracing::error!(
@@ -66,8 +67,14 @@ pub(super) async fn run(app: &App) {
 }
 
 /// Sends what is due. Returns in how many milliseconds the next message is.
-async fn round(app: &App, db: &SystemDb, holder: &str, client: Option<&reqwest::Client>) -> StoreResult<i64> {
-    let Some(lease) = db.acquire_lease(LEASE, holder, LEASE_MS, now()).await? else { return Ok(EVERY_MS) };
+async fn round(
+    app: &App,
+    db: &SystemDb,
+    held: &Held,
+    holder: &str,
+    client: Option<&reqwest::Client>,
+) -> StoreResult<i64> {
+    let Some(lease) = held.take(db, LEASE, holder, LEASE_MS).await? else { return Ok(EVERY_MS) };
     let due = db.due_deliveries(now(), AT_ONCE).await?;
     let mut sending = JoinSet::new();
     for (tenant, row) in due {

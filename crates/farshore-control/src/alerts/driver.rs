@@ -1,5 +1,6 @@
 //! The evaluator: looks at all rules of all tenants, stores what changed and queues what is to be told, in one transaction.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use farshore_api::alert::{AlertState, SilenceSpec, SilenceState};
@@ -31,27 +32,62 @@ const REST: u32 = 5;
 /// Old alerts, messages and incidents are deleted this often.
 const CLEAN_EVERY_MS: i64 = HOUR_MS;
 
+/// The lease a driver works under. Given back at the end, so that the next one need not wait for it to run out.
+#[derive(Debug, Default)]
+pub(super) struct Held(Mutex<Option<Lease>>);
+
+impl Held {
+    /// Takes the lease, or renews it. `None`: another replica has it.
+    pub(super) async fn take(
+        &self,
+        db: &SystemDb,
+        name: &str,
+        holder: &str,
+        ttl_ms: i64,
+    ) -> StoreResult<Option<Lease>> {
+        let lease = db.acquire_lease(name, holder, ttl_ms, now()).await?;
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&lease);
+        Ok(lease)
+    }
+
+    async fn give_back(&self, app: &App) {
+        let lease = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(lease) = lease else { return };
+        if let Err(error) = app.store().system(Driver::Alerts).release_lease(&lease).await {
+            tracing::warn!(
+                lease = lease.name,
+                error = crate::error::chain(&error),
+                "a lease was not given back"
+            );
+        }
+    }
+}
+
 /// Starts both drivers.
 pub fn spawn(app: &App, shutdown: &CancellationToken) -> Vec<JoinHandle<()>> {
     let (evaluator, deliverer) = (app.clone(), app.clone());
     let (first, second) = (shutdown.clone(), shutdown.clone());
     vec![
         tokio::spawn(async move {
+            let held = Held::default();
             tokio::select! {
                 () = first.cancelled() => {}
-                () = run(&evaluator) => {}
+                () = run(&evaluator, &held) => {}
             }
+            held.give_back(&evaluator).await;
         }),
         tokio::spawn(async move {
+            let held = Held::default();
             tokio::select! {
                 () = second.cancelled() => {}
-                () = super::deliver::run(&deliverer) => {}
+                () = super::deliver::run(&deliverer, &held) => {}
             }
+            held.give_back(&deliverer).await;
         }),
     ]
 }
 
-async fn run(app: &App) {
+async fn run(app: &App, held: &Held) {
     let db = app.store().system(Driver::Alerts);
     let holder = Uuid::new_v4().to_string();
     let listening_since = now();
@@ -59,7 +95,7 @@ async fn run(app: &App) {
     let mut cleaned_at = UnixMs(0);
     loop {
         let began = tokio::time::Instant::now();
-        match db.acquire_lease(LEASE, &holder, LEASE_MS, now()).await {
+        match held.take(&db, LEASE, &holder, LEASE_MS).await {
             Ok(Some(lease)) => {
                 if let Err(error) =
                     round(app, &db, &lease, &mut paces, listening_since, &mut cleaned_at).await
