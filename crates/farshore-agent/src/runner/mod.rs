@@ -12,6 +12,7 @@ mod exec;
 mod folder;
 mod keys;
 mod logs;
+mod orphans;
 mod shim;
 mod socket;
 mod spec;

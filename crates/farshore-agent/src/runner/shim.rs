@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::folder::AppFolder;
 use super::logs::RotatedLog;
 use super::spec::{Process, ShimReply, ShimRequest, ShimStatus, Spec, signal_group};
-use super::{cgroup, socket, wire};
+use super::{cgroup, orphans, socket, wire};
 use crate::{clock, file};
 
 /// After running this long, an app's restarts are forgotten.
@@ -86,6 +86,9 @@ pub async fn supervise(folder: &Path) -> Result<(), ShimError> {
         Ok(_) | Err(rustix::io::Errno::PERM) => {}
         Err(error) => return Err(io("leaving the session")(error.into())),
     }
+    // What the app starts and leaves behind becomes a child of this process, wherever it put itself: it can be ended, and is reaped.
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .map_err(|error| io("adopting what the app leaves behind")(error.into()))?;
     let _lock = take_lock(&folder.lock()).map_err(io("locking"))?.ok_or(ShimError::Doubled)?;
     let bytes =
         file::read_capped(&folder.spec(), 64 * 1024 * 1024).map_err(io("reading the specification"))?;
@@ -107,7 +110,8 @@ pub async fn supervise(folder: &Path) -> Result<(), ShimError> {
         process: None,
         boot: clock::boot_id(),
     };
-    let mut shim = Shim { folder, spec, listener, status };
+    let children = signal(SignalKind::child()).map_err(io("watching for signals"))?;
+    let mut shim = Shim { folder, spec, listener, status, children };
     let waiting = loop {
         match shim.run_once(&mut terminate).await? {
             Next::Again => {}
@@ -136,6 +140,8 @@ struct Shim {
     spec: Spec,
     listener: UnixListener,
     status: ShimStatus,
+    /// A child ended: the app, which is waited for, or something it left behind.
+    children: tokio::signal::unix::Signal,
 }
 
 impl Shim {
@@ -183,6 +189,7 @@ impl Shim {
         let ended = loop {
             tokio::select! {
                 ended = child.wait() => break Some(ended.map_err(io("waiting for the app"))?),
+                _ = self.children.recv() => orphans::reap(pid),
                 accepted = self.listener.accept() => {
                     let (mut stream, _) = accepted.map_err(io("accepting"))?;
                     if self.answer(&mut stream).await {
@@ -276,11 +283,12 @@ impl Shim {
         Ok(())
     }
 
-    /// Kills what the app's process left behind in its group.
+    /// Kills what the app's process left behind: in its group, in its control groups, and what has left both.
     async fn clean(&self, pid: Option<i32>) {
         // The leader is gone, but its number is not given away as long as the group has members.
         signal_group(pid, Signal::KILL);
-        if !kill_leftovers(None, "", &self.spec.cgroups).await {
+        let grouped = kill_leftovers(None, "", &self.spec.cgroups).await;
+        if !orphans::kill().await || !grouped {
             tracing::warn!("processes of the app can't be killed");
         }
     }

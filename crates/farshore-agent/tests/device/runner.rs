@@ -35,12 +35,20 @@ impl Bed {
 
     /// With `users`, each app has a user of its own, as on a real device.
     async fn with(users: bool) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let client = RunnerClient::new(folder.path().join("runner.sock"));
         // Under the runner's unit only what is delegated to the apps can be written.
         let parent =
             std::env::var("FARSHORE_TEST_CGROUP").map_or_else(|_| String::new(), |group| format!("{group}/"));
-        let group = format!("{parent}farshore-test-{}", uuid::Uuid::new_v4());
+        Self::made(users, format!("{parent}farshore-test-{}", uuid::Uuid::new_v4())).await
+    }
+
+    /// On a device where there are no control groups to be had.
+    async fn without_groups() -> Self {
+        Self::made(false, String::new()).await
+    }
+
+    async fn made(users: bool, group: String) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let client = RunnerClient::new(folder.path().join("runner.sock"));
         let mut bed = Self { folder, client, runner: None, group, users };
         if users {
             // Users of apps must get in; the temporary folder is for nobody else by default.
@@ -522,7 +530,15 @@ async fn limits_are_enforced_where_control_groups_are_writable() {
 
 #[tokio::test]
 async fn children_that_an_app_leaves_behind_are_gone_when_it_is_stopped() {
-    let bed = Bed::new().await;
+    leaves_nothing_behind(Bed::new().await).await;
+}
+
+#[tokio::test]
+async fn without_control_groups_they_are_gone_too() {
+    leaves_nothing_behind(Bed::without_groups().await).await;
+}
+
+async fn leaves_nothing_behind(bed: Bed) {
     let signer = Signer::new("acme");
     bed.trust(&signer).await;
     let script = "#!/bin/sh\ntrap '' TERM\nsleep 1000 &\nsetsid sleep 1000 &\nwhile :; do sleep 1; done\n";
