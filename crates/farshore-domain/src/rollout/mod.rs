@@ -40,8 +40,10 @@ mod telling;
 pub mod verbs;
 pub mod view;
 mod wave;
+mod welch;
 pub mod why;
 
+pub use context::vocabulary;
 pub use decide::{Action, Decision, decide, decide_on};
 pub use member::{Exclusion, Failure, FailureKind, Member, Progress};
 pub use plan::{Plan, PlanError};
@@ -56,6 +58,6 @@ pub use state::{
 };
 pub use summary::{Bucket, Counts, DeviceSummary, Evidence, RolloutSummary, WaveSummary};
 pub use verbs::TransitionError;
-pub use view::{AppReport, DeviceView, FleetView};
+pub use view::{AppReport, DeviceView, FleetView, Reading, Signals};
 pub use wave::{Approved, Verdict, Wave};
 pub use why::{Owner, Waiting};

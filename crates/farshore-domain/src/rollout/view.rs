@@ -11,7 +11,7 @@ use crate::name::Name;
 use crate::time::UnixMs;
 
 /// All devices that have the rollout's app by placement and are in its channel, by id.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct FleetView {
     devices: Roster,
     /// By label and value: how many devices that are *not* in this view are down on purpose: permits of other rollouts and of the assignment
@@ -22,7 +22,7 @@ pub struct FleetView {
 }
 
 /// One device. Times are on the control plane's clock, never on the device's.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct DeviceView {
     pub id: DeviceId,
     pub name: Name,
@@ -40,6 +40,28 @@ pub struct DeviceView {
     pub busy_until: Option<UnixMs>,
     /// What it last reported of the app.
     pub app: AppReport,
+    /// What is measured and told of it; none when nothing is known. Filled in for rollouts whose conditions need it
+    /// ([`super::Rollout::needs_signals`]).
+    pub signals: Option<Box<Signals>>,
+}
+
+/// What conditions of gates and tripwires read of one device.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Signals {
+    /// By name, see [`crate::condition::device::METRICS`].
+    pub metrics: BTreeMap<String, Reading>,
+    /// Opened since it has the new release.
+    pub incidents: u32,
+    /// Told since it has the new release, by name, see [`crate::condition::device::EVENTS`].
+    pub events: BTreeMap<String, u32>,
+}
+
+/// One metric of one device.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Reading {
+    pub latest: f64,
+    /// The mean over the time before it got the new release, where that is known.
+    pub baseline: Option<f64>,
 }
 
 /// What a device reported of one app.
@@ -151,6 +173,7 @@ impl DeviceView {
             pinned: false,
             busy_until: None,
             app: AppReport::default(),
+            signals: None,
         }
     }
 

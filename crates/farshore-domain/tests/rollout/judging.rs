@@ -2,7 +2,7 @@
 
 use farshore_domain::rollout::{
     Action, Amount, Approval, OnFailure, OnInconclusive, OnSmallWave, PauseReason, Phase, Progress,
-    Promotion, PromotionMode, RolloutSpec, TransitionError, WaveSpec, WaveState,
+    Promotion, PromotionMode, Reading, RolloutSpec, Signals, TransitionError, Tripwire, WaveSpec, WaveState,
 };
 
 use crate::fleet::{Fleet, Nature, name, one_wave, release, spec};
@@ -345,4 +345,99 @@ fn noise_does_not_stop_a_slow_start_within_a_small_budget() {
     spoil(&mut fleet, 1, Bad);
     fleet.until_phase(Phase::Succeeded);
     assert_eq!((fleet.most_live, running(&fleet, 1)), (2, 39));
+}
+
+/// A fleet with one metric: so much on devices that run the new release, and 0.2 on the others; before it was 0.2 everywhere.
+fn measured(fleet: &mut Fleet, with_new: f64) {
+    for (number, id) in fleet.order().into_iter().enumerate() {
+        let noise = f64::from(u32::try_from(number % 3).unwrap()) / 100.0;
+        let Some(known) = fleet.view.get_mut(id) else { continue };
+        let has_new = known.app.active == Some(release(1).uid);
+        let latest = if has_new { with_new } else { 0.2 } + noise;
+        let reading = Reading { latest, baseline: Some(0.2 + noise / 2.0) };
+        let signals = Signals { metrics: [("cpu".to_owned(), reading)].into(), ..Signals::default() };
+        known.signals = Some(Box::new(signals));
+    }
+}
+
+fn until_measured(fleet: &mut Fleet, with_new: f64, limit: u32, done: impl Fn(&Fleet) -> bool) {
+    for _ in 0..limit {
+        if done(fleet) {
+            return;
+        }
+        measured(fleet, with_new);
+        fleet.tick(1_000);
+    }
+    panic!("not reached; {} {:#?}", fleet.rollout.phase(), fleet.rollout.waiting_for(&fleet.view, fleet.now));
+}
+
+#[test]
+fn a_gate_opens_when_its_condition_is_true_against_past_and_control() {
+    let mut spec = spec(halves());
+    spec.gate = Some("failureRatio < 0.1 && change_high(\"cpu\") < 0.1 && devices.reported == 5".to_owned());
+    let wave = &mut spec.waves[1];
+    wave.gate = Some("rollout.succeeded == 10 && wave == 2".to_owned());
+    let mut fleet = Fleet::new(spec, &[Good; 10]);
+    assert!(fleet.rollout.needs_signals());
+    fleet.start();
+    until_measured(&mut fleet, 0.22, 200, |fleet| fleet.rollout.phase() == Phase::Succeeded);
+}
+
+#[test]
+fn a_condition_without_data_is_inconclusive_and_never_false() {
+    let mut spec = spec(halves());
+    spec.gate = Some("diff_high(\"cpu\") < 0.1".to_owned());
+    let mut fleet = Fleet::new(spec, &[Good; 10]);
+    fleet.start();
+    fleet.until(100, |fleet| fleet.rollout.waves()[0].state() == WaveState::AtGate);
+    let waiting = fleet.rollout.waiting_for(&fleet.view, fleet.now);
+    assert!(waiting[0].reason.message.contains("have sent cpu"), "{waiting:?}");
+    fleet.until_phase(Phase::Paused);
+    assert_eq!(fleet.rollout.pause_state().map(|pause| pause.why), Some(PauseReason::Inconclusive));
+    fleet.verb(|rollout, now| rollout.resume("ada", None, now).unwrap());
+    assert_eq!(fleet.rollout.current_wave(), 1, "goes on without");
+}
+
+#[test]
+fn a_condition_that_stays_false_halts_at_the_gates_deadline() {
+    let mut spec = spec(halves());
+    spec.gate = Some("diff_high(\"cpu\") < 0.1".to_owned());
+    let mut fleet = Fleet::new(spec, &[Good; 10]);
+    fleet.start();
+    until_measured(&mut fleet, 0.6, 2_000, |fleet| fleet.rollout.phase() == Phase::Failed);
+    assert!(fleet.rollout.reasons()[1].message.contains("stayed false"), "{:?}", fleet.rollout.reasons());
+}
+
+#[test]
+fn a_tripwire_halts_at_once_and_not_again_after_somebody_resumed() {
+    let mut spec = spec(halves());
+    spec.on_failure = OnFailure::Pause;
+    spec.tripwires =
+        vec![Tripwire { name: name("hot"), when: "diff_low(\"cpu\") > 0.2 && wave == 1".to_owned() }];
+    let mut fleet = Fleet::new(spec, &[Good; 10]);
+    fleet.start();
+    until_measured(&mut fleet, 0.6, 100, |fleet| fleet.rollout.phase() == Phase::Paused);
+    assert_eq!(fleet.rollout.pause_state().map(|pause| pause.why), Some(PauseReason::Tripwire));
+    assert!(fleet.rollout.reasons()[0].message.contains("tripwire hot"), "{:?}", fleet.rollout.reasons());
+    fleet.verb(|rollout, now| rollout.resume("ada", None, now).unwrap());
+    until_measured(&mut fleet, 0.6, 200, |fleet| fleet.rollout.phase() == Phase::Succeeded);
+}
+
+#[test]
+fn conditions_that_nobody_could_judge_are_refused_by_field() {
+    for (text, hint) in [
+        ("metric(\"cpuu\") > 1", "did you mean \"cpu\""),
+        ("devices.faild > 1", "devices.failed"),
+        ("devices.failed >", "line 1"),
+        ("devices.failed", "bool"),
+    ] {
+        let mut spec = spec(halves());
+        spec.gate = Some(text.to_owned());
+        spec.tripwires = vec![Tripwire { name: name("hot"), when: text.to_owned() }];
+        let errors = spec.validate().unwrap_err();
+        let fields: Vec<_> = errors.0.iter().map(|error| error.field.as_str()).collect();
+        assert_eq!(fields, ["gate", "tripwires[0].when"], "{errors}");
+        println!("{errors}");
+        assert!(errors.to_string().contains(hint) || hint == "bool", "{text}: {errors}");
+    }
 }

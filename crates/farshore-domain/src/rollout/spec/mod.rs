@@ -25,8 +25,6 @@ pub const MAX_WAVES: usize = 32;
 pub const MAX_TRIPWIRES: usize = 16;
 /// At most this many rollouts that one depends on.
 pub const MAX_DEPENDENCIES: usize = 16;
-/// A condition has at most this many bytes.
-pub const MAX_CONDITION_BYTES: usize = 1_000;
 const DEFAULT_ACCEPTABLE: u8 = 5;
 const DAY_SECONDS: u32 = 24 * 3600;
 

@@ -1,9 +1,11 @@
 //! What is refused before a rollout starts.
 
 use super::{
-    DAY_SECONDS, FieldError, MAX_CONDITION_BYTES, MAX_DEPENDENCIES, MAX_TRIPWIRES, MAX_WAVES, ReleaseRef,
-    RolloutSpec, SpecErrors, WaveSpec, placing,
+    DAY_SECONDS, FieldError, MAX_DEPENDENCIES, MAX_TRIPWIRES, MAX_WAVES, ReleaseRef, RolloutSpec, SpecErrors,
+    WaveSpec, placing,
 };
+use crate::condition::Condition;
+use crate::rollout::context::vocabulary;
 
 impl RolloutSpec {
     /// Refuses what can't be meant, can never progress or could never end. Says everything at once.
@@ -102,12 +104,11 @@ fn check_judging(spec: &RolloutSpec) -> Vec<(String, String)> {
     let of_wires =
         spec.tripwires.iter().enumerate().map(|(i, wire)| (format!("tripwires[{i}].when"), Some(&wire.when)));
     let conditions = std::iter::once(("gate".to_owned(), spec.gate.as_ref())).chain(of_waves).chain(of_wires);
+    let vocabulary = vocabulary();
     for (field, condition) in conditions {
         let Some(text) = condition else { continue };
-        if text.trim().is_empty() {
-            refuse(&field, "is empty; write a condition, or leave it out".into());
-        } else if text.len() > MAX_CONDITION_BYTES {
-            refuse(&field, format!("has at most {MAX_CONDITION_BYTES} bytes"));
+        if let Err(error) = Condition::compile(text, &vocabulary) {
+            refuse(&field, error.to_string());
         }
     }
     if spec.depends_on.len() > MAX_DEPENDENCIES {
