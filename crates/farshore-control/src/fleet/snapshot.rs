@@ -155,6 +155,7 @@ impl Snapshot {
                     .is_some_and(|pins| pins.iter().any(|pin| pin.app == *app)),
                 busy_until: busy.get(&device.id).copied(),
                 app: self.reports.get(&device.id).and_then(|r| r.get(app)).cloned().unwrap_or_default(),
+                signals: None,
             }
         }));
         view.group_load = self.group_load(rollout, &view, &busy);
