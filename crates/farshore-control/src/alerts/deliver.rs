@@ -20,7 +20,9 @@ use crate::app::App;
 use crate::clock::now;
 
 const LEASE: &str = "alert-deliveries";
-/// Longer than a round of attempts takes, but for a mail server that drips: its messages may then come twice, with the same id.
+/// An attempt ends within this time: a mail server that drips must not hold the others' messages up.
+const WITHIN: Duration = Duration::from_secs(30);
+/// Longer than a round of attempts takes.
 const LEASE_MS: i64 = 45_000;
 /// Messages that are sent at the same time.
 const AT_ONCE: u32 = 16;
@@ -80,8 +82,9 @@ async fn round(
     for (tenant, row) in due {
         let (app, client) = (app.clone(), client.cloned());
         sending.spawn(async move {
-            let sent = send(&app, client, tenant, &row).await;
-            (tenant, row, sent)
+            let sent = tokio::time::timeout(WITHIN, send(&app, client, tenant, &row)).await;
+            let late = || Err(Trouble::Again(format!("it was not taken within {} s", WITHIN.as_secs())));
+            (tenant, row, sent.unwrap_or_else(|_| late()))
         });
     }
     while let Some(done) = sending.join_next().await {

@@ -9,7 +9,7 @@ use farshore_domain::id::TenantId;
 use farshore_domain::time::{HOUR_MS, UnixMs};
 use farshore_store::leases::Lease;
 use farshore_store::objects::ObjectKind;
-use farshore_store::{Driver, StoreResult, SystemDb, TenantDb};
+use farshore_store::{Driver, StoreError, StoreResult, SystemDb, TenantDb};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -132,7 +132,14 @@ async fn round(
 ) -> StoreResult<()> {
     let clean = now().since_ms(*cleaned_at) >= CLEAN_EVERY_MS;
     for (tenant, _) in db.tenant_ids().await? {
-        look(app, db, lease, tenant, paces, listening_since).await?;
+        match look(app, db, lease, tenant, paces, listening_since).await {
+            Ok(()) => {}
+            Err(StoreError::LeaseLost) => return Err(StoreError::LeaseLost),
+            // What one tenant stored must not keep the others' rules from being looked at.
+            Err(error) => {
+                tracing::error!(tenant = %tenant, error = crate::error::chain(&error), "a tenant's rules were not looked at");
+            }
+        }
         if clean {
             sweep(app, &db.tenant(tenant), lease).await?;
         }
