@@ -13,27 +13,27 @@ use crate::release::{Release, SLEEPER};
 use crate::runner::Bed;
 use crate::wait::{seen, until};
 
-const FIT: &str = "#!/bin/sh\ntest ! -e \"$HOME/sick\"\n";
+pub(crate) const FIT: &str = "#!/bin/sh\ntest ! -e \"$HOME/sick\"\n";
 
-struct Device {
-    plane: Arc<Plane>,
-    bed: Bed,
+pub(crate) struct Device {
+    pub(crate) plane: Arc<Plane>,
+    pub(crate) bed: Bed,
     run: Option<Child>,
 }
 
 impl Device {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let mut device = Self { plane: Plane::start().await, bed: Bed::new().await, run: None };
         device.start_run();
         device.connected(1).await;
         device
     }
 
-    fn state(&self) -> std::path::PathBuf {
+    pub(crate) fn state(&self) -> std::path::PathBuf {
         self.bed.folder.path().join("state")
     }
 
-    fn start_run(&mut self) {
+    pub(crate) fn start_run(&mut self) {
         let token = self.bed.folder.path().join("token");
         std::fs::write(&token, self.plane.token().to_text().as_bytes()).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_farshore-agent"))
@@ -52,14 +52,14 @@ impl Device {
         self.run = Some(child);
     }
 
-    fn kill_run(&mut self) {
+    pub(crate) fn kill_run(&mut self) {
         let mut run = self.run.take().unwrap();
         run.kill().unwrap();
         run.wait().unwrap();
     }
 
     /// The `count`th channel is open.
-    async fn connected(&self, count: usize) {
+    pub(crate) async fn connected(&self, count: usize) {
         seen("a channel", || {
             let book = self.plane.book();
             (book.channels >= count && book.outbox.is_some()).then_some(())
@@ -67,7 +67,12 @@ impl Device {
         .await;
     }
 
-    fn release(&self, version: &str, check: &str, change: impl FnOnce(&mut serde_json::Value)) -> Release {
+    pub(crate) fn release(
+        &self,
+        version: &str,
+        check: &str,
+        change: impl FnOnce(&mut serde_json::Value),
+    ) -> Release {
         let files = [("bin/app", 0o755, SLEEPER), ("bin/fit", 0o755, check)];
         let release = self.plane.signer.release(version, &files, |manifest| {
             manifest["health"] = serde_json::json!([{
@@ -80,7 +85,7 @@ impl Device {
         release
     }
 
-    async fn committed(&self, release: &Release) {
+    pub(crate) async fn committed(&self, release: &Release) {
         seen("the commit", || {
             let app = self.plane.app_status()?;
             (app.committed && app.active_version == release.version && app.phase == "running").then_some(())
@@ -92,7 +97,7 @@ impl Device {
         self.plane.events().into_iter().map(|event| event.kind).collect()
     }
 
-    async fn event(&self, kind: &str) -> farshore_protocol::DeviceEvent {
+    pub(crate) async fn event(&self, kind: &str) -> farshore_protocol::DeviceEvent {
         seen(kind, || self.plane.events().into_iter().rev().find(|event| event.kind == kind)).await
     }
 }

@@ -433,7 +433,7 @@ impl Plane {
                 let welcome = Welcome {
                     protocol_version: 1,
                     server_version: "test".into(),
-                    capabilities: Vec::new(),
+                    capabilities: vec!["incidents/v1".to_owned()],
                     heartbeat_seconds: 1,
                     server_time_ms: clock::wall().0,
                     acknowledged,
@@ -448,6 +448,7 @@ impl Plane {
                 return;
             }
             agent_frame::Body::Events(batch) => ("events".to_owned(), batch.sequence),
+            agent_frame::Body::Incidents(batch) => ("incidents".to_owned(), batch.sequence),
             agent_frame::Body::Metrics(batch) if batch.sequence > 0 => (batch.stream.clone(), batch.sequence),
             _ => return,
         };
