@@ -129,13 +129,20 @@ pub fn signs(events: &[&Event], rollout_of: impl Fn(&Name, ReleaseId) -> Option<
         .enumerate()
         .filter_map(|(at, event)| {
             let given_up = events.iter().skip(at).any(|later| later.app == event.app && gives_up(later.kind));
+            let step = event.healing.map(|healing| healing.step);
+            let checked = match event.code.as_deref() {
+                Some("PolicyBreach") => IncidentCause::PolicyBreach,
+                _ => IncidentCause::HealthCheckFailed,
+            };
             let (cause, actions, follows) = match event.kind {
                 "app.exited" => (IncidentCause::ProcessExit, vec![ActionKind::AutoRestart], false),
-                "health.failed" if given_up => (IncidentCause::HealthCheckFailed, Vec::new(), false),
-                "health.failed" => (IncidentCause::HealthCheckFailed, vec![ActionKind::AutoRestart], false),
-                "release.rolled-back" => {
-                    (cause_of(event.code.as_deref()), vec![ActionKind::Rollback, ActionKind::Pin], true)
-                }
+                "health.failed" if given_up => (checked, Vec::new(), false),
+                "health.failed" => (checked, vec![ActionKind::AutoRestart], false),
+                "release.rolled-back" => (
+                    cause_of(event.code.as_deref()),
+                    vec![step.unwrap_or(ActionKind::Rollback), ActionKind::Pin],
+                    true,
+                ),
                 "release.failed" => (cause_of(event.code.as_deref()), vec![ActionKind::Hold], true),
                 _ => return None,
             };
@@ -153,7 +160,7 @@ pub fn signs(events: &[&Event], rollout_of: impl Fn(&Name, ReleaseId) -> Option<
         .collect()
 }
 
-fn cause_of(code: Option<&str>) -> IncidentCause {
+pub(crate) fn cause_of(code: Option<&str>) -> IncidentCause {
     match code {
         Some("HealthCheckFailed") => IncidentCause::HealthCheckFailed,
         Some("RestartedTooOften") => IncidentCause::ProcessExit,
@@ -342,6 +349,7 @@ mod tests {
             release: Some(ReleaseId(Uuid::from_u128(11))),
             version: Some("1.1".parse().unwrap()),
             code: code.map(str::to_owned),
+            healing: None,
         }
     }
 

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use farshore_domain::desired::{DesiredApp, DesiredState, Generation};
+use farshore_domain::desired::{DesiredApp, DesiredRelease, DesiredState, Generation};
 use farshore_domain::device::Hardware;
 use farshore_domain::digest::Digest;
 use farshore_domain::id::PermitId;
 use farshore_domain::name::Name;
-use farshore_domain::reconcile::{LivePermit, MonoMs, Now, Offer, Offered, Terms};
+use farshore_domain::reconcile::{Installed, LivePermit, MonoMs, Now, Offer, Offered, Terms};
 use farshore_domain::release::{Manifest, ManifestError};
 use farshore_domain::time::UnixMs;
 use farshore_protocol as wire;
@@ -103,8 +103,43 @@ pub(crate) struct Rules<'a> {
 }
 
 impl Rules<'_> {
+    /// The safe-mode releases of the policy, held to the same rules as any other; one that is not good is done without.
+    pub(crate) fn safe(
+        &self,
+        state: &DesiredState,
+        signed: &BTreeMap<Digest, Signed>,
+        manifests: &mut BTreeMap<Digest, Manifest>,
+    ) -> BTreeMap<Name, Installed> {
+        let mut found = BTreeMap::new();
+        for safe in state.policy.iter().flat_map(|policy| &policy.safe_mode) {
+            let release = &safe.release;
+            match self.verify(&safe.app, release, signed.get(&release.manifest)) {
+                Ok(manifest) => {
+                    let installed = Installed {
+                        release: release.uid,
+                        version: release.version.clone(),
+                        manifest: release.manifest,
+                        terms: Terms::of(&manifest),
+                    };
+                    manifests.insert(release.manifest, manifest);
+                    found.insert(safe.app.clone(), installed);
+                }
+                Err(Offered::Refused { message, .. } | Offered::Unsupported { message }) => {
+                    tracing::warn!(app = %safe.app, %message, "the safe-mode release is refused");
+                }
+                Err(Offered::Verified(_)) => {}
+            }
+        }
+        found
+    }
+
     /// Reads and verifies the manifest an app's desired release refers to.
-    pub(crate) fn verify(&self, app: &DesiredApp, signed: Option<&Signed>) -> Result<Manifest, Offered> {
+    pub(crate) fn verify(
+        &self,
+        app: &Name,
+        release: &DesiredRelease,
+        signed: Option<&Signed>,
+    ) -> Result<Manifest, Offered> {
         let refused = |code: &str, message: String| Offered::Refused { code: code.to_owned(), message };
         let Some(signed) = signed else {
             return Err(refused(
@@ -115,7 +150,7 @@ impl Rules<'_> {
         let Some(keys) = self.keys else {
             return Err(refused("NoTrustedKeys", "this device has no trusted release keys yet".to_owned()));
         };
-        if Digest::of(&signed.document) != app.release.manifest {
+        if Digest::of(&signed.document) != release.manifest {
             return Err(refused("DigestMismatch", "the manifest is another one".to_owned()));
         }
         verify_blob(&keys.public_keys(), &signed.document, &signed.signature).map_err(|error| {
@@ -128,7 +163,7 @@ impl Rules<'_> {
         if manifest.tenant != *self.tenant {
             return Err(refused("WrongTenant", format!("the release is for tenant {}", manifest.tenant)));
         }
-        if manifest.app != app.app || manifest.version != app.release.version {
+        if manifest.app != *app || manifest.version != release.version {
             let text = format!("the manifest is of {} {}", manifest.app, manifest.version);
             return Err(refused("WrongRelease", text));
         }
@@ -148,7 +183,7 @@ impl Rules<'_> {
         manifests: &mut BTreeMap<Digest, Manifest>,
     ) -> Vec<Offer> {
         let offer = |app: &DesiredApp| {
-            let manifest = match self.verify(app, signed.get(&app.release.manifest)) {
+            let manifest = match self.verify(&app.app, &app.release, signed.get(&app.release.manifest)) {
                 Ok(manifest) => {
                     let terms = Terms::of(&manifest);
                     manifests.insert(app.release.manifest, manifest);

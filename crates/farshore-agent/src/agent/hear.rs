@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use farshore_domain::desired::DesiredState;
 use farshore_domain::digest::Digest;
+use farshore_domain::policy::POLICY_CAPABILITY;
 use farshore_domain::time::{HOUR_MS, UnixMs};
 use farshore_protocol::{self as wire, agent_frame, server_frame};
 use farshore_trust::keyset::{self, SignedKeySet, TrustedKeySet};
@@ -47,7 +48,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
 
     fn hello(&self) -> wire::Hello {
         let mut capabilities =
-            vec!["desired/v1".to_owned(), "manifest/v1".to_owned(), "series/v1".to_owned()];
+            ["desired/v1", "manifest/v1", POLICY_CAPABILITY, "series/v1"].map(str::to_owned).to_vec();
         capabilities.extend(self.capabilities.iter().flatten().cloned());
         capabilities.sort();
         capabilities.dedup();
@@ -167,6 +168,9 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         }
         let mut wanted = self.installed();
         wanted.extend(state.apps.iter().map(|app| app.release.manifest));
+        wanted.extend(
+            state.policy.iter().flat_map(|policy| &policy.safe_mode).map(|safe| safe.release.manifest),
+        );
         self.signed.retain(|digest, _| wanted.contains(digest));
         self.manifests.retain(|digest, _| wanted.contains(digest));
         let stored = StoredDesired {

@@ -9,6 +9,7 @@ mod health;
 mod hear;
 mod incidents;
 mod operations;
+mod policy;
 mod report;
 mod turn;
 
@@ -146,6 +147,7 @@ pub struct Agent<E, J> {
     state: DeviceState,
     accepted: Generation,
     desired: Option<Desired>,
+    policy: policy::Policy,
     stored: Option<StoredDesired>,
     signed: BTreeMap<Digest, Signed>,
     manifests: BTreeMap<Digest, Manifest>,
@@ -234,6 +236,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             state: DeviceState::default(),
             accepted: Generation::default(),
             desired: None,
+            policy: policy::Policy::default(),
             stored: None,
             signed: BTreeMap::new(),
             manifests: BTreeMap::new(),
@@ -351,6 +354,8 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             hardware: &self.settings.hardware,
         };
         let offers = rules.offers(&state, &stored.permits, &self.signed, &mut self.manifests);
+        let safe = rules.safe(&state, &self.signed, &mut self.manifests);
+        self.policy.adopt(state.policy.as_ref(), safe);
         // A mirror that drips must not keep the device from what is wanted now.
         let installed = self.installed();
         for (name, (manifest, give_up)) in &self.staging {
@@ -377,6 +382,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         let apps = self.state.apps.values();
         apps.flat_map(|app| [&app.active, &app.previous])
             .flatten()
+            .chain(self.policy.healing().safe.values())
             .map(|installed| installed.manifest)
             .collect()
     }

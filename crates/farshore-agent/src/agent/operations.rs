@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use farshore_domain::name::Name;
+use farshore_domain::policy::RemoteOperation;
 use farshore_domain::time::UnixMs;
 use farshore_protocol::{Operation, OperationUpdate, agent_frame};
 
@@ -43,7 +44,16 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         self.keep(vec![("operations".to_owned(), Some(bytes))], Vec::new())?;
         let app = Name::new(operation.app.as_str()).ok();
         let known = app.filter(|app| self.state.apps.contains_key(app));
+        let asked = match operation.kind.as_str() {
+            "restart-app" => Some(RemoteOperation::Restart),
+            "logs" => Some(RemoteOperation::Logs),
+            "diagnostics" => Some(RemoteOperation::Diagnostics),
+            _ => None,
+        };
         let answer = match (operation.kind.as_str(), known) {
+            (kind, _) if asked.is_some_and(|asked| !self.policy.allows(asked)) => {
+                update(&uid, "failed", format!("this device's policy does not allow {kind}"), Vec::new())
+            }
             ("restart-app", Some(app)) => {
                 self.restart.insert(app);
                 update(&uid, "succeeded", "it is being restarted", Vec::new())

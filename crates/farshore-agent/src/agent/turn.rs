@@ -196,16 +196,24 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         Inputs {
             desired: self.desired.as_ref().map(|desired| desired.offers.clone()),
             observed: self.observed.clone(),
-            checks: self.health.iter().map(|(name, health)| (name.clone(), health.verdict(now))).collect(),
+            checks: self.policy.add_to(
+                self.health.iter().map(|(name, health)| (name.clone(), health.verdict(now))).collect(),
+            ),
             busy: self.busy.clone(),
             outcomes: std::mem::take(&mut self.outcomes),
             restart: std::mem::take(&mut self.restart),
+            policy: self.policy.healing().clone(),
         }
     }
 
     /// Decides, keeps, acts, asks, measures, sends.
     pub(super) fn turn(&mut self) -> Result<(), AgentError> {
         let now = clock::now();
+        let broken = self.policy.judge(self.observed.as_ref(), now.mono);
+        for message in broken {
+            tracing::warn!("{message}");
+            self.note(events::note("policy.breached", &message, &serde_json::json!({})))?;
+        }
         for _ in 0..MAX_ROUNDS {
             let inputs = self.inputs(now.mono);
             let (state, actions) = decide(self.state.clone(), &inputs, now);
@@ -240,6 +248,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
                     return Err(error);
                 }
                 self.black_box.hear(&events);
+                self.policy.hear(&actions, now.mono);
             }
             if let Some(noted) = noted {
                 self.take_noted(noted);
@@ -381,8 +390,9 @@ impl<E: Executor, J: Journal> Agent<E, J> {
 
     fn measure(&mut self, now: MonoMs, wall: UnixMs) -> Result<(), AgentError> {
         if now >= self.next_sample {
-            self.next_sample = now.plus_ms(self.sample_ms);
+            self.next_sample = now.plus_ms(self.policy.sample_ms(self.sample_ms));
             let values = self.sampler.sample(wall, now);
+            self.policy.measured(&values, now);
             if !values.is_empty()
                 && let Err(error) = self.samples.push(wall.0, values)
             {
@@ -391,7 +401,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             }
         }
         if now >= self.batch_due {
-            self.batch_due = now.plus_ms(self.batch_ms);
+            self.batch_due = now.plus_ms(self.policy.batch_ms(self.batch_ms));
             if !self.samples.is_empty() {
                 self.seal()?;
             }

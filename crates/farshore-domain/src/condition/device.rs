@@ -48,7 +48,7 @@ pub const MAX_EVENT_SPAN_MS: i64 = crate::time::HOUR_MS;
 ///
 /// `metric("cpu")` is the newest value of the host's; `events("app.exited", duration("10m"))` counts events of the last
 /// so many minutes, at most an hour, of the app where there is one. `app.restarts` counts restarts of the running instance,
-/// `app.up` says whether its process runs, `app.upFor` since when.
+/// `app.up` says whether its process runs.
 #[must_use]
 pub fn vocabulary(of_app: bool) -> Vocabulary {
     let words = |words: &[&str]| Param::OneOf(words.iter().map(|word| (*word).to_owned()).collect());
@@ -57,11 +57,5 @@ pub fn vocabulary(of_app: bool) -> Vocabulary {
         vec![words(EVENTS), Param::Of(Type::Duration)],
         Type::Number,
     );
-    if of_app {
-        all.variable("app.restarts", Type::Number)
-            .variable("app.up", Type::Bool)
-            .variable("app.upFor", Type::Duration)
-    } else {
-        all
-    }
+    if of_app { all.variable("app.restarts", Type::Number).variable("app.up", Type::Bool) } else { all }
 }

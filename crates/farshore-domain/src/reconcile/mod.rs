@@ -5,9 +5,13 @@
 //! looks at the whole (intent, observation), so a crash at any point is answered by deciding again.
 //!
 //! In this cut: a changed config restarts a running app without a permit, a removed placement stops its app without
-//! one, and a committed release that dies is restarted with a growing pause and reported, never rolled back by itself.
+//! one. A committed release that dies is restarted with a growing pause; where the device's policy says after how many
+//! restarts, it goes down the [`Step`]s of the ladder: the release before, the safe-mode release, hold and call for help.
 
+mod approach;
 mod decide;
+mod ladder;
+mod run;
 mod state;
 mod view;
 
@@ -17,8 +21,9 @@ mod model_tests;
 mod scenario_tests;
 
 pub use decide::decide;
+pub use ladder::{HealingPolicy, Step};
 pub use state::{
-    Action, AppState, Attempts, Busy, Checks, DeviceState, Event, Failed, Inputs, Installed, LivePermit,
-    MonoMs, Now, Observed, Offer, Offered, Outcome, Refused, Running, Terms, Trial,
+    Action, AppState, Attempts, Busy, Checks, DeviceState, Event, Failed, Healing, Inputs, Installed,
+    LivePermit, MonoMs, Now, Observed, Offer, Offered, Outcome, Refused, Running, Terms, Trial,
 };
 pub use view::{AppView, DeviceView, view};

@@ -9,6 +9,7 @@ use crate::desired::DesiredRelease;
 use crate::device::{AppPhase, Conformance, Health};
 use crate::digest::Digest;
 use crate::id::{PermitId, ReleaseId};
+use crate::incident::{ActionKind, IncidentCause};
 use crate::name::Name;
 use crate::time::UnixMs;
 
@@ -266,4 +267,128 @@ fn a_changed_config_restarts_what_runs() {
     device.desire(changed);
     assert_eq!(device.at(20_000), [Action::Stop { app: web() }]);
     assert_eq!(device.instance(), before + 1);
+}
+
+/// Lets checks fail until an app does something else than being restarted. Returns how often it was restarted.
+fn fail_until_it_changes(device: &mut Device, version: &str, from: i64) -> (usize, i64) {
+    device.checks(Checks::Failed { message: "web: refused".into() });
+    let mut restarts = 0;
+    for now in (from..from + 3_600_000).step_by(1_000) {
+        let stopped = device.at(now).iter().any(|action| matches!(action, Action::Stop { .. }));
+        let active = device.state.apps[&web()].active.clone();
+        if active.is_none_or(|active| active.version.as_str() != version) {
+            return (restarts, now);
+        }
+        if stopped {
+            restarts += 1;
+            device.observe(&["1.0", "1.1", "0.9"], None);
+            device.at(now);
+            device.observe(&["1.0", "1.1", "0.9"], Some((version, device.instance(), 0)));
+        }
+    }
+    panic!("nothing changed after {restarts} restarts");
+}
+
+/// Version 1.1 committed, 1.0 before it.
+fn with_a_release_before() -> Device {
+    let mut device = Device::settled();
+    device.desire(offer("1.1", Some(90_000)));
+    device.observe(&["1.0", "1.1"], Some(("1.0", device.instance(), 0)));
+    assert_eq!(device.at(20_000), [Action::Stop { app: web() }]);
+    device.observe(&["1.0", "1.1"], None);
+    assert!(matches!(device.at(20_100)[..], [Action::Start { .. }]));
+    device.observe(&["1.0", "1.1"], Some(("1.1", device.instance(), 0)));
+    device.checks(Checks::Good);
+    device.at(20_200);
+    assert!(matches!(device.at(31_000)[..], [Action::Commit { .. }]));
+    device.desire(offer("1.1", None));
+    device
+}
+
+#[test]
+fn a_policy_leads_down_the_ladder_step_by_step_and_a_resume_leads_up_again() {
+    let mut device = with_a_release_before();
+    device.inputs.policy.rollback.after_restarts = Some(3);
+    device.inputs.policy.restart.max_restarts = Some(4);
+    device.inputs.policy.restart.window_seconds = Some(3_600);
+    let Offered::Verified(terms) = offer("0.9", None).manifest else { unreachable!() };
+    let safe = Installed {
+        release: ReleaseId(Uuid::from_u128(9)),
+        version: "0.9".parse().unwrap(),
+        manifest: manifest("0.9"),
+        terms,
+    };
+    device.inputs.policy.safe.insert(web(), safe);
+    // The safe-mode release is fetched while all is well.
+    assert_eq!(device.at(32_000), [Action::Stage { app: web(), manifest: manifest("0.9") }]);
+    device.observe(&["1.0", "1.1", "0.9"], Some(("1.1", device.instance(), 0)));
+    assert_eq!(device.at(33_000), [], "and is not discarded");
+
+    let (restarts, now) = fail_until_it_changes(&mut device, "1.1", 40_000);
+    assert_eq!(restarts, 3);
+    let app = device.app();
+    assert_eq!(app.active.as_ref().unwrap().1.as_str(), "1.0");
+    assert_eq!((app.phase, app.conformance), (AppPhase::RollingBack, Conformance::Held));
+    assert_eq!(app.reasons[0].code, "HealthCheckFailed");
+
+    device.observe(&["1.0", "1.1", "0.9"], None);
+    device.at(now + 1_000);
+    device.observe(&["1.0", "1.1", "0.9"], Some(("1.0", device.instance(), 0)));
+    let (restarts, now) = fail_until_it_changes(&mut device, "1.0", now + 2_000);
+    assert_eq!(restarts, 3, "a new release has a new budget");
+    assert_eq!(device.app().active.unwrap().1.as_str(), "0.9");
+
+    device.observe(&["1.0", "1.1", "0.9"], None);
+    device.at(now + 1_000);
+    device.observe(&["1.0", "1.1", "0.9"], Some(("0.9", device.instance(), 0)));
+    let (restarts, now) = fail_until_it_changes(&mut device, "0.9", now + 2_000);
+    assert_eq!(restarts, 5, "nothing is left, so the whole budget is used");
+    let app = device.app();
+    assert_eq!((app.active, app.phase, app.health), (None, AppPhase::Failing, Health::Failing));
+
+    // Held until somebody resumes it; then what is desired is tried again.
+    device.observe(&["1.0", "1.1", "0.9"], None);
+    assert_eq!(device.at(now + 3_600_000), []);
+    let mut resumed = offer("1.1", Some(now + 4_000_000));
+    resumed.resumed = 1;
+    device.desire(resumed);
+    assert!(matches!(device.at(now + 3_601_000)[..], [Action::Start { .. }]));
+}
+
+#[test]
+fn steps_are_told_with_their_cause() {
+    let mut device = with_a_release_before();
+    device.inputs.policy.rollback.after_restarts = Some(1);
+    device.checks(Checks::Breached { message: "condition hot".into() });
+    let mut steps = Vec::new();
+    for now in [40_000, 41_000] {
+        let moment = Now { mono: MonoMs(now), wall: UnixMs(now) };
+        let (state, actions) = decide(std::mem::take(&mut device.state), &device.inputs, moment);
+        device.state = state;
+        steps.extend(actions.into_iter().filter_map(|action| match action {
+            Action::Emit(event) => event.healing.map(|healing| (event.kind, healing.cause, healing.step)),
+            _ => None,
+        }));
+        device.observe(&["1.0", "1.1"], Some(("1.1", device.instance(), 0)));
+    }
+    assert_eq!(
+        steps,
+        [
+            ("health.failed", IncidentCause::PolicyBreach, ActionKind::AutoRestart),
+            ("release.rolled-back", IncidentCause::PolicyBreach, ActionKind::Rollback),
+        ]
+    );
+}
+
+#[test]
+fn the_ladder_never_leads_below_the_floor_and_a_reboot_does_not_forgive() {
+    let mut device = with_a_release_before();
+    device.inputs.policy.rollback.after_restarts = Some(2);
+    device.inputs.policy.restart.max_restarts = Some(2);
+    device.state.apps.get_mut(&web()).unwrap().floor = Some("1.1".parse().unwrap());
+    device.state.apps.get_mut(&web()).unwrap().restarts = vec![MonoMs(39_000); 2];
+    device.state.rebooted();
+    let (restarts, _) = fail_until_it_changes(&mut device, "1.1", 40_000);
+    assert_eq!(restarts, 1);
+    assert_eq!(device.app().active, None, "1.0 is below the floor");
 }

@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::ladder::HealingPolicy;
 use crate::desired::DesiredRelease;
 use crate::device::AppPhase;
 use crate::digest::Digest;
 use crate::id::{PermitId, ReleaseId};
+use crate::incident::{ActionKind, IncidentCause};
 use crate::name::Name;
 use crate::object::Reason;
 use crate::release::Manifest;
@@ -162,6 +164,9 @@ pub struct AppState {
     /// Restarts of a committed release because of failing checks or failing starts.
     pub healing: Attempts,
     pub healing_good_since: Option<MonoMs>,
+    /// When a committed release was restarted, oldest first, at most 64 of them.
+    #[serde(default)]
+    pub restarts: Vec<MonoMs>,
     /// Instance and restarts that were last told as events.
     #[serde(default)]
     pub told: Option<(u64, u32)>,
@@ -175,12 +180,29 @@ pub struct AppState {
 
 /// At most this many failed manifests are remembered for an app; the oldest is forgotten first.
 pub(super) const MAX_GIVEN_UP: usize = 32;
+/// More restarts than this within a window are not told apart; a policy can't ask for more.
+const MAX_RESTARTS: usize = 64;
 
 impl AppState {
     /// Whether this release failed here and waits for somebody to resume it.
     #[must_use]
     pub fn is_held(&self, manifest: Digest) -> bool {
         self.given_up.contains(&manifest)
+    }
+
+    /// Takes note of restarts.
+    pub(super) fn restarted(&mut self, times: u32, now: MonoMs) {
+        let times = usize::try_from(times).unwrap_or(MAX_RESTARTS).min(MAX_RESTARTS);
+        self.restarts.extend(std::iter::repeat_n(now, times));
+        let beyond = self.restarts.len().saturating_sub(MAX_RESTARTS);
+        self.restarts.drain(..beyond);
+    }
+
+    /// How many restarts lie within the last `window_ms`.
+    #[must_use]
+    pub fn restarts_within(&self, window_ms: i64, now: MonoMs) -> u32 {
+        let within = self.restarts.iter().filter(|at| now.since_ms(**at) < window_ms).count();
+        u32::try_from(within).unwrap_or(u32::MAX)
     }
 }
 
@@ -201,6 +223,7 @@ impl Default for AppState {
             staging: Attempts::default(),
             healing: Attempts::default(),
             healing_good_since: None,
+            restarts: Vec::new(),
             told: None,
             returning: false,
             resumed: 0,
@@ -234,6 +257,8 @@ impl DeviceState {
             app.staging.retry_at = None;
             app.healing.retry_at = None;
             app.healing_good_since = None;
+            // A boot does not forgive: they count as restarts of this boot's first moment.
+            app.restarts.fill(MonoMs(0));
         }
     }
 }
@@ -315,6 +340,10 @@ pub enum Checks {
     Failed {
         message: String,
     },
+    /// The checks say nothing against it, but a condition of the policy was true for long enough.
+    Breached {
+        message: String,
+    },
 }
 
 /// What is under way for an app and must not be begun a second time.
@@ -340,6 +369,8 @@ pub struct Inputs {
     pub outcomes: Vec<Outcome>,
     /// An operation asks for a restart of these apps.
     pub restart: BTreeSet<Name>,
+    /// What the device's policy says about healing.
+    pub policy: HealingPolicy,
 }
 
 /// How an action ended.
@@ -409,4 +440,13 @@ pub struct Event {
     pub release: Option<ReleaseId>,
     pub version: Option<Version>,
     pub code: Option<String>,
+    /// The step of the healing ladder that this tells of.
+    pub healing: Option<Healing>,
+}
+
+/// A step that the device took by itself, and because of what. The event that carries it names the release.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Healing {
+    pub cause: IncidentCause,
+    pub step: ActionKind,
 }

@@ -100,7 +100,7 @@ pub(super) fn phase(app: &AppState, inputs: &Inputs, name: &Name) -> AppPhase {
 }
 
 fn active_phase(app: &AppState, running: Option<&Running>, checks: &Checks) -> AppPhase {
-    let failed = matches!(checks, Checks::Failed { .. });
+    let failed = matches!(checks, Checks::Failed { .. } | Checks::Breached { .. });
     match running {
         Some(running) if is_target(app, running) && running.up && !failed => AppPhase::Running,
         running if failed || restarts_too_often(app, running) => AppPhase::Failing,
@@ -119,7 +119,7 @@ fn health(app: &AppState, inputs: &Inputs, name: &Name) -> Health {
     }
     let up = running.is_some_and(|running| running.up && is_target(app, running));
     match checks_of(inputs, name) {
-        Checks::Failed { .. } => Health::Failing,
+        Checks::Failed { .. } | Checks::Breached { .. } => Health::Failing,
         _ if restarts_too_often(app, running) && !up => Health::Failing,
         Checks::Good if up => Health::Healthy,
         Checks::Wavering { .. } => Health::Degraded,
@@ -193,6 +193,9 @@ fn reasons(app: &AppState, inputs: &Inputs, name: &Name) -> Vec<Reason> {
     }
     if let Checks::Failed { message } | Checks::Wavering { message } = checks_of(inputs, name) {
         reasons.push(Reason::new("HealthCheckFailed", message, since));
+    }
+    if let Checks::Breached { message } = checks_of(inputs, name) {
+        reasons.push(Reason::new("PolicyBreach", message, since));
     }
     if let Some(running) = running_of(inputs, name).filter(|running| !running.up) {
         let exit = running.last_exit.as_deref().unwrap_or("it ended");

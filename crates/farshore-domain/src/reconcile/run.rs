@@ -1,0 +1,338 @@
+//! From the release that should run to what runs: start, prove, heal, give up.
+
+use super::decide::{Decision, due};
+use super::ladder::Step;
+use super::state::{Action, Attempts, Checks, Failed, Healing, Installed, MAX_GIVEN_UP, Observed, Running};
+use crate::incident::{ActionKind, cause_of};
+use crate::object::Reason;
+use crate::time::MINUTE_MS;
+
+/// After this long in good health a committed release's restarts are forgotten.
+const HEALED_AFTER_MS: i64 = 10 * MINUTE_MS;
+
+impl Decision<'_> {
+    pub(super) fn is_target(&self, running: &Running) -> bool {
+        self.app.active.as_ref().is_some_and(|active| active.manifest == running.manifest)
+            && running.instance == self.app.instance
+    }
+
+    /// From `active` to what runs.
+    pub(super) fn run(&mut self) {
+        let Some(observed) = self.observed else { return };
+        let Some(active) = self.app.active.clone() else {
+            if observed.running.is_some() && !self.busy.acting {
+                self.actions.push(Action::Stop { app: self.name.clone() });
+            }
+            return;
+        };
+        if self.busy.acting {
+            return;
+        }
+        if let Some(trial) = &self.app.trial
+            && trial.mishaps > active.terms.max_restarts
+        {
+            let last =
+                self.app.healing.last.as_ref().map_or("the device restarted", |last| last.message.as_str());
+            let message = format!("it did not start {} times; last: {last}", trial.mishaps);
+            return self.give_up("StartFailed", &message);
+        }
+        match &observed.running {
+            Some(running) if self.is_target(running) => {
+                if self.app.trial.is_some() {
+                    self.prove(running, &active);
+                } else if !self.step_down() {
+                    self.heal(running, &active);
+                }
+            }
+            Some(_) => self.actions.push(Action::Stop { app: self.name.clone() }),
+            None if self.app.trial.is_none() && self.step_down() => {}
+            None => self.start(observed, active),
+        }
+    }
+
+    fn start(&mut self, observed: &Observed, active: Installed) {
+        if !observed.staged.contains(&active.manifest) {
+            // Its folder is gone: fetch it again.
+            if !self.busy.staging && due(self.app.staging.retry_at, self.now) {
+                self.actions.push(Action::Stage { app: self.name.clone(), manifest: active.manifest });
+            }
+            return;
+        }
+        let retry_at = match &mut self.app.trial {
+            Some(trial) => {
+                trial.starting_since.get_or_insert(self.now.mono);
+                trial.retry_at
+            }
+            None => self.app.healing.retry_at,
+        };
+        if !due(retry_at, self.now) {
+            return;
+        }
+        let Some(config) = self.app.config.or(self.offer.map(|offer| offer.config)) else { return };
+        self.app.config = Some(config);
+        self.actions.push(Action::Start {
+            app: self.name.clone(),
+            release: active,
+            instance: self.app.instance,
+            config,
+        });
+    }
+
+    /// A release on trial runs.
+    fn prove(&mut self, running: &Running, active: &Installed) {
+        let now = self.now.mono;
+        let Some(trial) = &mut self.app.trial else { return };
+        let first = !trial.started;
+        trial.started = true;
+        if running.restarts != trial.restarts {
+            trial.restarts = running.restarts;
+            trial.healthy_since = None;
+            trial.starting_since = Some(now);
+        }
+        let since = *trial.starting_since.get_or_insert(now);
+        if running.up && *self.checks == Checks::Good {
+            trial.healthy_since.get_or_insert(now);
+        }
+        let healthy_since = trial.healthy_since;
+        if first {
+            self.emit(
+                "release.activated",
+                Some(active),
+                None,
+                format!("version {} was started", active.version),
+            );
+        }
+        if running.restarts > active.terms.max_restarts {
+            let exit = running.last_exit.as_deref().unwrap_or("it ended");
+            let message = format!(
+                "restarted {} times, more than {}; last: {exit}",
+                running.restarts, active.terms.max_restarts
+            );
+            return self.give_up("RestartedTooOften", &message);
+        }
+        match healthy_since {
+            None if now.since_ms(since) >= active.terms.start_timeout_ms => {
+                let why = match self.checks {
+                    Checks::Wavering { message }
+                    | Checks::Failed { message }
+                    | Checks::Breached { message } => message.clone(),
+                    _ if !running.up => {
+                        running.last_exit.clone().unwrap_or_else(|| "it is not running".to_owned())
+                    }
+                    _ => "its checks have not answered".to_owned(),
+                };
+                let message = format!("not healthy within {} s: {why}", active.terms.start_timeout_ms / 1000);
+                self.give_up("StartTimeout", &message);
+            }
+            Some(_) if self.failing().is_some() => {
+                let Some((code, message)) = self.failing() else { return };
+                self.emit("health.failed", Some(active), Some(code), message.clone());
+                self.give_up(code, &message);
+            }
+            Some(good)
+                if running.up
+                    && *self.checks == Checks::Good
+                    && now.since_ms(good) >= active.terms.soak_ms =>
+            {
+                self.commit(active);
+            }
+            _ => {}
+        }
+    }
+
+    fn commit(&mut self, active: &Installed) {
+        let app = &mut *self.app;
+        app.trial = None;
+        app.failed = None;
+        app.given_up.clear();
+        app.healing = Attempts::default();
+        if let Some(floor) = &active.terms.floor
+            && app.floor.as_ref().is_none_or(|old| old < floor)
+        {
+            app.floor = Some(floor.clone());
+        }
+        self.actions.push(Action::Commit { app: self.name.clone(), manifest: active.manifest });
+        let message = format!("version {} stayed healthy for its soak time", active.version);
+        self.emit("release.committed", Some(active), None, message);
+    }
+
+    /// What the checks and conditions say against it: a code and a sentence.
+    fn failing(&self) -> Option<(&'static str, String)> {
+        match self.checks {
+            Checks::Failed { message } => Some(("HealthCheckFailed", message.clone())),
+            Checks::Breached { message } => Some(("PolicyBreach", message.clone())),
+            _ => None,
+        }
+    }
+
+    /// The safe-mode release, where it can be gone to: it lies on the device, is not below the floor and did not fail.
+    fn safe(&self) -> Option<Installed> {
+        let safe = self.policy.safe.get(self.name)?;
+        let active = self.app.active.as_ref().map(|active| active.manifest);
+        let there = self.observed.is_some_and(|observed| observed.staged.contains(&safe.manifest));
+        let fits = there && active != Some(safe.manifest) && self.is_open_to(safe);
+        fits.then(|| safe.clone())
+    }
+
+    fn is_open_to(&self, release: &Installed) -> bool {
+        !self.app.is_held(release.manifest)
+            && self.app.floor.as_ref().is_none_or(|floor| release.version >= *floor)
+    }
+
+    /// The safe-mode release is fetched once the app's own one is good, and kept.
+    pub(super) fn keep_safe(&mut self) {
+        let Some(observed) = self.observed else { return };
+        let Some(safe) = self.policy.safe.get(self.name) else { return };
+        let settled = self.app.active.is_some() && self.app.trial.is_none() && self.app.staged.is_none();
+        let needed = !observed.staged.contains(&safe.manifest) && self.is_open_to(safe);
+        let asked = self.actions.iter().any(|a| matches!(a, Action::Stage { app, .. } if app == self.name));
+        if settled && needed && !asked && !self.busy.staging && due(self.app.staging.retry_at, self.now) {
+            self.actions.push(Action::Stage { app: self.name.clone(), manifest: safe.manifest });
+        }
+    }
+
+    /// One step down the ladder, where the restarts of a committed release have used up what the policy allows. Says whether
+    /// a step was taken.
+    fn step_down(&mut self) -> bool {
+        let restarts = self.app.restarts_within(self.policy.window_ms(), self.now.mono);
+        let previous = self.app.previous.as_ref().filter(|previous| self.is_open_to(previous));
+        let step = self.policy.step(restarts, previous.is_some(), self.safe().is_some());
+        if step == Step::Restart {
+            return false;
+        }
+        let minutes = self.policy.window_ms() / MINUTE_MS;
+        let last = self.app.healing.last.as_ref().map_or("its process ended", |last| last.message.as_str());
+        let why = self.failing().map_or_else(|| last.to_owned(), |(_, message)| message);
+        let code = match &self.app.healing.last {
+            Some(last) if ["HealthCheckFailed", "PolicyBreach"].contains(&last.code.as_str()) => {
+                last.code.clone()
+            }
+            _ => "RestartedTooOften".to_owned(),
+        };
+        let message = format!("restarted {restarts} times within {minutes} min; last: {why}");
+        self.fall_to(step, &code, &message);
+        true
+    }
+
+    /// The release failed: one step down, to a release that was good or to nothing.
+    fn give_up(&mut self, code: &str, message: &str) {
+        let previous = self.app.previous.as_ref().is_some_and(|previous| self.is_open_to(previous));
+        let step = self.policy.fallback(previous, self.safe().is_some());
+        self.fall_to(step, code, message);
+    }
+
+    fn fall_to(&mut self, step: Step, code: &str, message: &str) {
+        let safe = self.safe();
+        let app = &mut *self.app;
+        let Some(active) = app.active.take() else { return };
+        app.failed = Some(Failed {
+            release: active.release,
+            version: active.version.clone(),
+            manifest: active.manifest,
+            reason: Reason::new(code, message, self.now.wall),
+        });
+        if !app.given_up.contains(&active.manifest) {
+            app.given_up.push(active.manifest);
+        }
+        if app.given_up.len() > MAX_GIVEN_UP {
+            app.given_up.remove(0);
+        }
+        app.trial = None;
+        app.permit = None;
+        app.instance += 1;
+        app.healing = Attempts::default();
+        app.healing_good_since = None;
+        app.restarts.clear();
+        let previous = app.previous.take();
+        app.active = match step {
+            Step::Previous => previous,
+            Step::SafeMode => safe,
+            Step::Restart | Step::Hold => None,
+        };
+        app.returning = app.active.is_some();
+        let back = app.active.clone();
+        let taken = match (&back, step) {
+            (None, _) => ActionKind::Hold,
+            (Some(_), Step::SafeMode) => ActionKind::SafeMode,
+            (Some(_), _) => ActionKind::Rollback,
+        };
+        let healing = Some(Healing { cause: cause_of(Some(code)), step: taken });
+        match &back {
+            Some(back) => {
+                let text =
+                    format!("version {} failed: {message}; going back to {}", active.version, back.version);
+                self.tell_of("release.rolled-back", Some(&active), Some(code), text, healing);
+            }
+            None => {
+                let text = format!(
+                    "version {} failed: {message}; there is no earlier release to go back to",
+                    active.version
+                );
+                self.tell_of("release.failed", Some(&active), Some(code), text, healing);
+            }
+        }
+        self.run();
+    }
+
+    /// A committed release runs: its supervisor restarts it when it dies; failing checks restart it here.
+    fn heal(&mut self, running: &Running, active: &Installed) {
+        let now = self.now;
+        let failing = self.failing();
+        let app = &mut *self.app;
+        match self.checks {
+            Checks::Good if running.up => {
+                app.returning = false;
+                let since = *app.healing_good_since.get_or_insert(now.mono);
+                if now.mono.since_ms(since) >= HEALED_AFTER_MS.max(self.policy.window_ms()) {
+                    app.healing = Attempts::default();
+                    app.restarts.clear();
+                }
+            }
+            Checks::Failed { .. } | Checks::Breached { .. } if running.up => {
+                let Some((code, message)) = failing else { return };
+                app.healing_good_since = None;
+                if !due(app.healing.retry_at, now) {
+                    return;
+                }
+                let pause = self
+                    .policy
+                    .backoff(&active.terms, app.healing.failures)
+                    .max(active.terms.start_timeout_ms);
+                app.healing.failures = app.healing.failures.saturating_add(1);
+                app.healing.retry_at = Some(now.mono.plus_ms(pause));
+                app.healing.last = Some(Reason::new(code, &message, now.wall));
+                app.restarted(1, now.mono);
+                app.instance += 1;
+                let text = format!("{message}; restarting it");
+                let healing = Healing { cause: cause_of(Some(code)), step: ActionKind::AutoRestart };
+                self.tell_of("health.failed", Some(active), Some(code), text, Some(healing));
+                self.actions.push(Action::Stop { app: self.name.clone() });
+            }
+            _ => app.healing_good_since = None,
+        }
+    }
+
+    /// Releases that nothing refers to are deleted.
+    pub(super) fn discard(&mut self) {
+        let Some(observed) = self.observed else { return };
+        if self.busy.acting || self.busy.staging {
+            return;
+        }
+        let mut keep: Vec<_> = [&self.app.active, &self.app.previous]
+            .into_iter()
+            .flatten()
+            .map(|installed| installed.manifest)
+            .chain(self.offer.map(|offer| offer.release.manifest))
+            .chain(observed.running.iter().map(|running| running.manifest))
+            .chain(self.policy.safe.get(self.name).map(|safe| safe.manifest))
+            .collect();
+        keep.sort();
+        keep.dedup();
+        let idle = !self.actions.iter().any(|action| {
+            matches!(action, Action::Start { app, .. } | Action::Stop { app } | Action::Stage { app, .. } if app == self.name)
+        });
+        if idle && self.offer.is_some() && observed.staged.iter().any(|staged| !keep.contains(staged)) {
+            self.actions.push(Action::Discard { app: self.name.clone(), keep });
+        }
+    }
+}
