@@ -10,6 +10,7 @@ import { extname, join, normalize } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 import * as fleet from './fleet.mjs'
+import * as troubles from './incidents.mjs'
 import * as rolling from './rollouts.mjs'
 
 const port = Number(process.argv[2] ?? process.env.MOCK_PORT ?? 4199)
@@ -19,6 +20,7 @@ const CSP = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self
 const TYPES = { '.html': 'text/html; charset=utf-8', '.js': 'text/javascript', '.css': 'text/css', '.svg': 'image/svg+xml', '.json': 'application/json' }
 
 fleet.rollouts.push(...rolling.more)
+const { incidents, alerts, silences } = troubles.make([devices[3], devices[40], devices[77]])
 rolling.grow(fleet.rollouts)
 
 const dev = (d) => ({ kind: 'Device', uid: d.metadata.uid, name: d.metadata.name })
@@ -108,7 +110,7 @@ const problem = (status, code, detail, errors) => ({ status, body: { type: `http
 const ok = (body, status = 200) => ({ status, body })
 const list = (items) => ok({ items, metadata: { total: items.length } })
 const found = (items, id) => items.find((o) => o.metadata.uid === id || o.metadata.name === id)
-const PERMISSIONS = ['device.read', 'device.write', 'device.revoke', 'device.operate', 'claim.read', 'claim.write', 'release.read', 'release.write', 'trust.read', 'fleet.read', 'fleet.write', 'rollout.read', 'rollout.write', 'rollout.approve', 'event.read', 'user.read', 'user.write', 'tenant.read']
+const PERMISSIONS = ['device.read', 'device.write', 'device.revoke', 'device.operate', 'claim.read', 'claim.write', 'release.read', 'release.write', 'trust.read', 'fleet.read', 'fleet.write', 'rollout.read', 'rollout.write', 'rollout.approve', 'incident.read', 'incident.write', 'event.read', 'user.read', 'user.write', 'tenant.read']
 const me = { user: fleet.uid(), email: 'anna@northwind.example', tenant: 'northwind', tenantId: fleet.uid(), role: 'tenant-admin', permissions: PERMISSIONS, tenants: ['northwind', 'contoso'], expiresAt: fleet.start + 8 * 3_600_000 }
 
 function answer(method, path, query, body) {
@@ -121,6 +123,10 @@ function answer(method, path, query, body) {
     if (id === 'link' && !body.password) return problem(400, 'invalid', 'this user has no password yet', [{ field: 'password', message: 'is needed: at least 12 characters' }])
     return body.password === 'wrong' ? problem(401, 'unauthenticated', 'the email or the password is wrong') : ok(me)
   }
+  if (noun === 'incidents' && id !== undefined) return ok(found(incidents, decodeURIComponent(id).split(':')[0]))
+  if (noun === 'incidents') return list(incidents.filter((i) => ['device', 'rollout', 'state'].every((k) => !query.get(k) || [i.spec[k], i.status[k]].includes(query.get(k)))))
+  if (noun === 'alerts') return list(alerts.filter((a) => !query.get('state') || a.state === query.get('state')))
+  if (noun === 'silences') return list(silences)
   if (noun === 'artifacts') return list(fleet.artifacts)
   if (noun === 'events') {
     const subject = query.get('subject')

@@ -3,9 +3,11 @@ import { useQuery } from '@tanstack/react-query'
 import { Link } from '@tanstack/react-router'
 import type { ReactNode } from 'react'
 
+import { alertsQuery, incidentsQuery } from '~/api/incidents'
 import { devicesQuery } from '~/api/queries'
 import type { Rollout } from '~/api/rollout-types'
 import type { DeviceSummary } from '~/api/types'
+import { useMe } from '~/frame/me'
 import { Glyph } from '~/ui/mark'
 import { plural } from '~/ui/number'
 import type { Shape, Tone } from '~/ui/state'
@@ -23,6 +25,16 @@ interface Item {
 }
 
 const NAMED = 3
+const SEVERITIES: readonly [string, Shape, Tone][] = [
+  ['critical', 'cross', 'bad'],
+  ['warning', 'bang', 'warn'],
+]
+
+/** The first ones by name, the others as a number. */
+function some(notes: readonly string[]): string {
+  const more = notes.length - NAMED
+  return `${notes.slice(0, NAMED).join('; ')}${more > 0 ? ` and ${plural(more, 'other')}` : ''}`
+}
 
 function useNames(query: { [key: string]: string }, wanted: boolean): string {
   const found = useQuery({ ...devicesQuery({ ...query, limit: NAMED }), enabled: wanted })
@@ -37,6 +49,9 @@ export function useAttention(summary: DeviceSummary | undefined, rollouts: reado
   const failing = useNames({ health: 'failing' }, n('health', 'failing') > 0)
   const held = useNames({ conformance: 'held' }, n('conformance', 'held') > 0)
   const offline = useNames({ reachability: 'offline', sort: '-lastSeen' }, n('reachability', 'offline') > 0)
+  const may = useMe()?.permissions.includes('incident.read') === true
+  const incidents = useQuery({ ...incidentsQuery({ state: 'open' }), enabled: may })
+  const firing = useQuery({ ...alertsQuery({ state: 'firing' }), enabled: may })
   const items: Item[] = []
   const now = useNow()
 
@@ -65,6 +80,40 @@ export function useAttention(summary: DeviceSummary | undefined, rollouts: reado
     }
   }
   shown(true)
+
+  const [open, fires] = [incidents.data?.items ?? [], firing.data?.items ?? []]
+  if (open.length > 0) {
+    items.push({
+      key: 'incidents',
+      shape: 'cross',
+      tone: 'bad',
+      title: (
+        <Link to="/incidents" search={{ state: 'open' }} className="hover:text-accent">
+          {plural(open.length, 'incident is', 'incidents are')} open
+        </Link>
+      ),
+      note: some(open.map((i) => `${i.spec.deviceName}: ${i.status.message}`)),
+      at: Math.max(...open.map((i) => i.status.lastAt)),
+    })
+  }
+  // What is about a rollout or an incident stands above already.
+  const unseen = fires.filter((a) => a.acknowledgedAt === undefined && a.silencedBy.length === 0 && a.subject.kind !== 'Rollout' && a.subject.kind !== 'Incident')
+  for (const [severity, shape, tone] of SEVERITIES) {
+    const of = unseen.filter((a) => a.severity === severity)
+    if (of.length === 0) continue
+    items.push({
+      key: `alerts-${severity}`,
+      shape,
+      tone,
+      title: (
+        <Link to="/alerts" className="hover:text-accent">
+          {plural(of.length, `${severity} alert fires`, `${severity} alerts fire`)}
+        </Link>
+      ),
+      note: some(of.map((a) => a.summary)),
+      at: Math.max(...of.map((a) => a.startedAt)),
+    })
+  }
   const states: [string, Shape, Tone, number, Record<string, string>, string, string][] = [
     ['pending', 'dot', 'info', n('lifecycle', 'pending'), { lifecycle: 'pending' }, 'waits for approval', pending],
     ['failing', 'cross', 'bad', n('health', 'failing'), { health: 'failing' }, 'fails its health checks', failing],

@@ -1,0 +1,40 @@
+/** Invented incidents, alerts and silences. */
+import * as fleet from './fleet.mjs'
+
+const MINUTE = 60_000
+const { start } = fleet
+
+const incident = (name, device, cause, state, message, minutes, actions) => ({
+  apiVersion: 'farshore.dev/v1', kind: 'Incident',
+  metadata: { uid: fleet.uid(), name, resourceVersion: 4, managedBy: 'engine', createdAt: start - minutes * MINUTE },
+  spec: { device: device.metadata.uid, deviceName: device.metadata.name, location: device.spec.location, app: 'edge-web', cause, version: '1.1.0', rollout: fleet.rolloutUid, rolloutName: 'edge-web-1-1-prod', startedAt: start - minutes * MINUTE },
+  status: {
+    state, message, signs: actions.length + 1, lastAt: start - (minutes - 3) * MINUTE,
+    actions: actions.map(([kind, text], i) => ({ kind, at: start - (minutes - 1 - i) * MINUTE, lastAt: start - (minutes - 1 - i) * MINUTE, count: 1, message: text })),
+    ...(state === 'resolved' ? { endedAt: start - (minutes - 8) * MINUTE, resolvedAt: start - (minutes - 9) * MINUTE, resolvedBy: 'engine' } : {}),
+    notes: [], evidence: ['release', 'policy', 'logs', 'metrics', 'kernel'].map((part) => ({ part, takenAt: start - (minutes - 2) * MINUTE, bytes: 4200 })),
+  },
+})
+
+/** `devices`: any three of the fleet. */
+export function make([a, b, c]) {
+  const incidents = [
+    incident('inc-0041', a, 'crash-loop', 'open', 'edge-web was restarted 3 times in 5 minutes', 14, [['auto-restart', 'restarted with backoff'], ['rollback', 'went back to 1.0.0']]),
+    incident('inc-0042', b, 'check-failed', 'open', 'check http of edge-web answered 503', 6, [['auto-restart', 'restarted with backoff']]),
+    incident('inc-0040', c, 'check-failed', 'resolved', 'check http of edge-web answered 503', 90, [['auto-restart', 'restarted with backoff']]),
+  ]
+  const alert = (rule, severity, device, summary, minutes, more = {}) => ({
+    uid: fleet.uid(), rule, severity, state: 'firing', subject: { kind: 'Device', uid: device.metadata.uid, name: device.metadata.name }, location: device.spec.location,
+    labels: { rule, location: device.spec.location }, summary, startedAt: start - minutes * MINUTE, silencedBy: [], ...more,
+  })
+  const alerts = [
+    alert('crash-loop', 'critical', a, `${a.metadata.name} restarts edge-web again and again`, 14),
+    alert('device-offline', 'warning', b, `nothing was heard from ${b.metadata.name} for 15 minutes`, 20),
+    alert('disk-full-soon', 'warning', c, `the disk of ${c.metadata.name} will be full in about 6 hours`, 55, { acknowledgedAt: start - 30 * MINUTE, acknowledgedBy: 'ops@northwind.example' }),
+  ]
+  const silences = [{
+    apiVersion: 'farshore.dev/v1', kind: 'Silence', metadata: { uid: fleet.uid(), name: 'depot-rebuild', resourceVersion: 1, managedBy: 'api', createdAt: start - 60 * MINUTE },
+    spec: { matchers: [{ name: 'location', value: 'depot', isEqual: true }], endsAt: start + 8 * 60 * MINUTE, comment: 'the depot is being rebuilt' }, status: { state: 'active' },
+  }]
+  return { incidents, alerts, silences }
+}
