@@ -1,7 +1,8 @@
 //! Each invariant can fail: a sound state is broken in one place, through its JSON, and the right one notices.
 
+use farshore_domain::device::Lifecycle;
 use farshore_domain::rollout::invariants as must;
-use farshore_domain::rollout::{Amount, Decision, Phase, Rollout, WaveSpec};
+use farshore_domain::rollout::{Amount, Decision, GroupBudget, Phase, Rollout, WaveSpec};
 use serde_json::{Value, json};
 
 use crate::fleet::{Fleet, Nature, device_id, spec};
@@ -92,4 +93,73 @@ fn an_end_with_live_permits_and_a_state_without_a_reason_are_noticed() {
     );
     assert!(must::final_is_final(&ended, &fleet.rollout, fleet.now).is_err(), "an end that is undone");
     assert_eq!(found(|value| value["reasons"] = json!([])), "every_phase_has_a_reason");
+}
+
+/// Ten devices in three stores, one of each store in flight, and the decision that started them.
+fn one_of_each_store() -> (Fleet, Decision) {
+    let mut spec = spec(vec![WaveSpec::percent(100).soak(0)]);
+    spec.group_by = vec![GroupBudget {
+        label: "location".to_owned(),
+        max_unavailable: Some(Amount::Count(1)),
+        min_available: None,
+    }];
+    let mut fleet = Fleet::new(spec, &[Nature::Good; 10]);
+    fleet.start();
+    fleet.until(10, |fleet| fleet.rollout.in_flight() == 3);
+    let decision = Decision { next: fleet.rollout.clone(), actions: fleet.log.clone() };
+    (fleet, decision)
+}
+
+#[test]
+fn a_group_below_its_budget_is_noticed_whatever_keeps_its_devices_down() {
+    let (mut fleet, decision) = one_of_each_store();
+    let found = |fleet: &Fleet| {
+        must::check(&fleet.rollout, &decision, &fleet.view, fleet.now).map_err(|broken| broken.invariant)
+    };
+    assert_eq!(found(&fleet), Ok(()));
+    let bad = Err("no_group_is_taken_below_its_budget");
+    fleet.view.group_load.insert(("location".to_owned(), "store-1".to_owned()), 1);
+    assert_eq!(found(&fleet), bad, "a device outside the view");
+    fleet.view.group_load.clear();
+    let idle = |fleet: &Fleet| {
+        (0..10)
+            .map(device_id)
+            .find(|id| !fleet.rollout.member(*id).unwrap().progress().is_in_flight())
+            .unwrap()
+    };
+    let device = idle(&fleet);
+    fleet.view.get_mut(device).unwrap().lifecycle = Lifecycle::Drained;
+    assert_eq!(found(&fleet), bad, "a drained device");
+    fleet.view.get_mut(device).unwrap().lifecycle = Lifecycle::Claimed;
+    assert_eq!(found(&fleet), Ok(()));
+    let next = broken(&fleet.rollout, |value| {
+        value["spec"]["groupBy"] = json!([{"label": "location", "minAvailable": 4}]);
+    });
+    let decision = Decision { next, actions: fleet.log.clone() };
+    let noticed = must::check(&fleet.rollout, &decision, &fleet.view, fleet.now).unwrap_err();
+    assert_eq!(
+        noticed.invariant, "no_group_is_taken_below_its_budget",
+        "three of four up where four were promised"
+    );
+}
+
+#[test]
+fn a_permit_outside_its_window_or_beyond_its_end_is_noticed() {
+    let (fleet, decision) = one_of_each_store();
+    let found = |cron: &str, seconds: u32, zone: &str| {
+        let next = broken(&fleet.rollout, |value| {
+            value["spec"]["windows"] = json!([
+                {"kind": "maintenance", "cron": cron, "durationSeconds": seconds, "timeZone": zone}
+            ]);
+        });
+        let decision = Decision { next, actions: decision.actions.clone() };
+        must::check(&fleet.rollout, &decision, &fleet.view, fleet.now).map_err(|broken| broken.invariant)
+    };
+    // It is some minutes after midnight in UTC.
+    let bad = Err("permits_stay_in_their_windows");
+    assert_eq!(found("0 0 * * *", 3_600, "UTC"), Ok(()));
+    assert_eq!(found("0 0 * * *", 3_600, "Asia/Tokyo"), bad);
+    assert_eq!(found("0 2 * * *", 3_600, "UTC"), bad);
+    let seconds = u32::try_from(fleet.now.0 / 1_000).unwrap() + 2;
+    assert_eq!(found("0 0 * * *", seconds, "UTC"), bad, "the window ends before the permits do");
 }
