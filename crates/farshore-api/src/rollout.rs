@@ -44,6 +44,8 @@ pub type Rollout = Object<RolloutSpec, RolloutStatus>;
 pub struct RolloutDevice {
     pub name: Name,
     pub location: String,
+    /// Its label `model`; empty without one.
+    pub model: String,
     #[serde(flatten)]
     pub summary: DeviceSummary,
 }

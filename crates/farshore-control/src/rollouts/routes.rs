@@ -126,15 +126,20 @@ async fn device_list(
     all.sort_by_key(|device| rank(device.device));
     let total = all.len();
     let mut read = db.read().await?;
-    let names: std::collections::BTreeMap<_, _> =
-        db.fleet_devices(&mut read).await?.into_iter().map(|d| (d.id, (d.name, d.location))).collect();
+    let known: std::collections::BTreeMap<_, _> =
+        db.fleet_devices(&mut read).await?.into_iter().map(|device| (device.id, device)).collect();
     let items: Vec<_> = all
         .into_iter()
         .skip(skip)
         .take(limit)
         .filter_map(|summary| {
-            let (name, location) = names.get(&summary.device)?.clone();
-            Some(RolloutDevice { name, location, summary })
+            let device = known.get(&summary.device)?;
+            Some(RolloutDevice {
+                name: device.name.clone(),
+                location: device.location.clone(),
+                model: device.labels.get("model").unwrap_or_default().to_owned(),
+                summary,
+            })
         })
         .collect();
     let continue_from = (skip.saturating_add(limit) < total).then(|| (skip + limit).to_string());
