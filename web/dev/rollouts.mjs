@@ -17,7 +17,7 @@ function make(name, app, channel, versions, status, spec = {}) {
     metadata: { uid, name, resourceVersion: 3, managedBy: 'api', createdAt: start - 2 * HOUR },
     spec: { app, channel, release: `${app}@${versions[1]}`, waves: [{ percent: 5, soakSeconds: 600 }, { percent: 25, soakSeconds: 600 }, { percent: 100, soakSeconds: 600 }], failureThreshold: 30, acceptableFailureRate: 5, maxUnavailable: '2%', onFailure: 'rollback', ...spec },
     status: {
-      summary: { uid, name, app, channel, createdAt: start - 2 * HOUR, from: known(versions[0]), to: known(versions[1]), counts: zero, threshold: 0.3, inFlight: 0, budget: 66, reasons: [], ...rest },
+      summary: { uid, name, app, channel, createdAt: start - 2 * HOUR, from: known(versions[0]), to: known(versions[1]), counts: zero, threshold: 0.3, inFlight: 0, budget: 66, allowedNow: 66, reasons: [], ...rest },
       waiting, history, ...(heldBack ? { heldBack } : {}),
     },
   }
@@ -32,7 +32,7 @@ const wave = (number, size, fromPercent, toPercent, state, counts, more = {}) =>
 export const awaiting = make('price-sync-2-4-1-prod', 'price-sync', 'prod', ['2.4.0', '2.4.1'], {
   phase: 'running', phaseSince: start - 50 * MINUTE, startedAt: start - 50 * MINUTE, population: 3290, wave: 1, failureRatio: 2 / 161,
   waves: [
-    wave(1, 165, 0, 5, 'awaiting-approval', { ok: 159, failed: 2, unreachable: 4 }, { startedAt: start - 50 * MINUTE, evidence: { value: -3.6, haltAt: 5.7, falseHalt: 0.0033 }, approvalsNeeded: 2, approvals: [{ by: 'user:ops@northwind.example', at: start - 6 * MINUTE, comment: 'prices on shelf 4 are right' }] }),
+    wave(1, 165, 0, 5, 'awaiting-approval', { ok: 159, failed: 2, unreachable: 4 }, { startedAt: start - 50 * MINUTE, evidence: { value: -3.6, haltAt: 5.7, passAt: -2.98, falseHalt: 0.0033 }, approvalsNeeded: 2, approvals: [{ by: 'user:ops@northwind.example', at: start - 6 * MINUTE }] }),
     wave(2, 658, 5, 25, 'waiting', { waiting: 650, unreachable: 8 }),
     wave(3, 2467, 25, 100, 'waiting', { waiting: 2440, unreachable: 27 }),
   ],
@@ -59,7 +59,7 @@ const DRAFT_WAVES = draft.status.summary.waves.map((w, i) => ({ ...w, size: DRAF
 
 export const held = make('edge-web-1-1-lab', 'edge-web', 'dev', ['1.0.0', '1.1.0'], {
   phase: 'failed', phaseSince: start - 26 * HOUR, startedAt: start - 27 * HOUR, finishedAt: start - 26 * HOUR, population: 60, wave: 1, failureRatio: 5 / 15,
-  waves: [wave(1, 15, 0, 25, 'halted', { rolledBack: 10, failed: 5 }, { startedAt: start - 27 * HOUR, finishedAt: start - 26.6 * HOUR, failed: 5, reported: 15, failureRatio: 5 / 15, evidence: { value: 6.1, haltAt: 5.7} }), wave(2, 45, 25, 100, 'waiting', { waiting: 45 })],
+  waves: [wave(1, 15, 0, 25, 'halted', { rolledBack: 10, failed: 5 }, { startedAt: start - 27 * HOUR, finishedAt: start - 26.6 * HOUR, failed: 5, reported: 15, failureRatio: 5 / 15, evidence: { value: 6.1, haltAt: 5.7, passAt: -2.98, falseHalt: 0.0033 } }), wave(2, 45, 25, 100, 'waiting', { waiting: 45 })],
   counts: { ...zero, rolledBack: 10, failed: 5, waiting: 45 },
   reasons: [{ code: 'Halted', message: 'halted in wave 1: 5 of 15 failed (33 %), threshold 30 %', since: start - 26.6 * HOUR }],
   heldBack: { since: start - 26.6 * HOUR, rollout: 'edge-web-1-1-lab', reason: '5 of 15 failed in wave 1' },
@@ -67,12 +67,12 @@ export const held = make('edge-web-1-1-lab', 'edge-web', 'dev', ['1.0.0', '1.1.0
 
 export const more = [awaiting, draft, held]
 
-/** Fields of the sequential test and of group budgets for the rollout that runs. */
+/** The sequential test and a budget of groups for the rollout that runs. */
 export function grow(rollouts) {
   const s = rollouts[0].status.summary
-  s.waves[1].evidence = { value: 0.72, haltAt: 5.7, falseHalt: 0.0033 }
-  s.allowedNow = 4
-  s.groups = [['riga-1', 1, 2], ['riga-2', 0, 2], ['helsinki-1', 2, 2], ['tallinn-1', 0, 2], ['tartu-1', 1, 1]].map(([value, down, budget]) => ({ label: 'location', value, down, budget }))
+  rollouts[0].spec.groupBy = [{ label: 'location', maxUnavailable: '10%' }]
+  s.waves[1].evidence = { value: 0.72, haltAt: 5.7, passAt: -2.98, falseHalt: 0.0033 }
+  for (const r of rollouts) r.status.summary.allowedNow ??= r.status.summary.budget
 }
 
 /** A rollout's devices in the order in which it takes them, each where its wave's counts say. */
@@ -156,7 +156,7 @@ export function act(rollout, verb, body, who) {
   if (verb === 'rollback' || verb === 'reject') s.phase = 'rolling-back'
   if (verb === 'release-hold') delete rollout.status.heldBack
   if (verb === 'approve') {
-    current.approvals = [...(current.approvals ?? []), { by: `user:${who}`, at: Date.now(), ...(body.comment ? { comment: body.comment } : {}) }]
+    current.approvals = [...(current.approvals ?? []), { by: `user:${who}`, at: Date.now() }]
     if (current.approvals.length >= current.approvalsNeeded) {
       Object.assign(current, { state: 'passed', finishedAt: Date.now() })
       Object.assign(s.waves[s.wave] ?? {}, { state: 'running', startedAt: Date.now() })

@@ -7,7 +7,7 @@ test('a rollout shows its evidence before its lines, its budgets, and when it wi
   await page.goto('/rollouts/edge-web-1-1-prod')
   await expect(page.getByRole('meter', { name: 'Share of failures' })).toHaveAttribute('aria-valuetext', /13 %; halts at 30 %/)
   await expect(page.getByRole('meter', { name: 'Evidence of the sequential test' })).toHaveAttribute('aria-valuetext', /leans to bad.*halts at 5\.70/)
-  await expect(page.getByText('2 of 2 full')).toBeVisible()
+  await expect(page.getByText(/in each location at most 10% down/)).toBeVisible()
   await expect(page.getByText(/in nine of ten runs \(p90\)/)).toBeVisible()
   await expect(page.getByRole('list', { name: 'Why' })).toContainText('opens at 02:00 (Europe/Riga)')
   await page.getByRole('button', { name: 'by location' }).click()

@@ -2,6 +2,7 @@
  * Holds the page's types to the API's document: `schema.gen.ts` is generated from `openapi.json` (`npm run gen`), and a name, a field or a
  * type that has moved there fails `npm run check` here. Nothing of this is in the page.
  */
+import type * as rollout from './rollout-types'
 import type { components } from './schema.gen'
 import type * as page from './types'
 
@@ -40,7 +41,7 @@ export type Contract = [
   Holds<Mirrors<page.DeviceSummary, Schemas['DeviceSummary']>>,
   Holds<Mirrors<page.ClaimTokenStatus, Schemas['ClaimTokenStatus']>>,
   Holds<Mirrors<Omit<page.ReleaseSpec, 'manifest'>, Omit<Schemas['ReleaseSpec'], 'manifest'>>>,
-  Holds<Mirrors<Omit<page.RolloutStatus, 'summary' | 'waiting'>, Omit<Schemas['RolloutStatus'], 'summary' | 'waiting'>>>,
+  Holds<Mirrors<Omit<rollout.RolloutStatus, 'summary' | 'waiting'>, Omit<Schemas['RolloutStatus'], 'summary' | 'waiting'>>>,
   Holds<Mirrors<Omit<page.Waiting, 'owner'>, Omit<Schemas['Waiting'], 'owner'>>>,
   Holds<Words<page.Waiting['owner'], Schemas['Owner']>>,
   Holds<Mirrors<page.LocationSummary, Schemas['LocationSummary']>>,
@@ -49,19 +50,21 @@ export type Contract = [
   Holds<Mirrors<page.FleetEvent['subject'], Schemas['Subject']>>,
   Holds<Mirrors<page.ClaimTokenSpec, Schemas['ClaimTokenSpec']>>,
   Holds<Mirrors<page.Artifact, Schemas['Artifact']>>,
-  Holds<Mirrors<page.WaveSpec, Schemas['WaveSpec']>>,
-  Holds<Mirrors<page.RolloutSpec, Schemas['RolloutSpec']>>,
+  Holds<Mirrors<rollout.WaveSpec, Schemas['WaveSpec']>>,
+  Holds<Mirrors<rollout.RolloutSpec, Schemas['RolloutSpec']>>,
+  Holds<Mirrors<rollout.Evidence, Schemas['WaveEvidence']>>,
+  Holds<Mirrors<Omit<rollout.Cause, 'owner'>, Omit<Schemas['Cause'], 'owner'>>>,
   Holds<Mirrors<page.Counts, Schemas['Counts']>>,
-  Holds<Mirrors<Omit<page.WaveSummary, 'state'>, Omit<Schemas['WaveSummary'], 'state'>>>,
+  Holds<Mirrors<Omit<rollout.WaveSummary, 'state'>, Omit<Schemas['WaveSummary'], 'state'>>>,
   Holds<Mirrors<page.HistoryEntry, Schemas['HistoryEntry']>>,
   Holds<Mirrors<page.KnownRelease, Schemas['KnownRelease']>>,
-  Holds<Mirrors<Omit<page.RolloutSummary, 'phase' | 'waves' | 'pause'>, Omit<Schemas['RolloutSummary'], 'phase' | 'waves' | 'pause'>>>,
+  Holds<Mirrors<Omit<rollout.RolloutSummary, 'phase' | 'waves' | 'pause'>, Omit<Schemas['RolloutSummary'], 'phase' | 'waves' | 'pause'>>>,
   Holds<Mirrors<Omit<page.RolloutDevice, 'bucket'>, Omit<Schemas['RolloutDevice'], 'bucket'>>>,
   Holds<Words<page.Reachability, Schemas['Reachability']>>,
   Holds<Words<page.Health, Schemas['Health']>>,
   Holds<Words<page.Conformance, Schemas['Conformance']>>,
   Holds<Words<page.Lifecycle, Schemas['Lifecycle']>>,
   Holds<Words<page.RolloutPhase, Schemas['Phase']>>,
-  Holds<Words<page.WaveSummary['state'], Schemas['WaveState']>>,
+  Holds<Words<rollout.WaveSummary['state'], Schemas['WaveState']>>,
   Holds<Words<page.Bucket, Schemas['Bucket']>>,
 ]

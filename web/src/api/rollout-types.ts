@@ -1,15 +1,15 @@
-/**
- * What the grown rollout adds to `types.ts`: its specification, what a gate has found, who approved, forecasts and reasons.
- *
- * All of it is optional to read: a rollout made by an earlier server has none of it.
- */
-import type { Rollout as PlainRollout, RolloutDevice, RolloutSpec as PlainSpec, RolloutSummary as PlainSummary, UnixMs, WaveSpec as PlainWave, WaveSummary as PlainWaveSummary } from './types'
+/** Rollouts as the API tells them: the specification, the summary, forecasts and chains of reasons. Held to the document by `contract.ts`. */
+import type { Counts, HistoryEntry, KnownRelease, ObjectOf, Reason, RolloutDevice, RolloutPhase, UnixMs, Waiting } from './types'
 
 export type ApprovalRule = 'automatic' | 'one-person' | 'two-people'
 /** A number of devices, or a percentage such as `25%`. */
 export type Amount = number | string
 
-export interface WaveSpec extends PlainWave {
+/** Exactly one of `percent`, `count` (both cumulative) and `selector`. */
+export interface WaveSpec {
+  percent?: number
+  count?: number
+  soakSeconds?: number
   /** Every device that matches and is in no wave yet. */
   selector?: string
   approval?: ApprovalRule
@@ -22,7 +22,19 @@ export interface GroupBudget {
   minAvailable?: Amount
 }
 
-export interface RolloutSpec extends Omit<PlainSpec, 'waves' | 'onFailure'> {
+export interface RolloutSpec {
+  app: string
+  channel: string
+  /** The release's uid, or `app@version`. */
+  release: string
+  /** Percent. */
+  failureThreshold?: number
+  minReports?: number
+  maxUnavailable?: Amount
+  permitSeconds?: number
+  deviceTimeoutSeconds?: number
+  gateTimeoutSeconds?: number
+  operatorTimeoutSeconds?: number
   waves?: WaveSpec[]
   growth?: { kind: 'linear' | 'exponential'; waves: number; soakSeconds: number }
   stratifyBy?: string[]
@@ -47,46 +59,71 @@ export interface RolloutSpec extends Omit<PlainSpec, 'waves' | 'onFailure'> {
   promotion?: { to: string; mode?: 'draft' | 'start'; afterSoakSeconds?: number }
 }
 
-/** The sequential test of one wave: where the evidence stands before its halt line. */
+/** The sequential test of one wave: where the evidence stands between its two lines. */
 export interface Evidence {
   /** The logarithm of how much better "as bad as the threshold" explains the reports than "as good as acceptable". */
   value: number
   /** At or above: halt. */
   haltAt: number
-  /** At or below: good enough to go on; missing: nothing passes before the end of the wave. */
-  passAt?: number
+  /** At or below: good enough to go on. */
+  passAt: number
   /** The share of false halts spent on this wave, 0 to 1. */
-  falseHalt?: number
+  falseHalt: number
 }
 
 export interface ApprovalGiven {
   by: string
   at: UnixMs
-  comment?: string
 }
 
-export interface WaveSummary extends Omit<PlainWaveSummary, 'state'> {
-  state: PlainWaveSummary['state'] | 'awaiting-approval'
-  selector?: string
+export interface WaveSummary {
+  number: number
+  size: number
+  fromPercent: number
+  toPercent: number
+  soakSeconds: number
+  state: 'waiting' | 'running' | 'soaking' | 'at-gate' | 'awaiting-approval' | 'passed' | 'halted' | 'unknown'
+  startedAt?: UnixMs
+  finishedAt?: UnixMs
+  soakUntil?: UnixMs
+  failed: number
+  reported: number
+  failureRatio?: number
+  counts: Counts
   evidence?: Evidence
+  /** Too small for the promised error. */
+  small?: boolean
   /** How many different people have to approve; 0 or missing: none. */
   approvalsNeeded?: number
   approvals?: ApprovalGiven[]
 }
 
-/** One value of a label and how many of its devices may be down at once. */
-export interface GroupUse {
-  label: string
-  value: string
-  down: number
-  budget: number
-}
-
-export interface RolloutSummary extends Omit<PlainSummary, 'waves'> {
+export interface RolloutSummary {
+  uid: string
+  name: string
+  app: string
+  channel: string
+  from?: KnownRelease
+  to: KnownRelease
+  phase: RolloutPhase
+  phaseSince: UnixMs
+  pause?: { at: UnixMs; by: string; why: string }
+  createdAt: UnixMs
+  startedAt?: UnixMs
+  finishedAt?: UnixMs
+  supersededBy?: string
+  population: number
+  wave: number
   waves: WaveSummary[]
-  groups?: GroupUse[]
-  /** How many may be in flight now, by slow start; missing: the whole budget. */
-  allowedNow?: number
+  counts: Counts
+  failureRatio?: number
+  threshold: number
+  inFlight: number
+  budget: number
+  /** How many may be in flight now, by slow start. */
+  allowedNow: number
+  reasons: Reason[]
+  deadline?: UnixMs
 }
 
 export interface HeldBack {
@@ -95,10 +132,15 @@ export interface HeldBack {
   reason: string
 }
 
-export interface Rollout extends Omit<PlainRollout, 'spec' | 'status'> {
-  spec: RolloutSpec
-  status: Omit<PlainRollout['status'], 'summary'> & { summary: RolloutSummary; heldBack?: HeldBack }
+export interface RolloutStatus {
+  summary: RolloutSummary
+  /** Empty in lists. */
+  waiting?: Waiting[]
+  history?: HistoryEntry[]
+  heldBack?: HeldBack
 }
+
+export type Rollout = ObjectOf<RolloutSpec, RolloutStatus>
 
 /** One link of a chain of reasons. */
 export interface Cause {

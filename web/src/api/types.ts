@@ -211,6 +211,8 @@ export interface ClaimTokenStatus {
   revoked: boolean
   token?: string
   command?: string
+  /** The line for a device without an agent, where the control plane has packages of it. */
+  install?: string
 }
 
 export type ClaimToken = ObjectOf<ClaimTokenSpec, ClaimTokenStatus>
@@ -307,29 +309,6 @@ export type Bucket =
   | 'excluded'
   | 'unknown'
 
-export interface WaveSpec {
-  percent?: number
-  count?: number
-  soakSeconds?: number
-}
-
-export interface RolloutSpec {
-  app: string
-  channel: string
-  /** The release's uid, or `app@version`. */
-  release: string
-  waves?: WaveSpec[]
-  /** Percent. */
-  failureThreshold?: number
-  minReports?: number
-  maxUnavailable?: number | string
-  onFailure?: 'pause' | 'rollback'
-  permitSeconds?: number
-  deviceTimeoutSeconds?: number
-  gateTimeoutSeconds?: number
-  operatorTimeoutSeconds?: number
-}
-
 export interface Counts {
   waiting: number
   updating: number
@@ -339,22 +318,6 @@ export interface Counts {
   rollingBack: number
   rolledBack: number
   excluded: number
-}
-
-export interface WaveSummary {
-  number: number
-  size: number
-  fromPercent: number
-  toPercent: number
-  soakSeconds: number
-  state: 'waiting' | 'running' | 'soaking' | 'passed' | 'halted' | 'unknown'
-  startedAt?: UnixMs
-  finishedAt?: UnixMs
-  soakUntil?: UnixMs
-  failed: number
-  reported: number
-  failureRatio?: number
-  counts: Counts
 }
 
 export interface HistoryEntry {
@@ -370,32 +333,6 @@ export interface KnownRelease {
   version: string
 }
 
-export interface RolloutSummary {
-  uid: string
-  name: string
-  app: string
-  channel: string
-  from?: KnownRelease
-  to: KnownRelease
-  phase: RolloutPhase
-  phaseSince: UnixMs
-  pause?: { at: UnixMs; by: string; why: string }
-  createdAt: UnixMs
-  startedAt?: UnixMs
-  finishedAt?: UnixMs
-  supersededBy?: string
-  population: number
-  wave: number
-  waves: WaveSummary[]
-  counts: Counts
-  failureRatio?: number
-  threshold: number
-  inFlight: number
-  budget: number
-  reasons: Reason[]
-  deadline?: UnixMs
-}
-
 /** One thing that a rollout waits for, who has to act, and until when. */
 export interface Waiting {
   reason: Reason
@@ -403,19 +340,12 @@ export interface Waiting {
   until: UnixMs
 }
 
-export interface RolloutStatus {
-  summary: RolloutSummary
-  /** Empty in lists. */
-  waiting?: Waiting[]
-  history?: HistoryEntry[]
-}
-
-export type Rollout = ObjectOf<RolloutSpec, RolloutStatus>
-
 export interface RolloutDevice {
   device: string
   name: string
   location: string
+  /** Its label `model`; empty without one. */
+  model: string
   wave: number
   late: boolean
   bucket: Bucket

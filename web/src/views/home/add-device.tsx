@@ -71,6 +71,12 @@ export function AddDevice({ onClose }: { onClose: () => void }) {
             {plural(uses, 'device')} until <Time at={status.expiresAt} /> from now and is not shown again.
           </p>
           {status.command !== undefined && <Command text={status.command} />}
+          {typeof status.install === 'string' && (
+            <>
+              <p>On a device that has no agent yet, this installs it first:</p>
+              <Command text={status.install} />
+            </>
+          )}
           {status.token !== undefined && (
             <p className="flex flex-wrap items-center gap-2 text-muted">
               Only the token: <CopyButton text={status.token} label="Copy the token" />

@@ -1,12 +1,13 @@
 /** A gate that waits for people: what they decide on, who has said yes, and how many are still needed. */
 import { approvalsMissing, currentWave } from '~/api/rollouts'
-import type { RolloutSummary } from '~/api/rollout-types'
+import type { Rollout } from '~/api/rollout-types'
 import { useMe } from '~/frame/me'
 import { Glyph } from '~/ui/mark'
 import { count, percent, plural } from '~/ui/number'
 import { Time } from '~/ui/time'
 
-export function ApprovalNote({ summary }: { summary: RolloutSummary }) {
+export function ApprovalNote({ rollout }: { rollout: Rollout }) {
+  const { summary, history = [] } = rollout.status
   const me = useMe()
   const wave = currentWave(summary)
   const missing = approvalsMissing(summary)
@@ -28,7 +29,7 @@ export function ApprovalNote({ summary }: { summary: RolloutSummary }) {
             <li key={`${one.by}${one.at}`} className="flex flex-wrap items-center gap-x-2">
               <Glyph shape="check" tone="ok" />
               <span>{one.by.replace(/^user:/, '')}</span>
-              {one.comment !== undefined && one.comment !== '' && <span className="text-muted">“{one.comment}”</span>}
+              <Said comment={history.find((entry) => entry.at === one.at && entry.who === one.by)?.comment} />
               <Time at={one.at} className="text-sm text-muted" />
             </li>
           ))}
@@ -36,4 +37,8 @@ export function ApprovalNote({ summary }: { summary: RolloutSummary }) {
       )}
     </section>
   )
+}
+
+function Said({ comment }: { comment: string | undefined }) {
+  return comment === undefined || comment === '' ? null : <span className="text-muted">“{comment}”</span>
 }

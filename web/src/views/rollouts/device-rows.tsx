@@ -14,7 +14,7 @@ const TRACKS = 'minmax(120px,1.2fr) minmax(90px,1fr) 90px 110px minmax(0,3fr)'
 
 interface Props {
   label: string
-  items: readonly (RolloutDevice & { model?: string; aboutSeconds?: number })[]
+  items: readonly (RolloutDevice & { aboutSeconds?: number })[]
   total: number
   /** The last row that is there has come near. */
   onEnd?: () => void

@@ -2,7 +2,7 @@
 import type { ReactNode } from 'react'
 
 import { currentWave } from '~/api/rollouts'
-import type { Evidence as Found, GroupUse, RolloutSpec, RolloutSummary } from '~/api/rollout-types'
+import type { Evidence as Found, RolloutSpec, RolloutSummary } from '~/api/rollout-types'
 import { cx } from '~/ui/cx'
 import { count, percent, plural } from '~/ui/number'
 import { Section } from '~/ui/panel'
@@ -16,7 +16,15 @@ export function Evidence({ summary, spec }: { summary: RolloutSummary; spec: Rol
         {wave?.evidence && <SequentialTest found={wave.evidence} bad={summary.threshold} good={(spec.acceptableFailureRate ?? 5) / 100} />}
         <InFlight summary={summary} slow={spec.slowStart !== false} />
       </div>
-      {summary.groups !== undefined && summary.groups.length > 0 && <Groups groups={summary.groups} />}
+      {spec.groupBy !== undefined && spec.groupBy.length > 0 && (
+        <p className="border-t border-line px-4 py-2 text-sm text-muted">
+          Shared with everything else that takes devices down:{' '}
+          {spec.groupBy
+            .map((g) => (g.minAvailable === undefined ? `in each ${g.label} at most ${g.maxUnavailable} down` : `in each ${g.label} at least ${g.minAvailable} up`))
+            .join('; ')}
+          . A full one is named above, with the devices that wait for it.
+        </p>
+      )}
     </Section>
   )
 }
@@ -82,16 +90,15 @@ function times(value: number): string {
 
 function verdict({ value, haltAt, passAt }: Found): string {
   if (value >= haltAt) return 'enough to halt'
-  if (passAt !== undefined && value <= passAt) return 'enough to trust it'
+  if (value <= passAt) return 'enough to trust it'
   return Math.abs(value) < 0.05 ? 'says nothing yet' : value > 0 ? 'leans to bad' : 'leans to good'
 }
 
 /** Wald's test: the evidence walks to the left with each success and to the right, where the halt line is, with each failure. */
 function SequentialTest({ found, good, bad }: { found: Found; good: number; bad: number }) {
   const { value, haltAt, passAt } = found
-  // Without a line on the left, as much room there as on the right: what is further left is no news.
-  const left = passAt ?? -haltAt
-  const low = Math.min(left, Math.max(value, -2 * haltAt)) - 0.4
+  // What is far beyond the left line is no news.
+  const low = Math.min(passAt, Math.max(value, -2 * haltAt)) - 0.4
   const high = Math.max(haltAt, value) + 0.4
   const place = (at: number): number => Math.max(0, ((at - low) / (high - low)) * 100)
   const [zero, now] = [place(0), place(value)]
@@ -102,10 +109,10 @@ function SequentialTest({ found, good, bad }: { found: Found; good: number; bad:
       <div
         role="meter"
         aria-label="Evidence of the sequential test"
-        aria-valuemin={left}
+        aria-valuemin={passAt}
         aria-valuemax={haltAt}
-        aria-valuenow={Math.max(left, Math.min(haltAt, value))}
-        aria-valuetext={`${verdict(found)}: ${value.toFixed(2)}; halts at ${haltAt.toFixed(2)}${passAt === undefined ? '' : `, good enough at ${passAt.toFixed(2)}`}`}
+        aria-valuenow={Math.max(passAt, Math.min(haltAt, value))}
+        aria-valuetext={`${verdict(found)}: ${value.toFixed(2)}; halts at ${haltAt.toFixed(2)}, good enough at ${passAt.toFixed(2)}`}
         className="relative mt-2 h-2.5 rounded-sm bg-line"
       >
         <span
@@ -113,12 +120,12 @@ function SequentialTest({ found, good, bad }: { found: Found; good: number; bad:
           style={{ left: `${Math.min(zero, now)}%`, width: `max(2px, ${Math.abs(now - zero)}%)` }}
         />
         <span className="absolute inset-y-0 border-l border-muted" style={{ left: `${zero}%` }} />
-        {passAt !== undefined && <span className="absolute -top-1 -bottom-1 border-l-2 border-ok" style={{ left: `${place(passAt)}%` }} />}
+        <span className="absolute -top-1 -bottom-1 border-l-2 border-ok" style={{ left: `${place(passAt)}%` }} />
         <span className="absolute -top-1 -bottom-1 border-l-2 border-ink" style={{ left: `${place(haltAt)}%` }} />
       </div>
       <p className="relative mt-1.5 h-4 text-xs text-muted">
-        <span className="absolute whitespace-nowrap" style={{ left: `${passAt === undefined ? 0 : place(passAt)}%` }}>
-          {passAt === undefined ? 'good' : 'good enough'}
+        <span className="absolute whitespace-nowrap" style={{ left: `${place(passAt)}%` }}>
+          good enough
         </span>
         <span className="absolute whitespace-nowrap" style={{ right: `${100 - place(haltAt)}%` }}>
           halt line
@@ -163,41 +170,6 @@ function InFlight({ summary, slow }: { summary: RolloutSummary; slow: boolean })
           ? `slow start: ${plural(now, 'device')} at once until more have reported`
           : 'devices that may be down on purpose at the same time'}
       </p>
-    </div>
-  )
-}
-
-const SHOWN_GROUPS = 12
-
-function Groups({ groups }: { groups: GroupUse[] }) {
-  const sorted = groups.toSorted((a, b) => b.down / Math.max(1, b.budget) - a.down / Math.max(1, a.budget) || a.value.localeCompare(b.value))
-  const shown = sorted.slice(0, SHOWN_GROUPS)
-  return (
-    <div className="border-t border-line px-4 py-3">
-      <p className="text-sm text-muted">Down on purpose in each group, shared with everything else that takes devices down</p>
-      <ul className="mt-2 grid gap-x-6 gap-y-1.5 sm:grid-cols-2 lg:grid-cols-3 xl:grid-cols-4">
-        {shown.map((group) => (
-          <li key={`${group.label}${group.value}`} className="flex items-center gap-2 text-sm">
-            <span className="min-w-0 flex-1 truncate">
-              <span className="text-muted">{group.label}=</span>
-              {group.value || 'none'}
-            </span>
-            <span aria-hidden="true" className="h-1.5 w-16 overflow-hidden rounded-sm bg-line">
-              <span
-                className={cx('block h-full', group.down >= group.budget ? 'bg-warn' : 'bg-accent')}
-                style={{ width: `${Math.min(100, (group.down / Math.max(1, group.budget)) * 100)}%` }}
-              />
-            </span>
-            <span className={cx('w-20 text-right', group.down >= group.budget && 'text-warn')}>
-              {count(group.down)} of {count(group.budget)}
-              {group.down >= group.budget ? ' full' : ''}
-            </span>
-          </li>
-        ))}
-      </ul>
-      {sorted.length > SHOWN_GROUPS && (
-        <p className="mt-1.5 text-sm text-muted">and {plural(sorted.length - SHOWN_GROUPS, 'group')} with less of it in use</p>
-      )}
     </div>
   )
 }

@@ -55,7 +55,7 @@ export function ForecastView({ rollout }: { rollout: Rollout }) {
               </details>
             )}
           </Section>
-          <Waves summary={summary} forecast={forecast} />
+          <Waves summary={summary} spec={rollout.spec} forecast={forecast} />
           <div className="grid items-start gap-4 xl:grid-cols-2">
             <Section title="If the release is bad" flush>
               <Characteristic rows={forecast.operatingCharacteristic} spec={rollout.spec} devices={forecast.devices} />

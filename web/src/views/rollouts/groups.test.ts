@@ -4,7 +4,7 @@ import type { RolloutDevice } from '~/api/types'
 
 import { groupDevices } from './groups'
 
-const device = (location: string, model: string, bucket: RolloutDevice['bucket']): RolloutDevice & { model: string } => ({
+const device = (location: string, model: string, bucket: RolloutDevice['bucket']): RolloutDevice => ({
   device: '', name: '', location, model, wave: 1, late: false, bucket, since: 0,
 })
 

@@ -16,10 +16,10 @@ const ZERO: Counts = { waiting: 0, updating: 0, ok: 0, failed: 0, unreachable: 0
 const KEYS = new Map<string, keyof Counts>(BUCKETS.map((b) => [b.bucket, b.key]))
 
 /** Where most failed first, then the biggest. */
-export function groupDevices(devices: readonly (RolloutDevice & { model?: string })[], by: Grouping): DeviceGroup[] {
+export function groupDevices(devices: readonly RolloutDevice[], by: Grouping): DeviceGroup[] {
   const groups = new Map<string, DeviceGroup>()
   for (const device of devices) {
-    const name = device[by] ?? ''
+    const name = device[by]
     let group = groups.get(name)
     if (!group) groups.set(name, (group = { name, total: 0, counts: { ...ZERO } }))
     group.total += 1

@@ -19,6 +19,7 @@ export const WAVES: Record<WaveSummary['state'], Look> = {
   waiting: { shape: 'ring', tone: 'quiet', means: 'The gate of the wave before has not opened yet.' },
   running: { shape: 'arrow', tone: 'info', means: 'Its devices take the release.' },
   soaking: { shape: 'half', tone: 'info', means: 'Everyone who can be reached has reported; it must stay good for its soak.' },
+  'at-gate': { shape: 'half', tone: 'warn', means: 'Its soak is over; the condition of its gate is not true yet.' },
   'awaiting-approval': { shape: 'bars', tone: 'warn', means: 'Its devices are good; people have to approve before the next wave.' },
   passed: { shape: 'check', tone: 'ok', means: 'Its gate has opened.' },
   halted: { shape: 'cross', tone: 'bad', means: 'Too many failures.' },

@@ -72,7 +72,7 @@ export function RolloutView() {
     >
       {rollout.isError && <StaleNote error={rollout.error} since={<Time at={rollout.dataUpdatedAt} />} />}
       <Head rollout={shown} />
-      <ApprovalNote summary={s} />
+      <ApprovalNote rollout={shown} />
       {s.phase === 'pending' ? (
         <ForecastView rollout={shown} />
       ) : (
@@ -154,5 +154,5 @@ function RunningWaves({ rollout }: { rollout: Rollout }) {
     refetchInterval: FORECAST_MS,
     refetchOnWindowFocus: false,
   })
-  return <Waves summary={s} forecast={wanted ? forecast.data : undefined} />
+  return <Waves summary={s} spec={rollout.spec} forecast={wanted ? forecast.data : undefined} />
 }

@@ -12,7 +12,7 @@ const wave = (number: number, more: Partial<WaveSummary>): WaveSummary => ({
 const MIN = 60_000
 const summary = (more: Partial<RolloutSummary>): RolloutSummary => ({
   uid: '', name: '', app: '', channel: '', to: { uid: '', version: '' }, phase: 'running', phaseSince: 0, createdAt: 0,
-  population: 1, wave: 1, waves: [], counts, threshold: 0.3, inFlight: 0, budget: 1, reasons: [], ...more,
+  population: 1, wave: 1, waves: [], counts, threshold: 0.3, inFlight: 0, budget: 1, allowedNow: 1, reasons: [], ...more,
 })
 
 it('puts waves that run where they were, and those to come after now, as estimates of the usual length', () => {

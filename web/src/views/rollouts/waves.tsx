@@ -1,6 +1,6 @@
 /** The waves of a rollout on a time axis: bar = how long, fill = how its devices do. */
 import { isFinal } from '~/api/rollouts'
-import type { Forecast, RolloutSummary, WaveSummary } from '~/api/rollout-types'
+import type { Forecast, RolloutSpec, RolloutSummary, WaveSummary } from '~/api/rollout-types'
 import { cx } from '~/ui/cx'
 import { Mark } from '~/ui/mark'
 import { count, plural, percent } from '~/ui/number'
@@ -11,7 +11,7 @@ import { CountsBar, countsText } from './counts-bar'
 import { ENDED, WAVES } from './look'
 import { timeline } from './timeline'
 
-export function Waves({ summary, forecast }: { summary: RolloutSummary; forecast?: Forecast | undefined }) {
+export function Waves({ summary, spec, forecast }: { summary: RolloutSummary; spec: RolloutSpec; forecast?: Forecast | undefined }) {
   const now = useNow()
   const drawn = timeline(summary, now, forecast)
   const { finish } = drawn
@@ -51,7 +51,7 @@ export function Waves({ summary, forecast }: { summary: RolloutSummary; forecast
               <div>
                 <p className="font-medium">
                   Wave {wave.number}{' '}
-                  <span className="font-normal text-muted">{wave.selector === undefined ? `to ${wave.toPercent} %` : wave.selector}</span>
+                  <span className="font-normal text-muted">{spec.waves?.[wave.number - 1]?.selector ?? `to ${wave.toPercent} %`}</span>
                 </p>
                 <WaveMark wave={wave} over={isFinal(summary.phase)} />
               </div>
