@@ -215,7 +215,12 @@ impl Step<'_> {
     }
 
     fn observe(&mut self) {
-        for device in observe::forward(&mut self.next, self.view, self.now) {
+        let failed = observe::forward(&mut self.next, self.view, self.now);
+        self.tell_of_failures(failed);
+    }
+
+    pub(super) fn tell_of_failures(&mut self, failed: Vec<DeviceId>) {
+        for device in failed {
             let Some(failure) = self.next.member(device).and_then(Member::failure) else { continue };
             let message = format!("{}: {}", self.name_of(device), failure.reason);
             let detail = json!({"device": device, "kind": failure.kind.word()});

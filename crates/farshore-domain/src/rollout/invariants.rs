@@ -37,15 +37,25 @@ pub fn live_permits_are_within_the_budget(rollout: &Rollout, now: UnixMs) -> Res
 struct Stand {
     size: u32,
     down: u32,
+    /// Of those, who waits to go back in the middle of the new release.
+    tries: u32,
     up: u32,
 }
 
 impl Stand {
-    fn add(&mut self, member: Option<&Member>, device: Option<&DeviceView>, now: UnixMs) {
+    fn add(&mut self, next: &Rollout, member: Option<&Member>, device: Option<&DeviceView>, now: UnixMs) {
         let flies = member.is_some_and(|member| member.progress().is_in_flight());
+        let due = member.is_some_and(|member| matches!(member.progress(), Progress::RollbackDue { .. }));
+        let tries = due && device.is_some_and(|device| device.is_trying(next.to().uid));
         self.size += 1;
-        self.down += u32::from(flies || device.is_some_and(|device| device.is_busy(now)));
-        self.up += u32::from(!flies && device.is_some_and(|device| device.is_up(now)));
+        self.down += u32::from(flies || tries || device.is_some_and(|device| device.is_busy(now)));
+        self.tries += u32::from(tries);
+        self.up += u32::from(!flies && !tries && device.is_some_and(|device| device.is_up(now)));
+    }
+
+    /// Whether a device that was in the middle of the new release may have been let go back: that takes nobody else down.
+    fn allows_back(self, limit: Limit) -> bool {
+        self.down - self.tries <= limit.places(self.size).max(1)
     }
 
     /// Whether a device that was `up` until then may have been taken down, with this as the result.
@@ -60,10 +70,14 @@ impl Stand {
     }
 }
 
-/// The devices that a decision gives permits to.
-fn started<'a>(decision: &'a Decision, view: &'a FleetView) -> impl Iterator<Item = &'a DeviceView> {
-    decision.actions.iter().filter_map(|action| match action {
-        Action::Permit { device, .. } => view.get(*device),
+/// The devices that a decision gives permits to; with whether each was down already, in the middle of the new release, and goes back.
+fn started<'a>(decision: &'a Decision, view: &'a FleetView) -> impl Iterator<Item = (&'a DeviceView, bool)> {
+    let to = decision.next.to().uid;
+    decision.actions.iter().filter_map(move |action| match action {
+        Action::Permit { device, forward, .. } => {
+            let known = view.get(*device)?;
+            Some((known, !forward && known.is_trying(to)))
+        }
         _ => None,
     })
 }
@@ -76,12 +90,15 @@ pub fn nothing_is_started_above_the_budget(
 ) -> Result<(), Broken> {
     let mut stand = Stand::default();
     for (device, member) in decision.next.members() {
-        stand.add(Some(member), view.get(device), now);
+        stand.add(&decision.next, Some(member), view.get(device), now);
     }
     let limit = decision.next.spec().limit();
-    let bad = started(decision, view).find(|device| !stand.allows(limit, device.is_up(now)));
+    let allows = |device: &DeviceView, tries| {
+        if tries { stand.allows_back(limit) } else { stand.allows(limit, device.is_up(now)) }
+    };
+    let bad = started(decision, view).find(|(device, tries)| !allows(device, *tries));
     holds(bad.is_none(), "nothing_is_started_above_the_budget", || {
-        let Stand { size, down, up } = stand;
+        let Stand { size, down, up, .. } = stand;
         format!("{down} down and {up} up of {size} with {limit}, and more was started")
     })
 }
@@ -96,7 +113,12 @@ pub fn no_group_is_taken_below_its_budget(
         let mut stands: BTreeMap<&str, Stand> = BTreeMap::new();
         for device in view.iter().filter(|device| device.counts()) {
             if let Some(value) = device.labels.get(&group.label) {
-                stands.entry(value).or_default().add(decision.next.member(device.id), Some(device), now);
+                stands.entry(value).or_default().add(
+                    &decision.next,
+                    decision.next.member(device.id),
+                    Some(device),
+                    now,
+                );
             }
         }
         for ((label, value), load) in &view.group_load {
@@ -106,15 +128,15 @@ pub fn no_group_is_taken_below_its_budget(
                 stand.down += load;
             }
         }
-        for device in started(decision, view) {
+        for (device, tries) in started(decision, view) {
             let Some(value) = device.labels.get(&group.label) else { continue };
             let stand = stands.get(value).copied().unwrap_or_default();
+            let limit = group.limit();
             holds(
-                stand.allows(group.limit(), device.is_up(now)),
+                if tries { stand.allows_back(limit) } else { stand.allows(limit, device.is_up(now)) },
                 "no_group_is_taken_below_its_budget",
                 || {
-                    let Stand { size, down, up } = stand;
-                    let limit = group.limit();
+                    let Stand { size, down, up, .. } = stand;
                     format!(
                         "{}={value}: {down} down and {up} up of {size} with {limit}, and more was started",
                         group.label

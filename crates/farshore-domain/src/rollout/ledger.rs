@@ -2,11 +2,13 @@
 //!
 //! - *Down on purpose* is who is in flight (permits that unreachable devices hold included), whom something else keeps down
 //!   ([`DeviceView::is_busy`]: other permits, drains, reboots), and, in a group, the load from outside the view. `maxUnavailable` limits these.
+//!   So is who waits to go back in the middle of the new release. To let it go back disturbs nothing more, and nobody else may have its place.
 //! - `minAvailable` is a promise about what stays up, so that a device that can't be reached, or whose checks fail, is not up either
 //!   ([`DeviceView::is_up`]). Taking down a device that is not up costs nobody anything: such devices may be repaired one after the other.
 
 use std::collections::BTreeMap;
 
+use super::member::{Member, Progress};
 use super::spec::Limit;
 use super::state::Rollout;
 use super::view::{DeviceView, FleetView};
@@ -18,17 +20,22 @@ pub(super) struct Line {
     limit: Limit,
     size: u32,
     down: u32,
+    /// Of those that are down, who waits to go back in the middle of the new release.
+    tries: u32,
     up: u32,
 }
 
 impl Line {
     const fn new(limit: Limit, size: u32) -> Self {
-        Self { limit, size, down: 0, up: 0 }
+        Self { limit, size, down: 0, tries: 0, up: 0 }
     }
 
-    fn add(&mut self, down: bool, up: bool) {
-        self.down += u32::from(down);
-        self.up += u32::from(up);
+    fn add(&mut self, flies: bool, tries: bool, device: Option<&DeviceView>, now: UnixMs) {
+        let busy = device.is_some_and(|device| device.is_busy(now));
+        let up = device.is_some_and(|device| device.is_up(now));
+        self.down += u32::from(flies || tries || busy);
+        self.tries += u32::from(tries);
+        self.up += u32::from(!flies && !tries && up);
     }
 
     /// How many may be down at once; one even where nothing may, for a device that is down anyway.
@@ -46,6 +53,11 @@ impl Line {
             _ => true,
         };
         keeps && self.down < self.places(up)
+    }
+
+    /// Whether one more of those that try the new release may go back: nobody else is taken down.
+    fn admits_back(&self) -> bool {
+        self.down.saturating_sub(self.tries) < self.places(false)
     }
 
     /// Whether more are down than may be, one that is counted as down and would be `up` otherwise among them.
@@ -97,8 +109,7 @@ impl<'a> Ledger<'a> {
             let known = view.get(*device);
             let flies = member.progress.is_in_flight();
             in_flight += u32::from(flies);
-            let busy = known.is_some_and(|known| known.is_busy(now));
-            all.add(flies || busy, !flies && known.is_some_and(|known| known.is_up(now)));
+            all.add(flies, known.is_some_and(|known| tries(rollout, member, known)), known, now);
         }
         let groups = rollout.spec.group_by.iter();
         let groups =
@@ -119,7 +130,8 @@ impl<'a> Ledger<'a> {
             let member = members.next_if(|(member, _)| **member == device.id);
             let flies = member.is_some_and(|(_, member)| member.progress.is_in_flight());
             if let Some(line) = device.labels.get(label).and_then(|value| lines.get_mut(value)) {
-                line.add(flies || device.is_busy(now), !flies && device.is_up(now));
+                let tries = member.is_some_and(|(_, member)| tries(rollout, member, device));
+                line.add(flies, tries, Some(device), now);
             }
         }
         for (value, line) in &mut lines {
@@ -166,6 +178,31 @@ impl<'a> Ledger<'a> {
         self.lines(device).all(|(_, line)| line.admits(up))
     }
 
+    /// Whether a device may go back; `tries` when it is in the middle of the new release.
+    pub(super) fn admits_back(&self, device: &DeviceView, tries: bool, now: UnixMs) -> bool {
+        if tries { self.lines(device).all(|(_, line)| line.admits_back()) } else { self.admits(device, now) }
+    }
+
+    /// The device takes a place to go back, or keeps its own.
+    pub(super) fn take_back(&mut self, device: &DeviceView, tries: bool, now: UnixMs) {
+        if !tries {
+            self.take(device, now);
+            return;
+        }
+        self.in_flight += 1;
+        for line in self.lines_mut(device) {
+            line.tries = line.tries.saturating_sub(1);
+        }
+    }
+
+    /// A device whose permit to go back ran out waits in the middle of the new release: it keeps its place.
+    pub(super) fn wait_in_place(&mut self, device: &DeviceView) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        for line in self.lines_mut(device) {
+            line.tries += 1;
+        }
+    }
+
     /// Whether nobody at all can be taken down now.
     pub(super) fn is_full(&self) -> bool {
         !self.all.admits(false)
@@ -198,13 +235,18 @@ impl<'a> Ledger<'a> {
     }
 }
 
+/// Whether a member waits to go back in the middle of the new release.
+pub(super) fn tries(rollout: &Rollout, member: &Member, device: &DeviceView) -> bool {
+    matches!(member.progress, Progress::RollbackDue { .. }) && device.is_trying(rollout.to.uid)
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::spec::Amount;
     use super::*;
 
     fn line(limit: Limit, size: u32, down: u32, up: u32) -> Line {
-        Line { limit, size, down, up }
+        Line { limit, size, down, tries: 0, up }
     }
 
     #[test]
@@ -214,6 +256,15 @@ mod tests {
         assert!(!line(limit, 10, 2, 8).admits(true));
         assert!(!line(limit, 10, 2, 8).admits(false));
         assert!(line(limit, 10, 3, 7).is_over(true) && !line(limit, 10, 2, 8).is_over(true));
+    }
+
+    #[test]
+    fn who_tries_the_new_release_may_go_back_in_its_own_place_and_nobody_else_has_it() {
+        let limit = Limit::MaxUnavailable(Amount::Count(1));
+        let stuck = Line { limit, size: 5, down: 2, tries: 2, up: 3 };
+        assert!(stuck.admits_back() && !stuck.admits(true));
+        let flies = Line { limit, size: 5, down: 2, tries: 1, up: 3 };
+        assert!(!flies.admits_back(), "one after the other");
     }
 
     #[test]

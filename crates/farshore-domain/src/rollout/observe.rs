@@ -77,16 +77,23 @@ fn skip(rollout: &mut Rollout, now: UnixMs) {
 }
 
 /// Reads the view into the members of a rollout that goes back.
-pub(super) fn back(rollout: &mut Rollout, view: &FleetView, now: UnixMs) {
+/// Returns the devices that failed now.
+pub(super) fn back(rollout: &mut Rollout, view: &FleetView, now: UnixMs) -> Vec<DeviceId> {
     let terms = Terms::of(rollout, now);
     let alone = rollout.wave_back;
+    let mut failed = Vec::new();
     for (id, member) in &mut rollout.members {
+        let before = member.failures;
         if alone.is_none_or(|wave| member.wave == wave) {
             step_back(member, view.get(*id), &terms);
         } else {
             step_forward(member, view.get(*id), &terms);
         }
+        if member.failures > before {
+            failed.push(*id);
+        }
     }
+    failed
 }
 
 /// Members that their wave left behind are judged with the wave that runs now.
@@ -337,6 +344,9 @@ fn step_back(member: &mut Member, device: Option<&DeviceView>, terms: &Terms) {
             } else if refuses {
                 let reason = said(device, "it can't run the old release");
                 member.progress = Progress::RollbackFailed { at: now, reason };
+            } else if let Some(why) = exclusion(device, member, to).filter(|_| expired) {
+                // It hears of no permit: what it runs is its own affair until that is over.
+                member.progress = Progress::Excluded { since: now, why };
             } else if expired && away {
                 member.progress = Progress::Unreachable { since: now };
             } else if expired && terms.is_over(since, device) {

@@ -2,7 +2,7 @@
 
 use super::decide::{Action, ENGINE, Step};
 use super::hours::is_urgent;
-use super::ledger::Ledger;
+use super::ledger::{self, Ledger};
 use super::member::{Member, Progress, Told};
 use super::observe;
 use super::state::{Phase, count};
@@ -104,7 +104,11 @@ impl<'a> Step<'a> {
             let expires_at = self.expiry(&member, known, forward).filter(|_| !ledger.is_over(known, now));
             let progress = match expires_at {
                 None => {
-                    ledger.give_back(known, now);
+                    if !forward && known.is_trying(self.next.to.uid) {
+                        ledger.wait_in_place(known);
+                    } else {
+                        ledger.give_back(known, now);
+                    }
                     if forward {
                         Progress::Waiting { since: now }
                     } else {
@@ -136,7 +140,8 @@ impl<'a> Step<'a> {
     /// Brings touched devices back within the budgets, and ends when everybody who can be reached is back.
     pub(super) fn go_back(&mut self) {
         let now = self.now;
-        observe::back(&mut self.next, self.view, now);
+        let failed = observe::back(&mut self.next, self.view, now);
+        self.tell_of_failures(failed);
         let mut ledger = Ledger::of(&self.next, self.view, now);
         self.give_up_on_the_blocked(&ledger);
         self.renew(false, &mut ledger);
@@ -145,26 +150,28 @@ impl<'a> Step<'a> {
             if !matches!(member.progress, Progress::RollbackDue { .. }) {
                 continue;
             }
-            if self.view.get(*device).is_some_and(|known| known.is_online() && !known.is_busy(now)) {
-                // What is broken goes first: it has the least to lose.
-                due.push((member.failure.is_none(), member.rank, *device));
-            }
+            let Some(known) = self.view.get(*device).filter(|known| known.is_online() && !known.is_busy(now))
+            else {
+                continue;
+            };
+            // Who is down already goes first, then what is broken: it has the least to lose.
+            let tries = ledger::tries(&self.next, member, known);
+            due.push((!tries, member.failure.is_none(), member.rank, *device));
         }
         due.sort_unstable();
         let release = self.next.from.as_ref().map(|from| from.uid);
-        for (_, _, device) in due {
-            if ledger.is_full() {
+        for (settled, _, _, device) in due {
+            if settled && ledger.is_full() {
                 break;
             }
-            let Some(known) = self.view.get(device).filter(|known| ledger.admits(known, now)) else {
-                continue;
-            };
+            let admits = |known: &&DeviceView| ledger.admits_back(known, !settled, now);
+            let Some(known) = self.view.get(device).filter(admits) else { continue };
             let Some(member) = self.next.members.get(&device).cloned() else { continue };
             let Some(expires_at) = self.expiry(&member, known, false) else { continue };
             let permit = (self.permits)();
             let Some(member) = self.next.members.get_mut(&device) else { continue };
             member.progress = Progress::RollingBack { permit, since: now, expires_at, revoked: false };
-            ledger.take(known, now);
+            ledger.take_back(known, !settled, now);
             self.actions.push(Action::Permit { device, release, permit, expires_at, forward: false });
         }
         let under_way = |member: &Member| {
@@ -189,6 +196,9 @@ impl<'a> Step<'a> {
                 continue;
             };
             let look = self.hours.look(Purpose::Install, known);
+            if ledger::tries(&self.next, member, known) {
+                continue;
+            }
             if let Some(blocked) = ledger.blocks(known, now) {
                 given_up.push((*device, format!("{blocked} has had no place for it to go back")));
             } else if matches!(look, Look::Shut { next: None, .. }) && !is_urgent(member, known, &self.next) {

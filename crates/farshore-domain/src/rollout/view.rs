@@ -213,6 +213,12 @@ impl DeviceView {
         !matches!(self.lifecycle, Lifecycle::Pending | Lifecycle::Decommissioning | Lifecycle::Decommissioned)
     }
 
+    /// Whether it is in the middle of activating this release: active, and neither committed nor given up.
+    #[must_use]
+    pub fn is_trying(&self, release: ReleaseId) -> bool {
+        self.app.active == Some(release) && !self.app.committed && self.app.phase != AppPhase::Failing
+    }
+
     /// Whether it runs this release for good.
     #[must_use]
     pub fn has_committed(&self, release: ReleaseId) -> bool {
