@@ -5,6 +5,7 @@
 mod assigning;
 mod fleet;
 mod groups;
+mod histories;
 mod invariants;
 mod judging;
 mod model;

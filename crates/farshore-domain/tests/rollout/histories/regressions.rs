@@ -1,0 +1,99 @@
+//! Histories that once went wrong, shrunk. Each says what was wrong.
+
+use serde_json::{Value, json};
+
+use super::generator::{History, Seed, Step};
+use super::live;
+use crate::fleet::{Nature, release};
+use Nature::{Bad, GoesBad, Good, Stuck};
+
+/// Devices that run the old release, at two locations in turn.
+fn fleet(natures: &[Nature]) -> Vec<Seed> {
+    let seed = |(number, nature): (usize, &Nature)| Seed {
+        nature: *nature,
+        site: u8::try_from(number % 2).unwrap(),
+        model: 0,
+        runs: true,
+    };
+    natures.iter().enumerate().map(seed).collect()
+}
+
+fn lives_well(plan: Value, devices: Vec<Seed>, steps: Vec<Step>) {
+    let mut spec = json!({
+        "app": "web",
+        "channel": "prod",
+        "release": release(1).uid,
+        "waves": [{"percent": 100, "soakSeconds": 0}],
+        "slowStart": false,
+        "permitSeconds": 20,
+        "deviceTimeoutSeconds": 60,
+        "gateTimeoutSeconds": 600,
+        "operatorTimeoutSeconds": 3600,
+    });
+    for (field, value) in plan.as_object().unwrap() {
+        spec[field] = value.clone();
+    }
+    let history = History { spec: serde_json::from_value(spec).unwrap(), devices, steps };
+    let fault = live(&history, None, false).err();
+    assert_eq!(fault, None);
+}
+
+#[test]
+fn a_stuck_device_is_pinned_in_flight_and_half_the_site_goes_down() {
+    let waves = json!([{"count": 1, "soakSeconds": 5}, {"percent": 40, "soakSeconds": 20}, {"percent": 100, "soakSeconds": 10}]);
+    let mut natures = [Good; 10];
+    natures[4] = Stuck;
+    let steps = vec![Step::Seconds(11), Step::Pin(4, true), Step::Site(0, false), Step::Seconds(300)];
+    lives_well(json!({"failureThreshold": 51, "maxUnavailable": 2, "waves": waves}), fleet(&natures), steps);
+}
+
+/// A rollback gave the place of a device that was in the middle of the new release to another one.
+#[test]
+fn a_rollback_begins_while_a_device_tries_the_new_release() {
+    let plan = json!({"failureThreshold": 51, "maxUnavailable": 1});
+    for seconds in 0..12 {
+        let steps = vec![Step::Seconds(seconds), Step::Abort(true)];
+        lives_well(plan.clone(), fleet(&[Good; 6]), steps);
+    }
+}
+
+/// Two devices are stuck in the middle of the new release and the budget is one: both still go back, one after the other.
+#[test]
+fn more_devices_are_stuck_than_the_budget_has_places() {
+    let plan = json!({"failureThreshold": 60, "maxUnavailable": 1});
+    lives_well(plan, fleet(&[Stuck; 5]), vec![Step::Seconds(68), Step::Abort(true)]);
+}
+
+/// A device on its way back was cordoned, and got one more permit that it never heard of; then it was called stuck.
+#[test]
+fn a_device_on_its_way_back_is_cordoned() {
+    let plan = json!({"failureThreshold": 60, "maxUnavailable": 1});
+    let deaf = |number| Step::Deaf(number, 30);
+    let steps = vec![
+        Step::Seconds(20),
+        deaf(0),
+        deaf(1),
+        deaf(2),
+        Step::Abort(true),
+        Step::Cordon(0, true),
+        Step::Cordon(1, true),
+        Step::Cordon(2, true),
+        Step::Seconds(60),
+    ];
+    lives_well(plan, fleet(&[Good; 3]), steps);
+}
+
+/// While one wave went back alone, nobody was told of devices that failed meanwhile.
+#[test]
+fn a_device_fails_while_its_wave_goes_back_alone() {
+    let waves = json!([{"count": 1, "soakSeconds": 5}, {"percent": 40, "soakSeconds": 20}, {"percent": 100, "soakSeconds": 10}]);
+    let plan =
+        json!({"failureThreshold": 5, "maxUnavailable": 2, "onFailure": "rollback-wave", "waves": waves});
+    for small in ["retry-elsewhere", "halt"] {
+        let mut plan = plan.clone();
+        plan["onSmallWave"] = small.into();
+        for seconds in 15..30 {
+            lives_well(plan.clone(), fleet(&[Good, Good, Good, GoesBad, Bad]), vec![Step::Seconds(seconds)]);
+        }
+    }
+}
