@@ -147,13 +147,6 @@ impl Coverage {
         }
     }
 
-    pub(super) fn merge(&mut self, other: &Self) {
-        self.histories += other.histories;
-        for (word, count) in &other.seen {
-            *self.seen.entry(word).or_insert(0) += count;
-        }
-    }
-
     /// Fails when something was seen too seldom for so many histories.
     pub(super) fn check(&self) {
         println!("{} histories came by {:#?}", self.histories, self.seen);
