@@ -108,13 +108,14 @@ export function plan(rollout, devices, query) {
 }
 
 export function why(rollout) {
-  const { summary: s, waiting } = rollout.status
+  const { summary: s, waiting, heldBack } = rollout.status
   const moves = `${s.app} in ${s.channel} from ${s.from?.version ?? 'nothing'} to ${s.to.version}`
   const place = s.phase === 'pending' ? 'is not started' : ['running', 'paused'].includes(s.phase) ? `is ${s.phase} in wave ${s.wave} of ${s.waves.length}` : `is ${s.phase}`
   return {
     subject: { kind: 'Rollout', uid: s.uid, name: s.name },
     chain: [
       { code: 'Running', message: `it moves ${moves}, and ${place}`, since: s.phaseSince },
+      ...(heldBack ? [{ code: 'HeldBack', message: `${s.app} ${s.to.version} is held back in ${s.channel}: rollout ${s.name}: ${heldBack.reason}`, since: heldBack.since, owner: 'operator' }] : []),
       ...s.reasons,
       ...waiting.map((w) => ({ ...w.reason, owner: w.owner, deadline: w.until })),
       ...(s.phase === 'running' && s.counts.updating > 0 ? [{ code: 'Window', message: 'kiosk-0003 may only change in its maintenance window, which opens at 02:00 (Europe/Riga)', since: start - 20 * MINUTE, owner: 'device', deadline: start + 5 * HOUR, link: 'device/kiosk-0003' }] : []),

@@ -120,12 +120,6 @@ function Head({ rollout }: { rollout: Rollout }) {
         </span>
       </p>
       <WhyOf rollout={rollout} />
-      {rollout.status.heldBack && (
-        <p className="text-warn">
-          {s.app} {s.to.version} is held back in {s.channel} since <Time at={rollout.status.heldBack.since} />: no rollout brings it there again until
-          somebody releases the hold.
-        </p>
-      )}
     </div>
   )
 }
