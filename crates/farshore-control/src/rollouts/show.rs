@@ -55,7 +55,9 @@ pub(super) async fn show_whole(
     object.status.held_back = holds::held_back(db, &mut read, rollout).await?;
     if !rollout.phase().is_final() {
         let snapshot = Snapshot::load(db, &mut read, now).await?;
-        object.status.waiting = rollout.waiting_for(&view(app, db, &snapshot, rollout, now), now);
+        let mut view = view(app, db, &snapshot, rollout, now);
+        super::step::signals::fill(db, &mut view, rollout, now).await?;
+        object.status.waiting = rollout.waiting_for(&view, now);
     }
     Ok(object)
 }

@@ -1,6 +1,7 @@
 //! The driver's part of a step: each open rollout decides, and what it decided is stored in one transaction.
 
 mod promote;
+pub(super) mod signals;
 
 use std::collections::BTreeSet;
 
@@ -42,7 +43,8 @@ pub async fn step(app: &App, db: &TenantDb, snapshot: &mut Snapshot, now: UnixMs
         let Some(read) = snapshot.rollouts.get(index).filter(|read| !read.rollout.is_done()) else {
             continue;
         };
-        let view = snapshot.view(&read.rollout, &presence, now);
+        let mut view = snapshot.view(&read.rollout, &presence, now);
+        signals::fill(db, &mut view, &read.rollout, now).await?;
         // When a place that is taken elsewhere gets free, nobody reports it.
         if let Some(free) = view.iter().filter_map(|device| device.busy_until).min() {
             outcome.deadline = outcome.deadline.min(free);
