@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap_complete::engine::ArgValueCompleter;
 use farshore_domain::device::{Conformance, Health, Lifecycle, Reachability};
-use farshore_domain::rollout::Phase;
+use farshore_domain::rollout::{Phase, WaveState};
 use serde_json::Value;
 
 use crate::cli::Session;
@@ -47,6 +47,8 @@ pub(crate) enum Wanted {
     },
     /// Any phase that is final.
     Done,
+    /// A gate of the rollout waits for people.
+    Approval,
     Condition {
         kind: String,
         status: String,
@@ -70,6 +72,9 @@ impl Wanted {
             "exists" => return Ok(Self::Exists),
             "deleted" | "delete" => return Ok(Self::Deleted),
             "done" if kind.kind == "Rollout" => return Ok(Self::Done),
+            word if kind.kind == "Rollout" && word == WaveState::AwaitingApproval.word() => {
+                return Ok(Self::Approval);
+            }
             _ => {}
         }
         if let Some(condition) = text.strip_prefix("condition=") {
@@ -109,6 +114,12 @@ impl Wanted {
             Self::Exists => Standing::Reached,
             Self::Deleted => Standing::NotYet,
             Self::Done => reached(over),
+            Self::Approval if over => Standing::Never(phase),
+            Self::Approval => {
+                let waves = object.pointer("/status/summary/waves").and_then(Value::as_array);
+                let waits = |wave| text_at(wave, "/state") == WaveState::AwaitingApproval.word();
+                reached(waves.into_iter().flatten().any(waits))
+            }
             Self::Word { pointer, word } if text_at(object, pointer) == *word => Standing::Reached,
             Self::Word { pointer: "/status/summary/phase", .. } if over => Standing::Never(phase),
             Self::Word { pointer: "/status/lifecycle", .. } | Self::Version { .. }
@@ -249,6 +260,12 @@ mod tests {
         assert_eq!(succeeded.judge(Some(&rollout("rolling-back"))), Standing::NotYet);
         assert_eq!(succeeded.judge(Some(&rollout("succeeded"))), Standing::Reached);
         assert_eq!(succeeded.judge(Some(&rollout("failed"))), Standing::Never("failed".into()));
+        let gate = serde_json::json!({"status": {"summary": {"phase": "running",
+            "waves": [{"state": "passed"}, {"state": "awaiting-approval"}]}}});
+        let approval = wanted("rollout", "awaiting-approval");
+        assert_eq!(approval.judge(Some(&gate)), Standing::Reached);
+        assert_eq!(approval.judge(Some(&rollout("running"))), Standing::NotYet);
+        assert_eq!(approval.judge(Some(&rollout("aborted"))), Standing::Never("aborted".into()));
         assert_eq!(wanted("rollout", "done").judge(Some(&rollout("aborted"))), Standing::Reached);
     }
 

@@ -10,4 +10,5 @@ mod output;
 mod release;
 mod rollout;
 mod stage;
+mod verbs;
 mod watch;
