@@ -40,6 +40,7 @@ pub mod releases;
 pub mod rollouts;
 pub mod sessions;
 mod set;
+pub mod signals;
 pub mod tenants;
 #[cfg(feature = "test-util")]
 pub mod test_util;

@@ -11,10 +11,169 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** What is going on right now. */
+        /** What is going on right now. With `Accept: text/event-stream` as a stream: `event: active-ops` with the whole of it, at once and whenever it changes. */
         get: operations["get_active_ops"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/alert-deliveries": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Lists messages about alerts, newest first: what waits, what was delivered, and the dead letters. */
+        get: operations["get_alert_deliveries"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/alert-deliveries/{id}:retry": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Sends a dead letter once more. */
+        post: operations["post_alert_deliveries_id_retry"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/alert-routes": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Lists routes, by name, without their secrets. */
+        get: operations["get_alert_routes"];
+        put?: never;
+        /** Makes a route. A webhook's secret that is left out is made here and shown in this answer only. */
+        post: operations["post_alert_routes"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/alert-routes/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Shows one route, without its secret. */
+        get: operations["get_alert_routes_id"];
+        /** Replaces a route. A secret that is left out stays, unless messages now go to another host. */
+        put: operations["put_alert_routes_id"];
+        post?: never;
+        /** Deletes a route. What was queued for it is not sent. */
+        delete: operations["delete_alert_routes_id"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/alert-rules": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Lists rules, by name; the built-in ones are always there. */
+        get: operations["get_alert_rules"];
+        put?: never;
+        /** Makes a further rule of one of the types. */
+        post: operations["post_alert_rules"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/alert-rules/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Shows one rule. */
+        get: operations["get_alert_rules_id"];
+        /** Replaces a rule: threshold, severity, selector, or whether it is enabled. */
+        put: operations["put_alert_rules_id"];
+        post?: never;
+        /** Deletes a rule that is not built in; its alerts end. */
+        delete: operations["delete_alert_rules_id"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/alerts": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Lists alerts, newest first. */
+        get: operations["get_alerts"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/alerts/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Shows one alert. */
+        get: operations["get_alerts_id"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/alerts/{id}:acknowledge": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Says that somebody looks after it. Who said so first stays. */
+        post: operations["post_alerts_id_acknowledge"];
         delete?: never;
         options?: never;
         head?: never;
@@ -100,6 +259,23 @@ export interface paths {
         get: operations["get_artifacts_digest"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/assignments:preview": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Says which devices would get other releases, by the same decision that the driver makes. */
+        post: operations["post_assignments_preview"];
         delete?: never;
         options?: never;
         head?: never;
@@ -381,6 +557,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/devices/{id}/why": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Says why a device is as it is. */
+        get: operations["get_devices_id_why"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/devices/{id}:approve": {
         parameters: {
             query?: never;
@@ -531,6 +724,94 @@ export interface paths {
         get: operations["get_events_stream"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/incidents": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Lists incidents, newest first. */
+        get: operations["get_incidents"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/incidents/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Shows one incident. */
+        get: operations["get_incidents_id"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/incidents/{id}/evidence": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * The evidence as one archive (`tar.gz`): the black box of the device, release, rollout, reasons, measurements and events from ten minutes
+         *     before it began, and a post-mortem to be filled in.
+         */
+        get: operations["get_incidents_id_evidence"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/incidents/{id}:acknowledge": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Says that somebody looks after it. */
+        post: operations["post_incidents_id_acknowledge"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/incidents/{id}:resolve": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Says that it is over. It opens again when the device tells of more. */
+        post: operations["post_incidents_id_resolve"];
         delete?: never;
         options?: never;
         head?: never;
@@ -764,7 +1045,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Shows one rollout with its history. */
+        /** Shows one rollout with its history and what it waits for. */
         get: operations["get_rollouts_id"];
         /** A running rollout is not edited: this makes a new one, which supersedes it. */
         put: operations["put_rollouts_id"];
@@ -792,6 +1073,57 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/rollouts/{id}/incidents": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Lists the incidents that fell into a rollout, newest first. */
+        get: operations["get_rollouts_id_incidents"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/rollouts/{id}/plan": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Says which device is in which wave; before the start, as it would be if the rollout started now. */
+        get: operations["get_rollouts_id_plan"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/rollouts/{id}/why": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Says why a rollout is where it is. */
+        get: operations["get_rollouts_id_why"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/rollouts/{id}:abort": {
         parameters: {
             query?: never;
@@ -803,6 +1135,23 @@ export interface paths {
         put?: never;
         /** Ends a rollout; with `rollback` the devices that have the new release go back. */
         post: operations["post_rollouts_id_abort"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/rollouts/{id}:approve": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Lets the gate open that waits for it. A gate for two people needs this from two different ones. */
+        post: operations["post_rollouts_id_approve"];
         delete?: never;
         options?: never;
         head?: never;
@@ -826,6 +1175,40 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/rollouts/{id}:reject": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Says at a gate that the release is not good: the rollout ends, and its release is held back. */
+        post: operations["post_rollouts_id_reject"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/rollouts/{id}:release-hold": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Lets the release that this rollout brought be rolled out again in its app and channel. */
+        post: operations["post_rollouts_id_release_hold"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/rollouts/{id}:resume": {
         parameters: {
             query?: never;
@@ -837,6 +1220,57 @@ export interface paths {
         put?: never;
         /** Goes on after a pause. */
         post: operations["post_rollouts_id_resume"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/rollouts/{id}:retry-failed": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Lets the devices that failed try again, each through its gate with a new permit. */
+        post: operations["post_rollouts_id_retry_failed"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/rollouts/{id}:rollback": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Ends a rollout: every device that was touched gets the old release back, and the new one is held back. */
+        post: operations["post_rollouts_id_rollback"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/rollouts/{id}:skip-wave": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Goes on without waiting for the rest of the wave that runs. */
+        post: operations["post_rollouts_id_skip_wave"];
         delete?: never;
         options?: never;
         head?: never;
@@ -855,6 +1289,43 @@ export interface paths {
         /** Starts a rollout that was only made. */
         post: operations["post_rollouts_id_start"];
         delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/silences": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Lists silences, by name. */
+        get: operations["get_silences"];
+        put?: never;
+        /** Silences alerts that match, until an end. They are still shown. */
+        post: operations["post_silences"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/silences/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Shows one silence. */
+        get: operations["get_silences_id"];
+        /** Replaces a silence. */
+        put: operations["put_silences_id"];
+        post?: never;
+        /** Ends a silence. Alerts that still fire are told now. */
+        delete: operations["delete_silences_id"];
         options?: never;
         head?: never;
         patch?: never;
@@ -985,6 +1456,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/install/{file}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Sends `bootstrap_edge_node.sh`, `SHA256SUMS` or a package of the agent. */
+        get: operations["get_install_file"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/metrics": {
         parameters: {
             query?: never;
@@ -1023,10 +1511,153 @@ export interface paths {
 export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
-        /** @description `GET /api/active-ops`: what is going on right now. */
+        /** @enum {string} */
+        ActionKind: "auto-restart" | "recreate" | "rollback" | "pin" | "safe-mode" | "reboot" | "hold" | "unknown";
+        /** @description One thing that was done, or the same thing several times in a row. */
+        ActionTaken: {
+            /** @description When it was done first. */
+            at: components["schemas"]["UnixMs"];
+            /** Format: int32 */
+            count: number;
+            kind: components["schemas"]["ActionKind"];
+            /** @description When it was done last. */
+            lastAt: components["schemas"]["UnixMs"];
+            message: string;
+        };
+        /** @description An operation that is not over. */
+        ActiveOperation: {
+            /** @description Empty when it concerns the whole device. */
+            app: string;
+            device: components["schemas"]["DeviceId"];
+            deviceName: string;
+            expiresAt: components["schemas"]["UnixMs"];
+            /** @description `restart-app`, `logs`, … */
+            kind: string;
+            uid: components["schemas"]["OperationId"];
+        };
         ActiveOps: {
+            /** @description Open incidents. */
+            incidents: components["schemas"]["Incident"][];
+            /** @description Operations that wait for their device or are being done. */
+            operations: components["schemas"]["ActiveOperation"][];
+            /** @description Rollouts that are not over. */
             rollouts: components["schemas"]["Rollout"][];
         };
+        /** @description One alert: a rule held for a thing. */
+        Alert: {
+            acknowledgedAt?: components["schemas"]["UnixMs"] | null;
+            acknowledgedBy?: string | null;
+            comment?: string;
+            endedAt?: components["schemas"]["UnixMs"] | null;
+            labels: {
+                [key: string]: string;
+            };
+            /** @description What alerts are grouped by; empty for what has no place. */
+            location: string;
+            rule: string;
+            severity: components["schemas"]["Severity"];
+            /** @description Names of the silences that keep it from being told. */
+            silencedBy?: string[];
+            startedAt: components["schemas"]["UnixMs"];
+            state: components["schemas"]["AlertState"];
+            subject: components["schemas"]["Subject"];
+            summary: string;
+            /** Format: uuid */
+            uid: string;
+        };
+        /** @description One message about alerts to one route. */
+        AlertDelivery: {
+            /**
+             * Format: int64
+             * @description How many alerts it tells of.
+             */
+            alerts: number;
+            /** Format: int64 */
+            attempts: number;
+            createdAt: components["schemas"]["UnixMs"];
+            finishedAt?: components["schemas"]["UnixMs"] | null;
+            groupKey: string;
+            lastError?: string;
+            nextAt: components["schemas"]["UnixMs"];
+            /** Format: uuid */
+            route: string;
+            routeName: string;
+            state: components["schemas"]["DeliveryState"];
+            /**
+             * Format: uuid
+             * @description Also the `webhook-id`.
+             */
+            uid: string;
+        };
+        /** @description An object as the API shows it, and as YAML holds it. */
+        AlertRoute: {
+            /** @description `farshore.dev/v1`. */
+            apiVersion: string;
+            kind: string;
+            metadata: components["schemas"]["Metadata"];
+            spec: components["schemas"]["AlertRouteSpec"];
+            status: components["schemas"]["AlertRouteStatus"];
+        };
+        /** @description To whom which alerts are told. */
+        AlertRouteSpec: {
+            email?: components["schemas"]["EmailTarget"] | null;
+            enabled?: boolean;
+            /**
+             * Format: int32
+             * @description Alerts of one rule in one location that come within this time go in one message.
+             */
+            groupWaitSeconds?: number;
+            /** @description Only alerts that match all of them; empty: all. */
+            matchers?: components["schemas"]["Matcher"][];
+            /** @description Only alerts that are at least this bad. */
+            minSeverity?: components["schemas"]["Severity"];
+            /** @description Also tell when an alert is over. */
+            sendResolved?: boolean;
+            type: components["schemas"]["RouteKind"];
+            webhook?: components["schemas"]["WebhookTarget"] | null;
+        };
+        AlertRouteStatus: {
+            /** @description Shown once, when it was made by the server. */
+            secret?: string | null;
+            /** @description A secret or password is kept, encrypted. */
+            secretSet: boolean;
+        };
+        /** @description An object as the API shows it, and as YAML holds it. */
+        AlertRule: {
+            /** @description `farshore.dev/v1`. */
+            apiVersion: string;
+            kind: string;
+            metadata: components["schemas"]["Metadata"];
+            spec: components["schemas"]["AlertRuleSpec"];
+            status: components["schemas"]["AlertRuleStatus"];
+        };
+        /** @description A rule as people write it. */
+        AlertRuleSpec: {
+            description?: string;
+            enabled?: boolean;
+            /** @description Only devices with these labels; empty: all. Rollouts have no labels of devices. */
+            selector?: components["schemas"]["Selector"];
+            severity: components["schemas"]["Severity"];
+            /**
+             * Format: double
+             * @description What it counts depends on the type; see `unit` in the status.
+             */
+            threshold: number;
+            type: components["schemas"]["RuleKind"];
+        };
+        /** @description What is known of a rule besides its specification. */
+        AlertRuleStatus: {
+            /** @description It is there from the start: it can be changed and disabled, not deleted. */
+            builtIn: boolean;
+            /** Format: double */
+            least: number;
+            /** Format: double */
+            most: number;
+            /** @description What the threshold counts. */
+            unit: string;
+        };
+        /** @enum {string} */
+        AlertState: "firing" | "ended" | "unknown";
         /** @description A number of devices, or a percentage such as "25%". */
         Amount: number | string;
         /** @description An object as the API shows it, and as YAML holds it. */
@@ -1071,6 +1702,17 @@ export interface components {
             /** @default  */
             description: string;
         };
+        /**
+         * @description Who opens a gate whose devices are good.
+         * @enum {string}
+         */
+        Approval: "automatic" | "one-person" | "two-people";
+        /** @description Somebody said that a gate may open. */
+        Approved: {
+            at: components["schemas"]["UnixMs"];
+            by: string;
+            comment?: string | null;
+        };
         Artifact: {
             createdAt: components["schemas"]["UnixMs"];
             digest: components["schemas"]["Digest"];
@@ -1088,6 +1730,47 @@ export interface components {
             format: components["schemas"]["ArtifactFormat"];
             /** Format: int64 */
             size: number;
+        };
+        /** @description One app of one device that would change. */
+        AssignmentChange: {
+            app: components["schemas"]["Name"];
+            /** Format: uuid */
+            device: string;
+            /** @description The version that it should have now; none: not the app. */
+            from?: string | null;
+            location: string;
+            name: components["schemas"]["Name"];
+            /** @description The version that it should have then; none: not the app. */
+            to?: string | null;
+        };
+        /** @description Body of `POST /api/assignments:preview`: objects as they would be created or replaced. Nothing is stored. */
+        AssignmentChanges: {
+            /** @default [] */
+            devices: components["schemas"]["NewObject_DeviceSpec"][];
+            /** @default [] */
+            pins: components["schemas"]["NewObject_PinSpec"][];
+            /** @default [] */
+            placements: components["schemas"]["NewObject_PlacementSpec"][];
+            /**
+             * @description Each as if it had succeeded.
+             * @default []
+             */
+            rollouts: components["schemas"]["NewObject_RolloutSpec"][];
+        };
+        /** @description Which devices would get other releases. */
+        AssignmentPreview: {
+            /**
+             * Format: int64
+             * @description How many of them would get, lose or change an app.
+             */
+            changed: number;
+            /**
+             * Format: int64
+             * @description How many devices there are.
+             */
+            devices: number;
+            /** @description What would change, by device and app; the first 1,000 at most. */
+            items: components["schemas"]["AssignmentChange"][];
         };
         /** @description Precedence: pin > rollout > channel. */
         Because: {
@@ -1110,8 +1793,35 @@ export interface components {
             /** @enum {string} */
             source: "unknown";
         };
+        /** @description Dates on which nothing is installed, the first and the last included. */
+        Blackout: {
+            /**
+             * Format: date
+             * @example 2026-12-20
+             */
+            from: string;
+            /** @description An IANA zone. Without it: the zone of the device. */
+            timeZone?: string | null;
+            /**
+             * Format: date
+             * @example 2027-01-02
+             */
+            to: string;
+        };
         /** @enum {string} */
         Bucket: "waiting" | "updating" | "ok" | "failed" | "unreachable" | "rolling-back" | "rolled-back" | "excluded" | "unknown";
+        /** @description One link of the chain. */
+        Cause: {
+            /** @description One CamelCase word for programs, such as `Budget`. */
+            code: string;
+            deadline?: components["schemas"]["UnixMs"] | null;
+            /** @description The object that it is about, as the command line names it: `rollout/web-1-1`. */
+            link?: string | null;
+            /** @description A sentence for people. */
+            message: string;
+            owner?: components["schemas"]["Owner"] | null;
+            since?: components["schemas"]["UnixMs"] | null;
+        };
         /** @description An object as the API shows it, and as YAML holds it. */
         Channel: {
             /** @description `farshore.dev/v1`. */
@@ -1204,6 +1914,11 @@ export interface components {
             /** @description The command to type on the device; only in the answer to the creation. */
             command?: string | null;
             expiresAt: components["schemas"]["UnixMs"];
+            /**
+             * @description The line to paste on a device that has no agent yet; only in the answer to the creation, and when the control plane has packages of
+             *     the agent.
+             */
+            install?: string | null;
             revoked: boolean;
             /** @description The token for the device, with address and CA fingerprint inside; only in the answer to the creation. */
             token?: string | null;
@@ -1270,6 +1985,8 @@ export interface components {
             /** Format: int32 */
             waiting: number;
         };
+        /** @enum {string} */
+        DeliveryState: "queued" | "delivered" | "dead" | "unknown";
         /** @description A reference to a signed manifest, by the digest of its exact bytes. */
         DesiredRelease: {
             manifest: components["schemas"]["Digest"];
@@ -1360,6 +2077,23 @@ export interface components {
         };
         /** @description A SHA-256 digest of bytes, written `sha256:<64 lower-case hex digits>` (as in the OCI image specification). */
         Digest: string;
+        EmailTarget: {
+            from: string;
+            /** @description Name or address of the mail server. */
+            host: string;
+            /** @description Write only; left out later it stays. */
+            password?: string | null;
+            /** Format: int32 */
+            port: number;
+            tls?: components["schemas"]["MailTls"];
+            to: string[];
+            username?: string | null;
+        };
+        /**
+         * @description Whether heavy work waits for cheap hours.
+         * @enum {string}
+         */
+        Energy: "any" | "off-hours";
         /**
          * @description The closed list of error codes; what programs look at.
          * @enum {string}
@@ -1381,6 +2115,29 @@ export interface components {
             /** Format: uuid */
             uid: string;
         };
+        /** @description One black box: `opening` when it began, `given-up` when the device stopped trying. */
+        EvidencePart: {
+            /** Format: int64 */
+            bytes: number;
+            part: string;
+            takenAt: components["schemas"]["UnixMs"];
+        };
+        /** @description What is explained. */
+        ExplainedObject: {
+            /** @description `Rollout` or `Device`. */
+            kind: string;
+            name: components["schemas"]["Name"];
+            /** Format: uuid */
+            uid: string;
+        };
+        /**
+         * @description The chain of reasons of one object, from the state at the moment of the request. The first link is what the object is
+         *     now; each further one is a reason of those before it.
+         */
+        Explanation: {
+            chain: components["schemas"]["Cause"][];
+            subject: components["schemas"]["ExplainedObject"];
+        };
         /** @description One wrong field and its fix. */
         FieldError: {
             /** @description A path such as `spec.waves[1].percent`, or the name of a query parameter or header. */
@@ -1394,6 +2151,35 @@ export interface components {
             /** Format: int64 */
             generation: number;
         };
+        /**
+         * @description A budget for each value of a label: for each location, each rack, each redundant pair. Exactly one of the two amounts.
+         *     A device without the label belongs to no group.
+         */
+        GroupBudget: {
+            /** @example location */
+            label: string;
+            maxUnavailable?: components["schemas"]["Amount"] | null;
+            minAvailable?: components["schemas"]["Amount"] | null;
+        };
+        /** @description Waves by rule, instead of `waves`. */
+        Growth: {
+            kind: components["schemas"]["GrowthKind"];
+            /**
+             * Format: int32
+             * @description The soak of each wave.
+             */
+            soakSeconds?: number;
+            /**
+             * Format: int32
+             * @description How many waves.
+             */
+            waves: number;
+        };
+        /**
+         * @description How waves grow that nobody wants to write one by one.
+         * @enum {string}
+         */
+        GrowthKind: "linear" | "exponential";
         /** @description What a device knows of its own hardware and system; told at claim and in `hello`. */
         Hardware: {
             /**
@@ -1443,6 +2229,13 @@ export interface components {
             /** Format: int32 */
             timeoutSeconds?: number;
         };
+        /** @description A release failed, was rolled back or was rejected in a channel: no rollout brings it there again until somebody releases the hold. */
+        HeldBack: {
+            reason: string;
+            /** @description The rollout that went wrong. */
+            rollout: components["schemas"]["Name"];
+            since: components["schemas"]["UnixMs"];
+        };
         /** @description One thing that happened, by whom and why. */
         HistoryEntry: {
             at: components["schemas"]["UnixMs"];
@@ -1452,6 +2245,69 @@ export interface components {
             what: string;
             /** @description A user's name, or `engine`. */
             who: string;
+        };
+        /** @description An object as the API shows it, and as YAML holds it. */
+        Incident: {
+            /** @description `farshore.dev/v1`. */
+            apiVersion: string;
+            kind: string;
+            metadata: components["schemas"]["Metadata"];
+            spec: components["schemas"]["IncidentSpec"];
+            status: components["schemas"]["IncidentStatus"];
+        };
+        /** @description Body of `POST /api/incidents/{id}:acknowledge` and `:resolve`, and of an alert's. */
+        IncidentAction: {
+            /** @default  */
+            comment: string;
+        };
+        /** @enum {string} */
+        IncidentCause: "health-check-failed" | "process-exit" | "start-failed" | "policy-breach" | "unknown";
+        IncidentNote: {
+            at: components["schemas"]["UnixMs"];
+            by: string;
+            comment: string;
+            /** @description `acknowledged`, `resolved`, `reopened`. */
+            did: string;
+        };
+        /** @description What it is about; never changes. */
+        IncidentSpec: {
+            /** @description Left out when it concerns the whole device. */
+            app?: string | null;
+            cause: components["schemas"]["IncidentCause"];
+            device: components["schemas"]["DeviceId"];
+            deviceName: components["schemas"]["Name"];
+            location: string;
+            release?: components["schemas"]["ReleaseId"] | null;
+            rollout?: components["schemas"]["RolloutId"] | null;
+            rolloutName?: string | null;
+            /** @description By the device's clock. */
+            startedAt: components["schemas"]["UnixMs"];
+            version?: string | null;
+        };
+        /** @enum {string} */
+        IncidentState: "open" | "resolved" | "unknown";
+        IncidentStatus: {
+            acknowledgedAt?: components["schemas"]["UnixMs"] | null;
+            acknowledgedBy?: string | null;
+            /** @description What the device did by itself, oldest first. */
+            actions: components["schemas"]["ActionTaken"][];
+            endedAt?: components["schemas"]["UnixMs"] | null;
+            /** @description The black boxes that came from the device; empty in lists. */
+            evidence?: components["schemas"]["EvidencePart"][];
+            lastAt: components["schemas"]["UnixMs"];
+            /** @description The first sign, in words. */
+            message: string;
+            /** @description What people did and said, oldest first. */
+            notes?: components["schemas"]["IncidentNote"][];
+            resolvedAt?: components["schemas"]["UnixMs"] | null;
+            /** @description `device:<name>` or who said so. */
+            resolvedBy?: string | null;
+            /**
+             * Format: int64
+             * @description How many signs joined it.
+             */
+            signs: number;
+            state: components["schemas"]["IncidentState"];
         };
         /** @description A release with the version that people know it by. */
         KnownRelease: {
@@ -1487,6 +2343,26 @@ export interface components {
              * @description How many match in all, where that is cheap to know.
              */
             total?: number | null;
+        };
+        /** @description One page of a list. */
+        List_Alert: {
+            items: components["schemas"]["Alert"][];
+            metadata: components["schemas"]["ListMetadata"];
+        };
+        /** @description One page of a list. */
+        List_AlertDelivery: {
+            items: components["schemas"]["AlertDelivery"][];
+            metadata: components["schemas"]["ListMetadata"];
+        };
+        /** @description One page of a list. */
+        List_AlertRoute: {
+            items: components["schemas"]["AlertRoute"][];
+            metadata: components["schemas"]["ListMetadata"];
+        };
+        /** @description One page of a list. */
+        List_AlertRule: {
+            items: components["schemas"]["AlertRule"][];
+            metadata: components["schemas"]["ListMetadata"];
         };
         /** @description One page of a list. */
         List_ApiToken: {
@@ -1534,6 +2410,11 @@ export interface components {
             metadata: components["schemas"]["ListMetadata"];
         };
         /** @description One page of a list. */
+        List_Incident: {
+            items: components["schemas"]["Incident"][];
+            metadata: components["schemas"]["ListMetadata"];
+        };
+        /** @description One page of a list. */
         List_Pin: {
             items: components["schemas"]["Pin"][];
             metadata: components["schemas"]["ListMetadata"];
@@ -1556,6 +2437,11 @@ export interface components {
         /** @description One page of a list. */
         List_RolloutDevice: {
             items: components["schemas"]["RolloutDevice"][];
+            metadata: components["schemas"]["ListMetadata"];
+        };
+        /** @description One page of a list. */
+        List_Silence: {
+            items: components["schemas"]["Silence"][];
             metadata: components["schemas"]["ListMetadata"];
         };
         /** @description One page of a list. */
@@ -1585,6 +2471,8 @@ export interface components {
             password: string;
             tenant?: components["schemas"]["Name"] | null;
         };
+        /** @enum {string} */
+        MailTls: "tls" | "starttls" | "none" | "unknown";
         /** @description What is signed: everything that decides what a device will execute. */
         Manifest: {
             app: components["schemas"]["Name"];
@@ -1608,6 +2496,14 @@ export interface components {
             /** @description Name of the tenant this release is for; a device of another tenant refuses it. */
             tenant: components["schemas"]["Name"];
             version: components["schemas"]["Version"];
+        };
+        /** @description What one label of an alert must be. */
+        Matcher: {
+            /** @description `false`: the label must be something else. */
+            isEqual?: boolean;
+            /** @description `alertname`, `severity`, `location`, `device`, `app`, `rollout`, or `label_<key>` for a label of the device. */
+            name: string;
+            value: string;
         };
         /** @description Who one is: the answer to a login and to `GET /api/me`. */
         Me: {
@@ -1669,6 +2565,50 @@ export interface components {
             labels?: components["schemas"]["Labels"];
             managedBy?: string | null;
             name: components["schemas"]["Name"];
+        };
+        /** @description An object as it is sent to be created or replaced. `apiVersion` and `kind` may be left out where the address says them. */
+        NewObject_AlertRouteSpec: {
+            apiVersion?: string | null;
+            kind?: string | null;
+            metadata: components["schemas"]["NewMetadata"];
+            /** @description To whom which alerts are told. */
+            spec: {
+                email?: components["schemas"]["EmailTarget"] | null;
+                enabled?: boolean;
+                /**
+                 * Format: int32
+                 * @description Alerts of one rule in one location that come within this time go in one message.
+                 */
+                groupWaitSeconds?: number;
+                /** @description Only alerts that match all of them; empty: all. */
+                matchers?: components["schemas"]["Matcher"][];
+                /** @description Only alerts that are at least this bad. */
+                minSeverity?: components["schemas"]["Severity"];
+                /** @description Also tell when an alert is over. */
+                sendResolved?: boolean;
+                type: components["schemas"]["RouteKind"];
+                webhook?: components["schemas"]["WebhookTarget"] | null;
+            };
+        };
+        /** @description An object as it is sent to be created or replaced. `apiVersion` and `kind` may be left out where the address says them. */
+        NewObject_AlertRuleSpec: {
+            apiVersion?: string | null;
+            kind?: string | null;
+            metadata: components["schemas"]["NewMetadata"];
+            /** @description A rule as people write it. */
+            spec: {
+                description?: string;
+                enabled?: boolean;
+                /** @description Only devices with these labels; empty: all. Rollouts have no labels of devices. */
+                selector?: components["schemas"]["Selector"];
+                severity: components["schemas"]["Severity"];
+                /**
+                 * Format: double
+                 * @description What it counts depends on the type; see `unit` in the status.
+                 */
+                threshold: number;
+                type: components["schemas"]["RuleKind"];
+            };
         };
         /** @description An object as it is sent to be created or replaced. `apiVersion` and `kind` may be left out where the address says them. */
         NewObject_ApiTokenSpec: {
@@ -1801,13 +2741,27 @@ export interface components {
             metadata: components["schemas"]["NewMetadata"];
             /** @description Moves one channel of one app to a release, in waves. */
             spec: {
+                /**
+                 * Format: int32
+                 * @description Percent of failures that a good release may have (noise). The test inside a wave tells this from `failureThreshold`. When left out 5,
+                 *     or half of a threshold of 5 and less.
+                 */
+                acceptableFailureRate?: number | null;
                 app: components["schemas"]["Name"];
+                /** @description Who opens the gates between the waves (of a single wave: its gate). A wave's own `approval` goes first. */
+                approval?: components["schemas"]["Approval"];
+                /** @description Dates on which no device changes. */
+                blackouts?: components["schemas"]["Blackout"][];
                 channel: components["schemas"]["Name"];
+                /** @description Rollouts, by name, that must have succeeded before this one changes any device. */
+                dependsOn?: components["schemas"]["Name"][];
                 /**
                  * Format: int32
                  * @description How long a device with a permit may take. After that it has failed if it is reachable, and is `unreachable` if it isn't.
                  */
                 deviceTimeoutSeconds?: number;
+                /** @description Whether devices change only in cheap hours (windows of kind `energy`). */
+                energy?: components["schemas"]["Energy"];
                 /**
                  * Format: int32
                  * @description Percent of a wave's reporting devices; at this share of failures the rollout halts.
@@ -1815,20 +2769,42 @@ export interface components {
                 failureThreshold?: number;
                 /**
                  * Format: int32
-                 * @description How long a gate waits without any news before the rollout pauses as inconclusive.
+                 * @description Percent: how often, over the whole rollout, a release at the acceptable rate may be halted by mistake.
+                 */
+                falseHaltPercent?: number;
+                /** @description A condition (CEL) that must be true before a gate opens. */
+                gate?: string | null;
+                /**
+                 * Format: int32
+                 * @description How long a gate waits without any news before it is inconclusive (see `onInconclusive`).
                  */
                 gateTimeoutSeconds?: number;
+                /** @description A budget for each value of a label, shared with everything else that keeps devices of the group down. */
+                groupBy?: components["schemas"]["GroupBudget"][];
+                growth?: components["schemas"]["Growth"] | null;
                 /**
                  * @description How many devices may be in flight at once, counting permits that unreachable devices hold: a number, or a
                  *     percentage of the population, rounded down, at least one.
                  */
                 maxUnavailable?: components["schemas"]["Amount"];
+                minAvailable?: components["schemas"]["Amount"] | null;
                 /**
                  * Format: int32
                  * @description A gate opens only when at least this many devices of the wave have reported (a smaller wave: all of it).
                  */
                 minReports?: number | null;
+                /**
+                 * Format: int32
+                 * @description Percent: how often a release at the threshold may be taken for a good one by the test.
+                 */
+                missedPercent?: number;
+                /** @description What a gate does about members that can't be reached. */
+                offline?: components["schemas"]["Offline"];
                 onFailure?: components["schemas"]["OnFailure"];
+                /** @description What happens when a gate had too little evidence until its deadline. */
+                onInconclusive?: components["schemas"]["OnInconclusive"];
+                /** @description What a halt means in a wave that is too small for `falseHaltPercent`. */
+                onSmallWave?: components["schemas"]["OnSmallWave"];
                 /**
                  * Format: int32
                  * @description How long a rollout waits for a person (not started, or paused) before it is aborted and devices keep what they have.
@@ -1839,10 +2815,33 @@ export interface components {
                  * @description How long a permit may be used.
                  */
                 permitSeconds?: number;
+                promotion?: components["schemas"]["Promotion"] | null;
                 /** @description Where to: the release's uid, or `app@version`. */
                 release: components["schemas"]["ReleaseRef"];
+                /** @description Devices in flight inside a wave grow with the evidence: 1, 2, 4, … up to the budget. */
+                slowStart?: boolean;
+                /** @description The first waves take devices in turn from each combination of the values of these labels. */
+                stratifyBy?: string[];
+                /** @description Conditions that halt at once when they become true. */
+                tripwires?: components["schemas"]["Tripwire"][];
                 /** @description Cumulative; the last one reaches 100 percent. */
                 waves?: components["schemas"]["WaveSpec"][];
+                /** @description Devices change only inside maintenance windows, and begin to download only inside download windows, if there are any. */
+                windows?: components["schemas"]["WindowSpec"][];
+            };
+        };
+        /** @description An object as it is sent to be created or replaced. `apiVersion` and `kind` may be left out where the address says them. */
+        NewObject_SilenceSpec: {
+            apiVersion?: string | null;
+            kind?: string | null;
+            metadata: components["schemas"]["NewMetadata"];
+            /** @description Alerts that match are not told of while it lasts. */
+            spec: {
+                comment?: string;
+                endsAt: components["schemas"]["UnixMs"];
+                /** @description All must match. */
+                matchers: components["schemas"]["Matcher"][];
+                startsAt?: components["schemas"]["UnixMs"] | null;
             };
         };
         /** @description An object as it is sent to be created or replaced. `apiVersion` and `kind` may be left out where the address says them. */
@@ -1872,11 +2871,37 @@ export interface components {
         };
         /** @description A status without content. */
         NoStatus: Record<string, never>;
+        /** @description Members that can't be reached. */
+        Offline: {
+            /**
+             * Format: int32
+             * @description For `wait` from the beginning of the wave, for `skip` since the device is away in a wave that runs.
+             */
+            deadlineSeconds?: number;
+            policy?: components["schemas"]["OfflinePolicy"];
+        };
+        /**
+         * @description What a gate does about members that can't be reached.
+         * @enum {string}
+         */
+        OfflinePolicy: "wait" | "skip" | "defer";
         /**
          * @description What happens when a wave halts.
          * @enum {string}
          */
-        OnFailure: "pause" | "rollback";
+        OnFailure: "pause" | "rollback" | "rollback-wave";
+        /**
+         * @description What happens when a gate had too little evidence for too long.
+         * @enum {string}
+         */
+        OnInconclusive: "pause" | "rollback" | "continue";
+        /**
+         * @description What a halt by arithmetic means in a wave so small that a good release is halted more often than was promised.
+         * @enum {string}
+         */
+        OnSmallWave: "halt" | "pause" | "retry-elsewhere";
+        /** Format: uuid */
+        OperationId: string;
         /** @enum {string} */
         Owner: "engine" | "device" | "operator" | "unknown";
         /** @description A pause: since when, by whom, why. */
@@ -1886,9 +2911,9 @@ export interface components {
             why: components["schemas"]["PauseReason"];
         };
         /** @enum {string} */
-        PauseReason: "operator" | "failures" | "inconclusive" | "unknown";
+        PauseReason: "operator" | "failures" | "inconclusive" | "small-wave" | "tripwire" | "unknown";
         /** @enum {string} */
-        Permission: "device.read" | "device.write" | "device.revoke" | "device.operate" | "claim.read" | "claim.write" | "release.read" | "release.write" | "trust.read" | "trust.write" | "fleet.read" | "fleet.write" | "rollout.read" | "rollout.write" | "event.read" | "user.read" | "user.write" | "tenant.read" | "platform.write" | "unknown";
+        Permission: "device.read" | "device.write" | "device.revoke" | "device.operate" | "claim.read" | "claim.write" | "release.read" | "release.write" | "trust.read" | "trust.write" | "fleet.read" | "fleet.write" | "rollout.read" | "rollout.write" | "rollout.approve" | "event.read" | "incident.read" | "incident.write" | "user.read" | "user.write" | "tenant.read" | "platform.write" | "unknown";
         /** @enum {string} */
         Phase: "pending" | "running" | "paused" | "rolling-back" | "succeeded" | "failed" | "aborted" | "superseded" | "unknown";
         /** @description An object as the API shows it, and as YAML holds it. */
@@ -1960,6 +2985,22 @@ export interface components {
             /** @description `https://farshore.dev/problems/<code>`. */
             type: string;
         };
+        /** @description Where the release goes when the rollout has succeeded. */
+        Promotion: {
+            /**
+             * Format: int32
+             * @description How long the whole channel must have had the release first.
+             */
+            afterSoakSeconds?: number;
+            mode?: components["schemas"]["PromotionMode"];
+            /** @description The next channel. */
+            to: components["schemas"]["Name"];
+        };
+        /**
+         * @description How the release gets to the next channel.
+         * @enum {string}
+         */
+        PromotionMode: "draft" | "start";
         /** @enum {string} */
         Reachability: "online" | "stale" | "offline" | "unknown";
         /** @description One link of a chain of reasons: the answer to "why". */
@@ -2053,7 +3094,7 @@ export interface components {
             spec: components["schemas"]["RolloutSpec"];
             status: components["schemas"]["RolloutStatus"];
         };
-        /** @description Body of `POST /api/rollouts/{id}:start`, `:pause`, `:resume` and `:abort`. */
+        /** @description Body of the verbs: `POST /api/rollouts/{id}:start`, `:pause`, `:abort`, … */
         RolloutAction: {
             /** @default  */
             comment: string;
@@ -2085,15 +3126,40 @@ export interface components {
         };
         /** Format: uuid */
         RolloutId: string;
+        /** @description `GET /api/rollouts/{id}/plan`: which device is in which wave. Before the start: as it would be if it started now. */
+        RolloutPlan: {
+            /** @description One page of the devices, in the order in which the rollout takes them. */
+            items: components["schemas"]["RolloutDevice"][];
+            metadata: components["schemas"]["ListMetadata"];
+            /** Format: int32 */
+            population: number;
+            /** @description Whether the membership is fixed. */
+            started: boolean;
+            waves: components["schemas"]["WaveSummary"][];
+        };
         /** @description Moves one channel of one app to a release, in waves. */
         RolloutSpec: {
+            /**
+             * Format: int32
+             * @description Percent of failures that a good release may have (noise). The test inside a wave tells this from `failureThreshold`. When left out 5,
+             *     or half of a threshold of 5 and less.
+             */
+            acceptableFailureRate?: number | null;
             app: components["schemas"]["Name"];
+            /** @description Who opens the gates between the waves (of a single wave: its gate). A wave's own `approval` goes first. */
+            approval?: components["schemas"]["Approval"];
+            /** @description Dates on which no device changes. */
+            blackouts?: components["schemas"]["Blackout"][];
             channel: components["schemas"]["Name"];
+            /** @description Rollouts, by name, that must have succeeded before this one changes any device. */
+            dependsOn?: components["schemas"]["Name"][];
             /**
              * Format: int32
              * @description How long a device with a permit may take. After that it has failed if it is reachable, and is `unreachable` if it isn't.
              */
             deviceTimeoutSeconds?: number;
+            /** @description Whether devices change only in cheap hours (windows of kind `energy`). */
+            energy?: components["schemas"]["Energy"];
             /**
              * Format: int32
              * @description Percent of a wave's reporting devices; at this share of failures the rollout halts.
@@ -2101,20 +3167,42 @@ export interface components {
             failureThreshold?: number;
             /**
              * Format: int32
-             * @description How long a gate waits without any news before the rollout pauses as inconclusive.
+             * @description Percent: how often, over the whole rollout, a release at the acceptable rate may be halted by mistake.
+             */
+            falseHaltPercent?: number;
+            /** @description A condition (CEL) that must be true before a gate opens. */
+            gate?: string | null;
+            /**
+             * Format: int32
+             * @description How long a gate waits without any news before it is inconclusive (see `onInconclusive`).
              */
             gateTimeoutSeconds?: number;
+            /** @description A budget for each value of a label, shared with everything else that keeps devices of the group down. */
+            groupBy?: components["schemas"]["GroupBudget"][];
+            growth?: components["schemas"]["Growth"] | null;
             /**
              * @description How many devices may be in flight at once, counting permits that unreachable devices hold: a number, or a
              *     percentage of the population, rounded down, at least one.
              */
             maxUnavailable?: components["schemas"]["Amount"];
+            minAvailable?: components["schemas"]["Amount"] | null;
             /**
              * Format: int32
              * @description A gate opens only when at least this many devices of the wave have reported (a smaller wave: all of it).
              */
             minReports?: number | null;
+            /**
+             * Format: int32
+             * @description Percent: how often a release at the threshold may be taken for a good one by the test.
+             */
+            missedPercent?: number;
+            /** @description What a gate does about members that can't be reached. */
+            offline?: components["schemas"]["Offline"];
             onFailure?: components["schemas"]["OnFailure"];
+            /** @description What happens when a gate had too little evidence until its deadline. */
+            onInconclusive?: components["schemas"]["OnInconclusive"];
+            /** @description What a halt means in a wave that is too small for `falseHaltPercent`. */
+            onSmallWave?: components["schemas"]["OnSmallWave"];
             /**
              * Format: int32
              * @description How long a rollout waits for a person (not started, or paused) before it is aborted and devices keep what they have.
@@ -2125,13 +3213,23 @@ export interface components {
              * @description How long a permit may be used.
              */
             permitSeconds?: number;
+            promotion?: components["schemas"]["Promotion"] | null;
             /** @description Where to: the release's uid, or `app@version`. */
             release: components["schemas"]["ReleaseRef"];
+            /** @description Devices in flight inside a wave grow with the evidence: 1, 2, 4, … up to the budget. */
+            slowStart?: boolean;
+            /** @description The first waves take devices in turn from each combination of the values of these labels. */
+            stratifyBy?: string[];
+            /** @description Conditions that halt at once when they become true. */
+            tripwires?: components["schemas"]["Tripwire"][];
             /** @description Cumulative; the last one reaches 100 percent. */
             waves?: components["schemas"]["WaveSpec"][];
+            /** @description Devices change only inside maintenance windows, and begin to download only inside download windows, if there are any. */
+            windows?: components["schemas"]["WindowSpec"][];
         };
         /** @description How a rollout goes. */
         RolloutStatus: {
+            heldBack?: components["schemas"]["HeldBack"] | null;
             /** @description What happened, oldest first; empty in lists. */
             history?: components["schemas"]["HistoryEntry"][];
             summary: components["schemas"]["RolloutSummary"];
@@ -2140,6 +3238,11 @@ export interface components {
         };
         /** @description A rollout for a list or a page. */
         RolloutSummary: {
+            /**
+             * Format: int32
+             * @description How many may be in flight now: the budget, or less by slow start.
+             */
+            allowedNow: number;
             app: components["schemas"]["Name"];
             /** Format: int32 */
             budget: number;
@@ -2182,6 +3285,10 @@ export interface components {
             wave: number;
             waves: components["schemas"]["WaveSummary"][];
         };
+        /** @enum {string} */
+        RouteKind: "webhook" | "email" | "unknown";
+        /** @enum {string} */
+        RuleKind: "device-offline" | "heartbeat-gap" | "crash-loop" | "incident" | "rollout-halted" | "disk-full-soon" | "certificate-expiring" | "gateway-backlog" | "unknown";
         /** @description How to run it. The working directory is the release's folder. */
         Run: {
             /**
@@ -2201,10 +3308,34 @@ export interface components {
          * @example env=prod,site in (a,b),!canary
          */
         Selector: string;
+        /** @enum {string} */
+        Severity: "info" | "warning" | "critical" | "unknown";
         /** @description A trusted key set: exact bytes and signature, both in base64. */
         SignedKeySet: {
             document: string;
             signature: string;
+        };
+        /** @description An object as the API shows it, and as YAML holds it. */
+        Silence: {
+            /** @description `farshore.dev/v1`. */
+            apiVersion: string;
+            kind: string;
+            metadata: components["schemas"]["Metadata"];
+            spec: components["schemas"]["SilenceSpec"];
+            status: components["schemas"]["SilenceStatus"];
+        };
+        /** @description Alerts that match are not told of while it lasts. */
+        SilenceSpec: {
+            comment?: string;
+            endsAt: components["schemas"]["UnixMs"];
+            /** @description All must match. */
+            matchers: components["schemas"]["Matcher"][];
+            startsAt?: components["schemas"]["UnixMs"] | null;
+        };
+        /** @enum {string} */
+        SilenceState: "pending" | "active" | "expired" | "unknown";
+        SilenceStatus: {
+            state: components["schemas"]["SilenceState"];
         };
         /** @description What an event is about. */
         Subject: {
@@ -2225,6 +3356,13 @@ export interface components {
         };
         TenantSpec: {
             displayName?: string;
+        };
+        /** @description A condition that halts the rollout as soon as it is true. */
+        Tripwire: {
+            /** @description What it is called in reasons and events. */
+            name: components["schemas"]["Name"];
+            /** @description A condition (CEL) over what is known of the devices that have the new release. */
+            when: string;
         };
         TrustedKey: {
             keyId: string;
@@ -2288,15 +3426,43 @@ export interface components {
             /** @description When it stops waiting, whatever happens. */
             until: components["schemas"]["UnixMs"];
         };
-        /** @description One wave: exactly one of `percent` and `count`, both cumulative and of the population at start. */
+        /** @description The sequential test of one wave: where the evidence stands between its two lines (see [`super::sequential`]). */
+        WaveEvidence: {
+            /**
+             * Format: double
+             * @description How likely a release at the acceptable rate is halted in this wave, at most, 0 to 1.
+             */
+            falseHalt: number;
+            /**
+             * Format: double
+             * @description At or above: the wave halts.
+             */
+            haltAt: number;
+            /**
+             * Format: double
+             * @description At or below: good enough.
+             */
+            passAt: number;
+            /**
+             * Format: double
+             * @description The logarithm of how much better "fails at the threshold" explains the reports than "fails at the acceptable rate". Devices in flight count as
+             *     successes until they report.
+             */
+            value: number;
+        };
+        /** @description One wave: exactly one of `percent` and `count`, both cumulative and of the population at start, and `selector`. */
         WaveSpec: {
+            approval?: components["schemas"]["Approval"] | null;
             /** Format: int32 */
             count?: number | null;
+            /** @description A condition (CEL) for this wave's gate, instead of the rollout's `gate`. */
+            gate?: string | null;
             /**
              * Format: int32
              * @description 1 to 100, rounded up, at least one device.
              */
             percent?: number | null;
+            selector?: components["schemas"]["Selector"] | null;
             /**
              * Format: int32
              * @description How long the wave must stay good after its last device has committed.
@@ -2304,10 +3470,17 @@ export interface components {
             soakSeconds?: number;
         };
         /** @enum {string} */
-        WaveState: "waiting" | "running" | "soaking" | "passed" | "halted" | "unknown";
+        WaveState: "waiting" | "running" | "soaking" | "at-gate" | "awaiting-approval" | "passed" | "halted" | "unknown";
         /** @description One wave. `from` and `to` are cumulative percentages of the population at start, rounded up. */
         WaveSummary: {
+            approvals?: components["schemas"]["Approved"][];
+            /**
+             * Format: int32
+             * @description How many different people have to approve before the gate opens.
+             */
+            approvalsNeeded?: number;
             counts: components["schemas"]["Counts"];
+            evidence?: components["schemas"]["WaveEvidence"] | null;
             /**
              * Format: int32
              * @description Failed and all reports that were judged; frozen when the gate opened or the wave halted.
@@ -2333,6 +3506,8 @@ export interface components {
              * @description Devices judged with this wave, stragglers of earlier waves and late joiners included.
              */
             size: number;
+            /** @description Arithmetic alone would halt a good release here more often than was promised; `onSmallWave` says what a halt means. */
+            small?: boolean;
             /** Format: int32 */
             soakSeconds: number;
             soakUntil?: components["schemas"]["UnixMs"] | null;
@@ -2340,6 +3515,39 @@ export interface components {
             state: components["schemas"]["WaveState"];
             /** Format: int32 */
             toPercent: number;
+        };
+        /** @enum {string} */
+        WebhookFormat: "farshore" | "alertmanager" | "unknown";
+        WebhookTarget: {
+            format?: components["schemas"]["WebhookFormat"];
+            /** @description `whsec_` and 24 to 64 bytes in base64. Write only; left out on creation one is made and shown once, left out later it stays. */
+            secret?: string | null;
+            /** @description `https://…`, or `http://…`. Redirects are not followed. */
+            url: string;
+        };
+        /**
+         * @description What a window is for.
+         * @enum {string}
+         */
+        WindowKind: "maintenance" | "download" | "energy";
+        /** @description A window that comes back. */
+        WindowSpec: {
+            /**
+             * @description When it opens: minute, hour, day of month, month, day of week.
+             * @example 0 2 * * MON-FRI
+             */
+            cron: string;
+            /**
+             * Format: int32
+             * @description How long it stays open.
+             */
+            durationSeconds: number;
+            kind: components["schemas"]["WindowKind"];
+            /**
+             * @description An IANA zone. Without it: the zone of the device.
+             * @example Europe/Riga
+             */
+            timeZone?: string | null;
         };
     };
     responses: never;
@@ -2365,6 +3573,478 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["ActiveOps"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_alert_deliveries: {
+        parameters: {
+            query?: {
+                /** @description `queued`, `delivered` or `dead`. */
+                state?: components["schemas"]["DeliveryState"];
+                /** @description Name of a route. */
+                route?: string;
+                /** @description At most this many; 100 when left out, 1,000 at most. */
+                limit?: number;
+                /** @description Where the page before ended. */
+                continue?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["List_AlertDelivery"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_alert_deliveries_id_retry: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AlertDelivery"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_alert_routes: {
+        parameters: {
+            query?: {
+                /** @description At most this many; 100 when left out, 1,000 at most. */
+                limit?: number;
+                /** @description Where the page before ended. */
+                continue?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["List_AlertRoute"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_alert_routes: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewObject_AlertRouteSpec"];
+            };
+        };
+        responses: {
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AlertRoute"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_alert_routes_id: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AlertRoute"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    put_alert_routes_id: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewObject_AlertRouteSpec"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AlertRoute"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    delete_alert_routes_id: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_alert_rules: {
+        parameters: {
+            query?: {
+                /** @description At most this many; 100 when left out, 1,000 at most. */
+                limit?: number;
+                /** @description Where the page before ended. */
+                continue?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["List_AlertRule"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_alert_rules: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewObject_AlertRuleSpec"];
+            };
+        };
+        responses: {
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AlertRule"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_alert_rules_id: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AlertRule"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    put_alert_rules_id: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewObject_AlertRuleSpec"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AlertRule"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    delete_alert_rules_id: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_alerts: {
+        parameters: {
+            query?: {
+                /** @description `firing` or `ended`; both when left out. */
+                state?: components["schemas"]["AlertState"];
+                /** @description `info`, `warning` or `critical`. */
+                severity?: components["schemas"]["Severity"];
+                location?: string;
+                /** @description Name of a rule. */
+                rule?: string;
+                /** @description Name or uid of what it is about. */
+                subject?: string;
+                /** @description At most this many; 100 when left out, 1,000 at most. */
+                limit?: number;
+                /** @description Where the page before ended. */
+                continue?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["List_Alert"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_alerts_id: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Alert"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_alerts_id_acknowledge: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["IncidentAction"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Alert"];
                 };
             };
             "4XX": {
@@ -2687,6 +4367,37 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content?: never;
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_assignments_preview: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["AssignmentChanges"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AssignmentPreview"];
+                };
             };
             "4XX": {
                 headers: {
@@ -3646,6 +5357,35 @@ export interface operations {
             };
         };
     };
+    get_devices_id_why: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Explanation"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     post_devices_id_approve: {
         parameters: {
             query?: never;
@@ -3943,6 +5683,172 @@ export interface operations {
                 };
                 content: {
                     "text/event-stream": string;
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_incidents: {
+        parameters: {
+            query?: {
+                /** @description Only incidents of the device with this name or uid. */
+                device?: string;
+                /** @description Only incidents of this app. */
+                app?: string;
+                /** @description `open` or `resolved`. */
+                state?: components["schemas"]["IncidentState"];
+                /** @description Only incidents that began then or later, in Unix milliseconds. */
+                since?: number;
+                /** @description Only incidents that fell into the rollout with this name or uid. */
+                rollout?: string;
+                /** @description At most this many; 100 when left out, 1,000 at most. */
+                limit?: number;
+                /** @description Where the page before ended. */
+                continue?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["List_Incident"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_incidents_id: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Incident"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_incidents_id_evidence: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/gzip": number[];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_incidents_id_acknowledge: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["IncidentAction"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Incident"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_incidents_id_resolve: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["IncidentAction"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Incident"];
                 };
             };
             "4XX": {
@@ -4696,7 +6602,136 @@ export interface operations {
             };
         };
     };
+    get_rollouts_id_incidents: {
+        parameters: {
+            query?: {
+                /** @description At most this many; 100 when left out, 1,000 at most. */
+                limit?: number;
+                /** @description Where the page before ended. */
+                continue?: string;
+            };
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["List_Incident"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_rollouts_id_plan: {
+        parameters: {
+            query?: {
+                /** @description At most this many; 100 when left out, 1,000 at most. */
+                limit?: number;
+                continue?: string;
+            };
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RolloutPlan"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_rollouts_id_why: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Explanation"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     post_rollouts_id_abort: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["RolloutAction"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Rollout"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_rollouts_id_approve: {
         parameters: {
             query?: never;
             header?: never;
@@ -4762,7 +6797,172 @@ export interface operations {
             };
         };
     };
+    post_rollouts_id_reject: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["RolloutAction"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Rollout"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_rollouts_id_release_hold: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["RolloutAction"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Rollout"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     post_rollouts_id_resume: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["RolloutAction"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Rollout"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_rollouts_id_retry_failed: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["RolloutAction"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Rollout"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_rollouts_id_rollback: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["RolloutAction"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Rollout"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_rollouts_id_skip_wave: {
         parameters: {
             query?: never;
             header?: never;
@@ -4817,6 +7017,158 @@ export interface operations {
                 content: {
                     "application/json": components["schemas"]["Rollout"];
                 };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_silences: {
+        parameters: {
+            query?: {
+                /** @description At most this many; 100 when left out, 1,000 at most. */
+                limit?: number;
+                /** @description Where the page before ended. */
+                continue?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["List_Silence"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_silences: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewObject_SilenceSpec"];
+            };
+        };
+        responses: {
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Silence"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_silences_id: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Silence"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    put_silences_id: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewObject_SilenceSpec"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Silence"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    delete_silences_id: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
             };
             "4XX": {
                 headers: {
@@ -5206,6 +7558,35 @@ export interface operations {
                 };
                 content: {
                     "text/plain": string;
+                };
+            };
+        };
+    };
+    get_install_file: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                file: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/octet-stream": unknown;
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
                 };
             };
         };

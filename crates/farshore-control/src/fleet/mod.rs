@@ -4,6 +4,7 @@ mod driver;
 pub(crate) mod objects;
 mod preview;
 mod routes;
+mod signals;
 pub mod signed;
 pub mod snapshot;
 

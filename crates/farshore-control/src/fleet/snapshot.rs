@@ -18,6 +18,8 @@ use farshore_store::fleet::{FleetApp, FleetDevice, PermitRow, ReleaseMark};
 use farshore_store::objects::{self, ObjectKind, Stored};
 use farshore_store::{StoreError, StoreResult, TenantDb};
 
+use super::signals::FleetSignals;
+
 /// A rollout with the version under which it was read.
 #[derive(Debug)]
 pub struct ReadRollout {
@@ -40,6 +42,7 @@ pub struct Snapshot {
     permits: Vec<PermitRow>,
     /// Where the rollouts stand that others depend on.
     dependencies: BTreeMap<Name, Phase>,
+    signals: FleetSignals,
 }
 
 /// The label that says in which zone a device is, with `_` for `/`: `Europe_Riga`.
@@ -82,8 +85,10 @@ impl Snapshot {
             .flat_map(|read: &ReadRollout| read.rollout.spec().depends_on.iter().cloned())
             .collect();
         let dependencies = db.rollout_phases(tx, &names.into_iter().collect::<Vec<_>>()).await?;
+        let signals = FleetSignals::load(db, tx, rollouts.iter().map(|read| &read.rollout)).await?;
         Ok(Self {
             dependencies,
+            signals,
             devices,
             apps,
             reports,
@@ -135,6 +140,7 @@ impl Snapshot {
     pub fn view(&self, rollout: &Rollout, presence: Presence<'_>, now: UnixMs) -> FleetView {
         let (app, channel) = (&rollout.spec().app, &rollout.spec().channel);
         let busy = self.busy_until(rollout, now);
+        let asks = rollout.needs_signals();
         let placed = |device: &&FleetDevice| {
             device.channel == *channel
                 && self.placements.iter().any(|p| p.app == *app && p.selector.matches(&device.labels))
@@ -155,7 +161,7 @@ impl Snapshot {
                     .is_some_and(|pins| pins.iter().any(|pin| pin.app == *app)),
                 busy_until: busy.get(&device.id).copied(),
                 app: self.reports.get(&device.id).and_then(|r| r.get(app)).cloned().unwrap_or_default(),
-                signals: None,
+                signals: asks.then(|| self.signals.of(rollout, device.id, now)).flatten(),
             }
         }));
         view.group_load = self.group_load(rollout, &view, &busy);

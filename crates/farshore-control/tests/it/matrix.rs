@@ -146,8 +146,14 @@ fn specs() -> [(&'static str, Spec); 5] {
 fn alert_specs() -> [(&'static str, Spec); 3] {
     [
         ("/api/alert-rules", |_| json!({"type": "incident", "severity": "info", "threshold": 5})),
-        ("/api/silences", |_| json!({"matchers": [{"name": "app", "value": "web"}], "endsAt": crate::wire::now().0 + 600_000})),
-        ("/api/alert-routes", |_| json!({"type": "webhook", "enabled": false, "webhook": {"url": "https://example.com/hook"}})),
+        (
+            "/api/silences",
+            |_| json!({"matchers": [{"name": "app", "value": "web"}], "endsAt": crate::wire::now().0 + 600_000}),
+        ),
+        (
+            "/api/alert-routes",
+            |_| json!({"type": "webhook", "enabled": false, "webhook": {"url": "https://example.com/hook"}}),
+        ),
     ]
 }
 

@@ -15,3 +15,6 @@ ALTER TABLE held_releases ENABLE ROW LEVEL SECURITY;
 ALTER TABLE held_releases FORCE ROW LEVEL SECURITY;
 CREATE POLICY tenant_only ON held_releases USING (current_setting('farshore.tenant', TRUE) = '*'
     OR tenant = nullif(nullif(current_setting('farshore.tenant', TRUE), ''), '*')::uuid);
+
+-- What rollouts count of their devices' events.
+CREATE INDEX events_kind ON events (tenant, kind, at);

@@ -11,3 +11,6 @@ CREATE TABLE held_releases (
     held_at INTEGER NOT NULL,
     PRIMARY KEY (tenant, app, channel, release)
 );
+
+-- What rollouts count of their devices' events.
+CREATE INDEX events_kind ON events (tenant, kind, at);
