@@ -8,6 +8,7 @@ use farshore_api::incident::Incident;
 use farshore_api::rollout::Rollout;
 use farshore_domain::desired::Because;
 use farshore_domain::object::{Metadata, Reason};
+use farshore_domain::rollout::{Waiting, WaveSummary};
 use farshore_domain::time::UnixMs;
 use serde_json::Value;
 
@@ -263,8 +264,10 @@ pub(crate) fn rollout_head(rollout: &Rollout, look: Look) -> String {
         field(&mut text, "Deadline", &both(deadline, now));
     }
     reasons(&mut text, "Why", &summary.reasons, now);
-    let waits: Vec<Reason> = rollout.status.waiting.iter().map(|waiting| waiting.reason.clone()).collect();
-    reasons(&mut text, "Waits", &waits, now);
+    if let Some(held) = &rollout.status.held_back {
+        field(&mut text, "Held back", &format!("since {}: {}", both(held.since, now), clean(&held.reason)));
+    }
+    waits(&mut text, &rollout.status.waiting, now);
     if !summary.waves.is_empty() {
         _ = writeln!(text, "Waves:");
         for wave in &summary.waves {
@@ -284,9 +287,52 @@ pub(crate) fn rollout_head(rollout: &Rollout, look: Look) -> String {
                 counts.waiting,
                 counts.unreachable,
             );
+            wave_details(&mut text, wave);
         }
     }
     text
+}
+
+/// What it waits for, who has to act, and until when.
+fn waits(text: &mut String, waiting: &[Waiting], now: UnixMs) {
+    if waiting.is_empty() {
+        return;
+    }
+    _ = writeln!(text, "Waits:");
+    for wait in waiting {
+        let reason = &wait.reason;
+        _ = writeln!(
+            text,
+            "  {} ({}, {} ago; {} until {})",
+            clean(&reason.message),
+            clean(&reason.code),
+            age(reason.since, now),
+            wait.owner,
+            both(wait.until, now)
+        );
+    }
+}
+
+/// The wave's test and approvals, on lines of their own.
+fn wave_details(text: &mut String, wave: &WaveSummary) {
+    if let Some(evidence) = &wave.evidence {
+        _ = writeln!(
+            text,
+            "      evidence {:.2}: halts at {:.2}, good enough at {:.2}; halts a good release in at most {} of waves",
+            evidence.value,
+            evidence.halt_at,
+            evidence.pass_at,
+            percent(evidence.false_halt)
+        );
+    }
+    if wave.small {
+        _ = writeln!(text, "      too small for the promised error: onSmallWave says what a halt means");
+    }
+    if wave.approvals_needed > 0 {
+        let names: Vec<_> = wave.approvals.iter().map(|given| clean(&given.by)).collect();
+        let by = if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) };
+        _ = writeln!(text, "      approvals {} of {}{by}", names.len(), wave.approvals_needed);
+    }
 }
 
 async fn rollout(client: &Client, session: &Session, rollout: &Rollout, look: Look) -> Result<String> {
@@ -323,7 +369,13 @@ async fn rollout(client: &Client, session: &Session, rollout: &Rollout, look: Lo
                 .as_ref()
                 .filter(|text| !text.is_empty())
                 .map_or_else(String::new, |text| format!(": {text:?}"));
-            _ = writeln!(text, "  {:>8} ago  {}{comment}", age(entry.at, now), clean(&entry.message));
+            _ = writeln!(
+                text,
+                "  {:>8} ago  {}: {}{comment}",
+                age(entry.at, now),
+                clean(&entry.who),
+                clean(&entry.message)
+            );
         }
     }
     Ok(text)
