@@ -169,15 +169,6 @@ mod tests {
     }
 
     #[test]
-    fn distances_count_single_slips() {
-        assert_eq!(
-            [distance("", ""), distance("abc", "abc"), distance("acb", "abc"), distance("ab", "abc")],
-            [0, 0, 1, 1]
-        );
-        assert_eq!([distance("kitten", "sitting"), distance("", "abc")], [3, 3]);
-    }
-
-    #[test]
     fn selections_are_read_as_kubectl_reads_them() {
         let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
         let Selection::Kinds(kinds) = select(&words("devices,rollouts")).unwrap() else { panic!() };
