@@ -12,6 +12,7 @@ pub mod device;
 pub mod event;
 pub mod fleet;
 pub mod incident;
+pub mod policy;
 pub mod problem;
 pub mod release;
 pub mod rollout;

@@ -27,6 +27,9 @@ word_enum! {
         RolloutWrite = "rollout.write",
         /// Say yes or no where a rollout waits for an approval.
         RolloutApprove = "rollout.approve",
+        PolicyRead = "policy.read",
+        /// How devices heal, and what may be done to them from afar.
+        PolicyWrite = "policy.write",
         EventRead = "event.read",
         /// Incidents, their evidence, and alerts.
         IncidentRead = "incident.read",
@@ -55,6 +58,7 @@ const READ: &[P] = &[
     P::ReleaseRead,
     P::FleetRead,
     P::RolloutRead,
+    P::PolicyRead,
     P::EventRead,
     P::IncidentRead,
     P::TenantRead,
@@ -80,6 +84,8 @@ pub const ROLES: &[RoleRow] = &[
             P::RolloutRead,
             P::RolloutWrite,
             P::RolloutApprove,
+            P::PolicyRead,
+            P::PolicyWrite,
             P::EventRead,
             P::IncidentRead,
             P::IncidentWrite,
@@ -98,6 +104,7 @@ pub const ROLES: &[RoleRow] = &[
             P::TrustWrite,
             P::FleetRead,
             P::RolloutRead,
+            P::PolicyRead,
             P::EventRead,
             P::IncidentRead,
             P::IncidentWrite,
@@ -125,6 +132,8 @@ pub const ROLES: &[RoleRow] = &[
             P::RolloutRead,
             P::RolloutWrite,
             P::RolloutApprove,
+            P::PolicyRead,
+            P::PolicyWrite,
             P::EventRead,
             P::IncidentRead,
             P::IncidentWrite,

@@ -29,6 +29,8 @@ pub struct FleetDevice {
     pub location: String,
     pub lifecycle: Lifecycle,
     pub last_seen: Option<UnixMs>,
+    /// What its agent said it can do.
+    pub capabilities: Vec<String>,
 }
 
 /// What a device last reported of one app, and how often somebody resumed it.
@@ -109,6 +111,7 @@ struct DeviceRow {
     location: String,
     lifecycle: String,
     last_seen_at: Option<i64>,
+    capabilities: Json<Vec<String>>,
 }
 
 impl DeviceRow {
@@ -121,6 +124,7 @@ impl DeviceRow {
             location: self.location,
             lifecycle: Lifecycle::from_word(&self.lifecycle),
             last_seen: self.last_seen_at.map(UnixMs),
+            capabilities: self.capabilities.0,
         })
     }
 }
@@ -162,7 +166,7 @@ impl AppRow {
 type RawPermit = (Uuid, Uuid, String, Uuid, Option<Uuid>, i64, i64);
 
 const DEVICE: &str =
-    "SELECT uid, name, labels, channel, location, lifecycle, last_seen_at FROM devices WHERE tenant = $1";
+    "SELECT uid, name, labels, channel, location, lifecycle, last_seen_at, capabilities FROM devices WHERE tenant = $1";
 const APP: &str =
     "SELECT device, app, phase, active_release, failed_release, refused_release, committed, reasons,
     resumed_seen, resumed_wanted, reported_at FROM device_apps WHERE tenant = $1";

@@ -25,6 +25,7 @@ pub enum ObjectKind {
     Channel,
     Pin,
     Config,
+    Policy,
     ClaimRule,
     AlertRule,
     Silence,
@@ -33,12 +34,13 @@ pub enum ObjectKind {
 
 impl ObjectKind {
     /// All kinds.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::App,
         Self::Placement,
         Self::Channel,
         Self::Pin,
         Self::Config,
+        Self::Policy,
         Self::ClaimRule,
         Self::AlertRule,
         Self::Silence,
@@ -54,6 +56,7 @@ impl ObjectKind {
             Self::Channel => "Channel",
             Self::Pin => "Pin",
             Self::Config => "Config",
+            Self::Policy => "Policy",
             Self::ClaimRule => "ClaimRule",
             Self::AlertRule => "AlertRule",
             Self::Silence => "Silence",
@@ -70,6 +73,7 @@ impl ObjectKind {
             Self::Channel => "channel",
             Self::Pin => "pin",
             Self::Config => "config",
+            Self::Policy => "policy",
             Self::ClaimRule => "claim rule",
             Self::AlertRule => "alert rule",
             Self::Silence => "silence",
@@ -204,6 +208,9 @@ impl TenantDb {
             )));
         }
         self.object_event(&mut tx, kind, uid, new.name, "created", now).await?;
+        if kind == ObjectKind::Policy {
+            self.keep_policy_version(&mut tx, uid, now).await?;
+        }
         let stored = self.object_in(&mut tx, kind, &uid.to_string()).await?;
         tx.commit().await?;
         Ok(stored)
@@ -233,6 +240,9 @@ impl TenantDb {
             .bind(self.tenant.0).bind(old.metadata.uid).bind(Json(new.labels)).bind(new.managed_by).bind(Json(new.spec))
             .execute(c).await.map(affected))?;
         self.object_event(&mut tx, kind, old.metadata.uid, new.name, "changed", now).await?;
+        if kind == ObjectKind::Policy {
+            self.keep_policy_version(&mut tx, old.metadata.uid, now).await?;
+        }
         let stored = self.object_in(&mut tx, kind, id).await?;
         tx.commit().await?;
         Ok(stored)

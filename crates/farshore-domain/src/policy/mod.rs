@@ -69,7 +69,7 @@ pub struct HealthRules {
 }
 
 /// A condition that must not be true. With an app it counts like a failed check of that app and heals it; without one
-/// the device is reported as degraded.
+/// the device tells an event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -212,6 +212,44 @@ pub struct ReportingRules {
     /// Between two batches of measurements.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch_seconds: Option<u32>,
+}
+
+/// What a policy says about running an app, for whoever starts it. It counts from the next start on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Bounds {
+    pub restart: RestartRules,
+    pub resources: Limits,
+    pub retention: RetentionRules,
+}
+
+impl Bounds {
+    /// Whether nothing is said.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The lower one of the release's limits and the policy's.
+    #[must_use]
+    pub fn limits(&self, own: &Limits) -> Limits {
+        fn lower<T: Ord + Copy>(a: Option<T>, b: Option<T>) -> Option<T> {
+            a.into_iter().chain(b).min()
+        }
+        Limits {
+            memory_bytes: lower(own.memory_bytes, self.resources.memory_bytes),
+            cpu_millis: lower(own.cpu_millis, self.resources.cpu_millis),
+            processes: lower(own.processes, self.resources.processes),
+        }
+    }
+}
+
+impl Rules {
+    /// What whoever starts apps needs of the rules.
+    #[must_use]
+    pub fn bounds(&self) -> Bounds {
+        Bounds { restart: self.restart, resources: self.resources.clone(), retention: self.retention }
+    }
 }
 
 /// What a device is told of its policy, in its desired state.

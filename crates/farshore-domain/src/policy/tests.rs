@@ -130,3 +130,13 @@ fn what_nobody_says_is_allowed_only_where_it_does_no_harm() {
     let rules = OperationRules { runbooks: Some(vec![name("flush")]), ..OperationRules::default() };
     assert!(rules.allow(RemoteOperation::Runbook("flush")) && !rules.allow(RemoteOperation::Runbook("wipe")));
 }
+
+#[test]
+fn a_policy_can_only_lower_the_limits_of_a_release() {
+    let bounds =
+        spec(json!({"rules": {"resources": {"memoryBytes": 2_097_152, "cpuMillis": 500}}})).rules.bounds();
+    let own = Limits { memory_bytes: Some(1 << 20), cpu_millis: Some(900), processes: Some(7) };
+    let expected = Limits { memory_bytes: Some(1 << 20), cpu_millis: Some(500), processes: Some(7) };
+    assert_eq!(bounds.limits(&own), expected);
+    assert!(Bounds::default().is_empty() && !bounds.is_empty());
+}
