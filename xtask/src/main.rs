@@ -10,6 +10,7 @@ mod dev;
 mod generate;
 mod keeper;
 mod metadata;
+mod mutants;
 mod package;
 mod test;
 mod tools;
@@ -41,6 +42,8 @@ enum Verb {
     Bench(bench::Arguments),
     /// Build the agent's Debian package, for devices to install
     Package(package::Arguments),
+    /// Break the rollout engine's rules one by one, and see that its tests notice each
+    Mutants(mutants::Arguments),
     /// Hold something for another process until its end of the pipe closes (internal)
     #[command(hide = true)]
     Keep(keeper::Arguments),
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Verb::Gen(arguments) => generate::run(&arguments),
         Verb::Bench(arguments) => bench::run(&arguments),
         Verb::Package(arguments) => package::run(&arguments),
+        Verb::Mutants(arguments) => mutants::run(&arguments),
         Verb::Keep(arguments) => keeper::run(&arguments),
         Verb::InMachine(arguments) => return test::units::in_machine(&arguments),
     };

@@ -157,3 +157,24 @@ fn each_rule_that_is_broken_is_noticed() {
     }
     assert!(survived.is_empty(), "nobody noticed: {survived:?}");
 }
+
+#[derive(serde::Deserialize)]
+struct Mutant {
+    name: String,
+    file: String,
+    find: String,
+    replace: String,
+}
+
+/// `cargo xtask mutants` runs them; that takes minutes. Here only: none is forgotten when the engine changes.
+#[test]
+fn each_mutant_fits_the_source_in_one_place() {
+    let list: Vec<Mutant> = serde_json::from_str(include_str!("../mutants.json")).unwrap();
+    assert!(list.len() >= 15);
+    for mutant in list {
+        let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/rollout").join(&mutant.file);
+        let source = std::fs::read_to_string(file).unwrap();
+        assert_eq!(source.matches(&mutant.find).count(), 1, "{}: {}", mutant.file, mutant.name);
+        assert_ne!(mutant.find, mutant.replace, "{}", mutant.name);
+    }
+}
