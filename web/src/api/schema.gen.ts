@@ -557,6 +557,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/devices/{id}/policy": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Shows what a device obeys, and which policy each value comes from. */
+        get: operations["get_devices_id_policy"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/devices/{id}/why": {
         parameters: {
             query?: never;
@@ -962,6 +979,55 @@ export interface paths {
         put: operations["put_placements_id"];
         post?: never;
         delete: operations["delete_placements_id"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/policies": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get: operations["get_policies"];
+        put?: never;
+        post: operations["post_policies"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/policies/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get: operations["get_policies_id"];
+        put: operations["put_policies_id"];
+        post?: never;
+        delete: operations["delete_policies_id"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/policies/{id}/versions": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Lists the versions of a policy, the newest first. */
+        get: operations["get_policies_id_versions"];
+        put?: never;
+        post?: never;
+        delete?: never;
         options?: never;
         head?: never;
         patch?: never;
@@ -2027,6 +2093,13 @@ export interface components {
         };
         /** Format: uuid */
         DeviceId: string;
+        /** @description What one device obeys, and where each value comes from. */
+        DevicePolicy: {
+            device: components["schemas"]["Name"];
+            effective: components["schemas"]["EffectivePolicy"];
+            /** @description Whether its agent understands policies. One that does not goes on with its own defaults. */
+            understood: boolean;
+        };
         DeviceSpec: {
             channel: components["schemas"]["Name"];
             /** @description `agent`. */
@@ -2077,6 +2150,16 @@ export interface components {
         };
         /** @description A SHA-256 digest of bytes, written `sha256:<64 lower-case hex digits>` (as in the OCI image specification). */
         Digest: string;
+        /** @description What a device obeys. */
+        EffectivePolicy: {
+            /** @description Every policy that applies, the one that wins first. */
+            policies: components["schemas"]["PolicyProvenance"][];
+            /** @description Where each value comes from, by its path: `restart.maxRestarts`. */
+            provenance: {
+                [key: string]: components["schemas"]["PolicyProvenance"];
+            };
+            rules: components["schemas"]["PolicyRules"];
+        };
         EmailTarget: {
             from: string;
             /** @description Name or address of the mail server. */
@@ -2228,6 +2311,26 @@ export interface components {
             probe: components["schemas"]["Probe"];
             /** Format: int32 */
             timeoutSeconds?: number;
+        };
+        /**
+         * @description A condition that must not be true. With an app it counts like a failed check of that app and heals it; without one
+         *     the device tells an event.
+         */
+        HealthCondition: {
+            app?: components["schemas"]["Name"] | null;
+            /**
+             * Format: int32
+             * @description How long it has to be true before it counts.
+             */
+            forSeconds?: number;
+            name: components["schemas"]["Name"];
+            /** @description CEL over the device's metrics and events: `metric("mem_used") / metric("mem_total") > 0.95`. */
+            when: string;
+        };
+        /** @description When something is wrong. */
+        HealthRules: {
+            /** @default null */
+            conditions: components["schemas"]["HealthCondition"][] | null;
         };
         /** @description A release failed, was rolled back or was rejected in a channel: no rollout brings it there again until somebody releases the hold. */
         HeldBack: {
@@ -2422,6 +2525,16 @@ export interface components {
         /** @description One page of a list. */
         List_Placement: {
             items: components["schemas"]["Placement"][];
+            metadata: components["schemas"]["ListMetadata"];
+        };
+        /** @description One page of a list. */
+        List_Policy: {
+            items: components["schemas"]["Policy"][];
+            metadata: components["schemas"]["ListMetadata"];
+        };
+        /** @description One page of a list. */
+        List_PolicyVersion: {
+            items: components["schemas"]["PolicyVersion"][];
             metadata: components["schemas"]["ListMetadata"];
         };
         /** @description One page of a list. */
@@ -2735,6 +2848,40 @@ export interface components {
             };
         };
         /** @description An object as it is sent to be created or replaced. `apiVersion` and `kind` may be left out where the address says them. */
+        NewObject_PolicySpec: {
+            apiVersion?: string | null;
+            kind?: string | null;
+            metadata: components["schemas"]["NewMetadata"];
+            /** @description What a policy says and where it applies. */
+            spec: {
+                /** @default  */
+                description: string;
+                /**
+                 * Format: int32
+                 * @description The higher one wins; -1000 to 1000.
+                 * @default 0
+                 */
+                priority: number;
+                /**
+                 * @default {
+                 *       "health": {},
+                 *       "operations": {},
+                 *       "reporting": {},
+                 *       "resources": {},
+                 *       "restart": {},
+                 *       "retention": {},
+                 *       "rollback": {}
+                 *     }
+                 */
+                rules: components["schemas"]["PolicyRules"];
+                /**
+                 * @description Empty: every device.
+                 * @default
+                 */
+                selector: components["schemas"]["Selector"];
+            };
+        };
+        /** @description An object as it is sent to be created or replaced. `apiVersion` and `kind` may be left out where the address says them. */
         NewObject_RolloutSpec: {
             apiVersion?: string | null;
             kind?: string | null;
@@ -2902,6 +3049,27 @@ export interface components {
         OnSmallWave: "halt" | "pause" | "retry-elsewhere";
         /** Format: uuid */
         OperationId: string;
+        /** @description What may be done from afar. Left out: logs, diagnostics and restarts yes; a shell, a reboot and runbooks no. */
+        OperationRules: {
+            /** @default null */
+            diagnostics: boolean | null;
+            /**
+             * @description Any command, not only a named runbook.
+             * @default null
+             */
+            exec: boolean | null;
+            /** @default null */
+            logs: boolean | null;
+            /** @default null */
+            reboot: boolean | null;
+            /** @default null */
+            restart: boolean | null;
+            /**
+             * @description The runbooks that may be run, by name.
+             * @default null
+             */
+            runbooks: components["schemas"]["Name"][] | null;
+        };
         /** @enum {string} */
         Owner: "engine" | "device" | "operator" | "unknown";
         /** @description A pause: since when, by whom, why. */
@@ -2913,7 +3081,7 @@ export interface components {
         /** @enum {string} */
         PauseReason: "operator" | "failures" | "inconclusive" | "small-wave" | "tripwire" | "unknown";
         /** @enum {string} */
-        Permission: "device.read" | "device.write" | "device.revoke" | "device.operate" | "claim.read" | "claim.write" | "release.read" | "release.write" | "trust.read" | "trust.write" | "fleet.read" | "fleet.write" | "rollout.read" | "rollout.write" | "rollout.approve" | "event.read" | "incident.read" | "incident.write" | "user.read" | "user.write" | "tenant.read" | "platform.write" | "unknown";
+        Permission: "device.read" | "device.write" | "device.revoke" | "device.operate" | "claim.read" | "claim.write" | "release.read" | "release.write" | "trust.read" | "trust.write" | "fleet.read" | "fleet.write" | "rollout.read" | "rollout.write" | "rollout.approve" | "policy.read" | "policy.write" | "event.read" | "incident.read" | "incident.write" | "user.read" | "user.write" | "tenant.read" | "platform.write" | "unknown";
         /** @enum {string} */
         Phase: "pending" | "running" | "paused" | "rolling-back" | "succeeded" | "failed" | "aborted" | "superseded" | "unknown";
         /** @description An object as the API shows it, and as YAML holds it. */
@@ -2954,6 +3122,85 @@ export interface components {
             artifact: components["schemas"]["ArtifactRef"];
             os: string;
             variant?: string;
+        };
+        /** @description An object as the API shows it, and as YAML holds it. */
+        Policy: {
+            /** @description `farshore.dev/v1`. */
+            apiVersion: string;
+            kind: string;
+            metadata: components["schemas"]["Metadata"];
+            spec: components["schemas"]["PolicySpec"];
+            status: components["schemas"]["PolicyStatus"];
+        };
+        /** @description Which policy a value comes from. */
+        PolicyProvenance: {
+            policy: components["schemas"]["Name"];
+            /** Format: int64 */
+            version: number;
+        };
+        /** @description Every value is optional: what is left out, another policy says, or nobody. */
+        PolicyRules: {
+            /** @default {} */
+            health: components["schemas"]["HealthRules"];
+            /** @default {} */
+            operations: components["schemas"]["OperationRules"];
+            /** @default {} */
+            reporting: components["schemas"]["ReportingRules"];
+            /**
+             * @description For each app; the lower one of this and the release's own counts.
+             * @default {}
+             */
+            resources: components["schemas"]["Limits"];
+            /** @default {} */
+            restart: components["schemas"]["RestartRules"];
+            /** @default {} */
+            retention: components["schemas"]["RetentionRules"];
+            /** @default {} */
+            rollback: components["schemas"]["RollbackRules"];
+        };
+        /** @description What a policy says and where it applies. */
+        PolicySpec: {
+            /** @default  */
+            description: string;
+            /**
+             * Format: int32
+             * @description The higher one wins; -1000 to 1000.
+             * @default 0
+             */
+            priority: number;
+            /**
+             * @default {
+             *       "health": {},
+             *       "operations": {},
+             *       "reporting": {},
+             *       "resources": {},
+             *       "restart": {},
+             *       "retention": {},
+             *       "rollback": {}
+             *     }
+             */
+            rules: components["schemas"]["PolicyRules"];
+            /**
+             * @description Empty: every device.
+             * @default
+             */
+            selector: components["schemas"]["Selector"];
+        };
+        PolicyStatus: {
+            /**
+             * Format: int64
+             * @description How many devices its selector matches.
+             */
+            devices: number;
+        };
+        /** @description What a policy said once. */
+        PolicyVersion: {
+            /** @description Who made it. */
+            actor: string;
+            at: components["schemas"]["UnixMs"];
+            spec: components["schemas"]["PolicySpec"];
+            /** Format: int64 */
+            version: number;
         };
         /** @description A port number, or the environment variable of the app that holds it, written `$NAME`. */
         Port: number | string;
@@ -3054,6 +3301,21 @@ export interface components {
             serverTime: components["schemas"]["UnixMs"];
             trustDomain: string;
         };
+        /** @description How often the device tells. */
+        ReportingRules: {
+            /**
+             * Format: int32
+             * @description Between two batches of measurements.
+             * @default null
+             */
+            batchSeconds: number | null;
+            /**
+             * Format: int32
+             * @description Between two measurements.
+             * @default null
+             */
+            sampleSeconds: number | null;
+        };
         /** @description What happens when the app's process ends or its checks fail. */
         Restart: {
             /**
@@ -3074,6 +3336,53 @@ export interface components {
              */
             maxRestarts: number;
         };
+        /** @description How an app is restarted. What is left out is as the release has it. */
+        RestartRules: {
+            /**
+             * Format: int32
+             * @description Each pause is so many times the one before: 1 to 10, 2 where nobody says.
+             * @default null
+             */
+            backoffFactor: number | null;
+            /**
+             * Format: int32
+             * @description The first pause.
+             * @default null
+             */
+            backoffMs: number | null;
+            /**
+             * Format: int32
+             * @default null
+             */
+            maxBackoffMs: number | null;
+            /**
+             * Format: int32
+             * @description With more restarts than this within the window, the device stops trying and goes one step down.
+             * @default null
+             */
+            maxRestarts: number | null;
+            /**
+             * Format: int32
+             * @description Over how long restarts are counted; 600 where nobody says.
+             * @default null
+             */
+            windowSeconds: number | null;
+        };
+        /** @description What the device keeps of its apps' output. */
+        RetentionRules: {
+            /**
+             * Format: int64
+             * @description A log file of an app is rotated at this size.
+             * @default null
+             */
+            logBytes: number | null;
+            /**
+             * Format: int32
+             * @description So many files are kept of each app.
+             * @default null
+             */
+            logFiles: number | null;
+        };
         /** @description One row of the table of roles; `GET /api/roles`. */
         Role: {
             name: string;
@@ -3085,6 +3394,24 @@ export interface components {
          * @example operator
          */
         RoleName: string;
+        /** @description When a release that was good once is given up. */
+        RollbackRules: {
+            /**
+             * Format: int32
+             * @description After this many restarts within `restart.windowSeconds`. Left out: never by itself.
+             * @default null
+             */
+            afterRestarts: number | null;
+            /**
+             * @description Releases that are kept on the device to go back to when nothing else is good.
+             * @default null
+             */
+            safeMode: components["schemas"]["SafeMode"][] | null;
+            /** @default null */
+            to: components["schemas"]["RollbackTo"] | null;
+        };
+        /** @enum {string} */
+        RollbackTo: "previous" | "safe-mode" | "unknown";
         /** @description An object as the API shows it, and as YAML holds it. */
         Rollout: {
             /** @description `farshore.dev/v1`. */
@@ -3107,6 +3434,8 @@ export interface components {
         /** @description One device of a rollout, with its name. */
         RolloutDevice: components["schemas"]["RolloutDeviceSummary"] & {
             location: string;
+            /** @description Its label `model`; empty without one. */
+            model: string;
             name: components["schemas"]["Name"];
         };
         /** @description One device of a rollout. */
@@ -3302,6 +3631,11 @@ export interface components {
             limits?: components["schemas"]["Limits"];
             /** Format: int32 */
             stopTimeoutSeconds?: number;
+        };
+        /** @description The safe-mode release of one app. */
+        SafeMode: {
+            app: components["schemas"]["Name"];
+            version: components["schemas"]["Version"];
         };
         /**
          * @description All requirements must hold. The empty selector matches everything.
@@ -5357,6 +5691,35 @@ export interface operations {
             };
         };
     };
+    get_devices_id_policy: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DevicePolicy"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     get_devices_id_why: {
         parameters: {
             query?: never;
@@ -6283,6 +6646,191 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content?: never;
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_policies: {
+        parameters: {
+            query?: {
+                /** @description At most this many; 100 when left out, 1,000 at most. */
+                limit?: number;
+                continue?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["List_Policy"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_policies: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewObject_PolicySpec"];
+            };
+        };
+        responses: {
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Policy"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_policies_id: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Policy"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    put_policies_id: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewObject_PolicySpec"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Policy"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    delete_policies_id: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_policies_id_versions: {
+        parameters: {
+            query?: {
+                /** @description At most this many; 100 when left out, 1,000 at most. */
+                limit?: number;
+                /** @description Versions older than this one. */
+                continue?: number;
+            };
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["List_PolicyVersion"];
+                };
             };
             "4XX": {
                 headers: {
