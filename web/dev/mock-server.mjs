@@ -11,6 +11,7 @@ import { fileURLToPath } from 'node:url'
 
 import * as fleet from './fleet.mjs'
 import * as troubles from './incidents.mjs'
+import * as policies from './policies.mjs'
 import * as rolling from './rollouts.mjs'
 
 const port = Number(process.argv[2] ?? process.env.MOCK_PORT ?? 4199)
@@ -110,7 +111,7 @@ const problem = (status, code, detail, errors) => ({ status, body: { type: `http
 const ok = (body, status = 200) => ({ status, body })
 const list = (items) => ok({ items, metadata: { total: items.length } })
 const found = (items, id) => items.find((o) => o.metadata.uid === id || o.metadata.name === id)
-const PERMISSIONS = ['device.read', 'device.write', 'device.revoke', 'device.operate', 'claim.read', 'claim.write', 'release.read', 'release.write', 'trust.read', 'fleet.read', 'fleet.write', 'rollout.read', 'rollout.write', 'rollout.approve', 'incident.read', 'incident.write', 'event.read', 'user.read', 'user.write', 'tenant.read']
+const PERMISSIONS = ['device.read', 'device.write', 'device.revoke', 'device.operate', 'claim.read', 'claim.write', 'release.read', 'release.write', 'trust.read', 'fleet.read', 'fleet.write', 'rollout.read', 'rollout.write', 'rollout.approve', 'incident.read', 'incident.write', 'policy.read', 'policy.write', 'event.read', 'user.read', 'user.write', 'tenant.read']
 const me = { user: fleet.uid(), email: 'anna@northwind.example', tenant: 'northwind', tenantId: fleet.uid(), role: 'tenant-admin', permissions: PERMISSIONS, tenants: ['northwind', 'contoso'], expiresAt: fleet.start + 8 * 3_600_000 }
 
 function answer(method, path, query, body) {
@@ -145,6 +146,7 @@ function answer(method, path, query, body) {
     const [key, verb] = decodeURIComponent(id).split(':')
     const device = found(devices, key)
     if (!device) return problem(404, 'not-found', `there is no device ${key}`)
+    if (more === 'policy') return ok(policies.ofDevice(device))
     if (more === 'metrics') {
       const [from, to, points] = ['from', 'to', 'points'].map((k) => Number(query.get(k)))
       const step = Math.max(1000, (to - from) / (points || 300))
@@ -156,6 +158,12 @@ function answer(method, path, query, body) {
     if (verb === 'cordon') device.status.lifecycle = 'cordoned'
     if (verb === 'uncordon') device.status.lifecycle = 'claimed'
     return ok(device)
+  }
+  if (noun === 'policies') {
+    if (id === undefined) return list(policies.policies)
+    const policy = found(policies.policies, decodeURIComponent(id))
+    if (!policy) return problem(404, 'not-found', `there is no policy ${id}`)
+    return more === 'versions' ? list(policies.versions(policy)) : ok(policy)
   }
   if (noun === 'rollouts' && id !== undefined) {
     const [key, verb] = decodeURIComponent(id).split(':')

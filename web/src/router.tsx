@@ -122,6 +122,18 @@ const users = createRoute({
   component: lazyRouteComponent(() => import('./views/users'), 'Users'),
 })
 
+const policies = createRoute({
+  getParentRoute: () => shell,
+  path: '/policies',
+  component: lazyRouteComponent(() => import('./views/policies/policies'), 'Policies'),
+})
+
+const policy = createRoute({
+  getParentRoute: () => shell,
+  path: '/policies/$id',
+  component: lazyRouteComponent(() => import('./views/policies/policy'), 'PolicyView'),
+})
+
 const incidents = createRoute({
   getParentRoute: () => shell,
   path: '/incidents',
@@ -147,7 +159,7 @@ const nowhere = createRoute({ getParentRoute: () => shell, path: '$', component:
 
 const tree = root.addChildren([
   login,
-  shell.addChildren([home, devices, device, rollouts, newRollout, rollout, releases, artifacts, apps, incidents, incident, alerts, tokens, users, nowhere]),
+  shell.addChildren([home, devices, device, rollouts, newRollout, rollout, releases, artifacts, apps, policies, policy, incidents, incident, alerts, tokens, users, nowhere]),
 ])
 
 /** A value as it stands in the address: no quotes around text, so that addresses can be typed. */

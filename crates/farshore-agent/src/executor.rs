@@ -10,6 +10,7 @@ use std::time::Duration;
 use farshore_domain::digest::Digest;
 use farshore_domain::id::{ReleaseId, TenantId};
 use farshore_domain::name::Name;
+use farshore_domain::policy::Bounds;
 use farshore_domain::reconcile::Observed;
 use farshore_domain::release::{ArtifactRef, HealthCheck, Probe};
 use tokio::net::TcpStream;
@@ -49,6 +50,8 @@ pub struct StartRequest {
     pub release: ReleaseId,
     pub instance: u64,
     pub config: BTreeMap<String, String>,
+    /// What the device's policy says about running it.
+    pub bounds: Bounds,
 }
 
 /// What a health check said.
@@ -159,8 +162,8 @@ impl Executor for RunnerExecutor {
     }
 
     async fn start(&self, request: StartRequest) -> Result<(), ExecutorError> {
-        let StartRequest { app, manifest, release, instance, config } = request;
-        Ok(self.runner.done(&Request::Start { app, manifest, release, instance, config }).await?)
+        let StartRequest { app, manifest, release, instance, config, bounds } = request;
+        Ok(self.runner.done(&Request::Start { app, manifest, release, instance, config, bounds }).await?)
     }
 
     async fn stop(&self, app: Name) -> Result<(), ExecutorError> {

@@ -36,6 +36,7 @@ export const keys = {
   channels: ['channels'],
   pins: ['pins'],
   configs: ['configs'],
+  policies: ['policies'],
   claimTokens: ['claim-tokens'],
   users: ['users'],
   incidents: ['incidents'],

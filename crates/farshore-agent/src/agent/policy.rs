@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use farshore_domain::condition::{Condition, Facts, Held, Missing, Value, Verdict, device};
 use farshore_domain::name::Name;
-use farshore_domain::policy::{DesiredPolicy, HealthCondition, RemoteOperation, Rules};
+use farshore_domain::policy::{Bounds, DesiredPolicy, HealthCondition, RemoteOperation, Rules};
 use farshore_domain::reconcile::{Action, Checks, HealingPolicy, Installed, MonoMs, Observed};
 
 /// At most this many events are remembered for counting.
@@ -67,6 +67,11 @@ impl Policy {
     /// What the reconciler is told about healing.
     pub(super) fn healing(&self) -> &HealingPolicy {
         &self.healing
+    }
+
+    /// What whoever starts apps is told.
+    pub(super) fn bounds(&self) -> Bounds {
+        self.rules.bounds()
     }
 
     /// Whether an operation may be done here.

@@ -334,6 +334,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
                     release: release.release,
                     instance,
                     config,
+                    bounds: self.policy.bounds(),
                 };
                 self.tasks.spawn(async move {
                     let error = executor.start(request).await.err();

@@ -12,6 +12,7 @@ use farshore_domain::device::Hardware;
 use farshore_domain::digest::Digest;
 use farshore_domain::id::ReleaseId;
 use farshore_domain::name::Name;
+use farshore_domain::policy::Bounds;
 use farshore_domain::reconcile::Observed;
 use farshore_domain::release::{Manifest, Probe};
 use tokio::process::Command;
@@ -137,6 +138,7 @@ impl Apps {
         release: ReleaseId,
         instance: u64,
         config: &BTreeMap<String, String>,
+        bounds: &Bounds,
     ) -> Result<(), RunnerError> {
         let folder = self.app(app);
         if !folder.release(digest).is_dir() {
@@ -157,7 +159,7 @@ impl Apps {
         let user = locked(&self.users).of(app)?;
         let cgroups = self
             .cgroups
-            .prepare(app, &manifest.run.limits)
+            .prepare(app, &bounds.limits(&manifest.run.limits))
             .map_err(|e| RunnerError::io("setting the app's limits", e))?;
         if let Some(user) = user {
             std::os::unix::fs::chown(folder.data(), Some(user.uid), Some(user.gid))
@@ -178,10 +180,13 @@ impl Apps {
             user,
             cgroups,
             stop_timeout_ms: u64::from(manifest.run.stop_timeout_seconds) * 1000,
-            backoff_ms: u64::from(manifest.restart.backoff_ms),
-            max_backoff_ms: u64::from(manifest.restart.max_backoff_ms),
-            log_bytes: LOG_BYTES,
-            log_files: LOG_FILES,
+            backoff_ms: u64::from(bounds.restart.backoff_ms.unwrap_or(manifest.restart.backoff_ms)),
+            max_backoff_ms: u64::from(
+                bounds.restart.max_backoff_ms.unwrap_or(manifest.restart.max_backoff_ms),
+            ),
+            backoff_factor: bounds.restart.backoff_factor.unwrap_or(2).clamp(1, 10),
+            log_bytes: bounds.retention.log_bytes.map_or(LOG_BYTES, |bytes| bytes.clamp(1 << 14, 1 << 30)),
+            log_files: bounds.retention.log_files.map_or(LOG_FILES, |files| files.clamp(1, 100)),
         };
         let bytes =
             serde_json::to_vec(&spec).map_err(|e| RunnerError::io("writing the specification", e.into()))?;

@@ -259,10 +259,10 @@ impl Shared {
                 apps.stage(manifest, artifact).await?;
                 Ok(Reply::Done)
             }
-            Request::Start { app, manifest, release, instance, config } => {
+            Request::Start { app, manifest, release, instance, config, bounds } => {
                 let turn = self.turn(&app).await;
                 let _turn = turn.lock().await;
-                apps.start(&app, manifest, release, instance, &config).await?;
+                apps.start(&app, manifest, release, instance, &config, &bounds).await?;
                 Ok(Reply::Done)
             }
             Request::Stop { app } => {

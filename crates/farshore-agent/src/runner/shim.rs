@@ -229,8 +229,8 @@ impl Shim {
             self.status.running.restarts = 0;
         }
         let tries = self.status.running.restarts.min(24);
-        let backoff =
-            self.spec.backoff_ms.max(1).saturating_mul(1 << tries).min(self.spec.max_backoff_ms.max(1));
+        let grown = u64::from(self.spec.backoff_factor.max(1)).saturating_pow(tries);
+        let backoff = self.spec.backoff_ms.max(1).saturating_mul(grown).min(self.spec.max_backoff_ms.max(1));
         self.status.running.up = false;
         self.status.process = None;
         self.keep_status();

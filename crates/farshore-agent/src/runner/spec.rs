@@ -34,8 +34,14 @@ pub(crate) struct Spec {
     pub(crate) stop_timeout_ms: u64,
     pub(crate) backoff_ms: u64,
     pub(crate) max_backoff_ms: u64,
+    #[serde(default = "twice")]
+    pub(crate) backoff_factor: u32,
     pub(crate) log_bytes: u64,
     pub(crate) log_files: u32,
+}
+
+fn twice() -> u32 {
+    2
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use farshore_domain::digest::Digest;
 use farshore_domain::id::{ReleaseId, TenantId};
 use farshore_domain::name::Name;
+use farshore_domain::policy::Bounds;
 use farshore_domain::reconcile::Observed;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -54,6 +55,9 @@ pub enum Request {
         release: ReleaseId,
         instance: u64,
         config: BTreeMap<String, String>,
+        /// What the device's policy says about running it. Left out when it says nothing, so that an older runner takes it.
+        #[serde(default, skip_serializing_if = "Bounds::is_empty")]
+        bounds: Bounds,
     },
     Stop {
         app: Name,

@@ -6,6 +6,7 @@ mod download;
 mod incidents;
 mod line;
 mod plane;
+mod policy;
 mod release;
 mod runner;
 mod unpack;

@@ -9,6 +9,7 @@ use farshore_agent::runner::{ClientError, Reply, Request, RunnerClient, Signed};
 use farshore_domain::digest::Digest;
 use farshore_domain::id::ReleaseId;
 use farshore_domain::name::Name;
+use farshore_domain::policy::Bounds;
 use farshore_domain::reconcile::Running;
 use proptest::strategy::{Strategy, ValueTree};
 
@@ -135,7 +136,14 @@ impl Bed {
         let release_id = ReleaseId(uuid::Uuid::from_u128(1));
         let manifest = release.manifest;
         self.client
-            .done(&Request::Start { app: web(), manifest, release: release_id, instance, config })
+            .done(&Request::Start {
+                app: web(),
+                manifest,
+                release: release_id,
+                instance,
+                config,
+                bounds: Bounds::default(),
+            })
             .await
     }
 

@@ -10,10 +10,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use farshore_domain::desired::{DESIRED_SCHEMA, DesiredState};
+use farshore_domain::desired::{DESIRED_SCHEMA, DesiredApp, DesiredState};
 use farshore_domain::digest::Digest;
 use farshore_domain::id::{DeviceId, PermitId, TenantId};
 use farshore_domain::name::Name;
+use farshore_domain::policy::DesiredPolicy;
 use farshore_domain::time::{MINUTE_MS, UnixMs};
 use farshore_store::fleet::{DesiredRow, PermitRow};
 use farshore_store::{Driver, StoreError, StoreResult, TenantDb};
@@ -210,7 +211,8 @@ async fn assign(
             deadline = deadline.min(permit.expires_at);
         }
         let apps = snapshot.desired_apps(&device, &assignments);
-        let content = Digest::of(&serde_json::to_vec(&apps).map_err(unwritable)?);
+        let policy = snapshot.desired_policy(&device, &apps)?;
+        let content = content_of(&apps, policy.as_ref()).map_err(unwritable)?;
         let mark = marks.get(id);
         if mark.is_some_and(|(e, _, c)| *e == epoch && *c == content) {
             continue;
@@ -225,7 +227,7 @@ async fn assign(
             generation,
             issued_at: now,
             apps,
-            policy: None,
+            policy,
         };
         let body = serde_json::to_vec(&state).map_err(unwritable)?;
         rows.push(DesiredRow { device: *id, epoch, generation, body, content });
@@ -244,6 +246,16 @@ async fn assign(
         tracing::debug!(tenant = %db.tenant(), devices = rows.len(), permits = permits.len(), "desired states written");
     }
     Ok(deadline)
+}
+
+/// The digest of everything but epoch, generation and time. Without a policy it is the one of the apps alone, as it was before
+/// there were policies, so that an update of the control plane writes nothing anew.
+fn content_of(apps: &[DesiredApp], policy: Option<&DesiredPolicy>) -> Result<Digest, serde_json::Error> {
+    let bytes = match policy {
+        None => serde_json::to_vec(apps)?,
+        Some(policy) => serde_json::to_vec(&(apps, policy))?,
+    };
+    Ok(Digest::of(&bytes))
 }
 
 fn unwritable(error: serde_json::Error) -> StoreError {

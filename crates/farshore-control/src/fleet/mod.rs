@@ -1,7 +1,8 @@
-//! What runs where: apps, placements, channels, pins, config; and the driver that makes each device's desired state of them.
+//! What runs where: apps, placements, channels, pins, config, policies; and the driver that makes each device's desired state of them.
 
 mod driver;
 pub(crate) mod objects;
+mod policies;
 mod preview;
 mod routes;
 mod signals;

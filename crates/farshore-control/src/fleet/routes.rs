@@ -1,4 +1,4 @@
-//! `/api/apps`, `/api/placements`, `/api/channels`, `/api/pins`, `/api/configs`: the same five handlers for each kind.
+//! `/api/apps`, `/api/placements`, `/api/channels`, `/api/pins`, `/api/configs`, `/api/policies`: the same five handlers for each kind.
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -8,8 +8,10 @@ use farshore_api::fleet::{
     App as AppObject, AppSpec, Channel, ChannelSpec, Config, ConfigSpec, Pin, PinSpec, Placement,
     PlacementSpec,
 };
+use farshore_api::policy::Policy;
 use farshore_api::{List, NewObject, Problem};
 use farshore_domain::access::Permission;
+use farshore_domain::policy::PolicySpec;
 use serde::Deserialize;
 
 use super::{objects, preview};
@@ -30,7 +32,7 @@ struct Page {
 
 /// The handlers and rows of one kind. Each is written out, because the OpenAPI document names each path.
 macro_rules! kind {
-    ($module:ident, $path:literal, $item:literal, $spec:ty, $object:ty) => {
+    ($module:ident, $path:literal, $item:literal, $spec:ty, $object:ty, $read:ident, $write:ident) => {
         mod $module {
             use super::*;
 
@@ -85,7 +87,7 @@ macro_rules! kind {
             }
 
             pub(super) fn rows() -> [Route; 5] {
-                let (read, write) = (Access::Needs(Permission::FleetRead), Access::Needs(Permission::FleetWrite));
+                let (read, write) = (Access::Needs(Permission::$read), Access::Needs(Permission::$write));
                 [
                     route(Method::GET, $path, read, list),
                     route(Method::POST, $path, write, create),
@@ -98,11 +100,12 @@ macro_rules! kind {
     };
 }
 
-kind!(apps, "/api/apps", "/api/apps/{id}", AppSpec, AppObject);
-kind!(placements, "/api/placements", "/api/placements/{id}", PlacementSpec, Placement);
-kind!(channels, "/api/channels", "/api/channels/{id}", ChannelSpec, Channel);
-kind!(pins, "/api/pins", "/api/pins/{id}", PinSpec, Pin);
-kind!(configs, "/api/configs", "/api/configs/{id}", ConfigSpec, Config);
+kind!(apps, "/api/apps", "/api/apps/{id}", AppSpec, AppObject, FleetRead, FleetWrite);
+kind!(placements, "/api/placements", "/api/placements/{id}", PlacementSpec, Placement, FleetRead, FleetWrite);
+kind!(channels, "/api/channels", "/api/channels/{id}", ChannelSpec, Channel, FleetRead, FleetWrite);
+kind!(pins, "/api/pins", "/api/pins/{id}", PinSpec, Pin, FleetRead, FleetWrite);
+kind!(policies, "/api/policies", "/api/policies/{id}", PolicySpec, Policy, PolicyRead, PolicyWrite);
+kind!(configs, "/api/configs", "/api/configs/{id}", ConfigSpec, Config, FleetRead, FleetWrite);
 
 /// The noun's part of the OpenAPI document.
 #[derive(Debug, utoipa::OpenApi)]
@@ -131,16 +134,24 @@ kind!(configs, "/api/configs", "/api/configs/{id}", ConfigSpec, Config);
     configs::create,
     configs::get,
     configs::replace,
-    configs::delete
+    configs::delete,
+    policies::list,
+    policies::create,
+    policies::get,
+    policies::replace,
+    policies::delete,
+    super::policies::versions,
+    super::policies::of_device
 ))]
 pub struct FleetDocs;
 
 /// The noun's rows.
 #[must_use]
 pub fn routes() -> Vec<Route> {
-    [apps::rows(), placements::rows(), channels::rows(), pins::rows(), configs::rows()]
+    [apps::rows(), placements::rows(), channels::rows(), pins::rows(), configs::rows(), policies::rows()]
         .into_iter()
         .flatten()
+        .chain(super::policies::rows())
         .chain([preview::row()])
         .collect()
 }

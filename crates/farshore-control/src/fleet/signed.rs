@@ -29,8 +29,9 @@ pub async fn desired(
     let Some(row) = db.desired_state(device).await? else { return Ok(None) };
     let state = DesiredState::parse(&row.body)?;
     let mut manifests = Vec::with_capacity(state.apps.len());
-    for desired in &state.apps {
-        let release = db.release(&desired.release.uid.to_string()).await?;
+    let safe = state.policy.iter().flat_map(|policy| &policy.safe_mode).map(|safe| &safe.release);
+    for release in state.apps.iter().map(|app| &app.release).chain(safe) {
+        let release = db.release(&release.uid.to_string()).await?;
         manifests.push(SignedManifest { manifest: release.manifest_bytes, signature: release.signature });
     }
     let signed = sign_desired(&app.online_signer(), row.body)?;

@@ -9,6 +9,7 @@ use farshore_domain::desired::{DesiredApp, DesiredRelease, Permit};
 use farshore_domain::device::{AppPhase, Lifecycle, Reachability};
 use farshore_domain::id::{DeviceId, ReleaseId};
 use farshore_domain::name::Name;
+use farshore_domain::policy::{DesiredPolicy, POLICY_CAPABILITY, PolicySpec, Rules, SafeRelease};
 use farshore_domain::rollout::{AppReport, DeviceView, FleetView, KnownRelease, Phase, Rollout};
 use farshore_domain::schedule::Zone;
 use farshore_domain::time::UnixMs;
@@ -36,6 +37,9 @@ pub struct Snapshot {
     placements: Vec<Placement>,
     pins: BTreeMap<Name, Vec<Pin>>,
     configs: Vec<Stored<ConfigSpec>>,
+    policies: Vec<Stored<PolicySpec>>,
+    /// What the same policies together say, so that a large fleet merges each mixture once.
+    merged: BTreeMap<Vec<usize>, Rules>,
     pointers: BTreeMap<Name, BTreeMap<Name, ReleaseId>>,
     releases: BTreeMap<ReleaseId, ReleaseMark>,
     pub rollouts: Vec<ReadRollout>,
@@ -98,6 +102,8 @@ impl Snapshot {
                 .collect(),
             pins,
             configs: objects::all_in(tx, tenant, ObjectKind::Config).await?,
+            policies: objects::all_in(tx, tenant, ObjectKind::Policy).await?,
+            merged: BTreeMap::new(),
             pointers,
             releases,
             rollouts,
@@ -336,6 +342,47 @@ impl Snapshot {
                 })
             })
             .collect()
+    }
+
+    /// What a device is told of its policy; none where no policy applies, or its agent does not understand them.
+    pub fn desired_policy(
+        &mut self,
+        device: &FleetDevice,
+        apps: &[DesiredApp],
+    ) -> StoreResult<Option<DesiredPolicy>> {
+        if !device.capabilities.iter().any(|capability| capability == POLICY_CAPABILITY) {
+            return Ok(None);
+        }
+        let matching: Vec<usize> = self
+            .policies
+            .iter()
+            .enumerate()
+            .filter(|(_, policy)| policy.spec.selector.matches(&device.labels))
+            .map(|(index, _)| index)
+            .collect();
+        if matching.is_empty() {
+            return Ok(None);
+        }
+        if !self.merged.contains_key(&matching) {
+            let merged = super::policies::merged(&self.policies, &device.labels)?.rules;
+            self.merged.insert(matching.clone(), merged);
+        }
+        let Some(rules) = self.merged.get(&matching).cloned() else { return Ok(None) };
+        let safe_mode = rules
+            .rollback
+            .safe_mode
+            .iter()
+            .flatten()
+            .filter(|safe| apps.iter().any(|app| app.app == safe.app))
+            .filter_map(|safe| {
+                let release = find_release(&self.releases, &safe.app, safe.version.as_str())?;
+                let mark = self.releases.get(&release)?;
+                let release =
+                    DesiredRelease { uid: mark.id, version: mark.version.clone(), manifest: mark.manifest };
+                Some(SafeRelease { app: safe.app.clone(), release })
+            })
+            .collect();
+        Ok(Some(DesiredPolicy { rules, safe_mode }))
     }
 
     fn config(&self, device: &FleetDevice, app: &Name) -> BTreeMap<String, Value> {

@@ -19,5 +19,6 @@ mod incidents;
 mod install;
 mod matrix;
 mod objects;
+mod policies;
 mod server;
 mod wire;

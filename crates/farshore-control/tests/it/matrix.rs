@@ -132,13 +132,14 @@ impl Things {
 type Spec = fn(&str) -> Value;
 
 /// The kinds that are only a specification, in an order in which they can be made.
-fn specs() -> [(&'static str, Spec); 5] {
+fn specs() -> [(&'static str, Spec); 6] {
     [
         ("/api/apps", |_| json!({"description": "x"})),
         ("/api/placements", |_| json!({"app": "web"})),
         ("/api/channels", |_| json!({"description": "x"})),
         ("/api/pins", |_| json!({"device": "a", "app": "web", "version": "1.0.0"})),
         ("/api/configs", |_| json!({"app": "web", "values": {"COLOR": "red"}})),
+        ("/api/policies", |_| json!({"rules": {"restart": {"maxRestarts": 3}}})),
     ]
 }
 
@@ -229,6 +230,7 @@ fn examples(own: &Things, other: &Things) -> BTreeMap<String, Example> {
     let comment = || fixed(json!({"comment": "because"}));
     add("GET /api/devices/{id}", device, None, &[200]);
     add("GET /api/devices/{id}/why", device, None, &[200]);
+    add("GET /api/devices/{id}/policy", device, None, &[200]);
     add("GET /api/devices/{id}/metrics", device, None, &[200]);
     add("GET /api/devices/{id}/metrics/stream", device, None, &[200]);
     let same = json!({"metadata": {"name": "a"}, "spec": {"channel": "prod", "location": "Riga"}});
@@ -270,6 +272,9 @@ fn examples(own: &Things, other: &Things) -> BTreeMap<String, Example> {
 
     let placement = json!({"metadata": {"name": "thing"}, "spec": {"app": "web"}});
     add("POST /api/assignments/~preview", None, fixed(json!({"placements": [placement]})), &[200]);
+
+    let policy = Some((own.objects["/api/policies"].as_str(), other.objects["/api/policies"].as_str()));
+    add("GET /api/policies/{id}/versions", policy, None, &[200]);
 
     let rollout = |n: usize| Some((own.rollouts[n].as_str(), other.rollouts[n].as_str()));
     let spec = |_: &str| json!({"app": "web", "channel": "prod", "release": "web@1.0.0"});

@@ -82,10 +82,14 @@ impl Channel {
     }
 
     pub(crate) async fn hello(&mut self) -> Welcome {
+        self.hello_with(&["process"]).await
+    }
+
+    pub(crate) async fn hello_with(&mut self, capabilities: &[&str]) -> Welcome {
         let hello = Hello {
             protocol_version: 1,
             agent_version: "0.1.0".to_owned(),
-            capabilities: vec!["process".to_owned()],
+            capabilities: capabilities.iter().map(|&capability| capability.to_owned()).collect(),
             hardware_json: r#"{"hostname":"kiosk","os":"linux","arch":"x86_64","model":"Pi 4"}"#.to_owned(),
             ..Default::default()
         };

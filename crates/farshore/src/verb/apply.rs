@@ -12,6 +12,7 @@ use farshore_api::device::DeviceSpec;
 use farshore_api::fleet::{AppSpec, ChannelSpec, ConfigSpec, PinSpec, PlacementSpec};
 use farshore_domain::claim::ClaimRule;
 use farshore_domain::object::API_VERSION;
+use farshore_domain::policy::PolicySpec;
 use farshore_domain::rollout::RolloutSpec;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize as _, Serialize};
@@ -384,6 +385,13 @@ fn typed(kind: &Kind, value: Value) -> Result<Value, String> {
         "Channel" => through::<ChannelSpec>(value),
         "Pin" => through::<PinSpec>(value),
         "Config" => through::<ConfigSpec>(value),
+        "Policy" => {
+            let value = through::<PolicySpec>(value)?;
+            let spec: PolicySpec = serde_json::from_value(value.pointer("/spec").cloned().unwrap_or_default())
+                .map_err(|error| error.to_string())?;
+            spec.check().map_err(|error| format!("{}: {}", error.field, error.what))?;
+            Ok(value)
+        }
         "Tenant" => through::<TenantSpec>(value),
         "User" => through::<UserSpec>(value),
         "ApiToken" => through::<ApiTokenSpec>(value),

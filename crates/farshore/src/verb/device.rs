@@ -2,11 +2,12 @@
 
 use clap_complete::engine::ArgValueCompleter;
 use farshore_api::device::{AppAction, Comment};
+use farshore_api::policy::DevicePolicy;
 use farshore_domain::name::Name;
 use serde::Serialize;
 
 use crate::cli::Session;
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::kind::{check_name, find};
 use crate::output::{self, Format};
 
@@ -32,6 +33,15 @@ enum Verb {
     Resume(AppTarget),
     /// Restart an app on a device
     RestartApp(AppTarget),
+    /// Show what a device obeys, and which policy each value comes from
+    Policy(One),
+}
+
+#[derive(Debug, clap::Args)]
+struct One {
+    /// The device, by name or uid
+    #[arg(value_name = "DEVICE", add = ArgValueCompleter::new(crate::complete::devices))]
+    device: String,
 }
 
 #[derive(Debug, clap::Args)]
@@ -64,6 +74,7 @@ pub(crate) async fn run(session: &Session, arguments: Arguments) -> Result<()> {
         Verb::Resume(target) => {
             send(session, &target.devices, "resume", "resumed", &AppAction { app: target.app.clone() }).await
         }
+        Verb::Policy(one) => policy(session, &one.device).await,
         Verb::RestartApp(target) => {
             send(
                 session,
@@ -75,6 +86,33 @@ pub(crate) async fn run(session: &Session, arguments: Arguments) -> Result<()> {
             .await
         }
     }
+}
+
+async fn policy(session: &Session, device: &str) -> Result<()> {
+    let kind = find("device")?;
+    let device = check_name(device.strip_prefix("device/").unwrap_or(device))?;
+    let what = format!("can't read the policy of device {device}");
+    let object = session.client()?.get(&what, &format!("{}/policy", kind.path_of(&device)), &[]).await?;
+    if !session.output.is_for_people() {
+        return session.output.changed(kind, &object);
+    }
+    let shown: DevicePolicy =
+        serde_json::from_value(object).map_err(|error| Failure::because(what, &error))?;
+    let rules = serde_json::to_value(&shown.effective.rules).unwrap_or_default();
+    let mut text = String::new();
+    for (path, from) in &shown.effective.provenance {
+        let value = rules.pointer(&format!("/{}", path.replace('.', "/"))).cloned().unwrap_or_default();
+        text.push_str(&format!("{path}: {value}  (policy {}, version {})\n", from.policy, from.version));
+    }
+    if text.is_empty() {
+        text.push_str("no policy applies: releases and the agent have their own defaults\n");
+    }
+    if !shown.understood {
+        text.push_str(
+            "the agent of this device does not understand policies, and goes on with its own defaults\n",
+        );
+    }
+    output::print(&text)
 }
 
 async fn comment(session: &Session, target: Target, verb: &str, done: &str) -> Result<()> {

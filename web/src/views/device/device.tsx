@@ -24,6 +24,7 @@ import { toYaml } from '~/ui/yaml'
 import { ActionDialog, DEVICE_ACTIONS, type DeviceAction } from '../devices/bulk'
 import { neighbours } from '../devices/neighbours'
 import { IncidentPanel } from '../incidents/list'
+import { DevicePolicyPanel } from '../policies/of-device'
 import { DeviceApps, DeviceConfig } from './apps'
 import { Charts } from './charts'
 import { EventList } from './events'
@@ -105,6 +106,7 @@ export function DeviceView() {
         <DeviceConfig device={shown} />
       </div>
       <IncidentPanel of={{ device: shown.metadata.uid }} without="device" />
+      <DevicePolicyPanel device={shown.metadata.uid} />
       {shown.status.lifecycle !== 'pending' && (
         <Charts key={shown.metadata.uid} device={shown} range={range} events={events.data?.items ?? []} />
       )}

@@ -1,0 +1,55 @@
+//! A policy that came with the desired state is obeyed without a network.
+
+use std::process::Command;
+
+use farshore_agent::Status;
+use farshore_protocol::{agent_frame, server_frame};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::line::{Device, FIT};
+use crate::wait::seen;
+
+#[tokio::test]
+async fn an_app_that_keeps_dying_goes_back_by_policy_without_a_network() {
+    let device = Device::new().await;
+    let plane = &device.plane;
+    let known = seen("hello", || {
+        plane.book().frames.iter().find_map(|frame| match &frame.body {
+            Some(agent_frame::Body::Hello(hello)) => Some(hello.capabilities.clone()),
+            _ => None,
+        })
+    })
+    .await;
+    assert!(known.iter().any(|capability| capability == "policy/v1"), "{known:?}");
+    let before = device.release("1.0", FIT, |_| {});
+    plane.desire(1, &before, &[]);
+    device.committed(&before).await;
+    let release = device.release("1.1", FIT, |_| {});
+    let mut state = plane.state(2, &release, &[]);
+    state["policy"] = serde_json::json!({"rules": {
+        "restart": {"backoffMs": 20, "maxBackoffMs": 20, "windowSeconds": 600},
+        "rollback": {"afterRestarts": 2},
+    }});
+    plane.tell(server_frame::Body::Desired(plane.sign(&state, &[&release])));
+    device.committed(&release).await;
+
+    plane.book().shed = usize::MAX;
+    plane.book().outbox.as_ref().unwrap().send(Message::Close(None)).unwrap();
+    let version = || Some(Status::read(&device.state()).ok()?.apps.first()?.version.clone());
+    seen("that it is alone", || Status::read(&device.state()).ok().filter(|status| !status.connected)).await;
+    for round in 0..2 {
+        assert_eq!(version().as_deref(), Some("1.1"), "after {round} restarts");
+        let pids = seen("the app", || Some(device.bed.app_pids()).filter(|pids| pids.len() == 1)).await;
+        assert!(Command::new("kill").args(["-9", &pids[0].to_string()]).status().unwrap().success());
+        seen("its end", || (!device.bed.app_pids().contains(&pids[0])).then_some(())).await;
+    }
+    seen("the release before", || version().filter(|version| version == "1.0")).await;
+    let status = seen("its health", || {
+        Status::read(&device.state())
+            .ok()
+            .filter(|status| status.health == "healthy" && status.conformance == "held")
+    })
+    .await;
+    assert!(status.reasons.iter().any(|reason| reason.code == "RestartedTooOften"), "{status:?}");
+    assert_eq!(device.bed.app_pids().len(), 1);
+}

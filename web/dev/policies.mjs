@@ -1,0 +1,60 @@
+/** Policies of the mock server, and what a device obeys. */
+const AT = Date.now() - 9 * 86_400_000
+
+const make = (name, uid, version, spec, devices) => ({
+  apiVersion: 'farshore.dev/v1',
+  kind: 'Policy',
+  metadata: { uid, name, labels: {}, resourceVersion: version, managedBy: 'api', createdAt: AT },
+  spec: { description: '', selector: '', priority: 0, ...spec },
+  status: { devices },
+})
+
+export const policies = [
+  make(
+    'calm-restarts',
+    '0198f000-0000-7000-8000-00000000a001',
+    3,
+    { description: 'for every device', rules: { restart: { backoffMs: 500, maxRestarts: 5, windowSeconds: 600 }, rollback: { afterRestarts: 3, to: 'previous' } } },
+    2000,
+  ),
+  make(
+    'kiosks',
+    '0198f000-0000-7000-8000-00000000a002',
+    1,
+    {
+      selector: 'role=kiosk',
+      priority: 10,
+      rules: {
+        restart: { maxRestarts: 3 },
+        health: { conditions: [{ name: 'memory-full', when: 'metric("mem_used") / metric("mem_total") > 0.95', forSeconds: 120, app: 'edge-web' }] },
+      },
+    },
+    640,
+  ),
+]
+
+export const versions = (policy) =>
+  Array.from({ length: policy.metadata.resourceVersion }, (_, i) => ({
+    version: policy.metadata.resourceVersion - i,
+    at: AT + (policy.metadata.resourceVersion - i) * 3_600_000,
+    actor: 'anna@northwind.example',
+    spec: policy.spec,
+  }))
+
+export function ofDevice(device) {
+  const matching = [...policies].reverse().filter((p) => p.spec.selector === '' || device.metadata.labels?.role === 'kiosk')
+  const rules = {}
+  const provenance = {}
+  for (const policy of matching) {
+    for (const [section, values] of Object.entries(policy.spec.rules)) {
+      for (const [key, value] of Object.entries(values)) {
+        const path = `${section}.${key}`
+        if (path in provenance) continue
+        provenance[path] = { policy: policy.metadata.name, version: policy.metadata.resourceVersion }
+        rules[section] = { ...rules[section], [key]: value }
+      }
+    }
+  }
+  const from = matching.map((p) => ({ policy: p.metadata.name, version: p.metadata.resourceVersion }))
+  return { device: device.metadata.name, understood: true, effective: { rules, provenance, policies: from } }
+}
