@@ -201,7 +201,7 @@ fn verb() -> impl Strategy<Value = Step> {
         4 => Just(Step::RetryFailed),
         1 => Just(Step::Rollback),
         2 => any::<bool>().prop_map(Step::Abort),
-        2 => Just(Step::Supersede),
+        4 => Just(Step::Supersede),
     ]
 }
 
