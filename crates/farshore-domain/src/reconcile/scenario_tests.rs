@@ -347,7 +347,8 @@ fn a_policy_leads_down_the_ladder_step_by_step_and_a_resume_leads_up_again() {
     assert_eq!((app.active, app.phase, app.health), (None, AppPhase::Failing, Health::Failing));
 
     // Held until somebody resumes it; then what is desired is tried again.
-    device.observe(&["1.0", "1.1", "0.9"], None);
+    // What was given up on the way and is not desired is deleted.
+    device.observe(&["1.1", "0.9"], None);
     assert_eq!(device.at(now + 3_600_000), []);
     let mut resumed = offer("1.1", Some(now + 4_000_000));
     resumed.resumed = 1;
