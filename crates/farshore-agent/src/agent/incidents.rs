@@ -211,7 +211,14 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         if wanted.is_empty() {
             return Ok(());
         }
-        // What was measured until now belongs to it.
+        // What was measured until now belongs to it, and so does this moment.
+        let now = clock::now();
+        let values = self.sampler.sample(now.wall, now.mono);
+        if !values.is_empty()
+            && let Err(error) = self.samples.push(now.wall.0, values)
+        {
+            tracing::debug!(%error, "the block is full");
+        }
         if !self.samples.is_empty() {
             self.seal()?;
         }

@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 
 use farshore_api::NewObject;
 use farshore_api::access::{ApiTokenSpec, TenantSpec, UserSpec};
+use farshore_api::alert::{AlertRouteSpec, SilenceSpec};
 use farshore_api::claim::ClaimTokenSpec;
 use farshore_api::device::DeviceSpec;
 use farshore_api::fleet::{AppSpec, ChannelSpec, ConfigSpec, PinSpec, PlacementSpec};
+use farshore_domain::alert::AlertRuleSpec;
 use farshore_domain::claim::ClaimRule;
 use farshore_domain::object::API_VERSION;
 use farshore_domain::policy::PolicySpec;
@@ -387,11 +389,15 @@ fn typed(kind: &Kind, value: Value) -> Result<Value, String> {
         "Config" => through::<ConfigSpec>(value),
         "Policy" => {
             let value = through::<PolicySpec>(value)?;
-            let spec: PolicySpec = serde_json::from_value(value.pointer("/spec").cloned().unwrap_or_default())
-                .map_err(|error| error.to_string())?;
+            let spec: PolicySpec =
+                serde_json::from_value(value.pointer("/spec").cloned().unwrap_or_default())
+                    .map_err(|error| error.to_string())?;
             spec.check().map_err(|error| format!("{}: {}", error.field, error.what))?;
             Ok(value)
         }
+        "AlertRule" => through::<AlertRuleSpec>(value),
+        "Silence" => through::<SilenceSpec>(value),
+        "AlertRoute" => through::<AlertRouteSpec>(value),
         "Tenant" => through::<TenantSpec>(value),
         "User" => through::<UserSpec>(value),
         "ApiToken" => through::<ApiTokenSpec>(value),
