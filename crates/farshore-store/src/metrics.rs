@@ -1,7 +1,5 @@
 //! Measurements: compressed blocks as devices sent them, the latest values, and the mark up to which each stream is stored.
 
-mod signals;
-
 use std::collections::{BTreeMap, BTreeSet};
 
 use farshore_domain::id::{DeviceId, TenantId};
@@ -14,8 +12,6 @@ use crate::condition::{Conditions, bind_all};
 use crate::db::{Tx, affected};
 use crate::error::StoreResult;
 use crate::{on, set};
-
-pub use self::signals::Newest;
 
 /// A block that was read once, so that its figures are known to be right.
 #[derive(Clone, Debug, PartialEq)]

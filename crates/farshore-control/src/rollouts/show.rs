@@ -56,7 +56,7 @@ pub(super) async fn show_whole(
     if !rollout.phase().is_final() {
         let snapshot = Snapshot::load(db, &mut read, now).await?;
         let mut view = view(app, db, &snapshot, rollout, now);
-        super::step::signals::fill(db, &mut view, rollout, now).await?;
+        super::step::signals::fill(db, &mut view, rollout).await?;
         object.status.waiting = rollout.waiting_for(&view, now);
     }
     Ok(object)

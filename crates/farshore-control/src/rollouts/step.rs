@@ -44,7 +44,7 @@ pub async fn step(app: &App, db: &TenantDb, snapshot: &mut Snapshot, now: UnixMs
             continue;
         };
         let mut view = snapshot.view(&read.rollout, &presence, now);
-        signals::fill(db, &mut view, &read.rollout, now).await?;
+        signals::fill(db, &mut view, &read.rollout).await?;
         // When a place that is taken elsewhere gets free, nobody reports it.
         if let Some(free) = view.iter().filter_map(|device| device.busy_until).min() {
             outcome.deadline = outcome.deadline.min(free);
