@@ -63,6 +63,12 @@ const BENCHES: &[Bench] = &[
         program: &["farshore", "bench", "agent"],
     },
     Bench {
+        name: "rollout",
+        about: "the rollout engine over virtual fleets: devices touched before a halt, false halts, cost of a decision",
+        builds: &[("farshore", "release")],
+        program: &["farshore", "bench", "rollout"],
+    },
+    Bench {
         name: "chaos-agent",
         about: "kill -9 of agent roles and control plane at seeded moments of rollouts: what was lost, doubled, stuck",
         builds: &[("farshore", "release"), ("farshore-agent", "agent"), ("edge-web-service", "release")],

@@ -17,6 +17,7 @@ mod raw;
 mod readers;
 mod reconnect;
 mod release;
+mod rollout;
 mod worker;
 
 use std::path::PathBuf;
@@ -44,6 +45,8 @@ enum Which {
     Reconnect(reconnect::Arguments),
     /// One agent with one app, idle
     Agent(agent::Arguments),
+    /// The rollout engine over virtual fleets: devices touched, false halts, cost of a decision
+    Rollout(rollout::Arguments),
     /// Kills of the agent's roles and the control plane while releases are rolled out
     ChaosAgent(chaos::Arguments),
     #[command(hide = true)]
@@ -71,6 +74,7 @@ pub(crate) async fn run(words: Vec<String>) -> Result<()> {
         Which::Fleet(arguments) => Box::pin(fleet::run(arguments)).await?,
         Which::Reconnect(arguments) => Box::pin(reconnect::run(arguments)).await?,
         Which::Agent(arguments) => Box::pin(agent::run(arguments)).await?,
+        Which::Rollout(arguments) => rollout::run(&arguments)?,
         Which::ChaosAgent(arguments) => Box::pin(chaos::run(arguments)).await?,
         Which::Worker(arguments) => return Box::pin(worker::run(arguments)).await,
         Which::Readers(arguments) => return Box::pin(readers::run(arguments)).await,
