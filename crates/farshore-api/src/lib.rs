@@ -11,6 +11,7 @@ pub mod claim;
 pub mod device;
 pub mod event;
 pub mod fleet;
+pub mod forecast;
 pub mod incident;
 pub mod policy;
 pub mod problem;

@@ -26,6 +26,7 @@ pub fn openapi() -> OpenApi {
         crate::fleet::FleetDocs::openapi(),
         crate::fleet::PreviewDocs::openapi(),
         crate::rollouts::RolloutDocs::openapi(),
+        crate::rollouts::SimulateDocs::openapi(),
         crate::rollouts::VerbDocs::openapi(),
         crate::devices::DeviceDocs::openapi(),
         crate::metrics::MetricDocs::openapi(),

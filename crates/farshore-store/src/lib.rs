@@ -35,6 +35,7 @@ pub mod leases;
 pub mod metrics;
 pub mod objects;
 pub mod operations;
+pub mod past;
 pub mod policies;
 pub mod presence;
 pub mod releases;

@@ -2,8 +2,10 @@
 
 mod holds;
 mod make;
+mod past;
 mod routes;
 mod show;
+mod simulate;
 mod step;
 mod verbs;
 pub(crate) mod why;
@@ -11,5 +13,6 @@ pub(crate) mod why;
 pub(crate) use make::resolve;
 pub use routes::{RolloutDocs, routes};
 pub(crate) use show::show_row;
+pub use simulate::SimulateDocs;
 pub use step::{Outcome, step};
 pub use verbs::VerbDocs;

@@ -13,7 +13,7 @@ use farshore_store::TenantDb;
 use serde::Deserialize;
 
 use super::show::{engine, show_row, show_whole};
-use super::{holds, make, verbs, why};
+use super::{holds, make, simulate, verbs, why};
 use crate::app::App;
 use crate::clock::now;
 use crate::error::{ApiError, ApiResult};
@@ -52,6 +52,7 @@ pub fn routes() -> Vec<Route> {
         route(Method::GET, "/api/rollouts/{id}/why", read, why::of_rollout),
         route(Method::GET, "/api/devices/{id}/why", Access::Needs(Permission::DeviceRead), why::of_device),
     ];
+    rows.push(simulate::row());
     rows.extend(verbs::rows());
     rows
 }

@@ -285,6 +285,7 @@ fn examples(own: &Things, other: &Things) -> BTreeMap<String, Example> {
     }
     let next = |_: &str| json!({"app": "web", "channel": "five", "release": "web@1.1.0"});
     add("PUT /api/rollouts/{id}", rollout(4), named(next), &[201]);
+    add("POST /api/rollouts/{id}/~simulate", rollout(2), fixed(json!({"runs": 1})), &[200]);
     let verbs =
         ["approve", "reject", "skip-wave", "retry-failed", "rollback", "release-hold"].map(|verb| (verb, 5));
     let verbs = [("start", 0), ("pause", 1), ("resume", 2), ("abort", 3)].into_iter().chain(verbs);
