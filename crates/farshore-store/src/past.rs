@@ -79,9 +79,6 @@ impl TenantDb {
              ORDER BY sequence DESC LIMIT $5")
             .bind(self.tenant.0).bind(kind).bind(since.0).bind(EVENTS).bind(i64::from(limit)).fetch_all(c).await)?;
         rows.reverse();
-        Ok(rows
-            .into_iter()
-            .map(|(device, at, payload)| (DeviceId(device), UnixMs(at), payload.0))
-            .collect())
+        Ok(rows.into_iter().map(|(device, at, payload)| (DeviceId(device), UnixMs(at), payload.0)).collect())
     }
 }

@@ -14,6 +14,7 @@ pub(crate) mod device;
 pub(crate) mod diff;
 pub(crate) mod events;
 pub(crate) mod explain;
+pub(crate) mod forecast;
 pub(crate) mod get;
 pub(crate) mod help;
 pub(crate) mod incident;

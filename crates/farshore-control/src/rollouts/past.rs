@@ -23,7 +23,12 @@ const TIMES: usize = 20;
 const DAYS_FOR_HOURS: i64 = 7;
 
 /// Reads what events tell of the devices of a tenant and of one app on them.
-pub(super) async fn read(db: &TenantDb, snapshot: &Snapshot, app: &Name, now: UnixMs) -> StoreResult<History> {
+pub(super) async fn read(
+    db: &TenantDb,
+    snapshot: &Snapshot,
+    app: &Name,
+    now: UnixMs,
+) -> StoreResult<History> {
     let since = now.plus_ms(-WINDOW_MS);
     let mut history = History::default();
     let mut changes: BTreeMap<DeviceId, Vec<AppChanged>> = BTreeMap::new();

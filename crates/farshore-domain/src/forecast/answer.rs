@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::history::Basis;
 use crate::id::DeviceId;
 use crate::name::Name;
+use crate::rollout::characteristic::{OperatingPoint, RealError};
 use crate::time::UnixMs;
 
 /// How a rollout would go.
@@ -37,6 +38,7 @@ pub struct Forecast {
     pub blocked: Vec<Blocked>,
     /// The most devices that were down at once: of the fleet (`label` is empty), and of each group.
     pub peak_down: Vec<PeakDown>,
+    /// The plan with a release that fails, exactly; for devices that fail independently and all report.
     pub operating_characteristic: Vec<OperatingPoint>,
     /// By time; the API gives a page of it.
     pub assignments: Vec<Turn>,
@@ -57,19 +59,9 @@ pub struct WaveForecast {
     /// When its gate opens.
     pub ends_p50: Option<u32>,
     pub ends_p90: Option<u32>,
+    /// What a wave of this size gets wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub real_error: Option<RealError>,
-}
-
-/// The errors that this wave's size allows, as chances from 0 to 1.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(rename_all = "camelCase")]
-pub struct RealError {
-    /// That it halts a release whose failures are acceptable.
-    pub false_halt: f64,
-    /// That it lets a release pass whose failures are at the threshold.
-    pub missed: f64,
 }
 
 /// An end without success.
@@ -111,20 +103,6 @@ pub struct PeakDown {
     pub devices: u32,
     /// How many devices the group has.
     pub of: u32,
-}
-
-/// What the plan does with a release that fails at some rate.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(rename_all = "camelCase")]
-pub struct OperatingPoint {
-    /// The share of the devices that fail, 0 to 1.
-    pub failure_rate: f64,
-    /// The chance that it halts, 0 to 1.
-    pub halt_probability: f64,
-    /// Devices that got the release before it halted or succeeded.
-    pub devices_touched_p50: u32,
-    pub devices_touched_p95: u32,
 }
 
 /// A device's turn.

@@ -2,17 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::answer::{Blocked, Ending, Forecast, OperatingPoint, PeakDown, Turn, WaveForecast};
+use super::answer::{Blocked, Ending, Forecast, PeakDown, Turn, WaveForecast};
 use super::history::{Habits, History};
 use super::run::{self, Outcome, Play};
 use super::world::{Failures, World};
-use crate::rollout::{FleetView, KnownRelease, Phase, Rollout, TransitionError, Waiting};
+use crate::name::Name;
+use crate::rollout::characteristic::{Characteristic, characteristic};
+use crate::rollout::{FleetView, KnownRelease, Phase, Rollout, TransitionError, Waiting, Wave};
 use crate::time::{DAY_MS, SECOND_MS, UnixMs};
 
 /// How much is played: decisions times devices, over all runs. About a second on one core.
 const WORK: u64 = 8_000_000;
-/// The same for each failure rate of the operating characteristic.
-const RATE_WORK: u64 = 300_000;
 /// Between these many runs.
 const RUNS: std::ops::RangeInclusive<u32> = 3..=200;
 /// A run that takes more decisions than this is cut off.
@@ -20,8 +20,6 @@ const MOST_STEPS: u32 = 20_000;
 const HORIZON_MS: i64 = 60 * DAY_MS;
 /// At most this many groups are shown, those with the most devices down first.
 const MOST_GROUPS: usize = 100;
-/// Failure rates of the operating characteristic, in percent.
-const RATES: [f64; 4] = [1.0, 5.0, 10.0, 30.0];
 
 /// What may be chosen.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,7 +60,9 @@ pub fn simulate(
     now: UnixMs,
 ) -> Result<Forecast, ForecastError> {
     let mut assumptions = Vec::new();
-    let begun = begin(rollout, view, options, now, &mut assumptions)?;
+    let mut view = view.clone();
+    let begun = begin(rollout, &mut view, options, now, &mut assumptions)?;
+    let view = &view;
     let habits = Habits::new(history, view);
     let noise = (options.noise_percent / 100.0).clamp(0.0, 1.0);
     assumptions.push(format!(
@@ -72,46 +72,27 @@ pub fn simulate(
     let mut world = World::new(view.clone(), &labels(&begun), &Failures::independent(noise));
     let mut gathered = Gathered::new(&begun, view);
     let quantum_ms = run::quantum_ms(&begun, &habits);
-    let play = |number: u32, share: f64, until_halt: bool| Play {
+    let play = |number: u32| Play {
         seed: options.seed.wrapping_add(u64::from(number)),
-        failure_share: share,
+        failure_share: noise,
         begin: now,
         horizon: now.plus_ms(HORIZON_MS),
         quantum_ms,
         most_steps: MOST_STEPS,
-        until_halt,
+        until_halt: false,
     };
     let mut blocks = Blocks::default();
-    let first = run::watched(
-        begun.clone(),
-        &mut world,
-        &habits,
-        &play(0, noise, false),
-        &mut |rollout, world, at| {
-            blocks.look(&rollout.waiting_for(world.view(), at), at);
-        },
-    );
+    let first = run::watched(begun.clone(), &mut world, &habits, &play(0), &mut |rollout, world, at| {
+        blocks.look(&rollout.waiting_for(world.view(), at), at);
+    });
     let runs = options.runs.unwrap_or_else(|| affordable(WORK, &first, view)).clamp(1, *RUNS.end());
     gathered.add(&first, &world, now);
     for number in 1..runs {
-        let outcome = run::play(begun.clone(), &mut world, &habits, &play(number, noise, false));
+        let outcome = run::play(begun.clone(), &mut world, &habits, &play(number));
         gathered.add(&outcome, &world, now);
     }
-    let mut operating_characteristic = Vec::new();
-    for rate in RATES {
-        let mut outcomes = Vec::new();
-        let mut wanted = 1;
-        let mut number = 0;
-        while number < wanted {
-            let outcome = run::play(begun.clone(), &mut world, &habits, &play(number, rate / 100.0, true));
-            if number == 0 {
-                wanted = affordable(RATE_WORK, &outcome, view).min(runs);
-            }
-            outcomes.push(outcome);
-            number += 1;
-        }
-        operating_characteristic.push(operating_point(rate, &outcomes));
-    }
+    let sizes: Vec<u32> = sizes(&begun).collect();
+    let promised = characteristic(begun.spec(), &sizes, begun.budget());
     Ok(Forecast {
         at: now,
         devices: u32::try_from(begun.members().count()).unwrap_or(u32::MAX),
@@ -120,7 +101,7 @@ pub fn simulate(
         quantum_seconds: seconds_f(quantum_ms),
         assumptions,
         basis: habits.basis,
-        waves: gathered.waves(&begun),
+        waves: gathered.waves(&begun, &promised),
         finish_p50_seconds: percentile(&mut gathered.finished, 50),
         finish_p90_seconds: percentile(&mut gathered.finished, 90),
         finishes: share(gathered.finished.len(), runs),
@@ -131,21 +112,21 @@ pub fn simulate(
             .collect(),
         blocked: blocks.list(),
         peak_down: gathered.peak_down(&world, view),
-        operating_characteristic,
+        operating_characteristic: promised.points,
         assignments: gathered.turns(&begun, view),
     })
 }
 
-/// The rollout as it would be if it went on now.
+/// The rollout as it would be if it went on now, over a view that lets it.
 fn begin(
     rollout: &Rollout,
-    view: &FleetView,
+    view: &mut FleetView,
     options: &Options,
     now: UnixMs,
     assumptions: &mut Vec<String>,
 ) -> Result<Rollout, ForecastError> {
     const WHO: &str = "forecast";
-    let mut begun = rollout.clone();
+    let (mut begun, conditions) = rollout.clone().without_conditions();
     match rollout.phase() {
         Phase::Pending => {
             assumptions.push("it is started now".to_owned());
@@ -159,6 +140,24 @@ fn begin(
         Phase::Running | Phase::RollingBack => {}
         over => return Err(ForecastError::Over(over)),
     }
+    let spec = begun.spec();
+    let missing: Vec<&Name> = spec
+        .depends_on
+        .iter()
+        .filter(|name| view.dependencies.get(*name) != Some(&Phase::Succeeded))
+        .collect();
+    if !missing.is_empty() {
+        let names: Vec<String> = missing.iter().map(ToString::to_string).collect();
+        assumptions.push(format!("what it depends on has succeeded now: {}", names.join(", ")));
+        let met: Vec<Name> = missing.into_iter().cloned().collect();
+        view.dependencies.extend(met.into_iter().map(|name| (name, Phase::Succeeded)));
+    }
+    if conditions {
+        assumptions.push("the conditions of gates are true, and no tripwire is".to_owned());
+    }
+    if (0..spec.waves.len()).any(|wave| spec.approval_of(wave).people() > 0) {
+        assumptions.push("each gate is approved as soon as it waits for people".to_owned());
+    }
     Ok(begun)
 }
 
@@ -170,6 +169,12 @@ fn labels(rollout: &Rollout) -> Vec<String> {
     let mut seen = BTreeSet::new();
     labels.retain(|label| seen.insert(label.clone()));
     labels
+}
+
+/// How many devices each wave takes beyond those of earlier waves.
+fn sizes(rollout: &Rollout) -> impl Iterator<Item = u32> {
+    let before = std::iter::once(0).chain(rollout.waves().iter().map(Wave::upto));
+    rollout.waves().iter().zip(before).map(|(wave, before)| wave.upto().saturating_sub(before))
 }
 
 fn affordable(work: u64, first: &Outcome, view: &FleetView) -> u32 {
@@ -196,17 +201,6 @@ fn percentile(values: &mut [u32], percent: usize) -> Option<u32> {
     values.get(rank - 1).copied()
 }
 
-fn operating_point(rate: f64, outcomes: &[Outcome]) -> OperatingPoint {
-    let runs = u32::try_from(outcomes.len()).unwrap_or(u32::MAX);
-    let mut touched: Vec<u32> = outcomes.iter().map(|outcome| outcome.touched).collect();
-    OperatingPoint {
-        failure_rate: rate / 100.0,
-        halt_probability: share(outcomes.iter().filter(|outcome| outcome.halted).count(), runs),
-        devices_touched_p50: percentile(&mut touched, 50).unwrap_or(0),
-        devices_touched_p95: percentile(&mut touched, 95).unwrap_or(0),
-    }
-}
-
 /// What stood in the way.
 #[derive(Debug, Default)]
 struct Blocks {
@@ -219,7 +213,17 @@ struct Blocks {
 impl Blocks {
     /// Reasons that are the rollout's own work block nothing.
     fn is_work(code: &str) -> bool {
-        matches!(code, "Updating" | "Soaking" | "Staging" | "Downloading" | "Gate" | "RollingBack" | "Ending")
+        matches!(
+            code,
+            "Updating"
+                | "Soaking"
+                | "SlowStart"
+                | "Staging"
+                | "Downloading"
+                | "Gate"
+                | "RollingBack"
+                | "Ending"
+        )
     }
 
     fn look(&mut self, waiting: &[Waiting], now: UnixMs) {
@@ -325,22 +329,20 @@ impl Gathered {
         }
     }
 
-    fn waves(&mut self, rollout: &Rollout) -> Vec<WaveForecast> {
-        let mut before = 0;
-        let mut list = Vec::new();
-        for (wave, (starts, ends)) in rollout.waves().iter().zip(self.starts.iter_mut().zip(&mut self.ends)) {
-            list.push(WaveForecast {
-                wave: u32::try_from(list.len() + 1).unwrap_or(u32::MAX),
-                devices: wave.upto().saturating_sub(before),
+    fn waves(&mut self, rollout: &Rollout, promised: &Characteristic) -> Vec<WaveForecast> {
+        let times = self.starts.iter_mut().zip(&mut self.ends);
+        (1..)
+            .zip(sizes(rollout).zip(times))
+            .map(|(wave, (devices, (starts, ends)))| WaveForecast {
+                wave,
+                devices,
                 starts_p50: percentile(starts, 50),
                 starts_p90: percentile(starts, 90),
                 ends_p50: percentile(ends, 50),
                 ends_p90: percentile(ends, 90),
-                real_error: None,
-            });
-            before = wave.upto();
-        }
-        list
+                real_error: promised.waves.get(wave as usize - 1).copied(),
+            })
+            .collect()
     }
 
     fn peak_down(&self, world: &World, view: &FleetView) -> Vec<PeakDown> {

@@ -12,7 +12,7 @@ pub mod random;
 pub mod run;
 pub mod world;
 
-pub use answer::{Blocked, Ending, Forecast, OperatingPoint, PeakDown, RealError, Turn, WaveForecast};
+pub use answer::{Blocked, Ending, Forecast, PeakDown, Turn, WaveForecast};
 pub use gather::{ForecastError, Options, simulate};
 pub use history::{Basis, DeviceHistory, Habits, History};
 pub use run::{Outcome, Play, play};

@@ -12,6 +12,9 @@ use crate::time::{MINUTE_MS, SECOND_MS, UnixMs};
 /// Nothing that is not awaited is looked at more seldom than this.
 const SELDOM_MS: i64 = 15 * MINUTE_MS;
 
+/// So many short waits are looked at.
+const LOOKS: u32 = 64;
+
 /// How a run is played.
 #[derive(Clone, Debug)]
 pub struct Play {
@@ -71,6 +74,7 @@ pub(super) fn watched(
     let mut steps = 0;
     let mut pause_ms = how.quantum_ms;
     let mut halted = false;
+    let mut looks = 0_u32;
     loop {
         let before = (rollout.phase(), rollout.current_wave());
         let decision = decide_on(rollout, world.view(), now, &mut permits);
@@ -86,6 +90,13 @@ pub(super) fn watched(
             break;
         }
         world.carry_out(&decision.actions, habits, &rollout, now);
+        if waits_for_people(&rollout) && steps < how.most_steps {
+            watch(&rollout, world, now);
+            looks += 1;
+            if approve(&mut rollout, now) {
+                continue;
+            }
+        }
         let moved = !decision.actions.is_empty() || before != (rollout.phase(), rollout.current_wave());
         pause_ms = if moved {
             how.quantum_ms
@@ -93,8 +104,11 @@ pub(super) fn watched(
             pause_ms.saturating_mul(2).min(SELDOM_MS.max(how.quantum_ms))
         };
         let next = next_moment(&rollout, world, now, pause_ms);
-        if next.since_ms(now) >= MINUTE_MS.min(how.quantum_ms.saturating_mul(2)) {
+        let idle = next.since_ms(now);
+        // Looking is as much work as deciding: many short waits are not all looked at.
+        if idle >= SELDOM_MS || (looks < LOOKS && idle >= MINUTE_MS.min(how.quantum_ms.saturating_mul(2))) {
             watch(&rollout, world, now);
+            looks += 1;
         }
         if next > how.horizon || steps >= how.most_steps {
             break;
@@ -120,6 +134,16 @@ pub(super) fn watched(
             })
             .collect(),
     }
+}
+
+fn waits_for_people(rollout: &Rollout) -> bool {
+    let wave = rollout.waves().get(rollout.current_wave() as usize);
+    wave.is_some_and(|wave| wave.state() == WaveState::AwaitingApproval)
+}
+
+/// As many different people as the gate needs say yes at once.
+fn approve(rollout: &mut Rollout, now: UnixMs) -> bool {
+    ["forecast", "forecast-too"].into_iter().any(|by| rollout.approve(by, None, now).is_ok())
 }
 
 /// When to decide again: at the next report or deadline, and at what else happens in the fleet not more often than `pause_ms`.

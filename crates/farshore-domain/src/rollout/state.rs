@@ -287,6 +287,16 @@ impl Rollout {
         Ok(rollout)
     }
 
+    /// The same without conditions of gates and tripwires, for a virtual fleet, which measures nothing. And whether there were any.
+    #[must_use]
+    pub fn without_conditions(mut self) -> (Self, bool) {
+        let waves = self.spec.waves.iter_mut().filter_map(|wave| wave.gate.take()).count();
+        let any = waves > 0 || self.spec.gate.take().is_some() || !self.spec.tripwires.is_empty();
+        self.spec.gate = None;
+        self.spec.tripwires.clear();
+        (self, any)
+    }
+
     /// Reads a stored state.
     pub fn from_json(text: &str) -> Result<Self, LoadError> {
         serde_json::from_str(text).map_err(LoadError)

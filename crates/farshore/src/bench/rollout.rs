@@ -213,13 +213,17 @@ fn rates(figures: &mut Figures, size: u32, kind: Kind, seeds: u64) -> Result<()>
             let view = fleet(size, None)?;
             let habits = Habits::new(&past(&view, 100), &view);
             let world = World::new(view.clone(), &[], &Failures::independent(1.0));
-            gather(each_seed(seeds, || world.clone(), |world, seed| {
-                let rollout = started(&spec, &view, seed)?;
-                let run = |percent: &u8| {
-                    (*percent, play(rollout.clone(), world, &habits, &how(seed, size, *percent)))
-                };
-                Ok(percents.iter().map(run).collect())
-            })?)?;
+            gather(each_seed(
+                seeds,
+                || world.clone(),
+                |world, seed| {
+                    let rollout = started(&spec, &view, seed)?;
+                    let run = |percent: &u8| {
+                        (*percent, play(rollout.clone(), world, &habits, &how(seed, size, *percent)))
+                    };
+                    Ok(percents.iter().map(run).collect())
+                },
+            )?)?;
         }
         Kind::One(label) => {
             for percent in RATES {
@@ -227,11 +231,15 @@ fn rates(figures: &mut Figures, size: u32, kind: Kind, seeds: u64) -> Result<()>
                 let habits = Habits::new(&past(&view, 100), &view);
                 let failures = Failures { share: 1.0, only: Some((label.to_owned(), "bad".to_owned())) };
                 let world = World::new(view.clone(), &[], &failures);
-                gather(each_seed(seeds, || world.clone(), |world, seed| {
-                    let rollout = started(&spec, &view, seed)?;
-                    let play_as = Play { failure_share: 1.0, ..how(seed, size, percent) };
-                    Ok(vec![(percent, play(rollout, world, &habits, &play_as))])
-                })?)?;
+                gather(each_seed(
+                    seeds,
+                    || world.clone(),
+                    |world, seed| {
+                        let rollout = started(&spec, &view, seed)?;
+                        let play_as = Play { failure_share: 1.0, ..how(seed, size, percent) };
+                        Ok(vec![(percent, play(rollout, world, &habits, &play_as))])
+                    },
+                )?)?;
             }
         }
     }
@@ -257,10 +265,14 @@ fn finish(figures: &mut Figures, seeds: u64) -> Result<()> {
     for slow_start in [true, false] {
         let spec = RolloutSpec { slow_start, ..spec()? };
         let mut times = Times::default();
-        let ends = each_seed(seeds, || world.clone(), |world, seed| {
-            let outcome = play(started(&spec, &view, seed)?, world, &habits, &how(seed, LARGE, 0));
-            Ok(outcome.ended.since_ms(NOW))
-        })?;
+        let ends = each_seed(
+            seeds,
+            || world.clone(),
+            |world, seed| {
+                let outcome = play(started(&spec, &view, seed)?, world, &habits, &how(seed, LARGE, 0));
+                Ok(outcome.ended.since_ms(NOW))
+            },
+        )?;
         for ms in ends {
             #[expect(clippy::cast_precision_loss, reason = "days in milliseconds are far below 2^52")]
             times.add_ms(ms as f64 / 1_000.0);
@@ -320,7 +332,10 @@ fn costs(figures: &mut Figures) -> Result<()> {
         let read = Rollout::from_json(&text)?;
         black_box(decide(&read, &view, now, &mut permits).next.to_json()?);
     }
-    figures.put("read_decide_write_us_per_device", (begin.elapsed() / ROUNDS).as_secs_f64() * 1e6 / f64::from(LARGE));
+    figures.put(
+        "read_decide_write_us_per_device",
+        (begin.elapsed() / ROUNDS).as_secs_f64() * 1e6 / f64::from(LARGE),
+    );
     black_box(old);
     Ok(())
 }

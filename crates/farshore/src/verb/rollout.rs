@@ -34,6 +34,8 @@ pub(crate) struct Arguments {
 enum Verb {
     /// Make a rollout and start it
     Create(Create),
+    /// Show how a rollout would go: times, what stands in the way, what a bad release would do
+    Simulate(super::forecast::Simulate),
     /// Start a rollout that was made with --no-start
     Start(Target),
     /// Start nothing more, until it is resumed
@@ -152,6 +154,7 @@ pub(crate) async fn run(session: &Session, arguments: Arguments) -> Result<()> {
     let client = session.client()?;
     match arguments.verb {
         Verb::Create(create) => run_create(session, &client, create).await,
+        Verb::Simulate(simulate) => super::forecast::run(session, &client, simulate).await,
         Verb::Start(target) => action(session, &client, &target, "start", "started", false).await,
         Verb::Pause(target) => action(session, &client, &target, "pause", "paused", false).await,
         Verb::Resume(target) => action(session, &client, &target, "resume", "resumed", false).await,
