@@ -172,7 +172,12 @@ pub(super) fn quantum_ms(rollout: &Rollout, habits: &Habits) -> i64 {
             .saturating_add(i64::from(wave.soak_seconds()) * SECOND_MS);
     }
     // Each decision looks at every device: larger fleets take larger steps.
-    let fine = (install / if rollout.population() > 2_000 { 4 } else { 8 }).max(SECOND_MS);
+    let part = match rollout.population() {
+        0..=2_000 => 8,
+        2_001..=5_000 => 4,
+        _ => 2,
+    };
+    let fine = (install / part).max(SECOND_MS);
     let coarse = whole / 400;
     let widest = (install / 2).max(SECOND_MS);
     fine.max(coarse).min(widest)
