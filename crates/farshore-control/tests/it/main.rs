@@ -20,5 +20,6 @@ mod install;
 mod matrix;
 mod objects;
 mod policies;
+mod rollouts;
 mod server;
 mod wire;

@@ -1,0 +1,125 @@
+//! Rollouts as the API makes and shows them: what is refused, who would be in which wave, what would change, why.
+
+use serde_json::{Value, json};
+
+use crate::harness::{Client, Fleet, each_engine};
+use crate::objects::Publisher;
+
+/// Two devices in `canary` that have app `web` by placement, with releases 1.0.0 and 1.1.0 of it.
+async fn stage(fleet: &Fleet) -> Client {
+    let admin = fleet.admin.clone();
+    let publisher = Publisher::new(fleet, "default").await;
+    for (path, name, spec) in [
+        ("/api/apps", "web", json!({})),
+        ("/api/placements", "web", json!({"app": "web"})),
+        ("/api/channels", "canary", json!({})),
+        ("/api/channels", "wide", json!({})),
+    ] {
+        admin.post(path, json!({"metadata": {"name": name}, "spec": spec})).await.expect(201);
+    }
+    for name in ["a", "b"] {
+        let uid = fleet.device(name).await.uid();
+        let spec = json!({"metadata": {"name": name}, "spec": {"channel": "canary"}});
+        admin.put(&format!("/api/devices/{uid}"), spec).await.expect(200);
+    }
+    publisher.release("web", "1.0.0").await;
+    publisher.release("web", "1.1.0").await;
+    admin
+}
+
+fn rollout(name: &str, more: Value) -> Value {
+    let mut spec = json!({"app": "web", "channel": "canary", "release": "web@1.0.0"});
+    for (field, value) in more.as_object().unwrap() {
+        spec[field] = value.clone();
+    }
+    json!({"metadata": {"name": name}, "spec": spec})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollout_that_could_never_progress_is_refused_with_its_field() {
+    each_engine(async |fleet| {
+        let admin = stage(fleet).await;
+        for (field, more) in [
+            ("spec.dependsOn[0]", json!({"dependsOn": ["nothing"]})),
+            ("spec.dependsOn[0]", json!({"dependsOn": ["it"]})),
+            ("spec.promotion.to", json!({"promotion": {"to": "nowhere"}})),
+            ("spec.waves[0].selector", json!({"waves": [{"selector": "ring=x"}, {"percent": 100}]})),
+            ("spec.minAvailable", json!({"minAvailable": 2})),
+            ("spec.maxUnavailable", json!({"maxUnavailable": 0})),
+            ("spec.gate", json!({"gate": "metric(\"no-such-metric\") > 1.0"})),
+        ] {
+            let problem =
+                admin.post("/api/rollouts?start=false", rollout("it", more)).await.problem(400, "invalid");
+            let fields: Vec<_> = problem.errors.iter().map(|error| error.field.as_str()).collect();
+            assert!(fields.contains(&field), "{field}: {problem:?}");
+        }
+        let ended = rollout("ended", json!({}));
+        admin.post("/api/rollouts?start=false", ended).await.expect(201);
+        admin.post("/api/rollouts/ended:abort", json!({})).await.expect(200);
+        let after = rollout("it", json!({"dependsOn": ["ended"]}));
+        admin.post("/api/rollouts?start=false", after).await.problem(400, "invalid");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_in_which_wave_what_would_change_and_why_are_known_before_the_start() {
+    each_engine(async |fleet| {
+        let admin = stage(fleet).await;
+        let waves = json!({"waves": [{"count": 1, "soakSeconds": 0}, {"percent": 100, "soakSeconds": 0}]});
+        let body = rollout("first", waves);
+        let preview: Value = admin
+            .post("/api/assignments:preview", json!({"rollouts": [body.clone()]}))
+            .await
+            .expect(200)
+            .json();
+        assert_eq!((&preview["changed"], &preview["devices"]), (&json!(2), &json!(2)), "{preview:#}");
+        assert_eq!(preview["items"][0]["to"], "1.0.0", "{preview:#}");
+        admin.post("/api/rollouts?start=false", body).await.expect(201);
+        let path = "/api/rollouts/first/plan";
+        let plan: Value = admin.get(path).await.expect(200).json();
+        assert_eq!((&plan["started"], &plan["population"]), (&json!(false), &json!(2)), "{plan:#}");
+        let order = |plan: &Value| -> Vec<(String, u64)> {
+            let items = plan["items"].as_array().unwrap();
+            items
+                .iter()
+                .map(|i| (i["name"].as_str().unwrap().to_owned(), i["wave"].as_u64().unwrap()))
+                .collect()
+        };
+        let before = order(&plan);
+        assert_eq!(before.iter().map(|(_, wave)| *wave).collect::<Vec<_>>(), [1, 2]);
+        let one: Value = admin.get(&format!("{path}?limit=1")).await.expect(200).json();
+        assert_eq!((order(&one).len(), &one["metadata"]["continue"]), (1, &json!("1")));
+        let draft: Value = admin.get("/api/rollouts/first").await.expect(200).json();
+        assert_eq!(draft["status"]["summary"]["phase"], "pending", "looking does not start it: {draft:#}");
+        let why: Value = admin.get("/api/rollouts/first/why").await.expect(200).json();
+        assert_eq!(why["chain"][0]["code"], "Pending", "{why:#}");
+        let waits = why["chain"].as_array().unwrap().iter().any(|cause| cause["owner"] == "operator");
+        assert!(waits, "it waits for somebody to start it: {why:#}");
+
+        admin.post("/api/rollouts/first:start", json!({"comment": "go"})).await.expect(200);
+        let started: Value = admin.get(path).await.expect(200).json();
+        assert_eq!(started["started"], true);
+        assert_eq!(order(&started), before, "the waves are those that were shown");
+        let name = &before[0].0;
+        let why: Value = admin.get(&format!("/api/devices/{name}/why")).await.expect(200).json();
+        assert_eq!(why["subject"]["name"], name.as_str(), "{why:#}");
+        let linked = why["chain"].as_array().unwrap().iter().any(|cause| cause["link"] == "rollout/first");
+        assert!(linked, "{why:#}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_who_may_approve_decides_at_a_gate() {
+    each_engine(async |fleet| {
+        let admin = stage(fleet).await;
+        admin.post("/api/rollouts?start=false", rollout("first", json!({}))).await.expect(201);
+        for verb in ["approve", "reject"] {
+            let path = format!("/api/rollouts/first:{verb}");
+            fleet.role("security-analyst").await.post(&path, json!({})).await.problem(403, "forbidden");
+            fleet.role("operator").await.post(&path, json!({})).await.problem(409, "conflict");
+        }
+    })
+    .await;
+}
