@@ -270,7 +270,8 @@ fn fly(member: &mut Member, device: &DeviceView, terms: &Terms) {
     }
     let excluded = exclusion(device, member, terms.to);
     let downloading = device.app.phase == AppPhase::Downloading;
-    if terms.is_over(since, device) && (moving || !downloading) {
+    // A permit that was renewed late is used in its own time: nobody else may have the place until it is over.
+    if expired && terms.is_over(since, device) && (moving || !downloading) {
         if let Some(why) = excluded {
             member.progress = Progress::Excluded { since: now, why };
         } else {

@@ -101,10 +101,13 @@ impl<'a> Step<'a> {
             let (Some(known), Some(member)) = (waits, self.next.members.get(&device).cloned()) else {
                 continue;
             };
-            let expires_at = self.expiry(&member, known, forward).filter(|_| !ledger.is_over(known, now));
+            // Who goes back in the middle of the new release keeps its place and its time, or it would begin anew for ever.
+            let tries = !forward && known.is_trying(self.next.to.uid);
+            let expires_at =
+                self.expiry(&member, known, forward).filter(|_| tries || !ledger.is_over(known, now));
             let progress = match expires_at {
                 None => {
-                    if !forward && known.is_trying(self.next.to.uid) {
+                    if tries {
                         ledger.wait_in_place(known);
                     } else {
                         ledger.give_back(known, now);

@@ -97,3 +97,15 @@ fn a_device_fails_while_its_wave_goes_back_alone() {
         }
     }
 }
+
+/// A permit that was renewed late was used just before the device's time was over: it was called stuck, and its place was given away.
+#[test]
+fn a_device_hears_of_its_permit_after_a_long_silence() {
+    let times = json!({"maxUnavailable": 1, "permitSeconds": 120, "deviceTimeoutSeconds": 300, "gateTimeoutSeconds": 900});
+    for seconds in [290, 299, 310, 327] {
+        for number in 0..3 {
+            let steps = vec![Step::Deaf(number, seconds), Step::Seconds(seconds + 3)];
+            lives_well(times.clone(), fleet(&[Good; 3]), steps);
+        }
+    }
+}
