@@ -37,8 +37,6 @@ pub fn live_permits_are_within_the_budget(rollout: &Rollout, now: UnixMs) -> Res
 struct Stand {
     size: u32,
     down: u32,
-    /// Of those, who waits to go back in the middle of the new release.
-    tries: u32,
     up: u32,
 }
 
@@ -49,13 +47,7 @@ impl Stand {
         let tries = due && device.is_some_and(|device| device.is_trying(next.to().uid));
         self.size += 1;
         self.down += u32::from(flies || tries || device.is_some_and(|device| device.is_busy(now)));
-        self.tries += u32::from(tries);
         self.up += u32::from(!flies && !tries && device.is_some_and(|device| device.is_up(now)));
-    }
-
-    /// Whether a device that was in the middle of the new release may have been let go back: that takes nobody else down.
-    fn allows_back(self, limit: Limit) -> bool {
-        self.down - self.tries <= limit.places(self.size).max(1)
     }
 
     /// Whether a device that was `up` until then may have been taken down, with this as the result.
@@ -94,11 +86,12 @@ pub fn nothing_is_started_above_the_budget(
     }
     let limit = decision.next.spec().limit();
     let allows = |device: &DeviceView, tries| {
-        if tries { stand.allows_back(limit) } else { stand.allows(limit, device.is_up(now)) }
+        // It was down already; how many have a permit at once is checked on its own.
+        tries || stand.allows(limit, device.is_up(now))
     };
     let bad = started(decision, view).find(|(device, tries)| !allows(device, *tries));
     holds(bad.is_none(), "nothing_is_started_above_the_budget", || {
-        let Stand { size, down, up, .. } = stand;
+        let Stand { size, down, up } = stand;
         format!("{down} down and {up} up of {size} with {limit}, and more was started")
     })
 }
@@ -133,10 +126,10 @@ pub fn no_group_is_taken_below_its_budget(
             let stand = stands.get(value).copied().unwrap_or_default();
             let limit = group.limit();
             holds(
-                if tries { stand.allows_back(limit) } else { stand.allows(limit, device.is_up(now)) },
+                tries || stand.allows(limit, device.is_up(now)),
                 "no_group_is_taken_below_its_budget",
                 || {
-                    let Stand { size, down, up, .. } = stand;
+                    let Stand { size, down, up } = stand;
                     format!(
                         "{}={value}: {down} down and {up} up of {size} with {limit}, and more was started",
                         group.label
