@@ -165,8 +165,7 @@ impl AppRow {
 /// Uid, device, app, release, rollout, issued, expires.
 type RawPermit = (Uuid, Uuid, String, Uuid, Option<Uuid>, i64, i64);
 
-const DEVICE: &str =
-    "SELECT uid, name, labels, channel, location, lifecycle, last_seen_at, capabilities FROM devices WHERE tenant = $1";
+const DEVICE: &str = "SELECT uid, name, labels, channel, location, lifecycle, last_seen_at, capabilities FROM devices WHERE tenant = $1";
 const APP: &str =
     "SELECT device, app, phase, active_release, failed_release, refused_release, committed, reasons,
     resumed_seen, resumed_wanted, reported_at FROM device_apps WHERE tenant = $1";

@@ -1326,6 +1326,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/rollouts/{id}:simulate": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Foresees how a rollout goes from now on. Nothing is changed. */
+        post: operations["post_rollouts_id_simulate"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/rollouts/{id}:skip-wave": {
         parameters: {
             query?: never;
@@ -1838,6 +1855,24 @@ export interface components {
             /** @description What would change, by device and app; the first 1,000 at most. */
             items: components["schemas"]["AssignmentChange"][];
         };
+        /** @description How much of a forecast rests on the devices' own past. */
+        Basis: {
+            /**
+             * Format: int32
+             * @description Devices with install times of their own; the others take those of the fleet.
+             */
+            devicesWithInstallTimes: number;
+            /**
+             * Format: int32
+             * @description Devices whose time online is known; the others take the fleet's mean.
+             */
+            devicesWithPresence: number;
+            /**
+             * Format: int32
+             * @description Past install times in all. With none, 45 s are assumed.
+             */
+            installTimes: number;
+        };
         /** @description Precedence: pin > rollout > channel. */
         Because: {
             channel: components["schemas"]["Name"];
@@ -1873,6 +1908,24 @@ export interface components {
              * @example 2027-01-02
              */
             to: string;
+        };
+        /** @description A rule or window that made the rollout wait. */
+        Blocked: {
+            /** @description One CamelCase word for programs. */
+            code: string;
+            /**
+             * Format: int32
+             * @description The most devices that waited for it at once; 0 when the whole rollout did.
+             */
+            devices: number;
+            firstAt: components["schemas"]["UnixMs"];
+            /**
+             * Format: int32
+             * @description How long it was in the way, in all.
+             */
+            seconds: number;
+            /** @description A sentence for people. */
+            why: string;
         };
         /** @enum {string} */
         Bucket: "waiting" | "updating" | "ok" | "failed" | "unreachable" | "rolling-back" | "rolled-back" | "excluded" | "unknown";
@@ -2172,6 +2225,16 @@ export interface components {
             to: string[];
             username?: string | null;
         };
+        /** @description An end without success. */
+        Ending: {
+            /** @description In a few words, such as `halted`. */
+            how: string;
+            /**
+             * Format: double
+             * @description The share of the runs, 0 to 1.
+             */
+            share: number;
+        };
         /**
          * @description Whether heavy work waits for cheap hours.
          * @enum {string}
@@ -2226,6 +2289,57 @@ export interface components {
             /** @description A path such as `spec.waves[1].percent`, or the name of a query parameter or header. */
             field: string;
             message: string;
+        };
+        /** @description How a rollout would go. */
+        Forecast: {
+            /** @description By time; the API gives a page of it. */
+            assignments: components["schemas"]["Turn"][];
+            /** @description What was taken for granted, in sentences. */
+            assumptions: string[];
+            /** @description The moment that seconds are counted from. */
+            at: components["schemas"]["UnixMs"];
+            basis: components["schemas"]["Basis"];
+            /** @description What stood in the way in the first run. */
+            blocked: components["schemas"]["Blocked"][];
+            /**
+             * Format: int32
+             * @description Devices of the rollout.
+             */
+            devices: number;
+            /** @description How the other runs ended. */
+            endings: components["schemas"]["Ending"][];
+            /**
+             * Format: int32
+             * @description Until it has succeeded, in the middle and at the ninetieth percentile of the runs that did. None when no run did.
+             */
+            finishP50Seconds?: number | null;
+            /** Format: int32 */
+            finishP90Seconds?: number | null;
+            /**
+             * Format: double
+             * @description The share of the runs that succeeded, 0 to 1.
+             */
+            finishes: number;
+            /** @description The plan with a release that fails, exactly; for devices that fail independently and all report. */
+            operatingCharacteristic: components["schemas"]["OperatingPoint"][];
+            /** @description The most devices that were down at once: of the fleet (`label` is empty), and of each group. */
+            peakDown: components["schemas"]["PeakDown"][];
+            /**
+             * Format: double
+             * @description Reports were gathered on a grid of this width, so that times are right to about this much.
+             */
+            quantumSeconds: number;
+            /**
+             * Format: int32
+             * @description Virtual rollouts that were played; fewer for larger fleets.
+             */
+            runs: number;
+            /**
+             * Format: int64
+             * @description The same seed gives the same forecast.
+             */
+            seed: number;
+            waves: components["schemas"]["WaveForecast"][];
         };
         /** @description The order of desired states: a restored database raises the epoch. */
         Generation: {
@@ -3047,6 +3161,26 @@ export interface components {
          * @enum {string}
          */
         OnSmallWave: "halt" | "pause" | "retry-elsewhere";
+        /** @description The plan at one rate of failures. */
+        OperatingPoint: {
+            /**
+             * Format: int32
+             * @description Devices that have had the new release when it halts or ends: in the middle of all cases, and in all but one of twenty.
+             */
+            devicesTouchedP50: number;
+            /** Format: int32 */
+            devicesTouchedP95: number;
+            /**
+             * Format: double
+             * @description 0 to 1.
+             */
+            failureRate: number;
+            /**
+             * Format: double
+             * @description How likely the rollout halts, 0 to 1.
+             */
+            haltProbability: number;
+        };
         /** Format: uuid */
         OperationId: string;
         /** @description What may be done from afar. Left out: logs, diagnostics and restarts yes; a shell, a reboot and runbooks no. */
@@ -3080,6 +3214,20 @@ export interface components {
         };
         /** @enum {string} */
         PauseReason: "operator" | "failures" | "inconclusive" | "small-wave" | "tripwire" | "unknown";
+        /** @description How many devices of a group were down at once, at most over all runs. */
+        PeakDown: {
+            /** Format: int32 */
+            devices: number;
+            /** @description The label's value; `fleet` for all devices. */
+            group: string;
+            /** @description The label's key; empty for all devices. */
+            label: string;
+            /**
+             * Format: int32
+             * @description How many devices the group has.
+             */
+            of: number;
+        };
         /** @enum {string} */
         Permission: "device.read" | "device.write" | "device.revoke" | "device.operate" | "claim.read" | "claim.write" | "release.read" | "release.write" | "trust.read" | "trust.write" | "fleet.read" | "fleet.write" | "rollout.read" | "rollout.write" | "rollout.approve" | "policy.read" | "policy.write" | "event.read" | "incident.read" | "incident.write" | "user.read" | "user.write" | "tenant.read" | "platform.write" | "unknown";
         /** @enum {string} */
@@ -3250,6 +3398,21 @@ export interface components {
         PromotionMode: "draft" | "start";
         /** @enum {string} */
         Reachability: "online" | "stale" | "offline" | "unknown";
+        /** @description The plan's errors in one wave, given that it is reached. Both 0 to 1. */
+        RealError: {
+            /**
+             * Format: double
+             * @description How likely a release at the acceptable rate of failures is halted here.
+             */
+            falseHalt: number;
+            /**
+             * Format: double
+             * @description How likely a release that fails at the threshold gets through.
+             */
+            missed: number;
+            /** @description Arithmetic alone breaks the wave's share of the promise; `onSmallWave` says what a halt means. */
+            small: boolean;
+        };
         /** @description One link of a chain of reasons: the answer to "why". */
         Reason: {
             /** @description One CamelCase word for programs, such as `HealthCheckFailed`. */
@@ -3452,6 +3615,16 @@ export interface components {
              * @description From 1.
              */
             wave: number;
+        };
+        /** @description The answer of `POST /api/rollouts/{id}:simulate`. */
+        RolloutForecast: components["schemas"]["Forecast"] & {
+            /**
+             * Format: int32
+             * @description Devices in all.
+             */
+            assignmentsTotal: number;
+            /** Format: int64 */
+            tookMs: number;
         };
         /** Format: uuid */
         RolloutId: string;
@@ -3671,6 +3844,33 @@ export interface components {
         SilenceStatus: {
             state: components["schemas"]["SilenceState"];
         };
+        /** @description Body of `POST /api/rollouts/{id}:simulate`; everything may be left out. */
+        SimulateRequest: {
+            /**
+             * Format: int32
+             * @description At most this many devices in `assignments`; 100 when left out, 1,000 at most.
+             * @default null
+             */
+            limit: number | null;
+            /**
+             * Format: int32
+             * @description How many devices of `assignments` to skip.
+             * @default null
+             */
+            offset: number | null;
+            /**
+             * Format: int32
+             * @description Virtual rollouts, 1 to 200; when left out, as many as take about a second.
+             * @default null
+             */
+            runs: number | null;
+            /**
+             * Format: int32
+             * @description The same seed gives the same forecast while the fleet stays the same. 1 when left out.
+             * @default null
+             */
+            seed: number | null;
+        };
         /** @description What an event is about. */
         Subject: {
             /** @description `Device`, `Rollout`, `Release`, … */
@@ -3713,6 +3913,21 @@ export interface components {
              * @description 0 when there is none yet.
              */
             version: number;
+        };
+        /** @description A device's turn. */
+        Turn: {
+            /**
+             * Format: int32
+             * @description When it has the release, in the middle of the runs; none when it gets it in fewer than half of them.
+             */
+            aboutSeconds?: number | null;
+            device: components["schemas"]["DeviceId"];
+            name: components["schemas"]["Name"];
+            /**
+             * Format: int32
+             * @description From 1.
+             */
+            wave: number;
         };
         /**
          * Format: int64
@@ -3783,6 +3998,34 @@ export interface components {
              *     successes until they report.
              */
             value: number;
+        };
+        /** @description One wave, in percentiles over the runs that reached it. */
+        WaveForecast: {
+            /**
+             * Format: int32
+             * @description Devices that it takes beyond those of earlier waves.
+             */
+            devices: number;
+            /**
+             * Format: int32
+             * @description When its gate opens.
+             */
+            endsP50?: number | null;
+            /** Format: int32 */
+            endsP90?: number | null;
+            realError?: components["schemas"]["RealError"] | null;
+            /**
+             * Format: int32
+             * @description Seconds from now; none when no run came that far.
+             */
+            startsP50?: number | null;
+            /** Format: int32 */
+            startsP90?: number | null;
+            /**
+             * Format: int32
+             * @description From 1.
+             */
+            wave: number;
         };
         /** @description One wave: exactly one of `percent` and `count`, both cumulative and of the population at start, and `selector`. */
         WaveSpec: {
@@ -7498,6 +7741,39 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Rollout"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_rollouts_id_simulate: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["SimulateRequest"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RolloutForecast"];
                 };
             };
             "4XX": {

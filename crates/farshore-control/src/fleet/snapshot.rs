@@ -12,7 +12,7 @@ use farshore_domain::name::Name;
 use farshore_domain::policy::{DesiredPolicy, POLICY_CAPABILITY, PolicySpec, Rules, SafeRelease};
 use farshore_domain::rollout::{AppReport, DeviceView, FleetView, KnownRelease, Phase, Rollout};
 use farshore_domain::schedule::Zone;
-use farshore_domain::time::UnixMs;
+use farshore_domain::time::{SECOND_MS, UnixMs};
 use farshore_domain::version::Version;
 use farshore_store::db::Tx;
 use farshore_store::fleet::{FleetApp, FleetDevice, PermitRow, ReleaseMark};
@@ -48,6 +48,9 @@ pub struct Snapshot {
     dependencies: BTreeMap<Name, Phase>,
     signals: FleetSignals,
 }
+
+/// When a place that another rollout takes is looked at again.
+const LOOK_AGAIN_MS: i64 = 30 * SECOND_MS;
 
 /// The label that says in which zone a device is, with `_` for `/`: `Europe_Riga`.
 const ZONE_LABEL: &str = "timezone";
@@ -221,6 +224,17 @@ impl Snapshot {
             if permit.expires_at > now && disrupts && !overtaken && !self.is_settled(permit) {
                 let until: &mut UnixMs = busy.entry(permit.device).or_insert(permit.expires_at);
                 *until = (*until).max(permit.expires_at);
+            }
+        }
+        // What another rollout replaces is down until it has reported, also when the permit for it is used or over.
+        let others = self.rollouts.iter().map(|read| &read.rollout).filter(|other| {
+            other.id() != rollout.id() && !other.phase().is_final() && other.from().is_some()
+        });
+        for other in others {
+            for (device, _) in other.members().filter(|(_, member)| member.progress().is_in_flight()) {
+                let again = now.plus_ms(LOOK_AGAIN_MS);
+                let until: &mut UnixMs = busy.entry(device).or_insert(again);
+                *until = (*until).max(again);
             }
         }
         busy
