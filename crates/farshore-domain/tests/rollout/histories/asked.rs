@@ -120,6 +120,10 @@ impl Asked {
         self.spec["onInconclusive"] == "continue"
     }
 
+    pub(super) fn goes_back_by_wave(&self) -> bool {
+        self.spec["onFailure"] == "rollback-wave"
+    }
+
     pub(super) fn starts_slowly(&self) -> bool {
         self.spec["slowStart"].as_bool().unwrap()
     }

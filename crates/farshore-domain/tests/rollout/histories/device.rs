@@ -132,7 +132,8 @@ impl Device {
     /// Does what is due now.
     pub(super) fn act(&mut self, now: UnixMs) {
         if let Some((until, _)) = self.trial {
-            if now >= until {
+            let stuck = self.app.active.is_some_and(|active| self.shows(Nature::Stuck, active));
+            if now >= until || stuck {
                 self.end_trial(now);
             }
             if self.trial.is_some() {
@@ -223,9 +224,9 @@ impl Device {
             let told_otherwise = self.desired.is_some_and(|desired| {
                 desired.release != Some(active) && (desired.permit.is_some() || desired.release.is_none())
             });
-            // It never gets done, until it is told to go back; it looks again now and then.
+            // It never gets done, until it is told to go back.
             if let Some((until, _)) = &mut self.trial {
-                *until = now.plus_ms(60_000);
+                *until = now.plus_ms(24 * 3_600_000);
             }
             if told_otherwise {
                 self.trial = None;
@@ -265,6 +266,10 @@ impl Device {
     /// Somebody repaired it and resumes the app.
     pub(super) fn resume(&mut self, nature: Nature) {
         self.nature = nature;
+        // A trial that was stuck ends now, one way or the other.
+        if let Some((until, _)) = &mut self.trial {
+            *until = UnixMs(0);
+        }
         self.given_up = None;
         self.app.failed_release = None;
         self.app.refused_release = None;

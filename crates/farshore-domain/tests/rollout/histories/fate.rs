@@ -184,6 +184,7 @@ impl World {
     pub(super) fn repair(&mut self, number: u8) {
         self.repaired = true;
         self.with(number, |world, id| {
+            world.driver_tries.remove(&id);
             if let Some(device) = world.devices.get_mut(&id) {
                 device.resume(Nature::Good);
             }

@@ -139,6 +139,10 @@ impl Oracle {
         match before.pause_state().map(|pause| pause.why).filter(|_| resumed) {
             Some(PauseReason::Failures | PauseReason::SmallWave | PauseReason::Tripwire) => {
                 self.went_back_at = None;
+                // Who was called stuck and got done while a wave went back is failed no more.
+                let has_failed =
+                    |device: DeviceId| after.member(device).is_some_and(|m| m.failure().is_some());
+                self.failed.retain(|device, _| has_failed(*device));
                 // Who could not go back with its wave stays failed, and nothing else was said of it.
                 for (device, failure) in after.members().filter_map(|(id, m)| Some((id, m.failure()?))) {
                     let known = Failed { resumed: failure.resumed, may_recover: true, acknowledged: true };
@@ -364,7 +368,9 @@ impl Oracle {
             "waves in their order",
             || format!("{device} of wave {:?}, {} gates are open", self.own_wave.get(&device), self.passed),
         )?;
-        must(!self.failed.contains_key(&device), "a device that failed is not tried again by itself", why)?;
+        // After a wave went back alone its devices are taken up again in ways that only the engine follows.
+        let again = self.failed.contains_key(&device) && !self.asked.goes_back_by_wave();
+        must(!again, "a device that failed is not tried again by itself", why)?;
         must(!known.has_committed(self.to), RULE, why)
     }
 

@@ -66,6 +66,8 @@ pub(super) struct World {
     driver_permits: BTreeMap<DeviceId, (ReleaseId, Permit)>,
     /// Permits of others that may still take a device down: the release they are for, and until when.
     others: BTreeMap<DeviceId, Vec<(ReleaseId, UnixMs)>>,
+    /// How many permits in a row the driver has issued to a device for one release.
+    pub(super) driver_tries: BTreeMap<DeviceId, (Option<ReleaseId>, u32)>,
     permits: u64,
     wake: Option<UnixMs>,
     pub(super) dirty: bool,
@@ -99,6 +101,7 @@ impl World {
             earlier: BTreeMap::new(),
             driver_permits: BTreeMap::new(),
             others: BTreeMap::new(),
+            driver_tries: BTreeMap::new(),
             permits: 0,
             wake: None,
             dirty: false,
@@ -367,7 +370,14 @@ impl World {
         let (release, permit) = (app.map(|app| app.release), app.and_then(|app| app.permit));
         let needs = app.and_then(|app| app.needs_permit);
         self.write(id, release, permit);
-        if let (Some(need), Some(release), true) = (needs, release, online) {
+        let tried = self.driver_tries.entry(id).or_insert((release, 0));
+        if tried.0 != release {
+            *tried = (release, 0);
+        }
+        // A device that does not take its permits is left alone after some.
+        let may = online && tried.1 < 60;
+        if let (Some(need), Some(release), true) = (needs, release, may) {
+            tried.1 += 1;
             self.permits += 1;
             let uid = PermitId(Uuid::from_u128(u128::from(self.permits)));
             let permit = Permit { uid, expires_at: self.now.plus_ms(20 * SECOND_MS), rollout: None };
