@@ -134,6 +134,9 @@ struct Row {
     history: Json<Vec<IncidentNote>>,
 }
 
+/// An incident's row as it is read to be told of or changed, in the order of its columns.
+type KnownIncident = (Uuid, String, String, i64, String, Json<Vec<IncidentNote>>);
+
 impl Row {
     fn read(self) -> StoreResult<IncidentRow> {
         Ok(IncidentRow {
@@ -209,7 +212,7 @@ async fn write_one(
     now: UnixMs,
 ) -> StoreResult<Option<NewEvent>> {
     let (tenant, device) = (report.tenant.0, report.device.0);
-    let known: Option<(Uuid, String, String, i64, String, Json<Vec<IncidentNote>>)> = on!(tx, c => sqlx::query_as(
+    let known: Option<KnownIncident> = on!(tx, c => sqlx::query_as(
         "SELECT device, name, state, signs, resolved_by, history FROM incidents WHERE tenant = $1 AND uid = $2")
         .bind(tenant).bind(told.uid.0).fetch_optional(c).await)?;
     let actor = format!("device:{}", report.device_name);

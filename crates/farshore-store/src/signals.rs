@@ -23,10 +23,13 @@ pub struct LatestReadings {
     pub values: BTreeMap<String, f64>,
 }
 
+/// A device, when it was measured, and each metric's value.
+type LatestRow = (Uuid, i64, Json<BTreeMap<String, f64>>);
+
 impl TenantDb {
     /// The latest measurements of every device.
     pub async fn latest_readings(&self, tx: &mut Tx) -> StoreResult<BTreeMap<DeviceId, LatestReadings>> {
-        let rows: Vec<(Uuid, i64, Json<BTreeMap<String, f64>>)> = on!(tx, c => sqlx::query_as(
+        let rows: Vec<LatestRow> = on!(tx, c => sqlx::query_as(
             "SELECT device, at, latest FROM metric_latest WHERE tenant = $1 AND stream = 'host'")
             .bind(self.tenant.0).fetch_all(c).await)?;
         let read = |(device, at, values): (Uuid, i64, Json<BTreeMap<String, f64>>)| {

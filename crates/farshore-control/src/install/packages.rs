@@ -13,12 +13,15 @@ const MAX_PACKAGES: usize = 32;
 /// A file that is larger is no package of ours.
 const MAX_PACKAGE_BYTES: u64 = 100 * 1024 * 1024;
 
+/// Size, last change and digest of a file.
+type Known = (u64, Option<SystemTime>, Digest);
+
 /// The packages that devices may fetch, with their digests.
 #[derive(Debug)]
 pub struct Packages {
     folder: PathBuf,
     /// What a file's digest was, and when the file had last changed then.
-    known: Mutex<BTreeMap<String, (u64, Option<SystemTime>, Digest)>>,
+    known: Mutex<BTreeMap<String, Known>>,
 }
 
 impl Packages {

@@ -87,7 +87,7 @@ async fn list(Db(db): Db, Query(page): Query<Page>) -> ApiResult<Json<List<Rollo
     let rows = db.rollouts(before, limit).await?;
     let full = rows.len() == limit as usize;
     let continue_from = rows.last().filter(|_| full).map(|row| row.metadata.uid.to_string());
-    let items = rows.into_iter().map(|row| show_row(row)).collect::<ApiResult<_>>()?;
+    let items = rows.into_iter().map(show_row).collect::<ApiResult<_>>()?;
     Ok(Json(List { items, metadata: ListMetadata { continue_from, total: None } }))
 }
 

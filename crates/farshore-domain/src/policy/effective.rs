@@ -1,6 +1,7 @@
 //! From the policies of a tenant to what one device obeys, and where each value comes from.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -86,9 +87,9 @@ pub fn effective<'a>(
         let mut found = Vec::new();
         leaves(&serde_json::to_value(&policy.spec.rules)?, "", &mut found);
         for (path, leaf) in found {
-            if !provenance.contains_key(&path) {
-                put(&mut merged, &path, leaf);
-                provenance.insert(path, from(policy));
+            if let Entry::Vacant(place) = provenance.entry(path) {
+                put(&mut merged, place.key(), leaf);
+                place.insert(from(policy));
             }
         }
     }
