@@ -42,7 +42,7 @@ export const versions = (policy) =>
   }))
 
 export function ofDevice(device) {
-  const matching = [...policies].reverse().filter((p) => p.spec.selector === '' || device.metadata.labels?.role === 'kiosk')
+  const matching = policies.toReversed().filter((p) => p.spec.selector === '' || device.metadata.labels?.role === 'kiosk')
   const rules = {}
   const provenance = {}
   for (const policy of matching) {
