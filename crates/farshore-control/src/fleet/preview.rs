@@ -40,6 +40,10 @@ pub(super) fn row() -> Route {
 async fn preview(Db(db): Db, Body(changes): Body<AssignmentChanges>) -> ApiResult<Json<AssignmentPreview>> {
     let count =
         changes.placements.len() + changes.pins.len() + changes.devices.len() + changes.rollouts.len();
+    if count == 0 {
+        let why = "holds nothing to look ahead at: name placements, pins, devices or rollouts";
+        return Err(ApiError::field("body", why));
+    }
     if count > MAX_OBJECTS {
         return Err(ApiError::field("body", format!("has at most {MAX_OBJECTS} objects")));
     }

@@ -114,7 +114,7 @@ impl Step<'_> {
         opens
     }
 
-    /// While windows keep every open member of the wave from changing, the gate's time stands still: it counts from the next opening.
+    /// While windows keep every open member of the wave from changing, the gate's time stands still.
     pub(super) fn hold_gate(&mut self) {
         if self.next.phase != Phase::Running || !self.next.has_windows() {
             return;
@@ -136,10 +136,17 @@ impl Step<'_> {
                 Look::Shut { next, .. } => opens = opens.into_iter().chain(next).min(),
             }
         }
+        let now = self.now;
         if let Some(opens) = opens
             && let Some(wave) = self.next.current_mut()
         {
-            wave.news_at = wave.news_at.max(Some(opens));
+            // Only the time that is shut is added, so that a gate which waits for something else as well still has its deadline.
+            let counted = wave.held_until.unwrap_or(now).max(now);
+            let news = wave.news_at.unwrap_or(now);
+            if opens > counted {
+                wave.news_at = Some(news.plus_ms(opens.since_ms(counted)));
+                wave.held_until = Some(opens);
+            }
         }
     }
 }

@@ -42,6 +42,9 @@ pub struct Wave {
     /// When it last learned something: the gate's time limit counts from here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) news_at: Option<UnixMs>,
+    /// Until then the gate's time stands still, because windows are shut; that time has been added to `news_at` already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) held_until: Option<UnixMs>,
     /// Somebody decided to go on without the missing reports.
     #[serde(default, skip_serializing_if = "is_false")]
     pub(super) waived: bool,
@@ -76,6 +79,7 @@ impl Wave {
             state: WaveState::Waiting,
             started_at: None,
             news_at: None,
+            held_until: None,
             waived: false,
             skipped: false,
             retried: false,

@@ -455,7 +455,7 @@ mod tests {
         assert_eq!(documents.iter().map(|d| d.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
         let mixed = "{\"kind\": \"App\", \"metadata\": {\"name\": \"a\"}}\n---\n{\"kind\": \"App\", \"metadata\": {\"name\": \"b\"}}\n";
         assert_eq!(read(mixed).unwrap().len(), 2);
-        assert!(read("{\"kind\": }").unwrap_err().contains("no JSON"));
+        assert!(read("{\"kind\": ]").unwrap_err().contains("no JSON"));
         assert!(read("{kind: App}\n---\n{kind: [}\n").unwrap_err().contains("no YAML"));
     }
 

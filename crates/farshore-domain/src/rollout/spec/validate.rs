@@ -78,7 +78,7 @@ fn check_judging(spec: &RolloutSpec) -> Vec<(String, String)> {
     let mut errors = Vec::new();
     let mut refuse = |field: &str, message: String| errors.push((field.to_owned(), message));
     let (acceptable, threshold) = (spec.acceptable_percent(), spec.failure_threshold);
-    if acceptable >= threshold {
+    if acceptable >= threshold && threshold > 0 {
         refuse(
             "acceptableFailureRate",
             format!("is below failureThreshold ({threshold}): between the two, the test tells good from bad"),
