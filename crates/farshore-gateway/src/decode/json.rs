@@ -1,0 +1,404 @@
+//! Points as JSON: one object, an array of them, or one object a line (NDJSON).
+//!
+//! ```json
+//! {"sensor_id": "temp-01", "value": 23.5, "unit": "celsius", "tags": {"location": "warehouse-A"}, "timestamp": "2025-10-09T10:30:00Z"}
+//! {"measurement": "climate", "tags": {"room": "a"}, "fields": {"temperature": 21.5, "window": true}, "time": 1760005800}
+//! ```
+//!
+//! The sensor is the measurement, its value the field `value`, its unit the tag `unit`. A number of JSON is a float, except a whole one
+//! beyond 2^53, which a float could not hold. Values that are arrays or objects are kept as JSON; null is no value. A time is RFC 3339
+//! (without an offset: UTC) or a Unix time whose unit is told by its size.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::time::{by_magnitude, parse_rfc3339, whole_by_magnitude};
+use super::{Outcome, Sink};
+use crate::limits::{MAX_FIELDS, MAX_LINE_BYTES, MAX_NAME_BYTES, MAX_TAGS};
+use crate::point::{Field, Point, PointError, Tag, Value};
+
+/// The largest whole number up to which every one has a float of its own.
+const EXACT: u64 = 1 << 53;
+
+/// Hands each point of a body to `sink`: an array's elements, or the objects that stand one after another.
+pub fn decode(body: &[u8], sink: &mut Sink<'_>) -> Outcome {
+    let mut outcome = Outcome::default();
+    let Ok(text) = std::str::from_utf8(body) else {
+        outcome.count(1, Err(PointError::NotUtf8("the body")));
+        return outcome;
+    };
+    let text = text.trim_start_matches(['\u{feff}', ' ', '\t', '\r', '\n']);
+    if text.starts_with('[') {
+        let mut reader = serde_json::Deserializer::from_str(text);
+        let result =
+            Elements { outcome: &mut outcome, sink }.deserialize(&mut reader).and_then(|()| reader.end());
+        if let Err(error) = result {
+            let place = outcome.accepted + outcome.rejected + 1;
+            outcome.count(place, Err(broken(&error)));
+        }
+        return outcome;
+    }
+    // A single object may be written over several lines; a line that does not end its object is tried as the whole.
+    let mut point = Point::default();
+    if let Ok(raw) = serde_json::from_str::<&RawValue>(text) {
+        let result = read(raw.get(), &mut point).and_then(|()| sink(&point));
+        outcome.count(1, result);
+        return outcome;
+    }
+    for (index, line) in text.split('\n').enumerate() {
+        let line = line.trim();
+        if line.is_empty() {
+            continue;
+        }
+        let result = if line.len() > MAX_LINE_BYTES {
+            Err(PointError::TooLong { what: "the line", bytes: line.len(), max: MAX_LINE_BYTES })
+        } else {
+            let mut point = Point::default();
+            read(line, &mut point).and_then(|()| sink(&point))
+        };
+        outcome.count(index + 1, result);
+    }
+    if outcome.accepted + outcome.rejected == 0 {
+        outcome.count(1, Err(PointError::Missing { what: "a point" }));
+    }
+    outcome
+}
+
+fn broken(error: &serde_json::Error) -> PointError {
+    PointError::Json(error.to_string().chars().take(200).collect())
+}
+
+/// An array's elements, one after another, never all at once.
+struct Elements<'a, 's> {
+    outcome: &'a mut Outcome,
+    sink: &'a mut Sink<'s>,
+}
+
+impl<'de> DeserializeSeed<'de> for Elements<'_, '_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Elements<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of points")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<(), A::Error> {
+        let mut place = 0;
+        let mut point = Point::default();
+        while let Some(raw) = elements.next_element::<&'de RawValue>()? {
+            place += 1;
+            point.clear();
+            let result = read(raw.get(), &mut point).and_then(|()| (self.sink)(&point));
+            self.outcome.count(place, result);
+        }
+        Ok(())
+    }
+}
+
+/// The object as it is written. `tags` and `fields` are read in place, without a map in between.
+#[derive(Deserialize)]
+struct Written<'a> {
+    #[serde(borrow, default)]
+    sensor_id: Option<Borrowed<'a>>,
+    #[serde(borrow, default)]
+    measurement: Option<Borrowed<'a>>,
+    #[serde(borrow, default)]
+    value: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    unit: Option<Borrowed<'a>>,
+    #[serde(borrow, default)]
+    tags: Option<Tags<'a>>,
+    #[serde(borrow, default)]
+    fields: Option<Fields<'a>>,
+    #[serde(borrow, default)]
+    timestamp: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    time: Option<&'a RawValue>,
+}
+
+struct Tags<'a>(Vec<Tag<'a>>);
+struct Fields<'a>(Vec<Field<'a>>);
+
+/// Text that is borrowed where it has no escapes. (A `Cow` within anything else is always copied by serde.)
+#[derive(Deserialize)]
+struct Borrowed<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Tags<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl<'de> Visitor<'de> for Reader {
+            type Value = Tags<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of tags")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Tags<'de>, A::Error> {
+                let mut tags = Vec::new();
+                while let Some(Borrowed(key)) = map.next_key::<Borrowed<'de>>()? {
+                    let raw = map.next_value::<&'de RawValue>()?.get();
+                    // One more than allowed is kept, so that the point is refused; more is only read over.
+                    if tags.len() <= MAX_TAGS {
+                        tags.push((key, tag_value::<A::Error>(raw)?));
+                    }
+                }
+                Ok(Tags(tags))
+            }
+        }
+        deserializer.deserialize_map(Reader)
+    }
+}
+
+/// A tag is text; numbers, true and false are taken as written.
+fn tag_value<'a, E: serde::de::Error>(raw: &'a str) -> Result<Cow<'a, str>, E> {
+    match raw.as_bytes().first() {
+        Some(b'"') => serde_json::from_str::<Borrowed<'a>>(raw).map(|text| text.0).map_err(E::custom),
+        Some(b'{' | b'[' | b'n') => Err(E::custom("a tag's value must be a text, a number, true or false")),
+        _ => Ok(Cow::Borrowed(raw)),
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl<'de> Visitor<'de> for Reader {
+            type Value = Fields<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of fields")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
+                let mut fields = Vec::new();
+                while let Some(Borrowed(key)) = map.next_key::<Borrowed<'de>>()? {
+                    if fields.len() > MAX_FIELDS {
+                        map.next_value::<IgnoredAny>()?;
+                        continue;
+                    }
+                    let raw = map.next_value::<&'de RawValue>()?.get();
+                    if let Some(value) = value(raw).map_err(serde::de::Error::custom)? {
+                        fields.push((key, value));
+                    }
+                }
+                Ok(Fields(fields))
+            }
+        }
+        deserializer.deserialize_map(Reader)
+    }
+}
+
+/// One object. Keys that are not known are read over: producers send more than is asked for.
+fn read<'a>(text: &'a str, point: &mut Point<'a>) -> Result<(), PointError> {
+    if !text.starts_with('{') {
+        return Err(PointError::Json("a point is an object".to_owned()));
+    }
+    let written: Written<'a> = serde_json::from_str(text).map_err(|error| broken(&error))?;
+    point.measurement = match (written.sensor_id, written.measurement) {
+        (Some(Borrowed(name)), None) | (None, Some(Borrowed(name))) => name,
+        (Some(_), Some(_)) => {
+            return Err(PointError::Refused("give sensor_id or measurement, not both".to_owned()));
+        }
+        (None, None) => return Err(PointError::Missing { what: "sensor_id or measurement" }),
+    };
+    point.tags = written.tags.map(|tags| tags.0).unwrap_or_default();
+    if let Some(Borrowed(unit)) = written.unit.filter(|unit| !unit.0.is_empty()) {
+        point.tags.push((Cow::Borrowed("unit"), unit));
+    }
+    point.fields = written.fields.map(|fields| fields.0).unwrap_or_default();
+    if let Some(raw) = written.value
+        && let Some(value) = value(raw.get())?
+    {
+        point.fields.push((Cow::Borrowed("value"), value));
+    }
+    if point.fields.is_empty() {
+        return Err(PointError::Missing { what: "value" });
+    }
+    if let Some(raw) = written.timestamp.or(written.time) {
+        point.time_ns = time(raw.get())?;
+    }
+    point.finish()
+}
+
+/// A JSON value as a field; nothing for null.
+pub(crate) fn value(raw: &str) -> Result<Option<Value<'_>>, PointError> {
+    Ok(Some(match raw.as_bytes().first() {
+        Some(b'"') => {
+            let Borrowed(text) = serde_json::from_str(raw).map_err(|error| broken(&error))?;
+            Value::Text(text)
+        }
+        Some(b't') => Value::Bool(true),
+        Some(b'f') => Value::Bool(false),
+        Some(b'n') => return Ok(None),
+        Some(b'{' | b'[') => Value::Json(Cow::Borrowed(raw)),
+        _ => number(raw)?,
+    }))
+}
+
+fn number(raw: &str) -> Result<Value<'static>, PointError> {
+    if let Ok(whole) = raw.parse::<i64>()
+        && whole.unsigned_abs() > EXACT
+    {
+        return Ok(Value::Integer(whole));
+    }
+    let float = raw.parse::<f64>().ok().filter(|number| number.is_finite());
+    float.map(Value::Float).ok_or_else(|| PointError::malformed("the number", raw, "it is too large"))
+}
+
+fn time(raw: &str) -> Result<Option<i64>, PointError> {
+    let bad = |text: &str| {
+        PointError::malformed("the timestamp", text, "write RFC 3339, or a Unix time between 1677 and 2262")
+    };
+    match raw.as_bytes().first() {
+        Some(b'n') => Ok(None),
+        Some(b'"') => {
+            let Borrowed(text) = serde_json::from_str(raw).map_err(|error| broken(&error))?;
+            if text.len() > MAX_NAME_BYTES {
+                return Err(bad("a long text"));
+            }
+            parse_rfc3339(&text).map(Some).ok_or_else(|| bad(&text))
+        }
+        _ => {
+            let ns = match raw.parse::<i64>() {
+                Ok(whole) => whole_by_magnitude(whole),
+                Err(_) => raw.parse::<f64>().ok().and_then(by_magnitude),
+            };
+            ns.map(Some).ok_or_else(|| bad(raw))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn all(body: &[u8]) -> (Vec<Point<'static>>, Outcome) {
+        let mut points = Vec::new();
+        let outcome = decode(body, &mut |point| {
+            points.push(point.clone().into_owned());
+            Ok(())
+        });
+        (points, outcome)
+    }
+
+    const DOCUMENTED: &str = r#"{"sensor_id": "temp-01", "value": 23.5, "unit": "celsius",
+        "tags": {"location": "warehouse-A", "floor": 2}, "timestamp": "2025-10-09T10:30:00Z"}"#;
+
+    #[test]
+    fn the_documented_shape() {
+        let (points, outcome) = all(DOCUMENTED.as_bytes());
+        assert_eq!(outcome.told, []);
+        let point = &points[0];
+        assert_eq!(point.measurement, "temp-01");
+        let tags = [("floor", "2"), ("location", "warehouse-A"), ("unit", "celsius")];
+        assert_eq!(point.tags, tags.map(|(key, value)| (Cow::from(key), Cow::from(value))));
+        assert_eq!(point.fields, [("value".into(), Value::Float(23.5))]);
+        assert_eq!(point.time_ns, Some(1_760_005_800_000_000_000));
+    }
+
+    #[test]
+    fn arrays_lines_and_fields() {
+        let body = format!(
+            "[{DOCUMENTED}, {{\"measurement\":\"m\",\"fields\":{{\"a\":1,\"b\":\"x\\u0041\",\"c\":{{\"d\":[1]}},\"e\":null,\"f\":9007199254740993}},\"time\":5.5}}]"
+        );
+        let (points, outcome) = all(body.as_bytes());
+        assert_eq!((outcome.accepted, outcome.told), (2, vec![]));
+        let expected: Vec<Field<'_>> = vec![
+            ("a".into(), Value::Float(1.0)),
+            ("b".into(), Value::Text("xA".into())),
+            ("c".into(), Value::Json("{\"d\":[1]}".into())),
+            ("f".into(), Value::Integer(9_007_199_254_740_993)),
+        ];
+        assert_eq!(points[1].fields, expected);
+        assert_eq!(points[1].time_ns, Some(5_500_000_000));
+        let lines = "{\"sensor_id\":\"a\",\"value\":1}\n\n{\"sensor_id\":\"b\",\"value\":true,\"more\":[{}]}\r\n{broken\n";
+        let (points, outcome) = all(lines.as_bytes());
+        assert_eq!((points.len(), outcome.rejected, outcome.told[0].place), (2, 1, 4));
+    }
+
+    #[test]
+    fn broken_json_says_what_is_wrong() {
+        for (body, part) in [
+            ("", "a point is missing"),
+            ("[", "EOF"),
+            ("[]]", "trailing"),
+            ("[1,", "an object"),
+            ("7", "an object"),
+            ("{}", "sensor_id or measurement is missing"),
+            (r#"{"sensor_id":"a"}"#, "value is missing"),
+            (r#"{"sensor_id":"a","value":null}"#, "value is missing"),
+            (r#"{"sensor_id":"","value":1}"#, "measurement is missing"),
+            (r#"{"sensor_id":7,"value":1}"#, "string"),
+            (r#"{"sensor_id":"a","measurement":"b","value":1}"#, "not both"),
+            (r#"{"sensor_id":"a","value":1e999}"#, "too large"),
+            (r#"{"sensor_id":"a","value":1,"tags":{"t":{}}}"#, "tag's value"),
+            (r#"{"sensor_id":"a","value":1,"tags":{"t":"1","t":"2"}}"#, "twice"),
+            (r#"{"sensor_id":"a","value":1,"tags":{"unit":"1"},"unit":"2"}"#, "twice"),
+            (r#"{"sensor_id":"a","value":1,"tags":[]}"#, "object of tags"),
+            (r#"{"sensor_id":"a","value":1,"fields":{"value":2}}"#, "twice"),
+            (r#"{"sensor_id":"a","value":1,"timestamp":"soon"}"#, "RFC 3339"),
+            (r#"{"sensor_id":"a","value":1,"timestamp":1e300}"#, "RFC 3339"),
+            (r#"{"sensor_id":"a","value":1,"timestamp":{}}"#, "RFC 3339"),
+            (r#"{"sensor_id":"\ud800","value":1}"#, "JSON is broken"),
+            (r#"{"sensor_id":"a\u0000","value":1}"#, "control"),
+        ] {
+            let (points, outcome) = all(body.as_bytes());
+            let message = outcome.message();
+            assert!(points.is_empty() && message.contains(part), "{body:?}: {message}");
+        }
+        assert!(all(b"{\"sensor_id\":\"\xff\"}").1.message().contains("UTF-8"));
+        let deep =
+            format!("{{\"sensor_id\":\"a\",\"value\":{}1{}}}", "[".repeat(100_000), "]".repeat(100_000));
+        let (points, outcome) = all(deep.as_bytes());
+        assert!(points.is_empty() && outcome.rejected > 0);
+        let tags: Vec<String> = (0..1000).map(|n| format!("\"t{n}\":1")).collect();
+        let many = format!("{{\"sensor_id\":\"a\",\"value\":1,\"tags\":{{{}}}}}", tags.join(","));
+        assert!(all(many.as_bytes()).1.message().contains("more than 32 tags"));
+    }
+
+    #[test]
+    fn one_broken_element_leaves_its_neighbours() {
+        let (points, outcome) =
+            all(br#"[{"sensor_id":"a","value":1},{"sensor_id":"b"},{"sensor_id":"c","value":2}]"#);
+        assert_eq!((points.len(), outcome.rejected, outcome.told[0].place), (2, 1, 2));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(body in prop_oneof![
+            prop::collection::vec(any::<u8>(), 0..200),
+            "[\\[\\]{}\":,0-9a-z\\\\ue. \n-]{0,200}".prop_map(String::into_bytes),
+        ]) {
+            let (points, outcome) = all(&body);
+            prop_assert_eq!(points.len(), outcome.accepted);
+        }
+
+        /// A good body with some bytes changed or cut.
+        #[test]
+        fn damaged_bodies_are_read_or_refused(at in 0..DOCUMENTED.len(), byte in any::<u8>(), cut in any::<bool>()) {
+            let mut body = DOCUMENTED.as_bytes().to_vec();
+            if cut { body.truncate(at) } else { body[at] = byte }
+            let (points, outcome) = all(&body);
+            prop_assert_eq!(points.len(), outcome.accepted);
+            prop_assert!(outcome.accepted + outcome.rejected > 0);
+        }
+
+        #[test]
+        fn numbers_come_back_exactly(number in any::<f64>().prop_filter("finite", |n| n.is_finite())) {
+            let body = format!("{{\"sensor_id\":\"a\",\"value\":{number:?}}}");
+            let (points, _) = all(body.as_bytes());
+            match points[0].fields[0].1 {
+                Value::Float(read) => prop_assert_eq!(read.to_bits(), number.to_bits()),
+                ref other => prop_assert!(false, "{:?}", other),
+            }
+        }
+    }
+}
