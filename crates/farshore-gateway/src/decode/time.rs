@@ -57,18 +57,24 @@ impl FromStr for Precision {
 /// A number of which nobody said the unit: seconds, milliseconds, microseconds or nanoseconds, told apart by size (seconds
 /// up to the year 5138, milliseconds from March 1973 on).
 pub(super) fn by_magnitude(number: f64) -> Option<i64> {
-    let size = number.abs();
-    let scale = match size {
+    let scale: i64 = match number.abs() {
         _ if !number.is_finite() => return None,
-        _ if size < 1e11 => 1e9,
-        _ if size < 1e14 => 1e6,
-        _ if size < 1e17 => 1e3,
-        _ if size < 9.2e18 => 1.0,
+        size if size < 1e11 => 1_000_000_000,
+        size if size < 1e14 => 1_000_000,
+        size if size < 1e17 => 1_000,
+        size if size < 9.2e18 => 1,
         _ => return None,
     };
+    // Apart, because a double holds both together no finer than 256 ns.
     #[expect(clippy::cast_possible_truncation, reason = "the magnitude was checked")]
-    let ns = (number * scale).round() as i64;
-    Some(ns)
+    let whole = number.trunc() as i64;
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_precision_loss,
+        reason = "a fraction of at most 10^9"
+    )]
+    let part = (number.fract() * scale as f64).round() as i64;
+    whole.checked_mul(scale)?.checked_add(part)
 }
 
 /// The same for a whole number, exactly.
