@@ -19,7 +19,9 @@ const fn table() -> [u32; 256] {
     table
 }
 
-pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
+/// The checksum of `bytes`.
+#[must_use]
+pub fn crc32c(bytes: &[u8]) -> u32 {
     let crc = bytes.iter().fold(!0u32, |crc, byte| TABLE[usize::from(crc as u8 ^ byte)] ^ (crc >> 8));
     !crc
 }

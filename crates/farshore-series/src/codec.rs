@@ -84,10 +84,14 @@ pub fn encode(block: &Block) -> Result<Vec<u8>, EncodeError> {
     if body.len() > MAX_DECODED_BYTES {
         return Err(EncodeError::TooLarge { bytes: body.len() });
     }
-    let frame = compress(&body).map_err(EncodeError::Compress)?;
+    frame(CODEC_VERSION, &body, LEVEL)
+}
 
+/// Version, length, compressed body and checksum, as every version has them.
+pub(crate) fn frame(version: u8, body: &[u8], level: i32) -> Result<Vec<u8>, EncodeError> {
+    let frame = compress(body, level).map_err(EncodeError::Compress)?;
     let mut out = Vec::with_capacity(frame.len() + 10);
-    out.push(CODEC_VERSION);
+    out.push(version);
     put(&mut out, body.len() as u64);
     out.extend_from_slice(&frame);
     let checksum = crc32c(&out);
@@ -110,6 +114,11 @@ pub fn decode(bytes: &[u8]) -> Result<Block, DecodeError> {
 }
 
 fn decode_v1(bytes: &[u8]) -> Result<Block, DecodeError> {
+    get_body(&unframe(bytes)?)
+}
+
+/// The body within what [`frame`] made.
+pub(crate) fn unframe(bytes: &[u8]) -> Result<Vec<u8>, DecodeError> {
     if bytes.len() > MAX_ENCODED_BYTES {
         return Err(beyond("bytes", bytes.len() as u64, MAX_ENCODED_BYTES));
     }
@@ -120,12 +129,11 @@ fn decode_v1(bytes: &[u8]) -> Result<Block, DecodeError> {
     let mut reader = Reader::new(content);
     reader.byte();
     let length = capped(&mut reader, "bytes of body", MAX_DECODED_BYTES)?;
-    let body = decompress(reader.rest(), length)?;
-    get_body(&body)
+    decompress(reader.rest(), length)
 }
 
-fn compress(body: &[u8]) -> io::Result<Vec<u8>> {
-    let mut compressor = zstd::bulk::Compressor::new(LEVEL)?;
+fn compress(body: &[u8], level: i32) -> io::Result<Vec<u8>> {
+    let mut compressor = zstd::bulk::Compressor::new(level)?;
     // Length and checksum are ours; small blocks need not carry them twice.
     compressor.set_parameter(CParameter::ContentSizeFlag(false))?;
     compressor.set_parameter(CParameter::ChecksumFlag(false))?;
@@ -204,7 +212,7 @@ fn get_body(body: &[u8]) -> Result<Block, DecodeError> {
     Ok(Block { series, at_ms, columns })
 }
 
-fn capped(reader: &mut Reader<'_>, what: &'static str, cap: usize) -> Result<usize, DecodeError> {
+pub(crate) fn capped(reader: &mut Reader<'_>, what: &'static str, cap: usize) -> Result<usize, DecodeError> {
     let value = reader.unsigned().ok_or(malformed("a length is missing or too long"))?;
     usize::try_from(value).ok().filter(|value| *value <= cap).ok_or(beyond(what, value, cap))
 }
@@ -213,7 +221,7 @@ fn beyond(what: &'static str, value: u64, cap: usize) -> DecodeError {
     DecodeError::BeyondCap { what, value, cap }
 }
 
-fn malformed(what: &'static str) -> DecodeError {
+pub(crate) fn malformed(what: &'static str) -> DecodeError {
     DecodeError::Malformed { what }
 }
 
@@ -227,7 +235,7 @@ mod tests {
     fn sealed(body: &[u8], declared: u64) -> Vec<u8> {
         let mut out = vec![1];
         put(&mut out, declared);
-        out.extend(compress(body).unwrap());
+        out.extend(compress(body, LEVEL).unwrap());
         let checksum = crc32c(&out);
         out.extend(checksum.to_le_bytes());
         out

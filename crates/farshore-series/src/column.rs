@@ -72,7 +72,7 @@ pub(crate) fn get(reader: &mut Reader<'_>, rows: usize) -> Result<Vec<Option<f64
 const BAD_EXCEPTION: &str = "an exception stands for a value that does not exist";
 
 /// `exceptions` are (position among the present values, bits), ascending. Nothing is written for none.
-fn put_exceptions(out: &mut Vec<u8>, exceptions: &[(usize, u64)]) {
+pub(crate) fn put_exceptions(out: &mut Vec<u8>, exceptions: &[(usize, u64)]) {
     if exceptions.is_empty() {
         return;
     }
@@ -85,7 +85,10 @@ fn put_exceptions(out: &mut Vec<u8>, exceptions: &[(usize, u64)]) {
     }
 }
 
-fn get_exceptions(reader: &mut Reader<'_>, present: usize) -> Result<Vec<(usize, u64)>, &'static str> {
+pub(crate) fn get_exceptions(
+    reader: &mut Reader<'_>,
+    present: usize,
+) -> Result<Vec<(usize, u64)>, &'static str> {
     const ENDS: &str = "column ends inside its exceptions";
     let count = reader.unsigned().and_then(|count| usize::try_from(count).ok()).ok_or(ENDS)?;
     if count > present {
@@ -126,16 +129,16 @@ fn is_set(bitmap: &[u8], row: usize) -> bool {
 
 /// A column as integers with a common number of decimals.
 #[derive(Debug)]
-struct Decimals {
-    decimals: u8,
+pub(crate) struct Decimals {
+    pub(crate) decimals: u8,
     /// One for each value; an exception repeats the one before it.
-    integers: Vec<i64>,
+    pub(crate) integers: Vec<i64>,
     /// Position and bits of the values that are not such a decimal: a negative zero, a NaN, an outlier.
-    exceptions: Vec<(usize, u64)>,
+    pub(crate) exceptions: Vec<(usize, u64)>,
 }
 
 /// The column as decimals, if nearly all of its values come back with the same bits.
-fn as_decimals(values: &[f64]) -> Option<Decimals> {
+pub(crate) fn as_decimals(values: &[f64]) -> Option<Decimals> {
     let decimals = common_decimals(values)?;
     let mut integers = Vec::with_capacity(values.len());
     let mut exceptions = Vec::new();
@@ -181,6 +184,12 @@ fn scaled(value: f64, decimals: usize) -> Option<i64> {
 
 fn unscaled(integer: i64, power: f64) -> f64 {
     integer as f64 / power
+}
+
+/// The double that is this integer with so many decimals; `None` for what [`as_decimals`] never gives.
+pub(crate) fn unscaled_at(integer: i64, decimals: usize) -> Option<f64> {
+    let power = *POWERS.get(decimals)?;
+    (integer.unsigned_abs() < MAX_INTEGER.unsigned_abs()).then(|| unscaled(integer, power))
 }
 
 /// The form whose varints are shortest in sum.

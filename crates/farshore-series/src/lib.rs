@@ -29,6 +29,21 @@
 //! XOR planes = each value's bits XOR those of the one before, as eight planes of one byte per value, high byte first
 //! ```
 //!
+//! # Version 2
+//!
+//! Points of any kind in [`Columns`], for the sealed batches of streams; frame, varints and checksum as in version 1.
+//!
+//! ```text
+//! body    = varint(groups) · times* · varint(columns) · key* · head* · values*
+//! times   = unit (9, 6, 3 or 0: the time is the integer × 10^unit ns) · varint(rows) · integers
+//! key     = varint(bytes shared with the key before) · varint(further bytes) · bytes     canonical, see SeriesKey
+//! head    = kind (0 float, 1 integer, 2 boolean, 3 text, 4 JSON; + 0x80: bitmap) · varint(group) · [bitmap of the group's rows]
+//! float   = 0 decimals | 1 decimals with exceptions | 2 bits, then: [decimals k · [exceptions as in version 1]] · integers
+//! boolean = bitmap          text, JSON = varint(different) · varint(length)* · bytes · integers (which one, for each value)
+//! integers = form (0 plain, 1 differences, 2 differences of differences; wrapping, zigzag) · layout · words
+//! layout  = 0: varints; 1 to 8: so many planes of one byte per word, high byte first
+//! ```
+//!
 //! Varints are LEB128. Decimal forms follow the observation of ALP (Afroozeh and Boncz, SIGMOD 2023) that
 //! measured doubles mostly began as short decimals, with the odd exception; XOR follows Gorilla (Pelkonen et al., VLDB 2015), with
 //! byte planes in place of bit packing because the zstd stage does the packing.
@@ -37,8 +52,21 @@ mod block;
 mod checksum;
 mod codec;
 mod column;
+mod columns;
+mod key;
 pub mod limits;
+mod points;
 mod varint;
+mod words;
 
 pub use block::{Block, BlockBuilder, ShapeError};
+pub use checksum::crc32c;
 pub use codec::{CODEC_VERSION, DecodeError, EncodeError, decode, encode};
+pub use columns::{
+    Columns, DEFAULT_LEVEL, MAX_COLUMNS, SeriesColumn, Values, decode_columns, encode_columns,
+};
+pub use key::{KeyError, MAX_KEY_BYTES, MAX_PART_BYTES, MAX_TAGS, SeriesKey};
+pub use points::{
+    Kind, MAX_BATCH_SERIES, MAX_POINTS, MAX_TEXT_BYTES, Point, PointBatch, PointError, RowsError, Sample,
+    SeriesId, Value,
+};

@@ -1,0 +1,87 @@
+//! What can go wrong, as producers see it.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use farshore_series::PointError;
+
+use crate::stream::StreamName;
+
+/// Why something did not work. After an error, nothing of the append is durable, or may be counted on.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum JournalError {
+    /// The stream has reached its bounds and is set to reject.
+    #[error("stream {stream} is full; old points go as they are delivered")]
+    Full {
+        /// The stream.
+        stream: StreamName,
+    },
+    /// The disk, or the journal's share of it, is full.
+    #[error("the disk is full; free some space, nothing that was acknowledged is lost")]
+    DiskFull,
+    /// More is waiting to be written than memory is set aside for. Try again shortly.
+    #[error("the journal is busy: the disk does not keep up; try again shortly")]
+    Busy,
+    /// The disk failed.
+    #[error("the journal could not {operation}")]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// What the operating system said.
+        #[source]
+        source: Arc<io::Error>,
+    },
+    /// The journal is closing or closed.
+    #[error("the journal is closed")]
+    Closed,
+    /// Another process has it open.
+    #[error("the journal in {} is in use by another process", path.display())]
+    InUse {
+        /// Its folder.
+        path: PathBuf,
+    },
+    /// A point does not fit.
+    #[error("a point does not fit")]
+    Point(#[from] PointError),
+    /// There are as many streams as are allowed.
+    #[error("there are {max} streams already; stream {stream} is not made")]
+    TooManyStreams {
+        /// The stream that was asked for.
+        stream: StreamName,
+        /// How many are allowed.
+        max: usize,
+    },
+    /// One append is larger than a segment.
+    #[error("one append has {bytes} bytes; at most {max} are allowed")]
+    TooLarge {
+        /// Its bytes.
+        bytes: usize,
+        /// The most.
+        max: usize,
+    },
+}
+
+impl JournalError {
+    pub(crate) fn io(operation: &'static str, source: io::Error) -> Self {
+        if is_full(&source) { Self::DiskFull } else { Self::Io { operation, source: Arc::new(source) } }
+    }
+
+    /// When to try again, where that helps: what an HTTP server puts into `Retry-After`.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Busy => Some(Duration::from_secs(1)),
+            Self::Full { .. } | Self::DiskFull | Self::Io { .. } => Some(Duration::from_secs(30)),
+            Self::Closed => Some(Duration::from_secs(5)),
+            Self::InUse { .. } | Self::Point(_) | Self::TooManyStreams { .. } | Self::TooLarge { .. } => None,
+        }
+    }
+}
+
+/// Whether the device has no room left (`ENOSPC`, `EDQUOT`).
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}

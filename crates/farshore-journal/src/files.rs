@@ -1,0 +1,147 @@
+//! The file layer: what the journal asks of a filesystem, and the real one.
+//!
+//! Names are relative to the journal's folder. What is written is durable after [`AppendFile::sync`]; a new name, a
+//! rename or a removal after [`Files::sync_folder`].
+
+use std::fmt::Debug;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+/// A folder of files.
+pub(crate) trait Files: Debug + Send + Sync {
+    /// Makes a folder; fine when it is there.
+    fn make_folder(&self, folder: &str) -> io::Result<()>;
+    /// Names in a folder, with their lengths; folders are left out.
+    fn list(&self, folder: &str) -> io::Result<Vec<(String, u64)>>;
+    /// Names of the folders in a folder.
+    fn folders(&self, folder: &str) -> io::Result<Vec<String>>;
+    /// A new, empty file for its owner only. A file of that name must not exist.
+    fn create(&self, name: &str) -> io::Result<Box<dyn AppendFile>>;
+    /// All bytes of a file of at most `cap`.
+    fn read(&self, name: &str, cap: u64) -> io::Result<Vec<u8>>;
+    /// Makes new names, renames and removals in a folder durable.
+    fn sync_folder(&self, folder: &str) -> io::Result<()>;
+}
+
+/// A file that grows at its end.
+pub(crate) trait AppendFile: Debug + Send {
+    /// Adds bytes; on an error some of them may have been written.
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
+    /// Makes everything so far durable. After an error, nothing can be said about what was not yet.
+    fn sync(&mut self) -> io::Result<()>;
+    /// Cuts the file back to this length.
+    fn truncate(&mut self, length: u64) -> io::Result<()>;
+}
+
+/// The real filesystem.
+#[derive(Debug)]
+pub(crate) struct RealFiles {
+    root: PathBuf,
+    /// Held as long as the journal is open, so that two processes cannot write one journal.
+    _lock: File,
+}
+
+impl RealFiles {
+    /// Opens the folder, makes it (0700) when it is not there, and locks it.
+    pub(crate) fn open(root: &Path) -> io::Result<Option<Self>> {
+        fs::DirBuilder::new().mode(0o700).recursive(true).create(root)?;
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(root.join("lock"))?;
+        match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Self { root: root.to_owned(), _lock: lock })),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    fn entries(&self, folder: &str) -> io::Result<Vec<fs::DirEntry>> {
+        fs::read_dir(self.path(folder))?.collect()
+    }
+}
+
+impl Files for RealFiles {
+    fn make_folder(&self, folder: &str) -> io::Result<()> {
+        fs::DirBuilder::new().mode(0o700).recursive(true).create(self.path(folder))
+    }
+
+    fn list(&self, folder: &str) -> io::Result<Vec<(String, u64)>> {
+        let mut names = Vec::new();
+        for entry in self.entries(folder)? {
+            let metadata = entry.metadata()?;
+            if metadata.is_file()
+                && let Ok(name) = entry.file_name().into_string()
+            {
+                names.push((name, metadata.len()));
+            }
+        }
+        Ok(names)
+    }
+
+    fn folders(&self, folder: &str) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in self.entries(folder)? {
+            if entry.file_type()?.is_dir()
+                && let Ok(name) = entry.file_name().into_string()
+            {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    fn create(&self, name: &str) -> io::Result<Box<dyn AppendFile>> {
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(self.path(name))?;
+        Ok(Box::new(RealFile { file, length: 0 }))
+    }
+
+    fn read(&self, name: &str, cap: u64) -> io::Result<Vec<u8>> {
+        let file = File::open(self.path(name))?;
+        let length = file.metadata()?.len();
+        if length > cap {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the file is larger than it can be"));
+        }
+        let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+        file.read_exact_at(&mut bytes, 0)?;
+        Ok(bytes)
+    }
+
+    fn sync_folder(&self, folder: &str) -> io::Result<()> {
+        File::open(self.path(folder))?.sync_all()
+    }
+}
+
+#[derive(Debug)]
+struct RealFile {
+    file: File,
+    length: u64,
+}
+
+impl AppendFile for RealFile {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        // At the offset, not at the end: what a failed write left behind is written over.
+        self.file.write_all_at(bytes, self.length)?;
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.file.flush()?;
+        self.file.sync_data()
+    }
+
+    fn truncate(&mut self, length: u64) -> io::Result<()> {
+        self.file.set_len(length)?;
+        self.length = length;
+        Ok(())
+    }
+}

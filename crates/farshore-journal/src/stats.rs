@@ -1,0 +1,82 @@
+//! Figures of a journal.
+
+use std::collections::BTreeMap;
+
+use crate::config::Class;
+use crate::stream::StreamName;
+
+/// Why points were lost. Each loss is counted; none is silent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum LossReason {
+    /// Bounds were reached; the oldest went.
+    DropOldest = 0,
+    /// Bounds were reached; the newest were not kept.
+    DropNewest = 1,
+    /// Bounds were reached; points were replaced by summaries.
+    Thinned = 2,
+    /// Older than the stream keeps.
+    Expired = 3,
+    /// The medium gave other bytes than were written.
+    Corrupt = 4,
+}
+
+impl LossReason {
+    /// Its name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::DropOldest => "drop-oldest",
+            Self::DropNewest => "drop-newest",
+            Self::Thinned => "thinned",
+            Self::Expired => "expired",
+            Self::Corrupt => "corrupt",
+        }
+    }
+}
+
+/// Figures of one stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamStats {
+    /// Its class.
+    pub class: Class,
+    /// Points that were acknowledged since the journal was opened.
+    pub appended: u64,
+    /// Points that wait for delivery.
+    pub pending_points: u64,
+    /// Bytes on disk.
+    pub pending_bytes: u64,
+    /// Batches and segments on disk.
+    pub pending_batches: u64,
+    /// Time of the oldest point that waits, Unix nanoseconds.
+    pub oldest_ns: Option<i64>,
+    /// The sequence that the open segment has or will have.
+    pub next_sequence: u64,
+    /// Points lost since the journal was opened, by reason.
+    pub lost: BTreeMap<LossReason, u64>,
+}
+
+/// Figures of a journal.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Its streams.
+    pub streams: BTreeMap<StreamName, StreamStats>,
+    /// Bytes on disk, all streams together.
+    pub bytes: u64,
+    /// Syncs since it was opened.
+    pub syncs: u64,
+}
+
+impl Stats {
+    /// Points that wait for delivery, all streams together.
+    #[must_use]
+    pub fn pending_points(&self) -> u64 {
+        self.streams.values().map(|stream| stream.pending_points).sum()
+    }
+
+    /// Time of the oldest point that waits, Unix nanoseconds.
+    #[must_use]
+    pub fn oldest_ns(&self) -> Option<i64> {
+        self.streams.values().filter_map(|stream| stream.oldest_ns).min()
+    }
+}
