@@ -110,7 +110,7 @@ fn take_outcome(
                 app.refused = Some(Refused {
                     release: crate::id::ReleaseId(uuid::Uuid::nil()),
                     manifest: *manifest,
-                    unsupported: false,
+                    unsupported: code == "Unsupported",
                     reason,
                 });
             }

@@ -3,9 +3,16 @@
 //! A manifest is read strictly: a field that this version does not know makes it unsupported, because a
 //! specification is never half-obeyed.
 
+pub mod compose;
+pub mod kind;
+pub mod template;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+use compose::Compose;
+use kind::{Container, Files, Installer, Kind, Objects, Ready, RunUser, Unit};
 
 use crate::digest::Digest;
 use crate::name::Name;
@@ -91,8 +98,12 @@ pub enum ArtifactFormat {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Run {
+    /// What kind of app it is. Each kind but `process` has a section of its own below.
+    #[serde(default, skip_serializing_if = "Kind::is_process")]
+    pub kind: Kind,
     /// Program and arguments; the program is a relative path inside the release's folder. `${NAME}` in an argument is replaced by the value of the
     /// environment that the app gets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub command: Vec<String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
@@ -100,6 +111,24 @@ pub struct Run {
     pub stop_timeout_seconds: u32,
     #[serde(default)]
     pub limits: Limits,
+    /// Left out: a user of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<RunUser>,
+    /// For kind `process`. Left out: started is started, and the health checks say the rest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready: Option<Ready>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<Unit>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<Container>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compose: Option<Compose>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<Files>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<Objects>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub installer: Option<Installer>,
 }
 
 fn default_stop() -> u32 {
@@ -256,23 +285,12 @@ impl Manifest {
                 return Err(invalid("platforms", "names the same os, arch and variant twice"));
             }
         }
-        let program = self.run.command.first().map_or("", String::as_str);
-        if !is_inside(program) {
-            return Err(invalid("run.command", "the program is a relative path inside the release's folder"));
-        }
-        if self.run.command.len() > 256
-            || self.run.command.iter().any(|part| part.len() > 4096 || part.contains('\0'))
-        {
-            return Err(invalid("run.command", "has at most 256 parts of at most 4096 characters"));
-        }
-        for (key, value) in &self.run.env {
-            crate::config::check_pair(key, value).map_err(|error| invalid("run.env", error.to_string()))?;
-        }
+        self.run.check()?;
         if self.health.len() > 16 {
             return Err(invalid("health", "a release has at most 16 checks"));
         }
         for check in &self.health {
-            check.check()?;
+            check.check(self.run.kind)?;
         }
         let day = 24 * 3600;
         if self.soak_seconds > day || self.start_timeout_seconds == 0 || self.start_timeout_seconds > day {
@@ -281,15 +299,84 @@ impl Manifest {
                 "soak and start timeout are at most a day; the start timeout is not 0",
             ));
         }
-        if self.run.stop_timeout_seconds > 600 {
-            return Err(invalid("run.stopTimeoutSeconds", "is at most 600"));
-        }
         Ok(())
     }
 }
 
-impl HealthCheck {
+impl Run {
+    /// Whether the release's folder holds the program that `command` names.
+    #[must_use]
+    pub fn has_program(&self) -> bool {
+        match self.kind {
+            Kind::Process | Kind::Installer => true,
+            Kind::Systemd => self.unit.as_ref().is_none_or(|unit| unit.installed.is_none()),
+            Kind::Container | Kind::Compose | Kind::Files | Kind::Manifest => false,
+        }
+    }
+
     fn check(&self) -> Result<(), ManifestError> {
+        self.check_sections()?;
+        let program = self.command.first().map_or("", String::as_str);
+        if self.has_program() {
+            if !is_inside(program) {
+                return Err(invalid(
+                    "run.command",
+                    "the program is a relative path inside the release's folder",
+                ));
+            }
+        } else if self.kind != Kind::Container && !self.command.is_empty() {
+            return Err(invalid("run.command", format!("an app of kind {} has none", self.kind)));
+        }
+        if self.command.len() > 256
+            || self.command.iter().any(|part| part.len() > 4096 || part.contains('\0'))
+        {
+            return Err(invalid("run.command", "has at most 256 parts of at most 4096 characters"));
+        }
+        for (key, value) in &self.env {
+            crate::config::check_pair(key, value).map_err(|error| invalid("run.env", error.to_string()))?;
+        }
+        if self.stop_timeout_seconds > 600 {
+            return Err(invalid("run.stopTimeoutSeconds", "is at most 600"));
+        }
+        if self.ready.is_some() && self.kind != Kind::Process {
+            return Err(invalid("run.ready", "is for apps of kind process"));
+        }
+        Ok(())
+    }
+
+    /// The section of its own kind is there and good; there is no other.
+    fn check_sections(&self) -> Result<(), ManifestError> {
+        let sections: [(&'static str, Kind, bool); 6] = [
+            ("run.unit", Kind::Systemd, self.unit.is_some()),
+            ("run.container", Kind::Container, self.container.is_some()),
+            ("run.compose", Kind::Compose, self.compose.is_some()),
+            ("run.files", Kind::Files, self.files.is_some()),
+            ("run.manifest", Kind::Manifest, self.manifest.is_some()),
+            ("run.installer", Kind::Installer, self.installer.is_some()),
+        ];
+        for (field, kind, is_there) in sections {
+            if is_there && kind != self.kind {
+                return Err(invalid(
+                    field,
+                    format!("is for apps of kind {kind}, and this one is {}", self.kind),
+                ));
+            }
+            // What a unit or an installer needs beyond its command has defaults.
+            if !is_there && kind == self.kind && !matches!(kind, Kind::Systemd | Kind::Installer) {
+                return Err(invalid(field, format!("an app of kind {kind} needs it")));
+            }
+        }
+        self.unit.as_ref().map_or(Ok(()), Unit::check)?;
+        self.container.as_ref().map_or(Ok(()), Container::check)?;
+        self.compose.as_ref().map_or(Ok(()), |compose| compose.services().map(drop))?;
+        self.files.as_ref().map_or(Ok(()), Files::check)?;
+        self.manifest.as_ref().map_or(Ok(()), Objects::check)?;
+        self.installer.as_ref().map_or(Ok(()), Installer::check)
+    }
+}
+
+impl HealthCheck {
+    fn check(&self, kind: Kind) -> Result<(), ManifestError> {
         if self.interval_seconds == 0 || self.timeout_seconds == 0 || self.failure_threshold == 0 {
             return Err(invalid("health", "intervalSeconds, timeoutSeconds and failureThreshold are not 0"));
         }
@@ -311,6 +398,15 @@ impl HealthCheck {
                 }
             }
             Probe::Tcp { port } => port.check()?,
+            // Inside a container there are other paths than the release's.
+            Probe::Command { command } if kind == Kind::Container => {
+                if command.first().is_none_or(String::is_empty) {
+                    return Err(invalid("health.command", "names a program"));
+                }
+            }
+            Probe::Command { .. } if kind == Kind::Compose => {
+                return Err(invalid("health.command", "is the healthcheck of the service it belongs to"));
+            }
             Probe::Command { command } => {
                 if !is_inside(command.first().map_or("", String::as_str)) {
                     return Err(invalid(
@@ -397,6 +493,89 @@ mod tests {
             let mut bad = manifest();
             bad["run"]["env"][key] = serde_json::json!(value);
             assert!(parse(&bad).is_err(), "{key}");
+        }
+    }
+
+    #[test]
+    fn a_plain_manifest_is_written_as_before_there_were_kinds() {
+        let written = serde_json::to_value(parse(&manifest()).unwrap()).unwrap();
+        let keys: Vec<_> = written["run"].as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(keys, ["command", "env", "limits", "stopTimeoutSeconds"]);
+    }
+
+    fn of_kind(run: serde_json::Value) -> Result<Manifest, ManifestError> {
+        let mut value = manifest();
+        value["run"] = run;
+        value["health"] = serde_json::json!([]);
+        parse(&value)
+    }
+
+    #[test]
+    fn each_kind_has_its_own_section_and_no_other() {
+        let good = [
+            serde_json::json!({"kind": "process", "command": ["bin/x"], "ready": "notify"}),
+            serde_json::json!({"kind": "systemd", "command": ["bin/x"]}),
+            serde_json::json!({"kind": "systemd", "unit": {"installed": "nginx.service"}}),
+            serde_json::json!({"kind": "container", "container": {"image": ".", "devices": ["nvidia.com/gpu=all"],
+                "mounts": [{"source": "state", "target": "/state"}]}, "command": ["/bin/x"]}),
+            serde_json::json!({"kind": "compose", "compose": {"images": {"a": "a"}, "services": {"a": {"image": "a"}}}}),
+            serde_json::json!({"kind": "files", "files": {"entries": [{"source": "x", "target": "/etc/x", "mode": "0640"}]}}),
+            serde_json::json!({"kind": "manifest", "manifest": {"objects": ["a.json"], "namespace": "default"}}),
+            serde_json::json!({"kind": "installer", "command": ["bin/install"], "user": "root"}),
+        ];
+        for run in good {
+            let manifest = of_kind(run.clone()).unwrap_or_else(|error| panic!("{run}: {error}"));
+            let again = Manifest::parse(&serde_json::to_vec(&manifest).unwrap()).unwrap();
+            assert_eq!(again, manifest);
+        }
+        let bad = [
+            (serde_json::json!({"kind": "vm", "command": ["bin/x"]}), "vm"),
+            (serde_json::json!({"command": []}), "run.command"),
+            (serde_json::json!({"kind": "container"}), "run.container"),
+            (
+                serde_json::json!({"kind": "process", "command": ["bin/x"], "container": {"image": "."}}),
+                "run.container",
+            ),
+            (serde_json::json!({"kind": "container", "container": {"image": "../x"}}), "image"),
+            (
+                serde_json::json!({"kind": "container", "container": {"image": ".", "privileged": true}}),
+                "privileged",
+            ),
+            (
+                serde_json::json!({"kind": "container", "container": {"image": ".", "devices": ["/dev/sda"]}}),
+                "devices",
+            ),
+            (
+                serde_json::json!({"kind": "container", "container": {"image": ".", "mounts": [{"source": "/a/../b", "target": "/x"}]}}),
+                "mounts",
+            ),
+            (serde_json::json!({"kind": "systemd", "unit": {"installed": "a/b.service"}}), "installed"),
+            (
+                serde_json::json!({"kind": "files", "files": {"entries": [{"source": "x", "target": "etc/x"}]}}),
+                "target",
+            ),
+            (
+                serde_json::json!({"kind": "files", "files": {"entries": [{"source": "x", "target": "/etc/../x"}]}}),
+                "target",
+            ),
+            (
+                serde_json::json!({"kind": "files", "files": {"entries": [{"source": "x", "target": "/x", "mode": "4755"}]}}),
+                "mode",
+            ),
+            (
+                serde_json::json!({"kind": "files", "files": {"entries": [{"source": "x", "target": "/x"}], "reload": ["/bin/sh"]}}),
+                "validate",
+            ),
+            (
+                serde_json::json!({"kind": "files", "command": ["bin/x"], "files": {"entries": [{"source": "x", "target": "/x"}]}}),
+                "run.command",
+            ),
+            (serde_json::json!({"kind": "installer", "command": ["bin/x"], "user": "www-data"}), "www-data"),
+            (serde_json::json!({"kind": "systemd", "command": ["bin/x"], "ready": "notify"}), "run.ready"),
+        ];
+        for (run, expect) in bad {
+            let error = of_kind(run.clone()).expect_err(&run.to_string()).to_string();
+            assert!(error.contains(expect), "{run}: {error}");
         }
     }
 }
