@@ -31,8 +31,13 @@ fn fail(error: &(dyn std::error::Error + 'static)) -> ExitCode {
 
 fn start(role: Role) -> ExitCode {
     // Before anything makes a thread: this becomes the app.
-    if let Role::AppExec { spec, check } = role {
-        return match runner::become_app(&spec, check.as_deref()) {
+    if let Role::AppExec { spec, check, hook } = role {
+        let part = match (&check, &hook) {
+            (Some(check), _) => runner::Part::Check(check),
+            (None, Some(hook)) => runner::Part::Hook(hook),
+            (None, None) => runner::Part::App,
+        };
+        return match runner::become_app(&spec, part) {
             Err(error) => {
                 eprintln!("farshore-agent: {}", chain(&error));
                 ExitCode::from(127)
@@ -73,7 +78,7 @@ async fn work(role: Role) -> ExitCode {
             Err(error) => fail(&error),
         },
         Role::Runner(settings) => match stop_on_signal() {
-            Ok(stop) => done(roles::runner(settings, stop).await),
+            Ok(stop) => done(roles::runner(*settings, stop).await),
             Err(error) => fail(&error),
         },
         Role::Claim { state, token, labels } => match roles::claim_device(&state, &token, &labels).await {

@@ -8,6 +8,7 @@ use farshore_domain::digest::Digest;
 use farshore_domain::id::TenantId;
 use farshore_domain::name::Name;
 use farshore_domain::reconcile::{Observed, Running};
+use farshore_domain::release::kind::Kind;
 use farshore_domain::release::{HealthCheck, Manifest};
 use farshore_domain::version::Version;
 
@@ -68,7 +69,8 @@ impl MemoryExecutor {
 
 impl Executor for MemoryExecutor {
     async fn capabilities(&self) -> Result<Vec<String>, ExecutorError> {
-        Ok(vec!["virtual".to_owned()])
+        let kinds = Kind::ALL.into_iter().map(Kind::capability);
+        Ok(std::iter::once("virtual".to_owned()).chain(kinds).collect())
     }
 
     async fn trust(&self, _: TenantId, _: Name, _: Vec<Signed>) -> Result<(), ExecutorError> {

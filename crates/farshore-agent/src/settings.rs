@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use farshore_agent::roles::RunSettings;
-use farshore_agent::runner::{AppsUser, RunnerSettings};
+use farshore_agent::runner::{ALLOWED_FILE, Allowed, AppsUser, RunnerSettings};
 use farshore_domain::label::Labels;
 use farshore_trust::token::ClaimToken;
 
@@ -38,6 +38,8 @@ pub(crate) enum Verb {
         spec: PathBuf,
         #[arg(long)]
         check: Option<String>,
+        #[arg(long, conflicts_with = "check")]
+        hook: Option<String>,
     },
 }
 
@@ -95,6 +97,9 @@ pub(crate) struct RunnerArgs {
     /// The control group that apps get theirs in; empty for none.
     #[arg(long, env = "FARSHORE_CGROUP", default_value = "farshore-apps")]
     cgroup: String,
+    /// What this device allows its apps beyond being plain processes: units, containers, files, root. None of it without the file.
+    #[arg(long, env = "FARSHORE_EXECUTORS", default_value = ALLOWED_FILE)]
+    executors: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -130,12 +135,12 @@ pub(crate) enum Output {
 #[derive(Debug)]
 pub(crate) enum Role {
     Run(RunSettings),
-    Runner(RunnerSettings),
+    Runner(Box<RunnerSettings>),
     Claim { state: PathBuf, token: ClaimToken, labels: BTreeMap<String, String> },
     Status { state: PathBuf, output: Output },
     Capabilities { socket: PathBuf },
     Shim { folder: PathBuf },
-    AppExec { spec: PathBuf, check: Option<String> },
+    AppExec { spec: PathBuf, check: Option<String>, hook: Option<String> },
 }
 
 impl TokenArgs {
@@ -204,8 +209,12 @@ impl Verb {
                 }
                 let mut settings = RunnerSettings::new(args.socket, args.apps_dir, user);
                 settings.allow_uid = args.allow_uid;
+                match Allowed::load(&args.executors) {
+                    Ok(allowed) => settings.allowed = allowed,
+                    Err(error) => errors.push(format!("--executors: {}", farshore_agent::chain(&error))),
+                }
                 settings.cgroups = (!args.cgroup.is_empty()).then_some((args.cgroup_root, args.cgroup));
-                Role::Runner(settings)
+                Role::Runner(Box::new(settings))
             }
             Self::Claim(ClaimArgs { state, token }) => {
                 let (token, labels) = token.validate(&mut errors);
@@ -224,7 +233,7 @@ impl Verb {
                 Role::Capabilities { socket: runner_socket }
             }
             Self::Shim { folder } => Role::Shim { folder },
-            Self::AppExec { spec, check } => Role::AppExec { spec, check },
+            Self::AppExec { spec, check, hook } => Role::AppExec { spec, check, hook },
         };
         if errors.is_empty() { Ok(role) } else { Err(errors) }
     }

@@ -8,6 +8,7 @@ use farshore_domain::digest::Digest;
 use farshore_domain::id::PermitId;
 use farshore_domain::name::Name;
 use farshore_domain::reconcile::{Installed, LivePermit, MonoMs, Now, Offer, Offered, Terms};
+use farshore_domain::release::kind::Kind;
 use farshore_domain::release::{Manifest, ManifestError};
 use farshore_domain::time::UnixMs;
 use farshore_protocol as wire;
@@ -100,6 +101,8 @@ pub(crate) struct Rules<'a> {
     pub(crate) keys: Option<&'a TrustedKeySet>,
     pub(crate) tenant: &'a Name,
     pub(crate) hardware: &'a Hardware,
+    /// What the executor can do, as far as it has said so.
+    pub(crate) capabilities: Option<&'a [String]>,
 }
 
 impl Rules<'_> {
@@ -166,6 +169,12 @@ impl Rules<'_> {
         if manifest.app != *app || manifest.version != release.version {
             let text = format!("the manifest is of {} {}", manifest.app, manifest.version);
             return Err(refused("WrongRelease", text));
+        }
+        let kind = manifest.run.kind;
+        if kind != Kind::Process && self.capabilities.is_some_and(|words| !words.contains(&kind.capability()))
+        {
+            let message = format!("this device does not run apps of kind {kind}");
+            return Err(Offered::Unsupported { message });
         }
         let Hardware { os, arch, variant, .. } = self.hardware;
         if manifest.artifact_for(os, arch, variant).is_none() {

@@ -352,6 +352,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             keys: self.keys.as_ref(),
             tenant: &self.identity.registration.tenant_name,
             hardware: &self.settings.hardware,
+            capabilities: self.capabilities.as_deref(),
         };
         let offers = rules.offers(&state, &stored.permits, &self.signed, &mut self.manifests);
         let safe = rules.safe(&state, &self.signed, &mut self.manifests);

@@ -45,6 +45,9 @@ impl<E: Executor, J: Journal> Agent<E, J> {
                 self.capabilities = Some(capabilities);
                 if news {
                     self.commit_again();
+                    if let Err(error) = self.offer_again() {
+                        tracing::warn!(error = %crate::chain(&error), "the desired state can't be looked at again");
+                    }
                 }
             }
             Done::Connected(Err(error)) => {

@@ -14,10 +14,12 @@ use farshore_domain::id::ReleaseId;
 use farshore_domain::name::Name;
 use farshore_domain::policy::Bounds;
 use farshore_domain::reconcile::Observed;
+use farshore_domain::release::kind::{Kind, Ready, RunUser};
 use farshore_domain::release::{Manifest, Probe};
 use tokio::process::Command;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::allowed::Allowed;
 use super::cgroup::Cgroups;
 use super::error::RunnerError;
 use super::folder::AppFolder;
@@ -27,7 +29,7 @@ use super::spec::{Check, ShimReply, ShimRequest, ShimStatus, Spec, signal_group}
 use super::stage;
 use super::users::Users;
 use super::wire::{self, MAX_LOG_BYTES, Signed, config_digest};
-use super::{logs, socket};
+use super::{logs, runtime, socket};
 use crate::file;
 
 /// One log file of an app has about this many bytes, and there are this many of them for each of stdout and stderr.
@@ -44,6 +46,7 @@ pub(crate) struct Apps {
     pub(crate) program: PathBuf,
     pub(crate) hardware: Hardware,
     pub(crate) cgroups: Cgroups,
+    pub(crate) allowed: Allowed,
     pub(crate) keys: std::sync::Mutex<Keys>,
     pub(crate) users: std::sync::Mutex<Users>,
 }
@@ -118,12 +121,24 @@ impl Apps {
         let tenant = locked(&self.keys).verify(&signed)?;
         let accepted = stage::accept(&signed.document, &tenant, &self.hardware)?;
         let folder = self.app(&accepted.manifest.app);
+        self.check_allowed(&accepted.manifest)?;
         stage::check_floor(&folder, &accepted.manifest)?;
         let temporary = Self::private(&self.folder).join("staging");
         let work = move || stage::stage(&folder, &accepted, &signed, &artifact, &temporary);
         tokio::task::spawn_blocking(work)
             .await
             .map_err(|e| RunnerError::io("unpacking", io::Error::other(e)))?
+    }
+
+    /// What a manifest asks of the device beyond a plain process must be allowed by the device itself.
+    fn check_allowed(&self, manifest: &Manifest) -> Result<(), RunnerError> {
+        if !self.allowed.allows(manifest.run.kind) {
+            return Err(RunnerError::NoRuntime(manifest.run.kind));
+        }
+        if manifest.run.user == Some(RunUser::Root) && !self.allowed.root.contains(&manifest.app) {
+            return Err(RunnerError::RootNotAllowed(manifest.app.clone()));
+        }
+        Ok(())
     }
 
     fn manifest(folder: &AppFolder, digest: Digest) -> Result<Manifest, RunnerError> {
@@ -148,6 +163,7 @@ impl Apps {
         if manifest.app != *app {
             return Err(RunnerError::NotStaged(digest));
         }
+        self.check_allowed(&manifest)?;
         stage::check_floor(&folder, &manifest)?;
         stage::check_program(&folder.release(digest), &manifest)?;
         folder.make().map_err(|e| RunnerError::io("making the app's folder", e))?;
@@ -156,7 +172,11 @@ impl Apps {
             return Err(RunnerError::Doubled(app.clone()));
         }
         self.clear_leftovers(app, &folder).await?;
-        let user = locked(&self.users).of(app)?;
+        self.leave_other_kind(&folder, manifest.run.kind).await?;
+        let user = match manifest.run.user {
+            Some(RunUser::Root) => None,
+            None => locked(&self.users).of(app)?,
+        };
         let cgroups = self
             .cgroups
             .prepare(app, &bounds.limits(&manifest.run.limits))
@@ -186,6 +206,11 @@ impl Apps {
             ),
             backoff_factor: bounds.restart.backoff_factor.unwrap_or(2).clamp(1, 10),
             log_bytes: bounds.retention.log_bytes.map_or(LOG_BYTES, |bytes| bytes.clamp(1 << 14, 1 << 30)),
+            run: Some(manifest.run.clone()),
+            allowed: self.allowed.clone(),
+            hooks: hooks(&manifest),
+            notifies: manifest.run.ready == Some(Ready::Notify),
+            start_timeout_ms: u64::from(manifest.start_timeout_seconds) * 1000,
             log_files: bounds.retention.log_files.map_or(LOG_FILES, |files| files.clamp(1, 100)),
         };
         let bytes =
@@ -254,11 +279,40 @@ impl Apps {
         let stored = Self::stored_status(folder);
         let process = stored.as_ref().and_then(|status| status.process);
         let boot = stored.as_ref().map_or("", |status| status.boot.as_str());
-        if kill_leftovers(process, boot, &self.cgroups.folders(app)).await {
-            Ok(())
-        } else {
-            Err(RunnerError::Doubled(app.clone()))
+        if !kill_leftovers(process, boot, &self.cgroups.folders(app)).await {
+            return Err(RunnerError::Doubled(app.clone()));
         }
+        match Self::spec(folder) {
+            Some(spec) => runtime::of(folder, &spec)
+                .clear()
+                .await
+                .map_err(|source| RunnerError::Runtime { what: "clearing away the last instance", source }),
+            None => Ok(()),
+        }
+    }
+
+    /// An app that becomes another kind of app takes back what the kind before has changed on the device.
+    async fn leave_other_kind(&self, folder: &AppFolder, kind: Kind) -> Result<(), RunnerError> {
+        let before = Self::spec(folder).filter(|spec| spec.run.as_ref().is_some_and(|run| run.kind != kind));
+        match before {
+            Some(spec) => self.take_back(folder, &spec).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Programs that the runtime runs join the app's groups, which may have gone with the last instance or the last boot.
+    fn make_groups(&self, spec: &Spec) -> Result<(), RunnerError> {
+        let limits = spec.run.as_ref().map(|run| run.limits.clone()).unwrap_or_default();
+        let made = self.cgroups.prepare(&spec.app, &limits);
+        made.map(drop).map_err(|e| RunnerError::io("setting the app's limits", e))
+    }
+
+    async fn take_back(&self, folder: &AppFolder, spec: &Spec) -> Result<(), RunnerError> {
+        self.make_groups(spec)?;
+        runtime::of(folder, spec)
+            .remove()
+            .await
+            .map_err(|source| RunnerError::Runtime { what: "taking back what the app has changed", source })
     }
 
     pub(crate) async fn stop(&self, app: &Name) -> Result<(), RunnerError> {
@@ -274,6 +328,11 @@ impl Apps {
                 }
                 sleep(Duration::from_millis(5)).await;
             }
+        } else if let Some(spec) = Self::spec(&folder) {
+            // Its supervisor was killed, or the device was off: what it would have done is done here.
+            self.make_groups(&spec)?;
+            let stopped = runtime::of(&folder, &spec).stop(true).await;
+            stopped.map_err(|source| RunnerError::Runtime { what: "stopping the app", source })?;
         }
         self.clear_leftovers(app, &folder).await?;
         self.cgroups.remove(app);
@@ -292,7 +351,12 @@ impl Apps {
 
     pub(crate) async fn remove(&self, app: &Name) -> Result<(), RunnerError> {
         self.stop(app).await?;
-        self.app(app).remove().map_err(|e| RunnerError::io("deleting the app", e))
+        let folder = self.app(app);
+        if let Some(spec) = Self::spec(&folder) {
+            self.take_back(&folder, &spec).await?;
+            self.cgroups.remove(app);
+        }
+        folder.remove().map_err(|e| RunnerError::io("deleting the app", e))
     }
 
     pub(crate) async fn discard(&self, app: &Name, keep: &[Digest]) -> Result<(), RunnerError> {
@@ -308,10 +372,11 @@ impl Apps {
 
     pub(crate) fn commit(&self, app: &Name, digest: Digest) -> Result<(), RunnerError> {
         let folder = self.app(app);
-        match Self::manifest(&folder, digest)?.floor {
-            Some(floor) => folder.raise_floor(&floor).map_err(|e| RunnerError::io("raising the floor", e)),
-            None => Ok(()),
+        if let Some(floor) = Self::manifest(&folder, digest)?.floor {
+            folder.raise_floor(&floor).map_err(|e| RunnerError::io("raising the floor", e))?;
         }
+        file::write_atomically(&folder.committed(), digest.to_string().as_bytes(), 0o600)
+            .map_err(|e| RunnerError::io("writing down what was committed", e))
     }
 
     /// Runs a command check in the app's place: its user, its groups, its folder, its environment.
@@ -375,6 +440,12 @@ fn environment(
     env.insert("HOME".to_owned(), folder.data().to_string_lossy().into_owned());
     env.insert("FARSHORE_APP".to_owned(), manifest.app.to_string());
     env.insert("FARSHORE_VERSION".to_owned(), manifest.version.to_string());
+    if manifest.run.ready == Some(Ready::Notify) {
+        env.insert("NOTIFY_SOCKET".to_owned(), folder.notify().to_string_lossy().into_owned());
+    }
+    if manifest.run.kind == Kind::Files {
+        env.insert("FARSHORE_FILES".to_owned(), folder.files_next().to_string_lossy().into_owned());
+    }
     Ok(env)
 }
 
@@ -405,6 +476,27 @@ fn expand_arguments(command: &[String], env: &BTreeMap<String, String>) -> Vec<S
     let expanded =
         |(index, part): (usize, &String)| if index == 0 { part.clone() } else { expand(part, env) };
     command.iter().enumerate().map(expanded).collect()
+}
+
+/// Programs of the release that its runtime runs.
+fn hooks(manifest: &Manifest) -> BTreeMap<String, Vec<String>> {
+    let run = &manifest.run;
+    let mut hooks = BTreeMap::new();
+    if let Some(files) = &run.files {
+        for (name, command) in [("validate", &files.validate), ("reload", &files.reload)] {
+            if !command.is_empty() {
+                hooks.insert(name.to_owned(), command.clone());
+            }
+        }
+    }
+    if run.kind == Kind::Installer {
+        for step in ["prepare", "install", "commit", "rollback", "inventory"] {
+            let mut command = run.command.clone();
+            command.push(step.to_owned());
+            hooks.insert(step.to_owned(), command);
+        }
+    }
+    hooks
 }
 
 fn command_checks(manifest: &Manifest, env: &BTreeMap<String, String>) -> BTreeMap<Name, Check> {

@@ -6,9 +6,11 @@ use farshore_domain::config::ConfigError;
 use farshore_domain::digest::Digest;
 use farshore_domain::name::Name;
 use farshore_domain::release::ManifestError;
+use farshore_domain::release::kind::Kind;
 use farshore_trust::blob::BlobError;
 use farshore_trust::keyset::KeySetError;
 
+use super::runtime::RuntimeError;
 use super::unpack::UnpackError;
 
 /// Why the runner did not do what it was asked.
@@ -64,6 +66,22 @@ pub enum RunnerError {
     UnknownUser(String),
     #[error("the release has no command check named {0}")]
     NoCheck(Name),
+    #[error("{path} can't be used")]
+    Allowed {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("this device does not run apps of kind {0}; its administrator allows them in executors.json")]
+    NoRuntime(Kind),
+    #[error("{0} may not run as root here; the device's executors.json does not name it")]
+    RootNotAllowed(Name),
+    #[error("{what}")]
+    Runtime {
+        what: &'static str,
+        #[source]
+        source: RuntimeError,
+    },
 }
 
 impl RunnerError {
@@ -99,6 +117,10 @@ impl RunnerError {
             Self::NoUser => "NoUser",
             Self::UnknownUser(_) => "UnknownUser",
             Self::NoCheck(_) => "NoCheck",
+            Self::Allowed { .. } => "BadSettings",
+            Self::NoRuntime(_) => "Unsupported",
+            Self::RootNotAllowed(_) => "RootNotAllowed",
+            Self::Runtime { .. } => "RuntimeFailed",
         }
     }
 
@@ -119,6 +141,8 @@ impl RunnerError {
             | Self::NoPlainFile
             | Self::Config(_)
             | Self::NoProgram(_)
+            | Self::NoRuntime(_)
+            | Self::RootNotAllowed(_)
             | Self::NoCheck(_) => true,
             _ => false,
         }

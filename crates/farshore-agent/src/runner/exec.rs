@@ -24,17 +24,28 @@ pub enum ExecError {
     Exec(#[source] std::io::Error),
 }
 
-/// Becomes the app of the specification, or one of its command checks. Returns only when that fails.
+/// What of a specification to become.
+#[derive(Clone, Copy, Debug)]
+pub enum Part<'a> {
+    App,
+    /// A command check, by its name.
+    Check(&'a str),
+    /// A hook of the app's runtime, by its name.
+    Hook(&'a str),
+}
+
+/// Becomes the app of the specification, or one of its command checks or hooks. Returns only when that fails.
 ///
 /// # Errors
 /// Always, when it returns.
-pub fn become_app(spec: &Path, check: Option<&str>) -> Result<std::convert::Infallible, ExecError> {
+pub fn become_app(spec: &Path, part: Part<'_>) -> Result<std::convert::Infallible, ExecError> {
     let bytes =
         file::read_capped(spec, 64 * 1024 * 1024).map_err(ExecError::Spec)?.ok_or(ExecError::Damaged)?;
     let spec: Spec = serde_json::from_slice(&bytes).map_err(|_| ExecError::Damaged)?;
-    let command = match check {
-        None => &spec.command,
-        Some(name) => {
+    let command = match part {
+        Part::App => &spec.command,
+        Part::Hook(name) => spec.hooks.get(name).ok_or(ExecError::Damaged)?,
+        Part::Check(name) => {
             let check = spec.checks.iter().find(|(check, _)| check.as_str() == name);
             &check.ok_or(ExecError::Damaged)?.1.command
         }

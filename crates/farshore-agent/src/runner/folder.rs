@@ -7,7 +7,9 @@
 //! <apps>/<app>/current → releases/…, previous → releases/…
 //! <apps>/<app>/data/         0700  the app's own, its HOME
 //! <apps>/<app>/logs/         stdout.log, stderr.log and rotated ones
-//! <apps>/<app>/state/        0700  shim.lock, shim.sock, spec.json, status.json, floor
+//! <apps>/<app>/state/        0700  shim.lock, shim.sock, spec.json, status.json, floor, committed, installed.json
+//! <apps>/<app>/files/        of kind `files`: next/ (rendered), kept/ (what was there before), applied.json
+//! <apps>/<app>/notify.sock   where the app says that it is ready
 //! ```
 
 use std::fs;
@@ -99,6 +101,31 @@ impl AppFolder {
 
     pub(crate) fn status(&self) -> PathBuf {
         self.state().join("status.json")
+    }
+
+    /// Where an app says that it is ready.
+    pub(crate) fn notify(&self) -> PathBuf {
+        self.root.join("notify.sock")
+    }
+
+    /// What an app of kind `files` has changed, and what was there before.
+    pub(crate) fn files(&self) -> PathBuf {
+        self.root.join("files")
+    }
+
+    /// Its rendered files, before they go live.
+    pub(crate) fn files_next(&self) -> PathBuf {
+        self.files().join("next")
+    }
+
+    /// How far an app of kind `installer` is.
+    pub(crate) fn installed(&self) -> PathBuf {
+        self.state().join("installed.json")
+    }
+
+    /// Holds the digest of the release that was committed last.
+    pub(crate) fn committed(&self) -> PathBuf {
+        self.state().join("committed")
     }
 
     fn floor_file(&self) -> PathBuf {

@@ -4,6 +4,7 @@
 //! was taken over can choose among signed releases at or above the floor; it can't make the runner execute anything else. Each app lives
 //! under a supervisor of its own ([`supervise`]), outside `run` and the runner, and is found again after either has died.
 
+mod allowed;
 mod apps;
 mod cgroup;
 mod client;
@@ -13,6 +14,7 @@ mod folder;
 mod keys;
 mod logs;
 mod orphans;
+mod runtime;
 mod shim;
 mod socket;
 mod spec;
@@ -33,9 +35,11 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::timeout;
 
+pub use allowed::{ALLOWED_FILE, Allowed, Containerd, Kubernetes, Systemd};
 pub use client::{ClientError, RunnerClient};
 pub use error::RunnerError;
-pub use exec::{ExecError, become_app};
+pub use exec::{ExecError, Part, become_app};
+pub use runtime::RuntimeError;
 pub(crate) use shim::take_lock;
 pub use shim::{ShimError, supervise};
 pub use unpack::{UnpackError, UnpackLimits, unpack};
@@ -66,6 +70,8 @@ pub struct RunnerSettings {
     pub cgroups: Option<(PathBuf, String)>,
     /// The `farshore-agent` program that supervisors are started from.
     pub program: PathBuf,
+    /// What the device allows beyond plain processes.
+    pub allowed: Allowed,
 }
 
 impl RunnerSettings {
@@ -79,6 +85,7 @@ impl RunnerSettings {
             user,
             cgroups: Some((PathBuf::from("/sys/fs/cgroup"), "farshore-apps".to_owned())),
             program: PathBuf::from("/proc/self/exe"),
+            allowed: Allowed::default(),
         }
     }
 }
@@ -121,7 +128,8 @@ impl Runner {
     /// # Errors
     /// When another runner has the folder, or its files can't be read: nothing is then started.
     pub fn bind(settings: RunnerSettings) -> Result<Self, RunnerError> {
-        let RunnerSettings { socket: path, apps: folder, allow_uid, user, cgroups, program } = settings;
+        let RunnerSettings { socket: path, apps: folder, allow_uid, user, cgroups, program, allowed: device } =
+            settings;
         let make = |path: &std::path::Path, mode| {
             crate::file::make_folder(path, mode)
                 .map_err(|e| RunnerError::io("making the runner's folders", e))
@@ -153,6 +161,7 @@ impl Runner {
             program,
             hardware: crate::hardware(),
             cgroups: groups,
+            allowed: device,
         };
         let allowed = [Some(0), Some(own), allow_uid].into_iter().flatten().collect();
         let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -241,8 +250,11 @@ impl Shared {
         match request {
             Request::Hello {} => {
                 let keys = apps.keys.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let mut capabilities = self.capabilities.clone();
+                // What runs them may have come or gone meanwhile.
+                capabilities.extend(apps.allowed.capabilities());
                 Ok(Reply::Hello {
-                    capabilities: self.capabilities.clone(),
+                    capabilities,
                     tenant: keys.tenant_name().cloned(),
                     trusted_keys_version: keys.version(),
                 })

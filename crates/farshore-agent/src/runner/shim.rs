@@ -5,23 +5,18 @@
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use farshore_domain::reconcile::Running;
-use rustix::process::Signal;
-use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::process::{Child, Command};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::folder::AppFolder;
-use super::logs::RotatedLog;
+use super::runtime::{self, Runtime};
 use super::spec::{Process, ShimReply, ShimRequest, ShimStatus, Spec, signal_group};
-use super::{cgroup, orphans, socket, wire};
+use super::{cgroup, socket, wire};
 use crate::{clock, file};
 
 /// After running this long, an app's restarts are forgotten.
@@ -63,7 +58,7 @@ pub(crate) async fn kill_leftovers(process: Option<Process>, boot: &str, cgroups
         let mut left = cgroup::kill_all(cgroups);
         if let Some(process) = process.filter(|process| boot == clock::boot_id() && process.is_alive()) {
             left = true;
-            signal_group(Some(process.pid), Signal::KILL);
+            signal_group(Some(process.pid), rustix::process::Signal::KILL);
         }
         if !left {
             return true;
@@ -86,9 +81,6 @@ pub async fn supervise(folder: &Path) -> Result<(), ShimError> {
         Ok(_) | Err(rustix::io::Errno::PERM) => {}
         Err(error) => return Err(io("leaving the session")(error.into())),
     }
-    // What the app starts and leaves behind becomes a child of this process, wherever it put itself: it can be ended, and is reaped.
-    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
-        .map_err(|error| io("adopting what the app leaves behind")(error.into()))?;
     let _lock = take_lock(&folder.lock()).map_err(io("locking"))?.ok_or(ShimError::Doubled)?;
     let bytes =
         file::read_capped(&folder.spec(), 64 * 1024 * 1024).map_err(io("reading the specification"))?;
@@ -110,10 +102,10 @@ pub async fn supervise(folder: &Path) -> Result<(), ShimError> {
         process: None,
         boot: clock::boot_id(),
     };
-    let children = signal(SignalKind::child()).map_err(io("watching for signals"))?;
-    let mut shim = Shim { folder, spec, listener, status, children };
+    let mut runtime = runtime::of(&folder, &spec);
+    let mut shim = Shim { folder, spec, listener, status };
     let waiting = loop {
-        match shim.run_once(&mut terminate).await? {
+        match shim.run_once(runtime.as_mut(), &mut terminate).await? {
             Next::Again => {}
             Next::Stop(waiting) => break waiting,
         }
@@ -140,8 +132,12 @@ struct Shim {
     spec: Spec,
     listener: UnixListener,
     status: ShimStatus,
-    /// A child ended: the app, which is waited for, or something it left behind.
-    children: tokio::signal::unix::Signal,
+}
+
+/// How something went that was waited for while the supervisor could be told to stop.
+enum Beside<T> {
+    Done(T),
+    Stop(Option<UnixStream>),
 }
 
 impl Shim {
@@ -155,74 +151,92 @@ impl Shim {
         }
     }
 
-    fn start(&self) -> std::io::Result<Child> {
-        // Stays this program even when its file was replaced by a newer one.
-        Command::new("/proc/self/exe")
-            .arg("app-exec")
-            .arg(self.folder.spec())
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-    }
-
-    fn log(&self, name: &str) -> RotatedLog {
-        RotatedLog::new(self.folder.logs().join(name), self.spec.log_bytes, self.spec.log_files)
-    }
-
-    async fn run_once(&mut self, terminate: &mut tokio::signal::unix::Signal) -> Result<Next, ShimError> {
-        let began = clock::mono();
-        let mut child = match self.start() {
-            Ok(child) => child,
-            Err(error) => {
-                self.status.running.last_exit = Some(format!("it could not be started: {error}"));
-                return self.pause(terminate, began).await;
-            }
-        };
-        let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
-        self.status.process = pid.and_then(Process::of);
-        self.status.running.up = true;
-        self.keep_status();
-        let out = child.stdout.take().map(|pipe| tokio::spawn(keep(pipe, self.log("stdout.log"))));
-        let err = child.stderr.take().map(|pipe| tokio::spawn(keep(pipe, self.log("stderr.log"))));
-        let ended = loop {
+    /// Waits for something, answering meanwhile.
+    async fn beside<T>(
+        &self,
+        work: impl Future<Output = T>,
+        terminate: &mut Signal,
+    ) -> Result<Beside<T>, ShimError> {
+        let mut work = std::pin::pin!(work);
+        loop {
             tokio::select! {
-                ended = child.wait() => break Some(ended.map_err(io("waiting for the app"))?),
-                _ = self.children.recv() => orphans::reap(pid),
+                done = &mut work => return Ok(Beside::Done(done)),
                 accepted = self.listener.accept() => {
                     let (mut stream, _) = accepted.map_err(io("accepting"))?;
                     if self.answer(&mut stream).await {
-                        self.stop(&mut child, pid).await?;
-                        self.clean(pid).await;
-                        return Ok(Next::Stop(Some(stream)));
+                        return Ok(Beside::Stop(Some(stream)));
                     }
                 }
-                _ = terminate.recv() => {
-                    self.stop(&mut child, pid).await?;
-                    self.clean(pid).await;
-                    return Ok(Next::Stop(None));
+                _ = terminate.recv() => return Ok(Beside::Stop(None)),
+            }
+        }
+    }
+
+    async fn run_once(
+        &mut self,
+        runtime: &mut dyn Runtime,
+        terminate: &mut Signal,
+    ) -> Result<Next, ShimError> {
+        let began = clock::mono();
+        match self.instance(runtime, terminate).await? {
+            Beside::Done(ended) => {
+                self.status.running.last_exit = Some(ended);
+                // Children of the app must not live on beside the next instance.
+                self.clear(runtime).await;
+                self.pause(terminate, began).await
+            }
+            Beside::Stop(stream) => {
+                if let Err(error) = runtime.stop(stream.is_some()).await {
+                    tracing::warn!(error = %crate::chain(&error), "the app does not stop as it should");
                 }
-            }
-        };
-        if let Some(ended) = ended {
-            self.status.running.last_exit = Some(describe(ended));
-        }
-        // Children of the app must not live on beside the next instance; then its output ends, too.
-        self.clean(pid).await;
-        for mut reader in [out, err].into_iter().flatten() {
-            if timeout(Duration::from_secs(2), &mut reader).await.is_err() {
-                tracing::debug!("somebody outside still holds the app's output");
-                reader.abort();
+                self.clear(runtime).await;
+                Ok(Next::Stop(stream))
             }
         }
-        self.pause(terminate, began).await
+    }
+
+    /// One instance, from its beginning to its end, and how it ended.
+    async fn instance(
+        &mut self,
+        runtime: &mut dyn Runtime,
+        terminate: &mut Signal,
+    ) -> Result<Beside<String>, ShimError> {
+        match runtime.begin().await {
+            Ok(process) => self.status.process = process,
+            Err(error) => return Ok(Beside::Done(crate::chain(&error))),
+        }
+        if let Some(ready) = runtime.ready() {
+            self.keep_status();
+            let limit = Duration::from_millis(self.spec.start_timeout_ms);
+            match self.beside(timeout(limit, ready), terminate).await? {
+                Beside::Done(Ok(Ok(()))) => {}
+                Beside::Done(Ok(Err(error))) => return Ok(Beside::Done(crate::chain(&error))),
+                Beside::Done(Err(_)) => {
+                    let late = format!("it was not ready within {} s", limit.as_secs());
+                    return Ok(Beside::Done(late));
+                }
+                Beside::Stop(stream) => return Ok(Beside::Stop(stream)),
+            }
+        }
+        self.status.running.up = true;
+        self.keep_status();
+        Ok(match self.beside(runtime.ended(), terminate).await? {
+            Beside::Done(Ok(how)) => Beside::Done(how),
+            Beside::Done(Err(error)) => Beside::Done(crate::chain(&error)),
+            Beside::Stop(stream) => Beside::Stop(stream),
+        })
+    }
+
+    async fn clear(&self, runtime: &mut dyn Runtime) {
+        if let Err(error) = runtime.clear().await {
+            tracing::warn!(error = %crate::chain(&error), "not everything of the app could be cleared away");
+        }
     }
 
     /// Waits before the next start, answering meanwhile.
     async fn pause(
         &mut self,
-        terminate: &mut tokio::signal::unix::Signal,
+        terminate: &mut Signal,
         began: farshore_domain::reconcile::MonoMs,
     ) -> Result<Next, ShimError> {
         if clock::mono().since_ms(began) >= HEALTHY_MS {
@@ -235,17 +249,8 @@ impl Shim {
         self.status.process = None;
         self.keep_status();
         let until = Instant::now() + Duration::from_millis(backoff);
-        loop {
-            tokio::select! {
-                () = sleep_until(until) => break,
-                accepted = self.listener.accept() => {
-                    let (mut stream, _) = accepted.map_err(io("accepting"))?;
-                    if self.answer(&mut stream).await {
-                        return Ok(Next::Stop(Some(stream)));
-                    }
-                }
-                _ = terminate.recv() => return Ok(Next::Stop(None)),
-            }
+        if let Beside::Stop(stream) = self.beside(sleep_until(until), terminate).await? {
+            return Ok(Next::Stop(stream));
         }
         self.status.running.restarts = self.status.running.restarts.saturating_add(1);
         Ok(Next::Again)
@@ -265,54 +270,5 @@ impl Shim {
             _ => tracing::debug!("a request that can't be read"),
         }
         false
-    }
-
-    /// Asks the app to end, and makes it end.
-    async fn stop(&self, child: &mut Child, pid: Option<i32>) -> Result<(), ShimError> {
-        signal_group(pid, Signal::TERM);
-        if let Some(pid) = pid.and_then(rustix::process::Pid::from_raw)
-            && rustix::process::getpgid(Some(pid)).is_ok_and(|group| group != pid)
-        {
-            // It was only just started and does not lead its group yet.
-            child.start_kill().map_err(io("killing the app"))?;
-        }
-        if timeout(Duration::from_millis(self.spec.stop_timeout_ms), child.wait()).await.is_err() {
-            signal_group(pid, Signal::KILL);
-            child.kill().await.map_err(io("killing the app"))?;
-        }
-        Ok(())
-    }
-
-    /// Kills what the app's process left behind: in its group, in its control groups, and what has left both.
-    async fn clean(&self, pid: Option<i32>) {
-        // The leader is gone, but its number is not given away as long as the group has members.
-        signal_group(pid, Signal::KILL);
-        let grouped = kill_leftovers(None, "", &self.spec.cgroups).await;
-        if !orphans::kill().await || !grouped {
-            tracing::warn!("processes of the app can't be killed");
-        }
-    }
-}
-
-fn describe(ended: ExitStatus) -> String {
-    match (ended.code(), ended.signal()) {
-        (Some(127), _) => "exited with 127 (it may not be executable)".to_owned(),
-        (Some(code), _) => format!("exited with {code}"),
-        (None, Some(signal)) => format!("was killed by signal {signal}"),
-        (None, None) => "ended".to_owned(),
-    }
-}
-
-async fn keep(mut from: impl AsyncRead + Unpin, mut log: RotatedLog) {
-    let mut buffer = vec![0; 8 * 1024];
-    loop {
-        match from.read(&mut buffer).await {
-            Ok(0) => break,
-            Ok(count) => log.write(buffer.get(..count).unwrap_or_default()),
-            Err(error) => {
-                tracing::debug!(%error, "the app's output can't be read");
-                break;
-            }
-        }
     }
 }

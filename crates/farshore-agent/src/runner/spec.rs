@@ -7,9 +7,11 @@ use farshore_domain::digest::Digest;
 use farshore_domain::id::ReleaseId;
 use farshore_domain::name::Name;
 use farshore_domain::reconcile::Running;
+use farshore_domain::release::Run;
 use farshore_domain::version::Version;
 use serde::{Deserialize, Serialize};
 
+use super::allowed::Allowed;
 use super::users::Identity;
 
 /// Everything needed to run one instance of an app, again and again. Written by the runner from a verified manifest.
@@ -38,6 +40,24 @@ pub(crate) struct Spec {
     pub(crate) backoff_factor: u32,
     pub(crate) log_bytes: u64,
     pub(crate) log_files: u32,
+    /// What the manifest says; an older runner did not write it, and started processes only.
+    #[serde(default)]
+    pub(crate) run: Option<Run>,
+    /// What the device said when it was started.
+    #[serde(default)]
+    pub(crate) allowed: Allowed,
+    /// Programs of the release that its runtime runs, by what they are for.
+    #[serde(default)]
+    pub(crate) hooks: BTreeMap<String, Vec<String>>,
+    /// Whether the program says itself that it is ready.
+    #[serde(default)]
+    pub(crate) notifies: bool,
+    #[serde(default = "a_minute")]
+    pub(crate) start_timeout_ms: u64,
+}
+
+fn a_minute() -> u64 {
+    60_000
 }
 
 fn twice() -> u32 {

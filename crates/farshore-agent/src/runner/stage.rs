@@ -118,6 +118,9 @@ fn clear(path: &Path) -> Result<(), RunnerError> {
 /// The program must be a plain file that can be executed, or a link to one within the release.
 pub(crate) fn check_program(folder: &Path, manifest: &Manifest) -> Result<(), RunnerError> {
     use std::os::unix::fs::PermissionsExt;
+    if !manifest.run.has_program() {
+        return Ok(());
+    }
     let program = manifest.run.command.first().map_or("", String::as_str);
     let found = fs::metadata(folder.join(program));
     if found.is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0) {

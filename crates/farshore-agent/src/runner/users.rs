@@ -73,19 +73,39 @@ impl Users {
     }
 }
 
+/// The ids of a user by name or number; `None` when there is none of that name.
+pub(crate) fn lookup_user(name: &str) -> std::io::Result<Option<(u32, u32)>> {
+    if let Ok(uid) = name.parse::<u32>() {
+        return Ok(Some((uid, uid)));
+    }
+    let passwd = file::read_capped(Path::new("/etc/passwd"), 4 * 1024 * 1024)?.unwrap_or_default();
+    Ok(String::from_utf8_lossy(&passwd).lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let found = fields.next() == Some(name);
+        let (uid, gid) = (fields.nth(1)?.parse().ok()?, fields.next()?.parse().ok()?);
+        found.then_some((uid, gid))
+    }))
+}
+
+/// The id of a group by name or number; `None` when there is none of that name.
+pub(crate) fn lookup_group(name: &str) -> std::io::Result<Option<u32>> {
+    if let Ok(gid) = name.parse::<u32>() {
+        return Ok(Some(gid));
+    }
+    let groups = file::read_capped(Path::new("/etc/group"), 4 * 1024 * 1024)?.unwrap_or_default();
+    Ok(String::from_utf8_lossy(&groups).lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let found = fields.next() == Some(name);
+        let gid = fields.nth(1)?.parse().ok()?;
+        found.then_some(gid)
+    }))
+}
+
 fn named(name: &str) -> Result<Identity, RunnerError> {
     let unknown = || RunnerError::UnknownUser(name.to_owned());
-    let passwd = file::read_capped(Path::new("/etc/passwd"), 4 * 1024 * 1024)
+    lookup_user(name)
         .map_err(|e| RunnerError::io("reading /etc/passwd", e))?
-        .ok_or_else(unknown)?;
-    String::from_utf8_lossy(&passwd)
-        .lines()
-        .find_map(|line| {
-            let mut fields = line.split(':');
-            let found = fields.next() == Some(name);
-            let (uid, gid) = (fields.nth(1)?.parse().ok()?, fields.next()?.parse().ok()?);
-            found.then_some(Identity { uid, gid })
-        })
+        .map(|(uid, gid)| Identity { uid, gid })
         .filter(|identity| identity.uid != 0)
         .ok_or_else(unknown)
 }

@@ -1,0 +1,80 @@
+//! What runs one instance of an app: one implementation for each kind.
+//!
+//! The supervisor is the same for all ([`super::shim`]): it keeps one instance going, restarts it with growing pauses, says how it is, holds the lock that
+//! says that it lives, and is found again by a runner that comes back. A runtime only knows how an instance of its kind begins, ends and is cleared away.
+
+mod files;
+mod hook;
+mod installer;
+mod process;
+
+use std::future::Future;
+use std::pin::Pin;
+
+use farshore_domain::release::kind::Kind;
+
+use super::folder::AppFolder;
+use super::spec::{Process, Spec};
+
+pub(super) use files::FilesRuntime;
+pub(super) use installer::InstallerRuntime;
+pub(super) use process::ProcessRuntime;
+
+/// Why an instance could not be begun, watched or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    #[error("{what}: {source}")]
+    Io {
+        what: String,
+        #[source]
+        source: std::io::Error,
+    },
+    /// In words for whoever looks at the device.
+    #[error("{0}")]
+    Said(String),
+}
+
+impl RuntimeError {
+    pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Io { what, source }
+    }
+}
+
+/// Something that a runtime is doing.
+pub(crate) type Work<'a, T> = Pin<Box<dyn Future<Output = Result<T, RuntimeError>> + Send + 'a>>;
+
+/// Runs instances of one app, one after the other.
+pub(crate) trait Runtime: Send {
+    /// Begins an instance, which is quick; its process, where it has one of its own.
+    fn begin(&mut self) -> Work<'_, Option<Process>>;
+
+    /// What has to be waited for until the instance counts as up; `None` when nothing has.
+    fn ready(&mut self) -> Option<Work<'_, ()>> {
+        None
+    }
+
+    /// Waits until the instance has ended by itself, and says how. May be dropped and asked again.
+    fn ended(&mut self) -> Work<'_, String>;
+
+    /// Makes the instance end. `asked`: by the runner, not because the device shuts down.
+    fn stop(&mut self, asked: bool) -> Work<'_, ()>;
+
+    /// Clears away what an instance has left, also one of an earlier supervisor that was killed. Fine when there is nothing.
+    fn clear(&mut self) -> Work<'_, ()>;
+
+    /// Takes back what the app has changed on the device outside of its own folders.
+    fn remove(&mut self) -> Work<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// The runtime of a specification.
+pub(crate) fn of(folder: &AppFolder, spec: &Spec) -> Box<dyn Runtime> {
+    let (folder, spec) = (folder.clone(), spec.clone());
+    match spec.run.as_ref().map_or(Kind::Process, |run| run.kind) {
+        Kind::Files => Box::new(FilesRuntime::new(folder, spec)),
+        Kind::Installer => Box::new(InstallerRuntime::new(folder, spec)),
+        _ => Box::new(ProcessRuntime::new(folder, spec)),
+    }
+}
