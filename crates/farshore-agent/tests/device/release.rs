@@ -1,5 +1,7 @@
 //! Releases of small shell programs, signed.
 
+use std::io::Read as _;
+
 use farshore_agent::runner::Signed;
 use farshore_domain::digest::Digest;
 use farshore_domain::id::TenantId;
@@ -30,17 +32,49 @@ pub(crate) struct Release {
 pub(crate) const SLEEPER: &str = "#!/bin/sh\necho \"hello from $FARSHORE_VERSION\"\nexec sleep 1000\n";
 
 pub(crate) fn tar(files: &[(&str, u32, &str)]) -> Vec<u8> {
+    let files: Vec<_> =
+        files.iter().map(|(path, mode, content)| (*path, *mode, content.as_bytes())).collect();
+    tar_bytes(&files)
+}
+
+pub(crate) fn tar_bytes(files: &[(&str, u32, &[u8])]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for (path, mode, content) in files {
         let mut header = tar::Header::new_ustar();
         header.set_size(content.len() as u64);
         header.set_mode(*mode);
-        builder.append_data(&mut header, path, content.as_bytes()).unwrap();
+        builder.append_data(&mut header, path, *content).unwrap();
     }
     builder.into_inner().unwrap()
 }
 
+/// The same archive with one more file of so many bytes.
+pub(crate) fn padded(archive: &[u8], bytes: usize) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut old = tar::Archive::new(archive);
+    for entry in old.entries().unwrap() {
+        let entry = entry.unwrap();
+        let header = entry.header().clone();
+        builder.append(&header, entry).unwrap();
+    }
+    let mut header = tar::Header::new_ustar();
+    header.set_size(bytes as u64);
+    header.set_mode(0o644);
+    builder.append_data(&mut header, "padding", std::io::repeat(1).take(bytes as u64)).unwrap();
+    builder.into_inner().unwrap()
+}
+
 impl Signer {
+    /// The same release with another artifact.
+    pub(crate) fn like(&self, release: &Release, artifact: Vec<u8>) -> Release {
+        let old: serde_json::Value = serde_json::from_slice(&release.signed.document).unwrap();
+        self.release_of(&release.version, artifact, |manifest| {
+            let platforms = manifest["platforms"].clone();
+            *manifest = old;
+            manifest["platforms"] = platforms;
+        })
+    }
+
     pub(crate) fn new(tenant_name: &str) -> Self {
         Self {
             key: SigningKey::generate(Algorithm::P256).unwrap(),
