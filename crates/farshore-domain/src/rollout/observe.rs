@@ -114,6 +114,14 @@ fn carry_one(member: &mut Member, current: u32) {
     }
 }
 
+/// Whether a device that was taken from the rollout in the middle of the new release is still at it. It hears of no permit to go back, and
+/// its place is nobody else's until it has reported or its time is over.
+fn is_at_it(device: &DeviceView, member: &Member, since: UnixMs, terms: &Terms) -> bool {
+    device.is_trying(terms.to)
+        && exclusion(device, member, terms.to).is_some()
+        && terms.now < since.plus_ms(terms.device_timeout_ms)
+}
+
 /// Why a device is not the rollout's to change now.
 fn exclusion(device: &DeviceView, member: &Member, to: ReleaseId) -> Option<Exclusion> {
     if device.lifecycle != Lifecycle::Claimed {
@@ -322,7 +330,7 @@ fn step_back(member: &mut Member, device: Option<&DeviceView>, terms: &Terms) {
                 member.progress = Progress::Waiting { since: now };
             }
         }
-        Progress::Updating { expires_at, .. } => {
+        Progress::Updating { since, expires_at, .. } => {
             let expired = expires_at <= now;
             if device.app.failed_release == Some(to) && !has_new {
                 let reason = said(device, "it did not get healthy and went back by itself");
@@ -330,7 +338,7 @@ fn step_back(member: &mut Member, device: Option<&DeviceView>, terms: &Terms) {
                 due(member, now);
             } else if expired && away {
                 member.progress = Progress::Unreachable { since: now };
-            } else if online && (expired || has_new) {
+            } else if online && (expired || has_new) && !is_at_it(device, member, since, terms) {
                 due(member, now);
             }
         }
@@ -361,11 +369,13 @@ fn step_back(member: &mut Member, device: Option<&DeviceView>, terms: &Terms) {
         }
         _ => {}
     }
-    if matches!(member.progress, Progress::RollbackDue { .. }) {
+    if let Progress::RollbackDue { since } = member.progress {
         if has_gone_back(device, terms.from) {
             member.progress = Progress::RolledBack { at: now };
         } else if let Some(why) = exclusion(device, member, to) {
-            member.progress = Progress::Excluded { since: now, why };
+            if !is_at_it(device, member, since, terms) {
+                member.progress = Progress::Excluded { since: now, why };
+            }
         } else if away {
             member.progress = Progress::Unreachable { since: now };
         }

@@ -153,10 +153,8 @@ impl<'a> Step<'a> {
             if !matches!(member.progress, Progress::RollbackDue { .. }) {
                 continue;
             }
-            let Some(known) = self.view.get(*device).filter(|known| known.is_online() && !known.is_busy(now))
-            else {
-                continue;
-            };
+            let may = |known: &&DeviceView| known.is_online() && !known.is_busy(now) && known.may_change();
+            let Some(known) = self.view.get(*device).filter(may) else { continue };
             // Who is down already goes first, then what is broken: it has the least to lose.
             let tries = ledger::tries(&self.next, member, known);
             due.push((!tries, member.failure.is_none(), member.rank, *device));

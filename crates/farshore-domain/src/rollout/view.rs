@@ -154,7 +154,7 @@ impl FleetView {
 
     /// The devices that may become the population of a rollout: claimed and not pinned.
     pub fn eligible(&self) -> impl Iterator<Item = DeviceId> {
-        self.iter().filter(|device| device.lifecycle == Lifecycle::Claimed && !device.pinned).map(|d| d.id)
+        self.iter().filter(|device| device.may_change()).map(|d| d.id)
     }
 }
 
@@ -181,6 +181,12 @@ impl DeviceView {
     #[must_use]
     pub fn is_online(&self) -> bool {
         self.reachability == Reachability::Online
+    }
+
+    /// Whether it is a rollout's to change: claimed and not pinned.
+    #[must_use]
+    pub fn may_change(&self) -> bool {
+        self.lifecycle == Lifecycle::Claimed && !self.pinned
     }
 
     /// Whether nobody waits for it any more: offline, or stale for as long as it takes to be offline. Between the two it may come back at any moment.

@@ -115,6 +115,8 @@ impl Rollout {
                     moments.push(expires_at);
                     moments.push(since.plus_ms(timeout));
                 }
+                // When somebody who was cordoned or pinned in the middle of it is waited for no longer.
+                Progress::RollbackDue { since } => moments.push(since.plus_ms(timeout)),
                 Progress::Waiting { since }
                     if self.phase == Phase::Running && member.wave == self.current =>
                 {

@@ -34,8 +34,8 @@ pub(super) struct Activation {
     pub(super) at: UnixMs,
     pub(super) release: ReleaseId,
     pub(super) permit: PermitId,
-    /// When it heard the desired state that it follows.
-    pub(super) heard: UnixMs,
+    /// Until when the desired state that it follows was what the control plane wanted: one that arrives late or twice is older than that it was heard.
+    pub(super) meant: UnixMs,
 }
 
 #[derive(Clone, Debug)]
@@ -52,7 +52,7 @@ pub(super) struct Device {
     /// Its clock runs this far behind: it uses permits longer than it may.
     pub(super) slow_ms: i64,
     pub(super) desired: Option<Desired>,
-    heard: UnixMs,
+    meant: UnixMs,
     pub(super) app: AppReport,
     previous: Option<ReleaseId>,
     staged: Option<ReleaseId>,
@@ -77,7 +77,7 @@ impl Device {
             deaf_until: now,
             slow_ms: 0,
             desired: None,
-            heard: now,
+            meant: now,
             app: AppReport { active: runs, committed: runs.is_some(), phase, ..AppReport::default() },
             previous: None,
             staged: None,
@@ -90,8 +90,8 @@ impl Device {
         }
     }
 
-    /// Hears a desired state; says whether it took it. An older one than it has is refused, by the agent's own rule.
-    pub(super) fn hear(&mut self, desired: Desired, now: UnixMs) -> bool {
+    /// Hears a desired state that was meant until `meant`; says whether it took it. An older one than it has is refused, by the agent's own rule.
+    pub(super) fn hear(&mut self, desired: Desired, meant: UnixMs, now: UnixMs) -> bool {
         let accepted = self.desired.map(|desired| desired.at).unwrap_or_default();
         let state = DesiredState {
             schema: DESIRED_SCHEMA.to_owned(),
@@ -107,7 +107,7 @@ impl Device {
         let good = state.check_for(TENANT, self.id, accepted).is_ok();
         if good {
             self.desired = Some(desired);
-            self.heard = now;
+            self.meant = meant;
         }
         good
     }
@@ -207,7 +207,7 @@ impl Device {
 
     fn activate(&mut self, wanted: ReleaseId, permit: PermitId, now: UnixMs) {
         self.ran.push(wanted);
-        self.fresh.push(Activation { at: now, release: wanted, permit, heard: self.heard });
+        self.fresh.push(Activation { at: now, release: wanted, permit, meant: self.meant });
         let known_good = self.previous == Some(wanted);
         self.previous = self.app.active.filter(|_| self.app.committed);
         self.app.active = Some(wanted);

@@ -106,11 +106,11 @@ impl World {
     /// 8: an earlier desired state arrives once more.
     pub(super) fn repeat_desired(&mut self, number: u8) -> Checked {
         let Some(id) = self.pick(number) else { return Ok(()) };
-        let (Some(old), Some(device)) = (self.earlier.get(&id), self.devices.get_mut(&id)) else {
+        let (Some((old, meant)), Some(device)) = (self.earlier.get(&id), self.devices.get_mut(&id)) else {
             return Ok(());
         };
         let before = device.desired;
-        let took = device.online && device.hear(*old, self.now);
+        let took = device.online && device.hear(*old, *meant, self.now);
         must(!took || before.is_none_or(|had| had.at <= old.at), "a device accepts nothing older", || {
             format!("{id} had {before:?} and took {old:?}")
         })

@@ -603,7 +603,7 @@ impl Oracle {
         must(right, "a device activates only with its live permit", || {
             format!("{device}: {what:?} with {issued:?}")
         })?;
-        let taken_back = self.went_back_at.filter(|at| what.release == self.to && what.heard > *at);
+        let taken_back = self.went_back_at.filter(|at| what.release == self.to && what.meant > *at);
         must(taken_back.is_none() || !honest, "what was taken back does not run again", || {
             format!("{device}: {what:?}, taken back at {taken_back:?}")
         })

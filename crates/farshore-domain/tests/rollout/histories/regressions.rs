@@ -109,3 +109,37 @@ fn a_device_hears_of_its_permit_after_a_long_silence() {
         }
     }
 }
+
+/// A device was cordoned in the middle of the new release while the rollout went back: its place was given to another one.
+#[test]
+fn a_device_is_cordoned_in_the_middle_of_the_new_release_and_the_rollout_goes_back() {
+    let plan = json!({"failureThreshold": 60, "maxUnavailable": 1});
+    for number in 0..4 {
+        for seconds in 0..16 {
+            for order in [true, false] {
+                let (cordon, back) = (Step::Cordon(number, true), Step::Rollback);
+                let (first, second) = if order { (cordon, back) } else { (back, cordon) };
+                let steps = vec![Step::Seconds(seconds), first, second, Step::Seconds(90)];
+                lives_well(plan.clone(), fleet(&[Good, Good, Good, Stuck]), steps);
+            }
+        }
+    }
+}
+
+/// The oracle took a desired state that arrived late, and was newer than what the device had, for one of after the rollback.
+#[test]
+fn a_desired_state_of_before_the_rollback_arrives_late() {
+    let waves = json!([{"count": 3, "soakSeconds": 0}, {"count": 7, "soakSeconds": 0}, {"percent": 100, "soakSeconds": 0}]);
+    let mut devices = fleet(&[Good, Good, Bad, Good, Good]);
+    devices.iter_mut().for_each(|seed| seed.runs = false);
+    let steps = vec![
+        Step::Join(fleet(&[Good])[0]),
+        Step::Supersede,
+        Step::Supersede,
+        Step::Deaf(5, 17),
+        Step::Seconds(4),
+        Step::Seconds(9),
+        Step::OldDesired(5),
+    ];
+    lives_well(json!({"waves": waves, "failureThreshold": 5, "maxUnavailable": "50%"}), devices, steps);
+}

@@ -62,7 +62,8 @@ pub(super) struct World {
     pub(super) outside: BTreeMap<DeviceId, DeviceView>,
     pub(super) reports: BTreeMap<DeviceId, Vec<AppReport>>,
     written: BTreeMap<DeviceId, Desired>,
-    pub(super) earlier: BTreeMap<DeviceId, Desired>,
+    /// What each was told before, and when it was told otherwise.
+    pub(super) earlier: BTreeMap<DeviceId, (Desired, UnixMs)>,
     driver_permits: BTreeMap<DeviceId, (ReleaseId, Permit)>,
     /// Permits of others that may still take a device down: the release they are for, and until when.
     others: BTreeMap<DeviceId, Vec<(ReleaseId, UnixMs)>>,
@@ -398,7 +399,7 @@ impl World {
             let at = Generation { epoch: 1, generation };
             self.written.insert(id, Desired { at, release, permit });
             if let Some(old) = old {
-                self.earlier.insert(id, old);
+                self.earlier.insert(id, (old, self.now));
             }
         }
     }
@@ -414,7 +415,7 @@ impl World {
                 && let Some(written) = self.written.get(&id)
                 && device.desired != Some(*written)
             {
-                device.hear(*written, now);
+                device.hear(*written, now, now);
             }
             if device.online && now >= device.deaf_until && self.resumes.remove(&id) {
                 device.resume(device.nature);
