@@ -209,7 +209,8 @@ impl Step<'_> {
         }
         let first = self.next.size();
         for (rank, device) in (first..).zip(in_order(self.next.id, new)) {
-            let member = Member::new(rank, wave, true, self.now);
+            let mut member = Member::new(rank, wave, true, self.now);
+            member.came = Some(self.now);
             self.next.members.insert(device, member);
         }
     }

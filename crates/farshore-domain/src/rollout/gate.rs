@@ -18,11 +18,15 @@ impl Step<'_> {
         let Some(tally) = tallies.get(current).copied() else { return false };
         let min_reports = self.next.spec.min_reports;
         let gate_timeout_ms = i64::from(self.next.spec.gate_timeout_seconds) * SECOND_MS;
+        let device_timeout_ms = i64::from(self.next.spec.device_timeout_seconds) * SECOND_MS;
         let limit = self.next.in_flight_limit(tallies);
         let Some(wave) = self.next.current_mut() else { return false };
         if !wave.skipped {
             let enough = tally.members == 0 || wave.waived || tally.has_evidence(min_reports);
-            if tally.open > 0 || !enough {
+            if wave.last_call.is_none() && enough && tally.open == tally.came_later {
+                wave.last_call = Some(now.plus_ms(device_timeout_ms));
+            }
+            if tally.awaited() > 0 || !enough {
                 let was = std::mem::replace(&mut wave.state, WaveState::Running);
                 if was != WaveState::Running {
                     wave.news_at = Some(now);

@@ -57,7 +57,7 @@ impl Step<'_> {
             |(index, (wave, tally))| {
                 // Who goes on without the missing reports is judged by those that are there.
                 let enough = wave.waived || tally.has_evidence(spec.min_reports);
-                let over = index < current || (tally.open == 0 && enough);
+                let over = index < current || (tally.awaited() == 0 && enough);
                 let line = wave.test.and_then(|test| test.halt_line());
                 let why = if over && tally.fails(threshold) {
                     Why::Ended
@@ -142,6 +142,7 @@ impl Step<'_> {
             if let Some(member) = self.next.members.get_mut(device) {
                 member.wave = wave_index;
                 member.called_in = true;
+                member.came = None;
             }
         }
         if let Some(wave) = self.next.current_mut() {

@@ -23,14 +23,21 @@ pub struct Tally {
     pub open: u32,
     /// Of the open ones those that are changing right now.
     pub in_flight: u32,
+    /// Of the open ones those that came into the wave while it ran, and of these the ones that came after its last call: nobody waits for them.
+    pub came_later: u32,
+    pub too_late: u32,
     pub unreachable: u32,
     pub excluded: u32,
     pub last_success: Option<UnixMs>,
 }
 
 impl Tally {
-    fn add(&mut self, member: &Member) {
+    fn add(&mut self, member: &Member, wave: &Wave) {
         self.members += 1;
+        if matches!(member.progress, Progress::Waiting { .. } | Progress::Updating { .. }) {
+            self.came_later += u32::from(wave.came_later(member));
+            self.too_late += u32::from(wave.is_too_late(member));
+        }
         let acknowledged = member.failure.as_ref().is_some_and(|failure| failure.acknowledged);
         match member.progress {
             Progress::Updated { .. } if member.set_aside => self.set_aside += 1,
@@ -59,6 +66,12 @@ impl Tally {
             | Progress::RolledBack { .. }
             | Progress::RollbackFailed { .. } => self.open += 1,
         }
+    }
+
+    /// The open ones that the gate waits for.
+    #[must_use]
+    pub const fn awaited(&self) -> u32 {
+        self.open - self.too_late
     }
 
     /// The reports that are judged.
@@ -159,8 +172,9 @@ impl Rollout {
 pub fn tallies(rollout: &Rollout) -> Vec<Tally> {
     let mut tallies = vec![Tally::default(); rollout.waves.len()];
     for member in rollout.members.values() {
-        if let Some(tally) = tallies.get_mut(member.wave as usize) {
-            tally.add(member);
+        let index = member.wave as usize;
+        if let (Some(tally), Some(wave)) = (tallies.get_mut(index), rollout.waves.get(index)) {
+            tally.add(member, wave);
         }
     }
     tallies

@@ -204,6 +204,9 @@ pub struct Member {
     /// It reported, and other devices were tried instead: what it reported does not count for its wave any more.
     #[serde(default, skip_serializing_if = "is_false")]
     pub(super) set_aside: bool,
+    /// When it last came (back) into the rollout: in reach again, let go by whatever had kept it out, or new in the channel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) came: Option<UnixMs>,
     /// Tried in place of others, with an earlier wave than its own.
     #[serde(default, skip_serializing_if = "is_false")]
     pub(super) called_in: bool,
@@ -225,6 +228,7 @@ impl Member {
             failures: 0,
             not_before: None,
             set_aside: false,
+            came: None,
             called_in: false,
             told: Told::Old,
             failure: None,

@@ -202,6 +202,7 @@ fn read_outcome(member: &mut Member, device: &DeviceView, terms: &Terms) -> bool
                 let wait = if failure.forgiven { 0 } else { penalty_ms(member.failures) };
                 member.not_before = (wait > 0).then(|| now.plus_ms(wait));
                 member.failure = None;
+                member.came = None;
                 member.progress = Progress::Waiting { since: now };
             }
             !resumed
@@ -256,6 +257,7 @@ fn stand(member: &mut Member, device: &DeviceView, terms: &Terms) {
         || (matches!(member.progress, Progress::Unreachable { .. }) && !device.is_online())
     {
     } else {
+        member.came = Some(now);
         member.progress = Progress::Waiting { since: now };
     }
 }

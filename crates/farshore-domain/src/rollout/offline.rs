@@ -42,7 +42,7 @@ impl Step<'_> {
         if away == 0 {
             return;
         }
-        if tally.open == 0
+        if tally.awaited() == 0
             && let Some(wave) = self.next.current_mut()
         {
             wave.news_at = wave.news_at.max(Some(until));

@@ -49,12 +49,13 @@ impl<'a> Step<'a> {
     fn ready(&self) -> Vec<(bool, u32, DeviceId)> {
         let now = self.now;
         let current = self.next.current;
-        let begun = self.next.waves.get(current as usize).and_then(|wave| wave.started_at);
+        let Some(wave) = self.next.waves.get(current as usize) else { return Vec::new() };
+        let begun = wave.started_at;
         let any_time = self.next.may_tell_any_time();
         let mut ready = Vec::new();
         for (device, member) in &self.next.members {
             let Progress::Waiting { since } = member.progress else { continue };
-            if member.wave != current {
+            if member.wave != current || wave.is_too_late(member) {
                 continue;
             }
             let Some(known) = self.view.get(*device) else { continue };

@@ -1,8 +1,9 @@
 //! Who is in which wave, before anything has started.
 //!
-//! The order of a population is fixed by hashes of the rollout and of each device. Devices are taken in turn from each stratum (each combination of
-//! the values of `stratifyBy`), so that the first waves meet every model and location. A device that comes or goes moves nobody of another stratum
-//! in that order, and those of its own by at most one turn. From the start on, nobody moves at all.
+//! The order of a population is fixed by hashes of the rollout and of each device. First comes one device of each stratum (each combination of
+//! the values of `stratifyBy`), so that the first waves meet every model and location; then each stratum by its share of the population, so that a
+//! wave judges what the fleet is like and not the smallest locations. A device that comes or goes changes the order of no two others of one stratum.
+//! From the start on, nobody moves at all.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -105,7 +106,12 @@ impl Plan {
 /// The members of one stratum with their places in the order of the hash.
 type Stratum<'a> = Vec<([u8; 32], DeviceId, &'a Labels)>;
 
-/// The population, in turn from each stratum.
+/// The place of a stratum's member in the order: the share of the stratum that comes before it, in 2⁻³² of it. The first one's is 0.
+fn share(number: usize, size: usize) -> u64 {
+    ((number as u64) << 32) / (size.max(1) as u64)
+}
+
+/// The population: one of each stratum, then each stratum by its share.
 fn stratified<'a>(
     rollout: RolloutId,
     strata: &[String],
@@ -122,12 +128,12 @@ fn stratified<'a>(
     let mut turns = Vec::with_capacity(seen.len());
     for (stratum, mut devices) in members {
         let key = stratum_key(rollout, &stratum);
+        let size = devices.len();
         devices.sort_unstable_by_key(|(order, device, _)| (*order, *device));
-        turns.extend(
-            devices.into_iter().enumerate().map(|(turn, (_, device, labels))| (turn, key, device, labels)),
-        );
+        let placed = devices.into_iter().enumerate();
+        turns.extend(placed.map(|(number, (_, device, labels))| (share(number, size), key, device, labels)));
     }
-    turns.sort_unstable_by_key(|(turn, key, device, _)| (*turn, *key, *device));
+    turns.sort_unstable_by_key(|(share, key, device, _)| (*share, *key, *device));
     turns.into_iter().map(|(_, _, device, labels)| (device, labels)).collect()
 }
 
@@ -225,6 +231,28 @@ mod tests {
         fleet.push((device(900), Labels::try_from([("model", "rare"), ("location", "l0")]).unwrap()));
         let plan = plan(&spec(vec![WaveSpec::percent(1), WaveSpec::percent(100)]), &fleet).unwrap();
         assert!(plan.waves().next().unwrap().contains(&device(900)));
+    }
+
+    #[test]
+    fn a_wave_has_of_a_big_location_what_is_its_share() {
+        let mut fleet = fleet(900, 1, 1);
+        for small in 0..10_u32 {
+            for number in 0..10 {
+                let location = format!("small-{small}");
+                let labels = Labels::try_from([("model", "m0"), ("location", location.as_str())]).unwrap();
+                fleet.push((device(1_000 + small * 10 + number), labels));
+            }
+        }
+        let plan = plan(&spec(vec![WaveSpec::percent(5), WaveSpec::percent(100)]), &fleet).unwrap();
+        let first = plan.waves().next().unwrap();
+        let of = |location: &str| {
+            let there = |device: &&DeviceId| {
+                fleet.iter().any(|(id, labels)| id == *device && labels.get("location") == Some(location))
+            };
+            first.iter().filter(there).count()
+        };
+        assert_eq!((first.len(), of("l0")), (50, 40), "one of each small one, the rest of the big one");
+        assert!((0..10).all(|small| of(&format!("small-{small}")) == 1));
     }
 
     #[test]

@@ -244,14 +244,14 @@ impl Rollout {
     pub fn new(
         id: RolloutId,
         name: Name,
-        mut spec: RolloutSpec,
+        spec: RolloutSpec,
         from: Option<KnownRelease>,
         to: KnownRelease,
         by: &str,
         now: UnixMs,
     ) -> Result<Self, SpecErrors> {
         spec.validate()?;
-        spec.resolve_growth();
+        let spec = spec.resolved();
         let mut rollout = Self {
             state_version: StateVersion,
             id,

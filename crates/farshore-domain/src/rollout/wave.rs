@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::member::is_false;
+use super::member::{Member, Progress, is_false};
 use super::sequential::WaveTest;
 use super::state::WaveState;
 use crate::name::Name;
@@ -45,6 +45,11 @@ pub struct Wave {
     /// Until then the gate's time stands still, because windows are shut; that time has been added to `news_at` already.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) held_until: Option<UnixMs>,
+    /// Until when it waits for devices that come (back): the time limit of one device after everybody had reported who was there when it began, and
+    /// enough of them. Who comes later takes the release with the next wave; otherwise a trickle of returning devices would keep the gate shut for
+    /// as long as it lasts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) last_call: Option<UnixMs>,
     /// Somebody decided to go on without the missing reports.
     #[serde(default, skip_serializing_if = "is_false")]
     pub(super) waived: bool,
@@ -80,6 +85,7 @@ impl Wave {
             started_at: None,
             news_at: None,
             held_until: None,
+            last_call: None,
             waived: false,
             skipped: false,
             retried: false,
@@ -89,6 +95,17 @@ impl Wave {
             tripped: Vec::new(),
             verdict: None,
         }
+    }
+
+    /// Whether this member came into the wave while it ran.
+    pub(super) fn came_later(&self, member: &Member) -> bool {
+        self.started_at.is_some_and(|begun| member.came.is_some_and(|came| came > begun))
+    }
+
+    /// Whether this member came after the wave's last call, and waits for the next one.
+    pub(super) fn is_too_late(&self, member: &Member) -> bool {
+        let late = self.last_call.is_some_and(|end| member.came.is_some_and(|came| came > end));
+        late && matches!(member.progress, Progress::Waiting { .. })
     }
 
     /// Its test; none in rollouts that an earlier version started.

@@ -206,7 +206,12 @@ impl Rollout {
         let gate = self.gate_end();
         let (mut list, kept) = self.waits_for_hours_and_groups(view, now, gate);
         let in_wave = |member: &Member| member.wave == current;
-        let waits = |member: &Member| in_wave(member) && matches!(member.progress, Progress::Waiting { .. });
+        let too_late = |member: &Member| {
+            in_wave(member) && self.waves.get(current as usize).is_some_and(|wave| wave.is_too_late(member))
+        };
+        let waits = |member: &Member| {
+            in_wave(member) && matches!(member.progress, Progress::Waiting { .. }) && !too_late(member)
+        };
         let loads =
             |device: Option<&DeviceView>| device.is_some_and(|d| d.app.phase == AppPhase::Downloading);
         let (in_flight, allowed) = (self.in_flight(), self.in_flight_limit(&judge::tallies(self)));
@@ -257,6 +262,16 @@ impl Rollout {
                     gate,
                 ),
                 |m, _| waits(m) && !m.may_try(now),
+            ),
+            self.crowd(
+                view,
+                (
+                    "CameLate",
+                    "came back after the wave's last call and take the release with the next one",
+                    Owner::Engine,
+                    gate,
+                ),
+                |m, _| too_late(m),
             ),
             self.crowd(view, ("Unreachable", away, Owner::Device, away_until), |m, _| {
                 in_wave(m) && matches!(m.progress, Progress::Unreachable { .. })

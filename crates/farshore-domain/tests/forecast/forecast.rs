@@ -15,7 +15,7 @@ fn quiet() -> Options {
 fn ten_devices_at_once_take_one_install_and_the_soak() {
     let view = fleet(10, 0);
     let mut plan = spec(&[100], 60);
-    plan.max_unavailable = Amount::Percent(100);
+    plan.max_unavailable = Some(Amount::Percent(100));
     plan.slow_start = false;
     let forecast = simulate(&rollout(plan), &view, &past(&view, &[100], 100, 60), &quiet(), NOW).unwrap();
     assert!((forecast.finishes - 1.0).abs() < f64::EPSILON, "{forecast:?}");
@@ -42,7 +42,7 @@ fn slow_start_takes_longer_because_few_go_first() {
     let view = fleet(10, 0);
     let ask = |slow_start| {
         let mut plan = spec(&[100], 60);
-        plan.max_unavailable = Amount::Percent(100);
+        plan.max_unavailable = Some(Amount::Percent(100));
         plan.slow_start = slow_start;
         let forecast = simulate(&rollout(plan), &view, &past(&view, &[100], 100, 60), &quiet(), NOW).unwrap();
         forecast.finish_p50_seconds.unwrap()
@@ -73,7 +73,7 @@ fn a_window_that_is_shut_stands_in_the_way_until_it_opens() {
 fn a_budget_of_a_location_bounds_what_is_down_there() {
     let view = fleet(200, 0);
     let mut plan = spec(&[100], 0);
-    plan.max_unavailable = Amount::Percent(100);
+    plan.max_unavailable = Some(Amount::Percent(100));
     plan.slow_start = false;
     plan.group_by =
         vec![serde_json::from_value(serde_json::json!({"label": "location", "maxUnavailable": 2})).unwrap()];

@@ -7,7 +7,7 @@ use farshore_domain::time::HOUR_MS;
 use crate::fleet::{NOW, fleet, past, spec, started};
 
 fn plan() -> RolloutSpec {
-    RolloutSpec { max_unavailable: Amount::Percent(25), ..spec(&[1, 5, 25, 100], 60) }
+    RolloutSpec { max_unavailable: Some(Amount::Percent(25)), ..spec(&[1, 5, 25, 100], 60) }
 }
 
 /// Ten thousand devices; a tenth is away, for an hour each time.

@@ -43,7 +43,7 @@ pub(crate) fn rollout_id(number: u32) -> RolloutId {
 pub(crate) fn spec(waves: Vec<WaveSpec>) -> RolloutSpec {
     RolloutSpec {
         waves,
-        max_unavailable: Amount::Percent(100),
+        max_unavailable: Some(Amount::Percent(100)),
         permit_seconds: 20,
         device_timeout_seconds: 60,
         gate_timeout_seconds: 600,

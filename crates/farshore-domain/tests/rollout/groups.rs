@@ -138,7 +138,7 @@ fn a_group_that_can_never_spare_a_device_refuses_the_start_and_one_that_shrinks_
 #[test]
 fn min_available_over_the_population_counts_who_is_out_of_reach() {
     let mut spec = spec(vec![WaveSpec::percent(100).soak(0)]);
-    spec.max_unavailable = Amount::default();
+    spec.max_unavailable = None;
     spec.min_available = Some(Amount::Count(8));
     let mut fleet = Fleet::new(spec, &[Nature::Good; 10]);
     fleet.set_online(device_id(0), false);

@@ -10,7 +10,7 @@ use crate::fleet::{Fleet, Nature, device_id, spec};
 /// Ten devices, three of the first wave's five in flight.
 fn in_flight() -> Fleet {
     let mut spec = spec(vec![WaveSpec::percent(50).soak(0), WaveSpec::percent(100).soak(0)]);
-    spec.max_unavailable = Amount::Count(3);
+    spec.max_unavailable = Some(Amount::Count(3));
     let mut fleet = Fleet::new(spec, &[Nature::Good; 10]);
     fleet.start();
     fleet.until(10, |fleet| fleet.rollout.in_flight() == 3);

@@ -338,7 +338,7 @@ fn a_release_is_offered_to_the_next_channel_once_it_has_soaked_and_is_still_good
 #[test]
 fn noise_does_not_stop_a_slow_start_within_a_small_budget() {
     let mut spec = spec(halves());
-    spec.max_unavailable = Amount::Count(2);
+    spec.max_unavailable = Some(Amount::Count(2));
     spec.slow_start = true;
     let mut fleet = Fleet::new(spec, &[Good; 40]);
     fleet.start();

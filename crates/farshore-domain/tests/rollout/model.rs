@@ -126,11 +126,7 @@ fn plan() -> impl Strategy<Value = RolloutSpec> {
             let (failure_threshold, min_reports, slow_start) = numbers;
             RolloutSpec {
                 waves,
-                max_unavailable: if placing.min_available.is_some() {
-                    Amount::default()
-                } else {
-                    max_unavailable
-                },
+                max_unavailable: placing.min_available.is_none().then_some(max_unavailable),
                 on_failure,
                 failure_threshold,
                 min_reports,
@@ -421,7 +417,7 @@ fn any_history_keeps_the_invariants_and_ends() {
 fn regression_a_stuck_device_is_pinned_in_flight_and_half_the_site_goes_down() {
     let plan = RolloutSpec {
         failure_threshold: 51,
-        max_unavailable: Amount::Count(2),
+        max_unavailable: Some(Amount::Count(2)),
         ..spec(vec![
             WaveSpec::count(1).soak(5),
             WaveSpec::percent(40).soak(20),

@@ -121,3 +121,32 @@ fn who_returns_after_a_rollback_never_runs_the_bad_release() {
         }
     }
 }
+
+/// A device comes back every few seconds, and takes longer than that until it has reported: somebody is always at it.
+#[test]
+fn a_trickle_of_returning_devices_does_not_keep_a_gate_shut() {
+    let mut fleet = fleet(OfflinePolicy::Defer, 60, &[Nature::Good; 120]);
+    let plan = fleet.rollout.plan(&fleet.view).unwrap();
+    let first: Vec<_> = plan.waves().next().unwrap().to_vec();
+    let (there, away) = first.split_at(10);
+    for id in away {
+        fleet.set_online(*id, false);
+    }
+    fleet.tick(10 * MINUTE_MS);
+    fleet.start();
+    for id in away {
+        fleet.set_online(*id, true);
+        fleet.ticks(4);
+    }
+    assert_eq!(fleet.rollout.current_wave(), 1, "the gate opened in the {} s of the trickle", 4 * away.len());
+    let with_the_next = away.iter().filter(|id| fleet.rollout.member(**id).unwrap().wave() == 1).count();
+    assert!(with_the_next > 0, "some are judged with the next wave");
+    let judged = there.iter().filter(|id| fleet.rollout.member(**id).unwrap().wave() == 0).count();
+    assert_eq!(judged, there.len(), "who was there from the beginning is judged with its own");
+    fleet.until_phase(Phase::Succeeded);
+    fleet.ticks(300);
+    assert!(
+        first.iter().all(|id| fleet.devices[id].app.active == Some(release(1).uid)),
+        "all have it in the end"
+    );
+}

@@ -10,7 +10,7 @@ use crate::fleet::{Fleet, Nature, spec};
 fn ten_thousand_devices_are_decided_in_a_time_that_a_driver_can_afford() {
     let waves = [1, 10, 100].map(|percent| WaveSpec::percent(percent).soak(0)).to_vec();
     let mut spec = spec(waves);
-    spec.max_unavailable = Amount::Percent(10);
+    spec.max_unavailable = Some(Amount::Percent(10));
     let mut fleet = Fleet::new(spec, &vec![Nature::Good; 10_000]);
     fleet.strict = false;
     fleet.start();

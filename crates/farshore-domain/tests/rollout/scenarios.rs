@@ -62,7 +62,7 @@ fn two_of_ten_fail_and_the_rollout_goes_on() {
 #[test]
 fn a_wave_halts_inside_when_the_rest_can_not_save_it() {
     let mut spec = spec(one_wave());
-    spec.max_unavailable = Amount::Count(3);
+    spec.max_unavailable = Some(Amount::Count(3));
     let mut fleet = Fleet::new(spec, &[Bad; 10]);
     fleet.start();
     fleet.until_phase(Phase::Failed);
@@ -99,7 +99,7 @@ fn on_failure_pause_waits_for_a_person_and_resume_acknowledges_the_failures() {
 #[test]
 fn never_more_devices_are_in_flight_than_the_budget_allows() {
     let mut spec = spec(one_wave());
-    spec.max_unavailable = Amount::Percent(25);
+    spec.max_unavailable = Some(Amount::Percent(25));
     let mut fleet = Fleet::new(spec, &[Good; 10]);
     fleet.start();
     fleet.until_phase(Phase::Succeeded);
@@ -109,7 +109,7 @@ fn never_more_devices_are_in_flight_than_the_budget_allows() {
 #[test]
 fn a_device_that_goes_offline_with_a_permit_takes_its_place_until_the_expiry() {
     let mut spec = spec(one_wave());
-    spec.max_unavailable = Amount::Count(1);
+    spec.max_unavailable = Some(Amount::Count(1));
     spec.permit_seconds = 400;
     spec.device_timeout_seconds = 500;
     let mut fleet = Fleet::new(spec, &[Good; 3]);
@@ -229,7 +229,7 @@ fn a_late_joiner_gets_the_old_release_first_and_the_new_one_in_the_last_wave() {
 #[test]
 fn pause_takes_unused_permits_back_and_starts_nothing() {
     let mut spec = spec(one_wave());
-    spec.max_unavailable = Amount::Count(2);
+    spec.max_unavailable = Some(Amount::Count(2));
     let mut fleet = Fleet::new(spec, &[Good; 10]);
     fleet.start();
     fleet.until(10, |fleet| fleet.rollout.in_flight() == 2);

@@ -156,7 +156,7 @@ fn downloads_begin_only_inside_download_windows_and_installs_need_one_that_has_b
 fn what_is_broken_goes_back_at_once_and_what_works_waits_for_its_window() {
     let mut spec = slow(vec![WaveSpec::percent(100).soak(3600)]);
     spec.windows = vec![window(WindowKind::Maintenance, "0 2 * * *", 10)];
-    spec.max_unavailable = Amount::Percent(100);
+    spec.max_unavailable = Some(Amount::Percent(100));
     spec.failure_threshold = 20;
     let mut natures = [Nature::Good; 4];
     natures[3] = Nature::GoesBad;

@@ -285,7 +285,7 @@ async fn one_rollout(client: &Client, text: &str, channel: &str, waves: Vec<Wave
             let channel = Name::new(channel).map_err(|error| Failure::because(&what, &error))?;
             let mut spec = RolloutSpec::new(app()?, channel, ReleaseRef::Version { app: app()?, version });
             spec.waves = waves;
-            spec.max_unavailable = Amount::Percent(50);
+            spec.max_unavailable = Some(Amount::Percent(50));
             spec.permit_seconds = 60;
             spec.device_timeout_seconds = 120;
             let name = Name::new(name.as_str()).map_err(|error| Failure::because(&what, &error))?;

@@ -403,7 +403,7 @@ fn typed(kind: &Kind, value: Value) -> Result<Value, String> {
         "ApiToken" => through::<ApiTokenSpec>(value),
         "Rollout" => {
             let mut value = through::<RolloutSpec>(value)?;
-            let mut spec: RolloutSpec =
+            let spec: RolloutSpec =
                 serde_json::from_value(value.pointer("/spec").cloned().unwrap_or_default())
                     .map_err(|error| error.to_string())?;
             spec.validate().map_err(|errors| {
@@ -414,13 +414,10 @@ fn typed(kind: &Kind, value: Value) -> Result<Value, String> {
                     .collect::<Vec<_>>()
                     .join("; ")
             })?;
-            // The server keeps the waves that `growth` means; what is applied twice has to compare equal.
-            if spec.growth.is_some() {
-                spec.resolve_growth();
-                let resolved = serde_json::to_value(&spec).map_err(|error| error.to_string())?;
-                if let Some(place) = value.pointer_mut("/spec") {
-                    *place = resolved;
-                }
+            // As the server keeps it: what is applied twice has to compare equal.
+            let resolved = serde_json::to_value(spec.resolved()).map_err(|error| error.to_string())?;
+            if let Some(place) = value.pointer_mut("/spec") {
+                *place = resolved;
             }
             Ok(value)
         }

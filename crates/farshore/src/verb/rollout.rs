@@ -228,7 +228,7 @@ async fn run_create(session: &Session, client: &Client, create: Create) -> Resul
         spec.failure_threshold = threshold;
     }
     if let Some(amount) = create.max_unavailable {
-        spec.max_unavailable = amount;
+        spec.max_unavailable = Some(amount);
     }
     match create.on_failure {
         Some(OnFailureText::Pause) => spec.on_failure = OnFailure::Pause,

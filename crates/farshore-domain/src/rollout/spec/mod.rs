@@ -69,9 +69,9 @@ pub struct RolloutSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_reports: Option<u32>,
     /// How many devices may be in flight at once, counting permits that unreachable devices hold: a number, or a
-    /// percentage of the population, rounded down, at least one.
-    #[serde(default)]
-    pub max_unavailable: Amount,
+    /// percentage of the population, rounded down, at least one. 25 % when neither this nor `minAvailable` is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_unavailable: Option<Amount>,
     /// Instead of `maxUnavailable`: how many devices must stay up; a percentage is rounded up. Devices that can't be reached are not up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_available: Option<Amount>,
@@ -184,7 +184,7 @@ impl RolloutSpec {
             slow_start: true,
             on_small_wave: OnSmallWave::default(),
             min_reports: None,
-            max_unavailable: Amount::default(),
+            max_unavailable: None,
             min_available: None,
             group_by: Vec::new(),
             offline: Offline::default(),
@@ -251,7 +251,8 @@ mod tests {
     fn a_spec_of_three_fields_has_defaults_that_are_valid_and_survive_json() {
         let spec: RolloutSpec = serde_json::from_value(spec()).unwrap();
         spec.validate().unwrap();
-        assert_eq!(spec.max_unavailable, Amount::Percent(25));
+        assert_eq!(spec.limit(), Limit::MaxUnavailable(Amount::Percent(25)));
+        assert_eq!(spec.clone().resolved().max_unavailable, Some(Amount::Percent(25)));
         let again: RolloutSpec = serde_json::from_str(&serde_json::to_string(&spec).unwrap()).unwrap();
         assert_eq!(again, spec);
     }

@@ -165,15 +165,20 @@ impl RolloutSpec {
     pub fn limit(&self) -> Limit {
         match self.min_available {
             Some(amount) => Limit::MinAvailable(amount),
-            None => Limit::MaxUnavailable(self.max_unavailable),
+            None => Limit::MaxUnavailable(self.max_unavailable.unwrap_or_default()),
         }
     }
 
-    /// Writes the waves that `growth` means into `waves`.
-    pub fn resolve_growth(&mut self) {
+    /// With the waves that `growth` means written into `waves`, and the budget that applies when none was given. So it is kept.
+    #[must_use]
+    pub fn resolved(mut self) -> Self {
         if let Some(growth) = self.growth {
             self.waves = growth.resolve();
         }
+        if self.min_available.is_none() {
+            self.max_unavailable.get_or_insert_default();
+        }
+        self
     }
 }
 
@@ -201,7 +206,7 @@ pub(super) fn check_placing(spec: &RolloutSpec) -> Vec<(String, String)> {
     let mut errors = Vec::new();
     let field = if spec.min_available.is_some() { "minAvailable" } else { "maxUnavailable" };
     check_amount(&mut errors, field.to_owned(), spec.limit());
-    if spec.min_available.is_some() && spec.max_unavailable != Amount::default() {
+    if spec.min_available.is_some() && spec.max_unavailable.is_some() {
         let text = "and maxUnavailable exclude each other: write one of them";
         errors.push(("minAvailable".to_owned(), text.to_owned()));
     }
@@ -293,9 +298,9 @@ mod tests {
             for waves in 1..=most {
                 let mut value = spec();
                 value["growth"] = serde_json::json!({"kind": word, "waves": waves});
-                let mut spec: RolloutSpec = serde_json::from_value(value).unwrap();
+                let spec: RolloutSpec = serde_json::from_value(value).unwrap();
                 spec.validate().unwrap();
-                spec.resolve_growth();
+                let spec = spec.resolved();
                 assert_eq!(spec.waves.len(), usize::from(waves), "{kind:?}");
                 spec.validate().unwrap();
             }
@@ -324,9 +329,10 @@ mod tests {
         assert_eq!(
             errors(|v| {
                 v["minAvailable"] = json!(2);
-                v["maxUnavailable"] = json!(2);
+                v["maxUnavailable"] = json!("25%");
             }),
-            ["minAvailable"]
+            ["minAvailable"],
+            "also when it is the one that applies without"
         );
         assert_eq!(
             errors(|v| v["groupBy"] = json!([{"label": "location", "maxUnavailable": 0}])),

@@ -5,7 +5,7 @@
 //! rules on purpose to see that somebody notices, [`regressions`] are histories that once went wrong.
 //!
 //! The short form is the same each time. `FARSHORE_TEST_LONG=1` takes twenty times as many histories of another seed each time;
-//! `FARSHORE_HISTORIES` and `FARSHORE_SEED` say how many and which.
+//! `FARSHORE_HISTORIES` and `FARSHORE_SEED` say how many and which; `FARSHORE_SHRINK=0` leaves a history that fails as long as it is.
 
 mod asked;
 mod coverage;
@@ -165,7 +165,7 @@ fn runner(cases: u32, seed: u32) -> TestRunner {
     let config = Config {
         cases,
         failure_persistence: None,
-        max_shrink_iters: 4_000,
+        max_shrink_iters: setting("FARSHORE_SHRINK").unwrap_or(4_000),
         max_shrink_time: 20_000,
         ..Config::default()
     };

@@ -74,6 +74,11 @@ pub(super) struct Oracle {
     /// Out of reach, and not back since.
     away: BTreeSet<DeviceId>,
     went_back_at: Option<UnixMs>,
+    /// Since when each can be told and judged: when it was seen first, was in reach again, or let go by what had kept it out.
+    came: BTreeMap<DeviceId, UnixMs>,
+    wave_began: UnixMs,
+    /// When everybody of the wave that runs had an outcome, whoever came while it ran excepted.
+    had_reports: Option<UnixMs>,
 }
 
 impl Oracle {
@@ -95,11 +100,15 @@ impl Oracle {
             touched: BTreeSet::new(),
             away: BTreeSet::new(),
             went_back_at: None,
+            came: BTreeMap::new(),
+            wave_began: UnixMs(0),
+            had_reports: None,
         }
     }
 
     /// The plan as it was shown at the start: cumulative, everybody in exactly one wave.
-    pub(super) fn begun(&mut self, rollout: &Rollout, view: &FleetView) -> Checked {
+    pub(super) fn begun(&mut self, rollout: &Rollout, view: &FleetView, now: UnixMs) -> Checked {
+        self.wave_began = now;
         self.from = rollout.from().map(|from| from.uid);
         self.waves = u32::try_from(rollout.waves().len()).unwrap();
         let eligible: BTreeSet<_> = view.eligible().collect();
@@ -171,6 +180,12 @@ impl Oracle {
         for action in &decision.actions {
             self.watch(action, &decision.next, view, now)?;
         }
+        if decision.next.phase() == Phase::Running && self.had_reports.is_none() {
+            let there =
+                |device: &DeviceId| self.came.get(device).is_some_and(|came| *came <= self.wave_began);
+            let all = !self.unreported(self.passed, view, now).any(|device| there(&device));
+            self.had_reports = all.then_some(now);
+        }
         // To let a device go back that is in the middle of the new release disturbs nothing more.
         let tries = |device: DeviceId| {
             view.get(device).is_some_and(|known| {
@@ -214,6 +229,11 @@ impl Oracle {
             if app.active == Some(self.to) {
                 self.touched.insert(id);
             }
+            if self.can_report(known, now) {
+                self.came.entry(id).or_insert(now);
+            } else {
+                self.came.remove(&id);
+            }
             let forward = matches!(before.phase(), Phase::Running | Phase::Paused);
             if let Some(failed) = self.failed.get(&id).copied().filter(|_| forward) {
                 let clean = app.active != Some(self.to) && !self.went_back(known) && !self.refuses(known);
@@ -245,9 +265,34 @@ impl Oracle {
                 hold.lapsed |= lapsed;
             }
         }
+        self.came.retain(|id, _| view.get(*id).is_some());
         for (id, hold) in &mut self.holds {
             hold.lapsed |= view.get(*id).is_none() && hold.expires_at <= now;
         }
+    }
+
+    /// Whether the device is the rollout's to judge, as far as anyone knows.
+    fn can_report(&self, known: &DeviceView, now: UnixMs) -> bool {
+        let held = self.went_back(known) && !self.touched.contains(&known.id);
+        eligible(known) && !held && !is_away(known, now) && !self.away.contains(&known.id)
+    }
+
+    /// Who could report and has not, of a wave and those before it.
+    fn unreported<'a>(
+        &'a self,
+        wave: u32,
+        view: &'a FleetView,
+        now: UnixMs,
+    ) -> impl Iterator<Item = DeviceId> + 'a {
+        self.own_wave
+            .iter()
+            .filter(move |(device, own)| {
+                **own <= wave
+                    && !self.failed.contains_key(device)
+                    && !self.committed.contains_key(device)
+                    && view.get(**device).is_some_and(|known| self.can_report(known, now))
+            })
+            .map(|(device, _)| *device)
     }
 
     fn went_back(&self, known: &DeviceView) -> bool {
@@ -333,9 +378,10 @@ impl Oracle {
     }
 
     /// The failures of the wave that runs halt nothing any more.
+    /// The failures of the wave that runs count no more; a wave before it may still turn out to have been bad.
     fn acknowledge(&mut self, after: &Rollout) {
         for (device, failed) in &mut self.failed {
-            failed.acknowledged |= after.member(*device).is_some_and(|member| member.wave() <= self.passed);
+            failed.acknowledged |= after.member(*device).is_some_and(|member| member.wave() == self.passed);
         }
     }
 
@@ -477,6 +523,8 @@ impl Oracle {
             format!("wave {index} needs {needed}: {:?}", self.approvals)
         })?;
         self.approvals.clear();
+        let had_reports = self.had_reports.take();
+        self.wave_began = now;
         if std::mem::take(&mut self.skipped) {
             self.passed += 1;
             self.waived = false;
@@ -484,18 +532,16 @@ impl Oracle {
         }
         let called: BTreeSet<_> =
             after.members().filter(|(_, member)| member.was_called_in()).map(|(device, _)| device).collect();
-        for (device, own) in &self.own_wave {
-            let open = *own <= index
-                && !self.failed.contains_key(device)
-                && !self.committed.contains_key(device)
-                && view.get(*device).is_some_and(|known| {
-                    let held = self.went_back(known) && !self.touched.contains(device);
-                    eligible(known) && !held && !is_away(known, now) && !self.away.contains(device)
-                });
-            must(!open, "a gate waits for everybody who can report", || {
-                format!("wave {index}: {:?}", view.get(*device))
-            })?;
-        }
+        // Who comes long after the others had reported takes the release with the next wave; but who is at it is waited for.
+        let last_call = had_reports.map(|at| at.plus_ms(self.asked.device_timeout_ms));
+        let waited_for = |device: &DeviceId| {
+            let late = last_call.is_some_and(|at| self.came.get(device).is_some_and(|came| *came > at));
+            !late || self.holds.get(device).is_some_and(|hold| hold.forward && !hold.settled && !hold.lapsed)
+        };
+        let open = self.unreported(index, view, now).find(waited_for);
+        must(open.is_none(), "a gate waits for everybody who can report", || {
+            format!("wave {index}: {:?}", open.map(|device| view.get(device)))
+        })?;
         let counts =
             |device: &&DeviceId| called.contains(device) || self.own_wave.get(device) <= Some(&index);
         let good = self.committed.keys().filter(counts).count();

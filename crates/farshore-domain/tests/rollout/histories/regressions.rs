@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::generator::{History, Seed, Step};
 use super::live;
 use crate::fleet::{Nature, release};
-use Nature::{Bad, GoesBad, Good, Stuck};
+use Nature::{Bad, GoesBad, Good, Refuses, Stuck, Terse};
 
 /// Devices that run the old release, at two locations in turn.
 fn fleet(natures: &[Nature]) -> Vec<Seed> {
@@ -142,4 +142,37 @@ fn a_desired_state_of_before_the_rollback_arrives_late() {
         Step::OldDesired(5),
     ];
     lives_well(json!({"waves": waves, "failureThreshold": 5, "maxUnavailable": "50%"}), devices, steps);
+}
+
+/// The oracle forgot the failures of a wave that had passed when the next one was tried with other devices: a device of the first went bad, and
+/// that wave halted rightly.
+#[test]
+fn a_wave_goes_bad_after_the_next_one_was_tried_elsewhere() {
+    let waves = json!([{"count": 3, "soakSeconds": 0}, {"count": 7, "soakSeconds": 0}, {"percent": 100, "soakSeconds": 0}]);
+    let plan = json!({
+        "waves": waves, "failureThreshold": 34, "onSmallWave": "retry-elsewhere", "maxUnavailable": 1,
+        "permitSeconds": 5, "deviceTimeoutSeconds": 40, "gateTimeoutSeconds": 60,
+    });
+    let mut devices = fleet(&[Terse, Refuses, GoesBad, Bad, Good, Good, Good, Bad]);
+    for (number, site) in [0, 1, 2, 1, 0, 0, 0, 0].into_iter().enumerate() {
+        devices[number].site = site;
+        devices[number].runs = number == 1;
+    }
+    devices[6].model = 1;
+    lives_well(plan, devices, vec![Step::Leave(4), Step::Seconds(19)]);
+}
+
+/// Devices that kept returning one after the other kept a gate shut: each was waited for when the others had reported.
+#[test]
+fn devices_trickle_back_into_a_wave_that_has_its_reports() {
+    let waves = json!([{"percent": 50, "soakSeconds": 30}, {"percent": 100, "soakSeconds": 30}]);
+    let plan = json!({"waves": waves, "maxUnavailable": 2, "failureThreshold": 60});
+    let mut steps: Vec<_> = (1..14).map(|number| Step::Online(number, false)).collect();
+    steps.push(Step::Seconds(400));
+    for number in 1..14 {
+        steps.extend([Step::Online(number, true), Step::Seconds(12)]);
+    }
+    lives_well(plan.clone(), fleet(&[Good; 14]), steps.clone());
+    steps.insert(13, Step::Seconds(310));
+    lives_well(plan, fleet(&[Good; 14]), steps);
 }

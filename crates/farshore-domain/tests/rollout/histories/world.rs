@@ -184,7 +184,11 @@ impl World {
         let view = self.view.clone();
         self.verb(|rollout, now| rollout.start(from, &view, "ada", None, now).ok())?;
         let rollout = self.rollouts.last().unwrap();
-        if rollout.phase() == Phase::Pending { Ok(()) } else { self.oracle.begun(rollout, &self.view) }
+        if rollout.phase() == Phase::Pending {
+            Ok(())
+        } else {
+            self.oracle.begun(rollout, &self.view, self.now)
+        }
     }
 
     /// What the channel points to.
