@@ -77,6 +77,10 @@ impl Making<'_> {
         let mut snapshot = Snapshot::load(db, &mut read, now).await?;
         drop(read);
         let to = resolve(&snapshot, &new.spec)?;
+        let manifest = db.release(&to.uid.to_string()).await?.manifest;
+        new.spec
+            .check_release(&manifest)
+            .map_err(|error| ApiError::field(format!("spec.{}", error.field), error.message))?;
         refuse_second(&snapshot, &new.spec, supersedes.as_ref())?;
         let from = snapshot.pointer(&new.spec.channel, &new.spec.app);
         let id = RolloutId(Uuid::now_v7());
@@ -126,7 +130,7 @@ impl Making<'_> {
             app: new.spec.app.clone(),
             channel: new.spec.channel.clone(),
             phase: rollout.phase().word().to_owned(),
-            spec: serde_json::to_value(&new.spec).map_err(ApiError::internal)?,
+            spec: serde_json::to_value(rollout.spec()).map_err(ApiError::internal)?,
             state: step::state(&rollout)?,
         };
         db.insert_rollout(&mut tx, &row).await?;

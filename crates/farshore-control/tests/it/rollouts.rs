@@ -45,7 +45,10 @@ async fn a_rollout_that_could_never_progress_is_refused_with_its_field() {
             ("spec.promotion.to", json!({"promotion": {"to": "nowhere"}})),
             ("spec.waves[0].selector", json!({"waves": [{"selector": "ring=x"}, {"percent": 100}]})),
             ("spec.minAvailable", json!({"minAvailable": 2})),
+            ("spec.minAvailable", json!({"minAvailable": 1, "maxUnavailable": "25%"})),
             ("spec.maxUnavailable", json!({"maxUnavailable": 0})),
+            // The release may take 60 s to start, and soaks for 10.
+            ("spec.deviceTimeoutSeconds", json!({"permitSeconds": 20, "deviceTimeoutSeconds": 69})),
             ("spec.gate", json!({"gate": "metric(\"no-such-metric\") > 1.0"})),
         ] {
             let problem =

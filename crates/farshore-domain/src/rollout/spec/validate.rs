@@ -5,6 +5,7 @@ use super::{
     WaveSpec, placing,
 };
 use crate::condition::Condition;
+use crate::release::Manifest;
 use crate::rollout::context::vocabulary;
 
 impl RolloutSpec {
@@ -71,6 +72,22 @@ impl RolloutSpec {
             refuse("operatorTimeoutSeconds".into(), format!("is 60 to {}", 365 * DAY_SECONDS));
         }
         if errors.is_empty() { Ok(()) } else { Err(SpecErrors(errors)) }
+    }
+}
+
+impl RolloutSpec {
+    /// Refuses times in which this release can't get done on any device.
+    pub fn check_release(&self, manifest: &Manifest) -> Result<(), FieldError> {
+        let (start, soak) = (manifest.start_timeout_seconds, manifest.soak_seconds);
+        let needed = start.saturating_add(soak);
+        if self.device_timeout_seconds >= needed {
+            return Ok(());
+        }
+        let message = format!(
+            "of {} s calls devices stuck that are about to be done: {} {} may take {start} s to start and then soaks for {soak} s; write at least {needed}",
+            self.device_timeout_seconds, manifest.app, manifest.version
+        );
+        Err(FieldError { field: "deviceTimeoutSeconds".to_owned(), message })
     }
 }
 
