@@ -2,7 +2,7 @@
 
 use farshore_domain::name::Name;
 use farshore_domain::rollout::{
-    DeviceSummary, HistoryEntry, RolloutSpec, RolloutSummary, Waiting, WaveSummary,
+    DeviceSummary, GroupStand, HistoryEntry, RolloutSpec, RolloutSummary, Waiting, WaveSummary,
 };
 use farshore_domain::time::UnixMs;
 use serde::{Deserialize, Serialize};
@@ -18,6 +18,9 @@ pub struct RolloutStatus {
     /// What it waits for, who has to act, and until when; empty in lists.
     #[serde(default)]
     pub waiting: Vec<Waiting>,
+    /// How the budget of each group (`groupBy`) stands, those that keep most devices waiting first, at most 100; empty in lists and at the end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<GroupStand>,
     /// What happened, oldest first; empty in lists.
     #[serde(default)]
     pub history: Vec<HistoryEntry>,

@@ -132,10 +132,29 @@ export interface HeldBack {
   reason: string
 }
 
+/** The budget of one value of a label: who is down because of what. */
+export interface GroupStand {
+  label: string
+  value: string
+  size: number
+  maxUnavailable?: Amount
+  minAvailable?: Amount
+  budget: number
+  down: number
+  downByRollout: number
+  downByOthers: number
+  downUnreachable: number
+  up: number
+  waiting: number
+  full: boolean
+}
+
 export interface RolloutStatus {
   summary: RolloutSummary
   /** Empty in lists. */
   waiting?: Waiting[]
+  /** Those that keep most devices waiting first; empty in lists. */
+  groups?: GroupStand[]
   history?: HistoryEntry[]
   heldBack?: HeldBack
 }

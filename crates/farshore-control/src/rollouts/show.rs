@@ -35,6 +35,7 @@ fn show(metadata: Metadata, rollout: &Rollout) -> RolloutObject {
         status: RolloutStatus {
             summary: rollout.summary(now()),
             waiting: Vec::new(),
+            groups: Vec::new(),
             history: Vec::new(),
             held_back: None,
         },
@@ -58,6 +59,7 @@ pub(super) async fn show_whole(
         let mut view = view(app, db, &snapshot, rollout, now);
         super::step::signals::fill(db, &mut view, rollout).await?;
         object.status.waiting = rollout.waiting_for(&view, now);
+        object.status.groups = rollout.group_stands(&view, now);
     }
     Ok(object)
 }

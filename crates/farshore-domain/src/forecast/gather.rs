@@ -15,6 +15,7 @@ use crate::time::{DAY_MS, SECOND_MS, UnixMs};
 const WORK: u64 = 8_000_000;
 /// Between these many runs.
 const RUNS: std::ops::RangeInclusive<u32> = 3..=200;
+const MOST_CORES: u32 = 4;
 /// A run that takes more decisions than this is cut off.
 const MOST_STEPS: u32 = 20_000;
 const HORIZON_MS: i64 = 60 * DAY_MS;
@@ -87,9 +88,31 @@ pub fn simulate(
     });
     let runs = options.runs.unwrap_or_else(|| affordable(WORK, &first, view)).clamp(1, *RUNS.end());
     gathered.add(&first, &world, now);
-    for number in 1..runs {
-        let outcome = run::play(begun.clone(), &mut world, &habits, &play(number));
-        gathered.add(&outcome, &world, now);
+    // Each run has its seed, whoever plays it, and what they add up to knows no order: the answer is the same on any number of cores.
+    let others = std::thread::scope(|scope| {
+        let workers = cores().min(runs.saturating_sub(1));
+        let players: Vec<_> = (1..workers)
+            .map(|worker| {
+                let mut world = world.clone();
+                let mut gathered = Gathered::new(&begun, view);
+                let (begun, habits, play) = (&begun, &habits, &play);
+                scope.spawn(move || {
+                    for number in (1..runs).skip(worker as usize).step_by(workers as usize) {
+                        let outcome = run::play(begun.clone(), &mut world, habits, &play(number));
+                        gathered.add(&outcome, &world, now);
+                    }
+                    gathered
+                })
+            })
+            .collect();
+        for number in (1..runs).step_by(workers.max(1) as usize) {
+            let outcome = run::play(begun.clone(), &mut world, &habits, &play(number));
+            gathered.add(&outcome, &world, now);
+        }
+        players.into_iter().map(std::thread::ScopedJoinHandle::join).collect::<Vec<_>>()
+    });
+    for other in others {
+        gathered.join(other.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
     }
     let sizes: Vec<u32> = sizes(&begun).collect();
     let promised = characteristic(begun.spec(), &sizes, begun.budget());
@@ -180,6 +203,12 @@ fn sizes(rollout: &Rollout) -> impl Iterator<Item = u32> {
 fn affordable(work: u64, first: &Outcome, view: &FleetView) -> u32 {
     let one = u64::from(first.steps).saturating_mul(view.len() as u64).max(1);
     u32::try_from(work / one).unwrap_or(u32::MAX).clamp(*RUNS.start(), *RUNS.end())
+}
+
+/// How many runs are played beside each other: not on more cores than a control plane can spare.
+fn cores() -> u32 {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    u32::try_from(cores).unwrap_or(1).min(MOST_CORES)
 }
 
 fn share(count: usize, of: u32) -> f64 {
@@ -326,6 +355,30 @@ impl Gathered {
         }
         for (done, at) in self.done.iter_mut().zip(world.done_at()) {
             done.extend(at.map(from_now));
+        }
+    }
+
+    /// What another one has gathered.
+    fn join(&mut self, other: Self) {
+        self.runs += other.runs;
+        for (mine, others) in
+            [(&mut self.starts, other.starts), (&mut self.ends, other.ends), (&mut self.done, other.done)]
+        {
+            for (mine, others) in mine.iter_mut().zip(others) {
+                mine.extend(others);
+            }
+        }
+        self.finished.extend(other.finished);
+        for (how, count) in other.endings {
+            *self.endings.entry(how).or_default() += count;
+        }
+        self.most_down = self.most_down.max(other.most_down);
+        self.groups.resize(self.groups.len().max(other.groups.len()), Vec::new());
+        for (mine, others) in self.groups.iter_mut().zip(other.groups) {
+            mine.resize(mine.len().max(others.len()), 0);
+            for (most, other) in mine.iter_mut().zip(others) {
+                *most = (*most).max(other);
+            }
         }
     }
 

@@ -170,7 +170,7 @@ impl Rollout {
         for member in self.members.values_mut().filter(|member| member.wave == wave) {
             match &member.progress {
                 Progress::RollbackFailed { at, reason } => {
-                    let failure = Failure::new(*at, FailureKind::Stuck, reason.clone(), 0);
+                    let failure = Box::new(Failure::new(*at, FailureKind::Stuck, reason.clone(), 0));
                     member.progress = Progress::Failed { at: *at };
                     member.failure.get_or_insert(failure);
                 }

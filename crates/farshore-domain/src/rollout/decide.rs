@@ -247,7 +247,12 @@ impl Step<'_> {
     fn tell(&mut self) {
         let any_time = self.next.may_tell_any_time();
         let mut changes = Vec::new();
+        let forward = matches!(self.next.phase, Phase::Running | Phase::Paused);
         for (device, member) in &self.next.members {
+            // Most members, most of the time: they are told what they were told before, whatever they run.
+            if forward && member.told == Told::New && member.progress.keeps_the_new() {
+                continue;
+            }
             let known = self.view.get(*device);
             let active = known.and_then(|device| device.app.active);
             let may_stage =

@@ -32,7 +32,9 @@ impl Line {
 
     fn add(&mut self, flies: bool, tries: bool, device: Option<&DeviceView>, now: UnixMs) {
         let busy = device.is_some_and(|device| device.is_busy(now));
-        let up = device.is_some_and(|device| device.is_up(now));
+        // What is up counts for that limit alone, and asks for most of what is known of a device.
+        let counts_up = matches!(self.limit, Limit::MinAvailable(_));
+        let up = counts_up && device.is_some_and(|device| device.is_up(now));
         self.down += u32::from(flies || tries || busy);
         self.tries += u32::from(tries);
         self.up += u32::from(!flies && !tries && up);

@@ -145,6 +145,11 @@ impl Progress {
         matches!(self, Self::Updating { .. } | Self::RollingBack { .. })
     }
 
+    /// Whether a rollout that goes forward tells it to have the new release, whatever it runs.
+    pub(super) const fn keeps_the_new(&self) -> bool {
+        matches!(self, Self::Updating { .. } | Self::Updated { .. } | Self::Failed { .. })
+    }
+
     /// Since when it is in this state.
     #[must_use]
     pub const fn since(&self) -> UnixMs {
@@ -213,7 +218,7 @@ pub struct Member {
     #[serde(default, skip_serializing_if = "Told::is_old")]
     pub(super) told: Told,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) failure: Option<Failure>,
+    pub(super) failure: Option<Box<Failure>>,
     pub(super) progress: Progress,
 }
 
@@ -270,8 +275,8 @@ impl Member {
     }
 
     #[must_use]
-    pub const fn failure(&self) -> Option<&Failure> {
-        self.failure.as_ref()
+    pub fn failure(&self) -> Option<&Failure> {
+        self.failure.as_deref()
     }
 
     #[must_use]

@@ -20,6 +20,7 @@ pub mod characteristic;
 mod context;
 pub mod decide;
 mod gate;
+mod groups;
 mod halt;
 mod hours;
 pub mod invariants;
@@ -45,6 +46,7 @@ pub mod why;
 
 pub use context::vocabulary;
 pub use decide::{Action, Decision, decide, decide_on};
+pub use groups::{GroupStand, MAX_GROUPS_SHOWN};
 pub use member::{Exclusion, Failure, FailureKind, Member, Progress};
 pub use plan::{Plan, PlanError};
 pub use spec::{

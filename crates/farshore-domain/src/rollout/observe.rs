@@ -135,7 +135,7 @@ fn exclusion(device: &DeviceView, member: &Member, to: ReleaseId) -> Option<Excl
 }
 
 fn fail(member: &mut Member, kind: FailureKind, reason: String, device: &DeviceView, now: UnixMs) {
-    member.failure = Some(Failure::new(now, kind, reason, device.app.resumed));
+    member.failure = Some(Box::new(Failure::new(now, kind, reason, device.app.resumed)));
     member.failures = member.failures.saturating_add(1);
     member.progress = Progress::Failed { at: now };
 }

@@ -71,7 +71,7 @@ impl Rollout {
             Progress::Updating { permit, expires_at, revoked, .. } => {
                 (Told::New, permit.filter(|_| !revoked).map(|permit| (permit, *expires_at)))
             }
-            Progress::Updated { .. } | Progress::Failed { .. } => (Told::New, None),
+            progress if progress.keeps_the_new() => (Told::New, None),
             Progress::Excluded { .. } if has_new => (Told::New, None),
             Progress::Excluded { .. } => (Told::Released, None),
             Progress::RollbackDue { .. }

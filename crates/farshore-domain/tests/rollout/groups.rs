@@ -152,3 +152,32 @@ fn min_available_over_the_population_counts_who_is_out_of_reach() {
     fleet.until_phase(Phase::Succeeded);
     assert!(fleet.most_live <= 2);
 }
+
+#[test]
+fn the_budget_of_each_group_is_told_in_figures_with_who_is_down_because_of_what() {
+    let mut fleet = stores(vec![at_most("location", 1)], &[Nature::Good; 8], 4);
+    fleet.view.get_mut(device_id(7)).unwrap().busy_until = Some(fleet.now.plus_ms(3_600_000));
+    fleet.start();
+    fleet.until(20, |fleet| fleet.rollout.in_flight() == 1);
+    let of = |fleet: &Fleet, store: &str| {
+        let stands = fleet.rollout.group_stands(&fleet.view, fleet.now);
+        assert!(
+            stands.is_sorted_by_key(|stand| std::cmp::Reverse(stand.waiting)),
+            "who keeps most waiting first"
+        );
+        stands.into_iter().find(|stand| stand.value == store).unwrap()
+    };
+    let here = of(&fleet, "store-0");
+    assert_eq!(
+        (here.size, here.budget, here.down, here.down_by_rollout, here.down_by_others),
+        (4, 1, 1, 1, 0)
+    );
+    assert_eq!((here.waiting, here.full, here.down_unreachable, here.up), (3, true, 0, 3));
+    let there = of(&fleet, "store-1");
+    assert_eq!((there.size, there.down, there.down_by_rollout, there.down_by_others), (4, 1, 0, 1));
+    assert!(there.full && there.waiting >= 3, "{there:?}");
+    let flying = fleet.rollout.members().find(|(_, member)| member.progress().is_in_flight()).unwrap().0;
+    fleet.set_online(flying, false);
+    let here = of(&fleet, "store-0");
+    assert_eq!((here.down_by_rollout, here.down_unreachable), (1, 1), "its permit may still be used");
+}

@@ -8,7 +8,7 @@ use farshore_api::incident::Incident;
 use farshore_api::rollout::Rollout;
 use farshore_domain::desired::Because;
 use farshore_domain::object::{Metadata, Reason};
-use farshore_domain::rollout::{Waiting, WaveSummary};
+use farshore_domain::rollout::{GroupStand, Waiting, WaveSummary};
 use farshore_domain::time::UnixMs;
 use serde_json::Value;
 
@@ -268,6 +268,7 @@ pub(crate) fn rollout_head(rollout: &Rollout, look: Look) -> String {
         field(&mut text, "Held back", &format!("since {}: {}", both(held.since, now), clean(&held.reason)));
     }
     waits(&mut text, &rollout.status.waiting, now);
+    groups(&mut text, &rollout.status.groups);
     if !summary.waves.is_empty() {
         _ = writeln!(text, "Waves:");
         for wave in &summary.waves {
@@ -291,6 +292,33 @@ pub(crate) fn rollout_head(rollout: &Rollout, look: Look) -> String {
         }
     }
     text
+}
+
+/// The budgets of groups: those in which somebody is down or waits.
+fn groups(text: &mut String, groups: &[GroupStand]) {
+    let busy: Vec<_> =
+        groups.iter().filter(|group| group.down > 0 || group.waiting > 0 || group.full).collect();
+    if busy.is_empty() {
+        return;
+    }
+    _ = writeln!(text, "Groups:");
+    for group in busy {
+        let full = if group.full { ", full" } else { "" };
+        _ = writeln!(
+            text,
+            "  {}={}: {} of {} down ({} by this rollout, {} of them out of reach; {} by others) of {} devices, {} up{full}; {} wait",
+            clean(&group.label),
+            clean(&group.value),
+            group.down,
+            group.budget,
+            group.down_by_rollout,
+            group.down_unreachable,
+            group.down_by_others,
+            group.size,
+            group.up,
+            group.waiting,
+        );
+    }
 }
 
 /// What it waits for, who has to act, and until when.

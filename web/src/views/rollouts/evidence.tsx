@@ -2,12 +2,12 @@
 import type { ReactNode } from 'react'
 
 import { currentWave } from '~/api/rollouts'
-import type { Evidence as Found, RolloutSpec, RolloutSummary } from '~/api/rollout-types'
+import type { Evidence as Found, GroupStand, RolloutSpec, RolloutSummary } from '~/api/rollout-types'
 import { cx } from '~/ui/cx'
 import { count, percent, plural } from '~/ui/number'
 import { Section } from '~/ui/panel'
 
-export function Evidence({ summary, spec }: { summary: RolloutSummary; spec: RolloutSpec }) {
+export function Evidence({ summary, spec, groups }: { summary: RolloutSummary; spec: RolloutSpec; groups: GroupStand[] }) {
   const wave = currentWave(summary)
   return (
     <Section title={wave ? `Evidence in wave ${wave.number}` : 'Evidence'} flush>
@@ -22,11 +22,58 @@ export function Evidence({ summary, spec }: { summary: RolloutSummary; spec: Rol
           {spec.groupBy
             .map((g) => (g.minAvailable === undefined ? `in each ${g.label} at most ${g.maxUnavailable} down` : `in each ${g.label} at least ${g.minAvailable} up`))
             .join('; ')}
-          . A full one is named above, with the devices that wait for it.
+          .
         </p>
       )}
+      <Groups groups={groups} />
     </Section>
   )
+}
+
+const SHOWN = 12
+
+/** The groups in which somebody is down or waits: which one keeps the rollout waiting, and because of whom. */
+function Groups({ groups }: { groups: GroupStand[] }) {
+  const busy = groups.filter((g) => g.down > 0 || g.waiting > 0 || g.full)
+  if (busy.length === 0) return null
+  return (
+    <div className="overflow-x-auto border-t border-line px-4 py-2">
+      <table className="w-full text-sm">
+        <caption className="sr-only">Budgets of groups</caption>
+        <thead>
+          <tr className="text-left text-muted">
+            <th className="py-1 pr-4 font-normal">Group</th>
+            <th className="py-1 pr-4 text-right font-normal">Down</th>
+            <th className="py-1 pr-4 font-normal">By</th>
+            <th className="py-1 text-right font-normal">Wait</th>
+          </tr>
+        </thead>
+        <tbody>
+          {busy.slice(0, SHOWN).map((g) => (
+            <tr key={`${g.label}=${g.value}`} className="border-t border-line">
+              <td className="py-1 pr-4 [overflow-wrap:anywhere]">
+                {g.label}={g.value} <span className="text-muted">of {count(g.size)}</span>
+              </td>
+              <td className="py-1 pr-4 text-right whitespace-nowrap">
+                {count(g.down)} of {count(g.budget)} {g.full && <span className="text-muted">full</span>}
+              </td>
+              <td className="py-1 pr-4 text-muted">{because(g)}</td>
+              <td className="py-1 text-right">{count(g.waiting)}</td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+      {busy.length > SHOWN && <p className="py-1 text-xs text-muted">{plural(busy.length - SHOWN, 'more group')}</p>}
+    </div>
+  )
+}
+
+function because(g: GroupStand): string {
+  const parts = []
+  if (g.downByRollout > 0) parts.push(`${count(g.downByRollout)} by this rollout${g.downUnreachable > 0 ? `, ${count(g.downUnreachable)} out of reach with a permit` : ''}`)
+  if (g.downByOthers > 0) parts.push(`${count(g.downByOthers)} by others`)
+  if (g.minAvailable !== undefined) parts.push(`${count(g.up)} up, at least ${g.minAvailable}`)
+  return parts.join('; ')
 }
 
 function Head({ title, value, note, bad = false }: { title: string; value: ReactNode; note: ReactNode; bad?: boolean }) {

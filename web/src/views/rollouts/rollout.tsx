@@ -78,7 +78,7 @@ export function RolloutView() {
       ) : (
         <>
           <RunningWaves rollout={shown} />
-          <Evidence summary={s} spec={shown.spec} />
+          <Evidence summary={s} spec={shown.spec} groups={shown.status.groups ?? []} />
           <RolloutDevices rollout={shown} bucket={bucket} by={by} />
         </>
       )}
