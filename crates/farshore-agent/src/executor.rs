@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::download::{DownloadError, Downloads};
-use crate::runner::{ClientError, Reply, Request, RunnerClient, Signed};
+use crate::runner::{Anchor, ClientError, Ended, Order, Reply, Request, RunnerClient, Signed, SignedState};
 
 /// Why something was not carried out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -92,6 +92,27 @@ pub trait Executor: Send + Sync + 'static {
     ) -> impl Future<Output = ProbeAnswer> + Send;
     /// The end of the app's output.
     fn logs(&self, app: Name, bytes: u32) -> impl Future<Output = Result<String, ExecutorError>> + Send;
+    /// Whom to believe about what this device may be asked, and what they signed last.
+    fn obey(
+        &self,
+        _: Anchor,
+        _: Option<SignedState>,
+    ) -> impl Future<Output = Result<(), ExecutorError>> + Send {
+        std::future::ready(Ok(()))
+    }
+    /// Runs a command from afar; `output` gets what it says as it comes. Dropping the future ends the command.
+    fn exec(
+        &self,
+        _: Order,
+        _: Arc<dyn Fn(Vec<u8>) + Send + Sync>,
+    ) -> impl Future<Output = Result<Ended, ExecutorError>> + Send {
+        std::future::ready(Err(ExecutorError {
+            code: "Unsupported".to_owned(),
+            message: "nothing here runs commands".to_owned(),
+            refused: true,
+            unreachable: false,
+        }))
+    }
 }
 
 /// Real apps, by way of the runner.
@@ -215,6 +236,18 @@ impl Executor for RunnerExecutor {
             Reply::Logs { text } => Ok(text),
             _ => Err(confused()),
         }
+    }
+
+    async fn obey(&self, anchor: Anchor, state: Option<SignedState>) -> Result<(), ExecutorError> {
+        Ok(self.runner.done(&Request::Obey { anchor, state }).await?)
+    }
+
+    async fn exec(
+        &self,
+        order: Order,
+        output: Arc<dyn Fn(Vec<u8>) + Send + Sync>,
+    ) -> Result<Ended, ExecutorError> {
+        Ok(self.runner.exec(order, move |bytes| output(bytes)).await?)
     }
 }
 

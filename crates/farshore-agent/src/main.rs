@@ -44,6 +44,14 @@ fn start(role: Role) -> ExitCode {
             }
         };
     }
+    if let Role::CommandExec { spec } = role {
+        return match runner::become_command(&spec) {
+            Err(error) => {
+                eprintln!("farshore-agent: {}", chain(&error));
+                ExitCode::from(127)
+            }
+        };
+    }
     let filter = EnvFilter::try_from_env("FARSHORE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
     farshore_trust::provider::install();
@@ -118,7 +126,7 @@ async fn work(role: Role) -> ExitCode {
         }
         Role::Shim { folder } => done(runner::supervise(&folder).await),
         // Handled before the runtime was made.
-        Role::AppExec { .. } => ExitCode::FAILURE,
+        Role::AppExec { .. } | Role::CommandExec { .. } => ExitCode::FAILURE,
     }
 }
 

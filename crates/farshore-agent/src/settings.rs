@@ -41,6 +41,9 @@ pub(crate) enum Verb {
         #[arg(long, conflicts_with = "check")]
         hook: Option<String>,
     },
+    /// Become a command from afar (started by the runner).
+    #[command(hide = true)]
+    CommandExec { spec: PathBuf },
 }
 
 #[derive(Debug, Args)]
@@ -141,6 +144,7 @@ pub(crate) enum Role {
     Capabilities { socket: PathBuf },
     Shim { folder: PathBuf },
     AppExec { spec: PathBuf, check: Option<String>, hook: Option<String> },
+    CommandExec { spec: PathBuf },
 }
 
 impl TokenArgs {
@@ -234,6 +238,7 @@ impl Verb {
             }
             Self::Shim { folder } => Role::Shim { folder },
             Self::AppExec { spec, check, hook } => Role::AppExec { spec, check, hook },
+            Self::CommandExec { spec } => Role::CommandExec { spec },
         };
         if errors.is_empty() { Ok(role) } else { Err(errors) }
     }

@@ -1,6 +1,7 @@
 //! `GET /api/active-ops`: what is going on right now.
 
 use farshore_domain::id::{DeviceId, OperationId};
+use farshore_domain::operation::State;
 use farshore_domain::time::UnixMs;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -31,4 +32,9 @@ pub struct ActiveOperation {
     /// Empty when it concerns the whole device.
     pub app: String,
     pub expires_at: UnixMs,
+    pub state: State,
+    /// What it waits for; empty when it waits for nothing.
+    pub waits: String,
+    /// When this state ends by itself.
+    pub deadline_at: UnixMs,
 }

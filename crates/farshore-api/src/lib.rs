@@ -13,6 +13,7 @@ pub mod event;
 pub mod fleet;
 pub mod forecast;
 pub mod incident;
+pub mod operation;
 pub mod policy;
 pub mod problem;
 pub mod release;

@@ -13,11 +13,11 @@ use farshore_api::active_ops::{ActiveOperation, ActiveOps};
 use farshore_domain::access::Permission;
 use farshore_store::TenantDb;
 use farshore_store::incidents::IncidentFilter;
+use farshore_store::operations::OperationFilter;
 use futures_util::Stream;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::app::App;
-use crate::clock::now;
 use crate::error::{ApiResult, chain};
 use crate::events::stream::{Reader, respond};
 use crate::route::{Access, Caller, Db, Route, route};
@@ -40,14 +40,18 @@ async fn read(db: &TenantDb) -> ApiResult<ActiveOps> {
             rollouts.push(object);
         }
     }
-    let operations = db.operations_under_way(now(), MAX).await?;
-    let operations = operations.into_iter().map(|(device, device_name, operation)| ActiveOperation {
-        uid: operation.uid,
-        device,
-        device_name,
-        kind: operation.kind,
-        app: operation.app,
-        expires_at: operation.expires_at,
+    let unfinished = OperationFilter { open: true, ..OperationFilter::default() };
+    let operations = db.operations(&unfinished, None, MAX).await?;
+    let operations = operations.into_iter().map(|row| ActiveOperation {
+        uid: row.uid,
+        device: row.device,
+        device_name: row.device_name,
+        kind: row.kind.word().to_owned(),
+        app: row.app,
+        expires_at: row.expires_at,
+        state: row.state,
+        waits: row.waits,
+        deadline_at: row.deadline_at.unwrap_or(row.expires_at),
     });
     let open = IncidentFilter { open: Some(true), ..IncidentFilter::default() };
     let incidents = db.incidents(&open, None, MAX).await?;

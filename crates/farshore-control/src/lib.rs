@@ -25,6 +25,7 @@ pub mod incidents;
 pub mod install;
 pub mod metrics;
 pub mod openapi;
+pub mod operations;
 pub mod releases;
 pub mod rollouts;
 pub mod route;

@@ -33,6 +33,7 @@ pub fn openapi() -> OpenApi {
         crate::events::EventDocs::openapi(),
         crate::incidents::IncidentDocs::openapi(),
         crate::alerts::AlertDocs::openapi(),
+        crate::operations::OperationDocs::openapi(),
         crate::active_ops::ActiveOpsDocs::openapi(),
         crate::channel::ChannelDocs::openapi(),
     ] {

@@ -35,6 +35,10 @@ pub struct DesiredState {
     /// Sent only to an agent that names [`crate::policy::POLICY_CAPABILITY`]: an older one refuses fields it does not know.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<DesiredPolicy>,
+    /// The device is drained: apps are stopped and nothing is begun, and everything stays where it lies. Sent only to an agent that names
+    /// [`crate::operation::DRAIN_CAPABILITY`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stopped: bool,
 }
 
 /// The order of desired states: a restored database raises the epoch.

@@ -9,7 +9,7 @@ pub struct AgentFrame {
     /// W3C trace context; empty when there is none.
     #[prost(string, tag = "2")]
     pub traceparent: String,
-    #[prost(oneof = "agent_frame::Body", tags = "10, 11, 12, 13, 14, 15, 16, 17")]
+    #[prost(oneof = "agent_frame::Body", tags = "10, 11, 12, 13, 14, 15, 16, 17, 30, 31")]
     pub body: Option<agent_frame::Body>,
 }
 
@@ -33,6 +33,11 @@ pub mod agent_frame {
         /// Only to a control plane whose `welcome` names `incidents/v1`.
         #[prost(message, tag = "17")]
         Incidents(super::IncidentBatch),
+        /// Only to a control plane whose `welcome` names `operations/v2`, as the next one; others get `OperationUpdate`.
+        #[prost(message, tag = "30")]
+        Operations(super::OperationBatch),
+        #[prost(message, tag = "31")]
+        OperationOutput(super::OperationOutput),
     }
 }
 
@@ -43,7 +48,7 @@ pub struct ServerFrame {
     pub request_id: String,
     #[prost(string, tag = "2")]
     pub traceparent: String,
-    #[prost(oneof = "server_frame::Body", tags = "10, 11, 12, 13, 14, 15, 16")]
+    #[prost(oneof = "server_frame::Body", tags = "10, 11, 12, 13, 14, 15, 16, 30")]
     pub body: Option<server_frame::Body>,
 }
 
@@ -66,6 +71,9 @@ pub mod server_frame {
         Goodbye(super::Goodbye),
         #[prost(message, tag = "16")]
         TrustedKeys(super::TrustedKeys),
+        /// Only to an agent whose `hello` names `operations/v2`.
+        #[prost(message, tag = "30")]
+        OperationCancel(super::OperationCancel),
     }
 }
 
@@ -343,16 +351,19 @@ pub struct LiveRequest {
 pub struct Operation {
     #[prost(string, tag = "1")]
     pub uid: String,
-    /// `restart-app`, `logs`, `diagnostics`.
+    /// A word of `farshore_domain::operation::Kind`.
     #[prost(string, tag = "2")]
     pub kind: String,
     #[prost(string, tag = "3")]
     pub app: String,
-    /// A JSON object of arguments.
+    /// `farshore_domain::operation::Arguments` in JSON.
     #[prost(string, tag = "4")]
     pub arguments_json: String,
     #[prost(int64, tag = "5")]
     pub expires_at_ms: i64,
+    /// Why somebody asks for it.
+    #[prost(string, tag = "6")]
+    pub reason: String,
 }
 
 /// How an operation goes.
@@ -360,7 +371,7 @@ pub struct Operation {
 pub struct OperationUpdate {
     #[prost(string, tag = "1")]
     pub uid: String,
-    /// `running`, `succeeded`, `failed`, `expired`, `unsupported`.
+    /// A word of `farshore_domain::operation::State`; `delivered` and `cancelled` only in an [`OperationBatch`].
     #[prost(string, tag = "2")]
     pub state: String,
     #[prost(string, tag = "3")]
@@ -368,6 +379,43 @@ pub struct OperationUpdate {
     /// What it produced, at most 1 MiB.
     #[prost(bytes = "vec", tag = "4")]
     pub output: Vec<u8>,
+    /// How many bytes it produced in all; more than `output` has when that was capped.
+    #[prost(uint64, tag = "5")]
+    pub output_total: u64,
+    /// How the command ended, where there was one.
+    #[prost(int32, optional, tag = "6")]
+    pub exit_code: Option<i32>,
+    #[prost(int64, tag = "7")]
+    pub at_ms: i64,
+}
+
+/// How operations go, kept on the device until it is acknowledged.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct OperationBatch {
+    /// Counts up from 1 within the device's `operations` stream.
+    #[prost(uint64, tag = "1")]
+    pub sequence: u64,
+    #[prost(message, repeated, tag = "2")]
+    pub updates: Vec<OperationUpdate>,
+}
+
+/// What a running operation has produced so far, for whoever looks. Not kept: the last update carries the whole of it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct OperationOutput {
+    #[prost(string, tag = "1")]
+    pub uid: String,
+    /// Where `bytes` begins.
+    #[prost(uint64, tag = "2")]
+    pub offset: u64,
+    #[prost(bytes = "vec", tag = "3")]
+    pub bytes: Vec<u8>,
+}
+
+/// An operation is no longer wanted.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct OperationCancel {
+    #[prost(string, tag = "1")]
+    pub uid: String,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

@@ -219,6 +219,7 @@ mod tests {
                 issued_at: self.issued.now,
                 apps: vec![app],
                 policy: None,
+                stopped: false,
             };
             let signer =
                 self.issued.issuer.issue_online(self.issued.now, Duration::from_secs(3_600)).unwrap();

@@ -338,6 +338,8 @@ impl Session<'_> {
                 Ok(())
             }
             Some(In::Operation(operation)) => self.operate(operation).await,
+            // Nothing takes long here, so there is nothing to give up.
+            Some(In::OperationCancel(_)) => Ok(()),
             Some(In::Acknowledged(mark)) => {
                 if mark.stream == "events" {
                     let events = self.device.outbox.acknowledge(mark.sequence);
@@ -441,6 +443,8 @@ impl Session<'_> {
             }
         };
         let (uid, state) = (operation.uid, state.to_owned());
-        self.send(Out::OperationUpdate(wire::OperationUpdate { uid, state, message: text, output })).await
+        let output_total = output.len() as u64;
+        let update = wire::OperationUpdate { uid, state, message: text, output, output_total, ..Default::default() };
+        self.send(Out::OperationUpdate(update)).await
     }
 }

@@ -11,7 +11,7 @@ use crate::error::StoreResult;
 use crate::events::{self, NewEvent};
 use crate::incidents::{self, IncidentReport};
 use crate::metrics::{self, NewBlock, StreamKey};
-use crate::operations::{self, OperationProgress};
+use crate::operations::{self, OperationReport};
 use crate::presence::{self, Opened, SessionClose, SessionOpen};
 
 /// The stream whose marks count batches of events.
@@ -35,7 +35,7 @@ pub struct ChannelBatch {
     pub statuses: Vec<StatusReport>,
     pub blocks: Vec<NewBlock>,
     pub events: Vec<DeviceEvents>,
-    pub operations: Vec<OperationProgress>,
+    pub operations: Vec<OperationReport>,
     pub incidents: Vec<IncidentReport>,
     /// Events of the control plane about devices.
     pub news: Vec<(TenantId, NewEvent)>,
@@ -104,8 +104,8 @@ impl SystemDb {
             metrics::write_blocks(&mut tx, &batch.blocks.iter().collect::<Vec<_>>()).await?;
         }
         if !batch.operations.is_empty() {
-            let progress: Vec<_> = batch.operations.iter().collect();
-            news.extend(operations::write_progress(&mut tx, &progress, now).await?);
+            let reports: Vec<_> = batch.operations.iter().collect();
+            news.extend(operations::write_reports(&mut tx, &reports, now).await?);
         }
         if !batch.incidents.is_empty() {
             let reports: Vec<_> = batch.incidents.iter().collect();

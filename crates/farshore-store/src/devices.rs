@@ -361,6 +361,9 @@ impl TenantDb {
                 old.metadata.name
             )));
         }
+        if step == LifecycleStep::Uncordon {
+            self.end_drains(&mut tx, old.id(), now).await?;
+        }
         on!(&mut tx, c => sqlx::query(
             "UPDATE devices SET lifecycle = $3, resource_version = resource_version + 1 WHERE tenant = $1 AND uid = $2")
             .bind(self.tenant.0).bind(old.metadata.uid).bind(to.word()).execute(c).await.map(affected))?;
@@ -397,7 +400,7 @@ impl TenantDb {
             .execute(c).await.map(affected))?;
         on!(&mut tx, c => sqlx::query(
             "UPDATE operations SET state = 'expired', finished_at = $3, message = 'the device was decommissioned'
-             WHERE tenant = $1 AND device = $2 AND state IN ('queued', 'running')")
+             WHERE tenant = $1 AND device = $2 AND finished_at IS NULL")
             .bind(self.tenant.0).bind(old.metadata.uid).bind(now.0).execute(c).await.map(affected))?;
         let message = sentence(&old.metadata.name, "decommissioned", "");
         self.device_event(&mut tx, &old, "decommissioned", &message, serde_json::json!({}), now).await?;

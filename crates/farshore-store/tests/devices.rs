@@ -9,6 +9,7 @@ use farshore_domain::id::{DeviceId, OperationId, TenantId};
 use farshore_domain::label::Labels;
 use farshore_domain::name::Name;
 use farshore_domain::object::Reason;
+use farshore_domain::operation::{Arguments, Budget, Kind, State};
 use farshore_domain::selector::Selector;
 use farshore_domain::time::UnixMs;
 use farshore_store::channel::{ChannelBatch, DeviceEvents};
@@ -17,7 +18,7 @@ use farshore_store::device_list::{DeviceFilter, DeviceQuery, DeviceSort, Directi
 use farshore_store::devices::{DeviceChange, LifecycleStep};
 use farshore_store::events::{EventFilter, NewEvent};
 use farshore_store::metrics::NewBlock;
-use farshore_store::operations::{NewOperation, OperationProgress};
+use farshore_store::operations::{NewOperation, OperationFilter, OperationProgress, OperationReport};
 use farshore_store::presence::{HEARTBEAT_MS, Seen, SessionClose, SessionOpen};
 use farshore_store::test_util::{TestStore, each_engine};
 use farshore_store::{Driver, StoreError, SystemDb, TenantDb, on};
@@ -605,39 +606,95 @@ async fn an_operation_is_finished_once_or_expires() {
         let device = db.device("kiosk-00001").await.unwrap();
         let operation = |number: u128, expires_at| NewOperation {
             uid: OperationId(Uuid::from_u128(number)),
-            kind: "restart-app".to_owned(),
+            kind: Kind::RestartApp,
             app: "edge-web".to_owned(),
-            arguments: json!({}),
+            arguments: Arguments::default(),
+            reason: "it hangs".to_owned(),
             expires_at,
+            time_limit_seconds: 10,
+            request: None,
+            request_size: 1,
+            budget: Budget::default(),
+            admitted: number < 3,
         };
-        db.create_operation(&device, &operation(1, NOW.plus_ms(100)), NOW).await.unwrap();
-        db.create_operation(&device, &operation(2, NOW.plus_ms(100)), NOW).await.unwrap();
+        let mut tx = db.begin().await.unwrap();
+        let new: Vec<_> = (1..=4)
+            .map(|number| (device.id(), device.metadata.name.clone(), operation(number, NOW.plus_ms(100))))
+            .collect();
+        db.create_operations(&mut tx, &new, NOW).await.unwrap();
+        tx.commit().await.unwrap();
         let open = async |at| {
             let open = db.open_operations(fleet[0].uid, at).await.unwrap();
             open.iter().map(|operation| operation.uid.0.as_u128()).collect::<Vec<_>>()
         };
         assert_eq!(open(NOW).await, [1, 2]);
-        let progress = |device, number: u128, state: &str| OperationProgress {
+        let progress = |device, number: u128, state: State| OperationProgress {
             tenant: db.tenant(),
             device,
             uid: OperationId(Uuid::from_u128(number)),
-            state: state.to_owned(),
+            state,
             message: String::new(),
             output: vec![1],
+            output_total: 3,
+            exit_code: Some(0),
         };
-        let operations = vec![
-            progress(fleet[1].uid, 1, "failed"),
-            progress(fleet[0].uid, 1, "running"),
-            progress(fleet[0].uid, 1, "succeeded"),
-            progress(fleet[0].uid, 1, "failed"),
-        ];
-        let batch = ChannelBatch { operations, ..ChannelBatch::default() };
-        system.write_channel("r", &batch, NOW).await.unwrap();
-        assert_eq!(open(NOW).await, [2]);
+        let report = |device, sequence, updates| OperationReport {
+            tenant: db.tenant(),
+            device,
+            sequence: Some(sequence),
+            updates,
+        };
+        let write = async |operations: Vec<OperationReport>| {
+            let batch = ChannelBatch { operations, ..ChannelBatch::default() };
+            system.write_channel("r", &batch, NOW).await.unwrap();
+        };
+        let (mine, other) = (fleet[0].uid, fleet[1].uid);
+        write(vec![
+            report(other, 1, vec![progress(other, 1, State::Failed)]),
+            report(mine, 1, vec![progress(mine, 1, State::Delivered)]),
+            report(mine, 2, vec![progress(mine, 1, State::Running)]),
+            report(mine, 3, vec![progress(mine, 1, State::Succeeded), progress(mine, 1, State::Failed)]),
+            // The same batch again, and one that was sent before.
+            report(mine, 3, vec![progress(mine, 2, State::Failed)]),
+            report(mine, 2, vec![progress(mine, 2, State::Failed)]),
+        ])
+        .await;
+        let done = db.operation(Uuid::from_u128(1)).await.unwrap();
+        assert_eq!(
+            (done.state, done.exit_code, done.output_bytes, done.output_total),
+            (State::Succeeded, Some(0), 1, 3)
+        );
+        assert!(done.delivered_at.is_some() && done.started_at.is_some() && done.deadline_at.is_some());
+        assert_eq!(db.operation_output(Uuid::from_u128(1)).await.unwrap(), [1]);
+        assert_eq!(open(NOW).await, [2], "the others wait for their turn");
         assert_eq!(open(NOW.plus_ms(100)).await, [0; 0]);
-        assert_eq!(system.expire_operations(NOW).await.unwrap(), 0);
-        assert_eq!(system.expire_operations(NOW.plus_ms(100)).await.unwrap(), 1);
-        assert_eq!(system.expire_operations(NOW.plus_ms(100)).await.unwrap(), 0);
+        let cancelled = db.cancel_operation(Uuid::from_u128(4), "not needed", NOW).await.unwrap();
+        assert_eq!((cancelled.state, cancelled.message.as_str()), (State::Cancelled, "not needed"));
+        assert!(db.cancel_operation(Uuid::from_u128(1), "", NOW).await.is_err(), "it is over");
+        assert_eq!(db.cancelled_operations(mine, NOW).await.unwrap(), [OperationId(Uuid::from_u128(4))]);
+        assert_eq!(system.expire_operations(NOW).await.unwrap(), []);
+        assert_eq!(system.expire_operations(NOW.plus_ms(100)).await.unwrap().len(), 2);
+        assert_eq!(system.expire_operations(NOW.plus_ms(100)).await.unwrap(), []);
+        let names = |filter: OperationFilter, before: Option<u128>, limit| {
+            let db = &db;
+            async move {
+                let rows = db.operations(&filter, before.map(Uuid::from_u128), limit).await.unwrap();
+                rows.iter().map(|row| row.uid.0.as_u128()).collect::<Vec<_>>()
+            }
+        };
+        assert_eq!(names(OperationFilter::default(), None, 2).await, [4, 3]);
+        assert_eq!(names(OperationFilter::default(), Some(3), 9).await, [2, 1]);
+        let expired = OperationFilter { state: Some(State::Expired), ..OperationFilter::default() };
+        assert_eq!(names(expired, None, 9).await, [3, 2]);
+        let of = OperationFilter { device: Some(other), ..OperationFilter::default() };
+        assert_eq!(names(of, None, 9).await, [0; 0]);
+        // What was given up here and was done there is shown as done, once.
+        write(vec![report(mine, 4, vec![progress(mine, 2, State::Succeeded)])]).await;
+        let late = db.operation(Uuid::from_u128(2)).await.unwrap();
+        assert_eq!((late.state, late.message.as_str()), (State::Succeeded, "told after it expired"));
+        let month = NOW.plus_ms(31 * farshore_domain::time::DAY_MS);
+        system.expire_operations(month).await.unwrap();
+        assert_eq!(names(OperationFilter::default(), None, 9).await, [0; 0], "kept for a month");
         system.sequence_events().await.unwrap();
         let filter =
             EventFilter { kind: Some("device.operation-finished".to_owned()), ..EventFilter::default() };
@@ -648,7 +705,7 @@ async fn an_operation_is_finished_once_or_expires() {
             .into_iter()
             .map(|event| event.payload["state"].as_str().unwrap().to_owned())
             .collect();
-        assert_eq!(states, ["succeeded", "expired"]);
+        assert_eq!(states, ["succeeded", "cancelled", "expired", "expired", "succeeded"]);
     })
     .await;
 }

@@ -32,6 +32,9 @@ pub(crate) struct StoredDesired {
     /// Until when each permit counts, on this boot's clock.
     pub(crate) permits: BTreeMap<PermitId, MonoMs>,
     pub(crate) boot: String,
+    /// The signer's certificates, for the runner, which checks them itself. Base64 of their DER.
+    #[serde(default)]
+    pub(crate) chain: Vec<String>,
 }
 
 /// The accepted desired state, ready for deciding.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use farshore_domain::desired::DesiredState;
 use farshore_domain::digest::Digest;
+use farshore_domain::operation::{DRAIN_CAPABILITY, OPERATIONS_CAPABILITY};
 use farshore_domain::policy::POLICY_CAPABILITY;
 use farshore_domain::time::{HOUR_MS, UnixMs};
 use farshore_protocol::{self as wire, agent_frame, server_frame};
@@ -13,9 +14,9 @@ use super::desired::{self, StoredDesired};
 use super::{Agent, AgentError, HOST, Live, MAX_LIVE_SECONDS, MAX_SEQUENCE, Session, events, to_json};
 use crate::clock;
 use crate::executor::Executor;
-use crate::journal::{EVENTS, INCIDENTS, Journal};
+use crate::journal::{EVENTS, INCIDENTS, Journal, OPERATIONS};
 use crate::link::LinkEvent;
-use crate::runner::Signed;
+use crate::runner::{Signed, SignedState};
 
 impl<E: Executor, J: Journal> Agent<E, J> {
     pub(super) fn hear(&mut self, event: LinkEvent) -> Result<(), AgentError> {
@@ -28,10 +29,12 @@ impl<E: Executor, J: Journal> Agent<E, J> {
                     server_offset: 0,
                     sent: BTreeMap::new(),
                     incidents: false,
+                    operations: false,
                     heartbeat_ms: 30_000,
                     next_heartbeat: now.plus_ms(30_000),
                     reported: None,
                 });
+                self.tell_output_again();
                 let hello = self.hello();
                 self.send(agent_frame::Body::Hello(hello));
                 Ok(())
@@ -47,8 +50,16 @@ impl<E: Executor, J: Journal> Agent<E, J> {
     }
 
     fn hello(&self) -> wire::Hello {
-        let mut capabilities =
-            ["desired/v1", "manifest/v1", POLICY_CAPABILITY, "series/v1"].map(str::to_owned).to_vec();
+        let mut capabilities = [
+            "desired/v1",
+            "manifest/v1",
+            POLICY_CAPABILITY,
+            OPERATIONS_CAPABILITY,
+            DRAIN_CAPABILITY,
+            "series/v1",
+        ]
+        .map(str::to_owned)
+        .to_vec();
         capabilities.extend(self.capabilities.iter().flatten().cloned());
         capabilities.sort();
         capabilities.dedup();
@@ -81,7 +92,8 @@ impl<E: Executor, J: Journal> Agent<E, J> {
                 self.look(&live);
                 Ok(())
             }
-            server_frame::Body::Operation(operation) => self.operate(operation),
+            server_frame::Body::Operation(operation) => self.take_operation(operation),
+            server_frame::Body::OperationCancel(cancel) => self.cancel_operation(&cancel),
             server_frame::Body::Acknowledged(acknowledged) => {
                 let last = self.journal.streams()?.get(&acknowledged.stream).copied().unwrap_or(0);
                 if acknowledged.sequence <= last {
@@ -117,7 +129,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         }
         let mut sent = BTreeMap::new();
         for acknowledged in welcome.acknowledged.iter().take(64) {
-            let ours = [EVENTS, INCIDENTS, HOST].contains(&acknowledged.stream.as_str());
+            let ours = [EVENTS, INCIDENTS, OPERATIONS, HOST].contains(&acknowledged.stream.as_str());
             if ours && acknowledged.sequence <= MAX_SEQUENCE {
                 self.journal.acknowledge(&acknowledged.stream, acknowledged.sequence)?;
                 sent.insert(acknowledged.stream.clone(), acknowledged.sequence);
@@ -128,6 +140,8 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             session.server_offset = welcome.server_time_ms.saturating_sub(now.0);
             session.sent = sent;
             session.incidents = welcome.capabilities.iter().any(|capability| capability == "incidents/v1");
+            session.operations =
+                welcome.capabilities.iter().any(|capability| capability == OPERATIONS_CAPABILITY);
             if welcome.heartbeat_seconds > 0 {
                 session.heartbeat_ms = seconds(welcome.heartbeat_seconds, 1, 3600);
             }
@@ -178,6 +192,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             accepted_at: now.wall,
             permits,
             boot: self.settings.boot_id.clone(),
+            chain: SignedState::encode(&frame.chain),
         };
         let signed: Vec<&Signed> = self.signed.values().collect();
         let values = vec![
@@ -188,7 +203,9 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         ];
         self.keep(values, Vec::new())?;
         self.stored = Some(stored);
-        self.offer_again()
+        self.offer_again()?;
+        self.tell_runner();
+        Ok(())
     }
 
     fn trust(&mut self, keys: wire::TrustedKeys) -> Result<(), AgentError> {

@@ -104,6 +104,13 @@ impl BlackBox {
         }
     }
 
+    /// What happened last, oldest first, as far as it is remembered.
+    pub(super) fn last_events(&self, count: usize) -> Vec<serde_json::Value> {
+        let skip = self.events.len().saturating_sub(count);
+        let show = |event: &DeviceEvent| serde_json::json!({ "at": event.at_ms, "kind": event.kind, "app": event.app, "message": event.message });
+        self.events.iter().skip(skip).map(show).collect()
+    }
+
     fn evidence(&self, now: UnixMs) -> (Vec<Vec<u8>>, Vec<DeviceEvent>) {
         let young = |at: i64| now.0.saturating_sub(at) <= BACK_MS;
         let blocks = self.blocks.iter().filter(|(_, to, _)| young(*to)).map(|(.., bytes)| bytes.clone());

@@ -8,6 +8,7 @@ mod events;
 mod health;
 mod hear;
 mod incidents;
+mod operate;
 mod operations;
 mod policy;
 mod report;
@@ -111,6 +112,7 @@ enum Done {
     Outcome { app: Name, staging: bool, acting: bool, outcome: Option<Outcome>, error: Option<ExecutorError> },
     Probed { app: Name, due: Due, answer: ProbeAnswer },
     Operation(wire::OperationUpdate),
+    Obeyed(Result<(), ExecutorError>),
     Evidence(incidents::Gathered),
 }
 
@@ -130,6 +132,8 @@ struct Session {
     sent: BTreeMap<String, u64>,
     /// The control plane takes incidents.
     incidents: bool,
+    /// The control plane keeps the stream of operations.
+    operations: bool,
     heartbeat_ms: i64,
     next_heartbeat: MonoMs,
     reported: Option<wire::StatusReport>,
@@ -153,7 +157,7 @@ pub struct Agent<E, J> {
     manifests: BTreeMap<Digest, Manifest>,
     key_sets: Vec<Signed>,
     keys: Option<TrustedKeySet>,
-    operations: Vec<String>,
+    operations: operations::Operations,
     kept_floor: UnixMs,
 
     observed: Option<BTreeMap<Name, Observed>>,
@@ -163,6 +167,8 @@ pub struct Agent<E, J> {
     busy: BTreeMap<Name, Busy>,
     outcomes: Vec<Outcome>,
     restart: BTreeSet<Name>,
+    /// Apps that go back because somebody asked for it, and why.
+    rollback: BTreeMap<Name, String>,
     progress: BTreeMap<Name, (Arc<AtomicU64>, u64)>,
     /// What is being fetched and staged, and how to give it up.
     staging: BTreeMap<Name, (Digest, Arc<Notify>)>,
@@ -242,7 +248,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             manifests: BTreeMap::new(),
             key_sets: Vec::new(),
             keys: None,
-            operations: Vec::new(),
+            operations: operations::Operations::default(),
             kept_floor: UnixMs(0),
             observed: None,
             observed_since: clock::wall(),
@@ -251,6 +257,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             busy: BTreeMap::new(),
             outcomes: Vec::new(),
             restart: BTreeSet::new(),
+            rollback: BTreeMap::new(),
             progress: BTreeMap::new(),
             staging: BTreeMap::new(),
             incidents: Book::default(),
@@ -295,7 +302,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         self.signed = kept.into_iter().map(|signed| (Digest::of(&signed.document), signed)).collect();
         self.key_sets = self.read("keys")?.unwrap_or_default();
         self.read_keys();
-        self.operations = self.read("operations")?.unwrap_or_default();
+        self.load_operations()?;
         self.kept_floor = self.read("floor")?.unwrap_or_default();
         self.identity.clock.raise_floor(self.kept_floor);
         if let Some(mut stored) = self.read::<StoredDesired>("desired")? {
@@ -399,6 +406,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         helpers.spawn(link::keep_open(Arc::clone(&self.identity), Arc::clone(&renew), events));
         helpers.spawn(claim::keep_renewed(Arc::clone(&self.identity), renew));
         self.connect_executor();
+        let said = Arc::clone(&self.operations.wake);
         let turned = self.turn();
         self.survive(turned)?;
         loop {
@@ -418,6 +426,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
                     Ok(done) => self.take(done),
                     Err(error) => tracing::error!(%error, "a task of the agent failed"),
                 },
+                () = said.notified() => {}
                 () = sleep_until(until) => {}
             }
             let turned = self.turn();

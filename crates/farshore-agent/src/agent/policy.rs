@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use farshore_domain::condition::{Condition, Facts, Held, Missing, Value, Verdict, device};
 use farshore_domain::name::Name;
-use farshore_domain::policy::{Bounds, DesiredPolicy, HealthCondition, RemoteOperation, Rules};
+use farshore_domain::policy::{Bounds, DesiredPolicy, HealthCondition, OperationRules, Rules};
 use farshore_domain::reconcile::{Action, Checks, HealingPolicy, Installed, MonoMs, Observed};
 
 /// At most this many events are remembered for counting.
@@ -74,9 +74,9 @@ impl Policy {
         self.rules.bounds()
     }
 
-    /// Whether an operation may be done here.
-    pub(super) fn allows(&self, operation: RemoteOperation<'_>) -> bool {
-        self.rules.operations.allow(operation)
+    /// What may be done here from afar.
+    pub(super) fn operations(&self) -> &OperationRules {
+        &self.rules.operations
     }
 
     /// The time between two measurements; `otherwise` where the policy says nothing.

@@ -7,11 +7,11 @@ use farshore_domain::reconcile::{AppView, DeviceView};
 use farshore_domain::time::UnixMs;
 use farshore_protocol::{self as wire, AgentFrame, agent_frame};
 
-use super::{Agent, EVENTS, HOST, INCIDENTS, WINDOW, events, incidents};
+use super::{Agent, EVENTS, HOST, INCIDENTS, WINDOW, events, incidents, operations};
 use crate::clock;
 use crate::executor::Executor;
 use crate::file;
-use crate::journal::Journal;
+use crate::journal::{Journal, OPERATIONS};
 use crate::status::{AppStatus, Status};
 
 fn reason(reason: &Reason) -> wire::Reason {
@@ -74,11 +74,29 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         }
     }
 
+    /// A control plane that keeps no stream of operations gets their results once, as they come.
+    pub(super) fn tell_results(&mut self) -> Result<(), super::AgentError> {
+        let old = |session: &&super::Session| session.welcomed && !session.operations;
+        if self.session.as_ref().filter(old).is_none() {
+            return Ok(());
+        }
+        for batch in self.journal.pending(OPERATIONS, 0, WINDOW)? {
+            let told = operations::numbered(&batch.bytes, batch.sequence).into_iter().flat_map(|b| b.updates);
+            for update in told.filter(|update| !["delivered", "running"].contains(&update.state.as_str())) {
+                if !self.send(agent_frame::Body::OperationUpdate(update)) {
+                    return Ok(());
+                }
+            }
+            self.journal.acknowledge(OPERATIONS, batch.sequence)?;
+        }
+        Ok(())
+    }
+
     /// Sends batches that wait, a few of each stream at a time. Events go first.
     pub(super) fn pump(&mut self) -> Result<(), super::AgentError> {
         let Some(session) = self.session.as_mut().filter(|session| session.welcomed) else { return Ok(()) };
-        for stream in [EVENTS, INCIDENTS, HOST] {
-            if stream == INCIDENTS && !session.incidents {
+        for stream in [OPERATIONS, EVENTS, INCIDENTS, HOST] {
+            if stream == INCIDENTS && !session.incidents || stream == OPERATIONS && !session.operations {
                 continue;
             }
             // What waits begins with what is on its way: everything acknowledged is gone from the journal.
@@ -90,6 +108,9 @@ impl<E: Executor, J: Journal> Agent<E, J> {
                 }
                 let sequence = batch.sequence;
                 let body = match stream {
+                    OPERATIONS => {
+                        operations::numbered(&batch.bytes, sequence).map(agent_frame::Body::Operations)
+                    }
                     EVENTS => events::numbered(&batch.bytes, sequence).map(agent_frame::Body::Events),
                     INCIDENTS => {
                         incidents::numbered(&batch.bytes, sequence).map(agent_frame::Body::Incidents)

@@ -17,6 +17,7 @@ use super::{Agent, AgentError, Done, EVENTS, HOST, duration_ms, events, to_json}
 use crate::clock;
 use crate::executor::{Executor, ExecutorError, StageRequest, StartRequest};
 use crate::journal::Journal;
+use crate::runner::SignedState;
 
 /// Decisions that follow from one another within one turn.
 const MAX_ROUNDS: usize = 4;
@@ -35,6 +36,20 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             }
             Done::Connected(executor.capabilities().await)
         });
+        self.tell_runner();
+    }
+
+    /// What the control plane signed last, for the runner's own judgement.
+    pub(super) fn tell_runner(&mut self) {
+        let executor = Arc::clone(&self.executor);
+        let (anchor, state) = (self.anchor(), self.signed_state());
+        self.tasks.spawn(async move { Done::Obeyed(executor.obey(anchor, state).await) });
+    }
+
+    /// The accepted desired state as it was signed.
+    pub(super) fn signed_state(&self) -> Option<SignedState> {
+        let stored = self.stored.as_ref().filter(|stored| !stored.chain.is_empty())?;
+        Some(SignedState { signed: stored.signed.clone(), chain: stored.chain.clone() })
     }
 
     pub(super) fn take(&mut self, done: Done) {
@@ -102,8 +117,10 @@ impl<E: Executor, J: Journal> Agent<E, J> {
                     health.answer(&due, answer, now.mono);
                 }
             }
-            Done::Operation(update) => {
-                self.send(agent_frame::Body::OperationUpdate(update));
+            Done::Operation(update) => self.operations.answers.push(update),
+            Done::Obeyed(Ok(())) => {}
+            Done::Obeyed(Err(error)) => {
+                tracing::warn!(%error, code = %error.code, "the runner does not take the policy");
             }
             Done::Evidence(gathered) => self.gathered.push(gathered),
         }
@@ -205,6 +222,8 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             busy: self.busy.clone(),
             outcomes: std::mem::take(&mut self.outcomes),
             restart: std::mem::take(&mut self.restart),
+            rollback: std::mem::take(&mut self.rollback),
+            stopped: self.desired.as_ref().is_some_and(|desired| desired.state.stopped),
             policy: self.policy.healing().clone(),
         }
     }
@@ -217,6 +236,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             tracing::warn!("{message}");
             self.note(events::note("policy.breached", &message, &serde_json::json!({})))?;
         }
+        self.begin_operations()?;
         for _ in 0..MAX_ROUNDS {
             let inputs = self.inputs(now.mono);
             let (state, actions) = decide(self.state.clone(), &inputs, now);
@@ -248,6 +268,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
                     // Not kept, so not done: everything that was taken in is taken in again.
                     self.outcomes = inputs.outcomes;
                     self.restart = inputs.restart;
+                    self.rollback = inputs.rollback;
                     return Err(error);
                 }
                 self.black_box.hear(&events);
@@ -270,8 +291,15 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         self.measure(now.mono, now.wall)?;
         self.gather()?;
         self.keep_evidence()?;
+        self.watch_rollbacks(now.mono);
+        self.keep_answers()?;
+        // What has become free by an answer.
+        self.begin_operations()?;
+        self.keep_answers()?;
         self.beat(now.mono, now.wall);
         self.report();
+        self.send_output();
+        self.tell_results()?;
         self.pump()?;
         self.show();
         Ok(())

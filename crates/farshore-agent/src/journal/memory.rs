@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::{Batch, Change, EVENTS, INCIDENTS, Journal, JournalError};
+use super::{Batch, Change, EVENTS, INCIDENTS, Journal, JournalError, OPERATIONS};
 
 /// A journal in memory, at most so many bytes of batches.
 #[derive(Debug)]
@@ -31,6 +31,7 @@ impl MemoryJournal {
             let kept = |name: &str| match name {
                 EVENTS => 1,
                 INCIDENTS => 2,
+                OPERATIONS => 3,
                 _ => 0,
             };
             let fullest = self

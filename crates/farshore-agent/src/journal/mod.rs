@@ -12,6 +12,8 @@ pub use sqlite::SqliteJournal;
 pub const EVENTS: &str = "events";
 /// The stream of incidents and their evidence. Dropped last.
 pub(crate) const INCIDENTS: &str = "incidents";
+/// The stream of how operations go. Small, and dropped after everything else.
+pub(crate) const OPERATIONS: &str = "operations";
 
 /// Why something can't be kept or found.
 #[derive(Debug, thiserror::Error)]

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{Batch, Change, EVENTS, INCIDENTS, Journal, JournalError};
+use super::{Batch, Change, EVENTS, INCIDENTS, Journal, JournalError, OPERATIONS};
 
 /// The version of the tables below, in `user_version`.
 const SCHEMA: i64 = 1;
@@ -130,9 +130,9 @@ impl Journal for SqliteJournal {
             let oldest = tx
                 .prepare_cached(
                     "select id, stream, length(bytes) from batches
-                     order by case stream when ?1 then 1 when ?2 then 2 else 0 end, id limit 1",
+                     order by case stream when ?1 then 1 when ?2 then 2 when ?3 then 3 else 0 end, id limit 1",
                 )?
-                .query_row([EVENTS, INCIDENTS], |row| {
+                .query_row([EVENTS, INCIDENTS, OPERATIONS], |row| {
                     Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?, row.get::<_, i64>(2)?))
                 })
                 .optional()?;

@@ -3,13 +3,18 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use tokio::time::timeout;
 
+use super::runbook::{Ended, Order};
 use super::socket;
 use super::wire::{self, Reply, Request, WireError};
 
 /// Longer than any stop may take.
 const ANSWER: Duration = Duration::from_secs(660);
+/// Longer than any command from afar may take, its turn included.
+const LONGEST_COMMAND: Duration = Duration::from_secs(2 * 3_600);
 
 /// Why the runner gave no answer, or what it refused.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +68,40 @@ impl RunnerClient {
                 Err(ClientError::Failed { code, message, refused })
             }
             Ok(Ok(Some(reply))) => Ok(reply),
+        }
+    }
+
+    /// Has a command run. `output` gets what it says as it comes; dropping the future ends the command.
+    ///
+    /// # Errors
+    /// A [`ClientError`].
+    pub async fn exec(
+        &self,
+        order: Order,
+        mut output: impl FnMut(Vec<u8>) + Send,
+    ) -> Result<Ended, ClientError> {
+        let unreachable = |source| ClientError::Unreachable { path: self.path.clone(), source };
+        let mut stream = socket::connect(&self.path).await.map_err(unreachable)?;
+        wire::write(&mut stream, &Request::Exec { order }).await.map_err(ClientError::Wire)?;
+        loop {
+            let reply = match timeout(LONGEST_COMMAND, wire::read::<Reply>(&mut stream)).await {
+                Err(_) => return Err(ClientError::Late),
+                Ok(reply) => reply.map_err(ClientError::Wire)?,
+            };
+            match reply {
+                None => {
+                    let ended = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+                    return Err(ClientError::Wire(ended.into()));
+                }
+                Some(Reply::Output { bytes }) => {
+                    output(STANDARD.decode(bytes).map_err(|_| ClientError::Confused)?);
+                }
+                Some(Reply::Ended(ended)) => return Ok(ended),
+                Some(Reply::Failed { code, message, refused }) => {
+                    return Err(ClientError::Failed { code, message, refused });
+                }
+                Some(_) => return Err(ClientError::Confused),
+            }
         }
     }
 

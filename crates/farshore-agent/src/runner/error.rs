@@ -82,6 +82,14 @@ pub enum RunnerError {
         #[source]
         source: RuntimeError,
     },
+    #[error("this runner belongs to another device of its control plane")]
+    OtherDevice,
+    #[error("the desired state is not good: {0}")]
+    State(String),
+    #[error("no desired state was told yet, so nothing is allowed")]
+    NoState,
+    #[error("not allowed: {0}")]
+    NotAllowed(String),
 }
 
 impl RunnerError {
@@ -121,6 +129,10 @@ impl RunnerError {
             Self::NoRuntime(_) => "Unsupported",
             Self::RootNotAllowed(_) => "RootNotAllowed",
             Self::Runtime { .. } => "RuntimeFailed",
+            Self::OtherDevice => "OtherDevice",
+            Self::State(_) => "BadState",
+            Self::NoState => "NoState",
+            Self::NotAllowed(_) => "NotAllowed",
         }
     }
 
@@ -143,7 +155,10 @@ impl RunnerError {
             | Self::NoProgram(_)
             | Self::NoRuntime(_)
             | Self::RootNotAllowed(_)
-            | Self::NoCheck(_) => true,
+            | Self::NoCheck(_)
+            | Self::OtherDevice
+            | Self::State(_)
+            | Self::NotAllowed(_) => true,
             _ => false,
         }
     }

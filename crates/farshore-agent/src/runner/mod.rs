@@ -5,6 +5,7 @@
 //! under a supervisor of its own ([`supervise`]), outside `run` and the runner, and is found again after either has died.
 
 mod allowed;
+mod anchor;
 mod apps;
 mod cgroup;
 mod client;
@@ -14,6 +15,7 @@ mod folder;
 mod keys;
 mod logs;
 mod orphans;
+mod runbook;
 mod runtime;
 mod shim;
 mod socket;
@@ -31,14 +33,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use farshore_domain::name::Name;
+use farshore_domain::operation::EXEC_CAPABILITY;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::timeout;
 
 pub use allowed::{ALLOWED_FILE, Allowed, Containerd, Kubernetes, Systemd};
+pub use anchor::{Anchor, SignedState};
 pub use client::{ClientError, RunnerClient};
 pub use error::RunnerError;
 pub use exec::{ExecError, Part, become_app};
+pub use runbook::{Ended, Order, become_command};
 pub use runtime::RuntimeError;
 pub(crate) use shim::take_lock;
 pub use shim::{ShimError, supervise};
@@ -46,6 +51,7 @@ pub use unpack::{UnpackError, UnpackLimits, unpack};
 pub use users::{APP_UIDS, AppsUser};
 pub use wire::{MAX_FRAME_BYTES, Reply, Request, Signed, WireError, config_digest};
 
+use anchor::Anchored;
 use apps::Apps;
 use cgroup::Cgroups;
 use keys::Keys;
@@ -119,6 +125,9 @@ struct Shared {
     allowed: Vec<u32>,
     busy: Mutex<BTreeMap<Name, Arc<Mutex<()>>>>,
     staging: Mutex<()>,
+    /// What the control plane has signed for this device, and the turn of commands from afar.
+    anchored: std::sync::Mutex<Anchored>,
+    commands: Mutex<()>,
     slots: Arc<Semaphore>,
 }
 
@@ -143,7 +152,8 @@ impl Runner {
         let lock = wait_for_lock(&private.join("lock")).map_err(|e| RunnerError::io("locking", e))?;
         let lock = lock.ok_or_else(|| RunnerError::AlreadyRunning(folder.clone()))?;
         let groups = cgroups.map_or_else(Cgroups::default, |(root, group)| Cgroups::detect(&root, &group));
-        let mut capabilities = vec!["process".to_owned(), "manifest/v1".to_owned()];
+        let mut capabilities =
+            vec!["process".to_owned(), "manifest/v1".to_owned(), EXEC_CAPABILITY.to_owned()];
         capabilities.extend(groups.capabilities());
         if user != AppsUser::Unprivileged {
             capabilities.push("users".to_owned());
@@ -165,8 +175,16 @@ impl Runner {
         };
         let allowed = [Some(0), Some(own), allow_uid].into_iter().flatten().collect();
         let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        let shared =
-            Shared { apps, capabilities, allowed, busy: Mutex::default(), staging: Mutex::default(), slots };
+        let shared = Shared {
+            anchored: std::sync::Mutex::new(Anchored::load(&private)?),
+            apps,
+            capabilities,
+            allowed,
+            busy: Mutex::default(),
+            staging: Mutex::default(),
+            commands: Mutex::default(),
+            slots,
+        };
         Ok(Self { listener, _lock: lock, shared: Arc::new(shared) })
     }
 
@@ -175,6 +193,9 @@ impl Runner {
     /// # Errors
     /// When connections can't be accepted any more.
     pub async fn serve(self) -> Result<(), RunnerError> {
+        let apps = &self.shared.apps;
+        let user = apps.users.lock().unwrap_or_else(std::sync::PoisonError::into_inner).of_commands()?;
+        runbook::clear(&apps.folder, &apps.cgroups, user).await;
         loop {
             let slot = Arc::clone(&self.shared.slots).acquire_owned().await;
             let slot = slot.map_err(|e| RunnerError::io("counting connections", std::io::Error::other(e)))?;
@@ -223,7 +244,11 @@ impl Shared {
                     return;
                 }
             };
-            let reply = match self.answer(request).await {
+            let answered = match request {
+                Request::Exec { order } => runbook::run(self, &mut stream, order).await.map(Reply::Ended),
+                request => self.answer(request).await,
+            };
+            let reply = match answered {
                 Ok(reply) => reply,
                 Err(error) => {
                     tracing::warn!(code = error.code(), error = %error.chain(), "not done");
@@ -305,6 +330,13 @@ impl Shared {
                 let (good, message) = apps.probe(&app, &check).await?;
                 Ok(Reply::Probed { good, message })
             }
+            Request::Obey { anchor, state } => {
+                let mut anchored = self.anchored.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                anchored.accept(anchor, state, crate::clock::wall())?;
+                Ok(Reply::Done)
+            }
+            // Answered before, because its output goes first.
+            Request::Exec { .. } => Err(RunnerError::NotAllowed("not here".to_owned())),
             Request::Logs { app, bytes } => Ok(Reply::Logs { text: apps.logs(&app, bytes)? }),
         }
     }

@@ -13,6 +13,9 @@ use crate::file;
 /// User ids that neither Debian nor systemd gives to anybody else (<https://systemd.io/UIDS-GIDS/>: 60706 to 61183 are unused).
 pub const APP_UIDS: RangeInclusive<u32> = 60_706..=61_183;
 
+/// The last of [`APP_UIDS`] runs commands from afar, and no app.
+const COMMANDS_UID: u32 = *APP_UIDS.end();
+
 /// How apps get their user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AppsUser {
@@ -51,6 +54,16 @@ impl Users {
         Ok(Self { mode, path, given })
     }
 
+    /// The user of commands from afar, which is never root: also a runner that gives apps no users of their own does so here, if it can.
+    pub(crate) fn of_commands(&self) -> Result<Option<Identity>, RunnerError> {
+        match &self.mode {
+            AppsUser::Named(name) => named(name).map(Some),
+            AppsUser::PerApp | AppsUser::Unprivileged => Ok(rustix::process::geteuid()
+                .is_root()
+                .then_some(Identity { uid: COMMANDS_UID, gid: COMMANDS_UID })),
+        }
+    }
+
     /// The user of an app; the same one for ever, because its data belongs to it.
     pub(crate) fn of(&mut self, app: &Name) -> Result<Option<Identity>, RunnerError> {
         match &self.mode {
@@ -61,7 +74,8 @@ impl Users {
                     return Ok(Some(Identity { uid: *uid, gid: *uid }));
                 }
                 let taken = |uid: &u32| self.given.values().any(|given| given == uid);
-                let uid = APP_UIDS.clone().find(|uid| !taken(uid)).ok_or(RunnerError::NoUser)?;
+                let free = |uid: &u32| *uid != COMMANDS_UID && !taken(uid);
+                let uid = APP_UIDS.clone().find(free).ok_or(RunnerError::NoUser)?;
                 self.given.insert(app.clone(), uid);
                 let bytes = serde_json::to_vec(&self.given)
                     .map_err(|e| RunnerError::io("writing users.json", std::io::Error::other(e)))?;

@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use super::anchor::{Anchor, SignedState};
+use super::runbook::{Ended, Order};
 use farshore_domain::digest::Digest;
 use farshore_domain::id::{ReleaseId, TenantId};
 use farshore_domain::name::Name;
@@ -85,6 +87,16 @@ pub enum Request {
         app: Name,
         bytes: u32,
     },
+    /// Whom to believe about what this device should have, and the newest of what they signed.
+    Obey {
+        anchor: Anchor,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        state: Option<SignedState>,
+    },
+    /// Run a runbook of the signed policy, or a command where that allows any. [`Reply::Output`] as it comes, [`Reply::Ended`] at last.
+    Exec {
+        order: Order,
+    },
 }
 
 /// What the runner answers.
@@ -107,6 +119,11 @@ pub enum Reply {
     Logs {
         text: String,
     },
+    /// Base64.
+    Output {
+        bytes: String,
+    },
+    Ended(Ended),
     /// It was not done. `refused`: because of what was asked for, so asking again will not help.
     Failed {
         code: String,

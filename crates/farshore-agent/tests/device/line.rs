@@ -290,6 +290,8 @@ async fn garbage_frames_and_shedding_are_survived() {
     let mut device = Device { plane: Plane::start().await, bed: Bed::new().await, run: None };
     device.plane.book().garbage = Some(vec![0xff; 100]);
     device.plane.book().shed = 1;
+    // An older control plane, which keeps no stream of them.
+    device.plane.book().operations = false;
     device.start_run();
     device.connected(2).await;
     // An operation before anything is desired, sent twice, one of a kind nobody knows.
@@ -299,6 +301,7 @@ async fn garbage_frames_and_shedding_are_survived() {
         app: "web".into(),
         arguments_json: "{}".into(),
         expires_at_ms: 0,
+        reason: String::new(),
     };
     device.plane.tell(server_frame::Body::Operation(operation("a", "format-disk")));
     device.plane.tell(server_frame::Body::Operation(operation("b", "diagnostics")));

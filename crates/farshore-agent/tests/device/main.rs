@@ -5,6 +5,7 @@
 mod download;
 mod incidents;
 mod line;
+mod operations;
 mod plane;
 mod policy;
 #[expect(dead_code, reason = "shared with the conformance suite, which uses more of it")]

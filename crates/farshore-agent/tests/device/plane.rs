@@ -76,6 +76,8 @@ pub(crate) struct Book {
     /// Answers hello with this instead of welcome.
     pub(crate) garbage: Option<Vec<u8>>,
     pub(crate) acknowledged: BTreeMap<String, u64>,
+    /// Whether this control plane keeps the stream of operations.
+    pub(crate) operations: bool,
 }
 
 pub(crate) struct Plane {
@@ -125,7 +127,7 @@ impl Plane {
             online: authority.issue_online(now, day).unwrap(),
             trust_domain,
             authority,
-            book: Mutex::new(Book { acknowledge: true, lifetime: day, ..Book::default() }),
+            book: Mutex::new(Book { acknowledge: true, operations: true, lifetime: day, ..Book::default() }),
         });
         let serving = Arc::clone(&plane);
         tokio::spawn(async move {
@@ -433,7 +435,10 @@ impl Plane {
                 let welcome = Welcome {
                     protocol_version: 1,
                     server_version: "test".into(),
-                    capabilities: vec!["incidents/v1".to_owned()],
+                    capabilities: std::iter::once("incidents/v1")
+                        .chain(book.operations.then_some("operations/v2"))
+                        .map(str::to_owned)
+                        .collect(),
                     heartbeat_seconds: 1,
                     server_time_ms: clock::wall().0,
                     acknowledged,
@@ -449,6 +454,7 @@ impl Plane {
             }
             agent_frame::Body::Events(batch) => ("events".to_owned(), batch.sequence),
             agent_frame::Body::Incidents(batch) => ("incidents".to_owned(), batch.sequence),
+            agent_frame::Body::Operations(batch) => ("operations".to_owned(), batch.sequence),
             agent_frame::Body::Metrics(batch) if batch.sequence > 0 => (batch.stream.clone(), batch.sequence),
             _ => return,
         };

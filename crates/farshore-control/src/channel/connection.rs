@@ -9,7 +9,8 @@ use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
 use axum::response::{IntoResponse, Response};
 use farshore_api::ErrorCode;
 use farshore_api::device::Sample;
-use farshore_domain::id::{DeviceId, TenantId};
+use farshore_domain::id::{DeviceId, OperationId, TenantId};
+use farshore_domain::operation::OPERATIONS_CAPABILITY;
 use farshore_domain::time::UnixMs;
 use farshore_protocol::{
     self as wire, AgentFrame, MAX_FRAME_BYTES, PING_SECONDS, PROTOCOL_VERSION, SUBPROTOCOL, ServerFrame,
@@ -18,6 +19,7 @@ use farshore_protocol::{
 use farshore_store::channel::EVENT_STREAM;
 use farshore_store::events::NewEvent;
 use farshore_store::incidents::INCIDENT_STREAM;
+use farshore_store::operations::OPERATION_STREAM;
 use farshore_store::presence::{Opened, SessionClose, SessionOpen};
 use rand::Rng as _;
 use uuid::Uuid;
@@ -76,6 +78,8 @@ struct State {
     strikes: u8,
     streams: Vec<Box<str>>,
     budget: TokenBucket,
+    /// The agent gives up what is cancelled.
+    operations: bool,
 }
 
 /// Answers `GET /api/channel` of a device whose certificate was checked.
@@ -186,7 +190,7 @@ async fn open(
     let welcome = wire::Welcome {
         protocol_version: PROTOCOL_VERSION,
         server_version: env!("CARGO_PKG_VERSION").to_owned(),
-        capabilities: ["incidents/v1", "live", "operations"].map(str::to_owned).into(),
+        capabilities: ["incidents/v1", "live", "operations", OPERATIONS_CAPABILITY].map(str::to_owned).into(),
         heartbeat_seconds: app.settings().heartbeat_seconds,
         server_time_ms: now().0,
         acknowledged: opened
@@ -203,6 +207,7 @@ async fn open(
         strikes: 0,
         streams: opened.marks.into_iter().map(|(stream, _)| stream.into()).collect(),
         budget: TokenBucket::new(FRAMES_PER_SECOND, FRAMES_BURST),
+        operations: hello.capabilities.iter().any(|capability| capability == OPERATIONS_CAPABILITY),
     };
     let watched = app.hub().live().is_watched(tenant, device);
     let first = Pending {
@@ -316,12 +321,26 @@ async fn push(
                         app: operation.app,
                         arguments_json: operation.arguments.to_string(),
                         expires_at_ms: operation.expires_at.0,
+                        reason: operation.reason,
                     };
                     send(socket, String::new(), server_frame::Body::Operation(frame)).await?;
                 }
             }
             Err(error) => {
                 tracing::error!(tenant = %tenant, device = %device, error = crate::error::chain(&error), "operations were not sent");
+            }
+        }
+        if state.operations {
+            match db.cancelled_operations(device, now()).await {
+                Ok(operations) => {
+                    for operation in operations {
+                        let frame = wire::OperationCancel { uid: operation.to_string() };
+                        send(socket, String::new(), server_frame::Body::OperationCancel(frame)).await?;
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(tenant = %tenant, device = %device, error = crate::error::chain(&error), "cancellations were not sent");
+                }
             }
         }
     }
@@ -381,9 +400,17 @@ async fn receive(
             send(socket, request_id, server_frame::Body::Acknowledged(stored)).await
         }
         agent_frame::Body::OperationUpdate(update) => {
-            let progress = report::operation(tenant, device, update)?;
-            store(app, Item::Operation(Box::new(progress))).await
+            let report = report::operation(tenant, device, update)?;
+            store(app, Item::Operation(Box::new(report))).await
         }
+        agent_frame::Body::Operations(batch) => {
+            let report = report::operations(tenant, device, batch)?;
+            let sequence = report.sequence.unwrap_or(0).unsigned_abs();
+            store(app, Item::Operation(Box::new(report))).await?;
+            let stored = wire::Acknowledged { stream: OPERATION_STREAM.to_owned(), sequence };
+            send(socket, request_id, server_frame::Body::Acknowledged(stored)).await
+        }
+        agent_frame::Body::OperationOutput(piece) => output(app, session, &piece).await,
         agent_frame::Body::Refused(refused) => {
             let why = report::clean(&refused.reason, 1_000);
             let event = about(
@@ -396,6 +423,25 @@ async fn receive(
             store(app, Item::News(tenant, Box::new(event))).await
         }
     }
+}
+
+/// Live output goes to whoever looks; the result brings the whole of it.
+async fn output(app: &App, session: &Session, piece: &wire::OperationOutput) -> Result<(), End> {
+    let (tenant, device) = session.key;
+    let uid = piece.uid.parse().map_err(|_| Unfit("an operation's uid can't be read"))?;
+    let uid = OperationId(uid);
+    let outputs = app.hub().outputs();
+    if !outputs.knows((tenant, uid)) {
+        let db = app.store().authorize_device(tenant, device);
+        match db.operation_is_open(device, uid).await {
+            Ok(true) => {}
+            // It is over here, or not this device's.
+            Ok(false) => return Ok(()),
+            Err(_) => return Err(End::NotStored),
+        }
+    }
+    outputs.push((tenant, uid), piece.offset, &piece.bytes);
+    Ok(())
 }
 
 async fn store(app: &App, item: Item) -> Result<(), End> {

@@ -18,6 +18,7 @@ use super::live::Live;
 use super::presence::Pauses;
 use super::writer::Queue;
 use crate::events::Feed;
+use crate::operations::output::Outputs;
 
 /// A connection that was told to end and is stuck is cut after this time.
 const CUT_AFTER: Duration = Duration::from_secs(3);
@@ -106,6 +107,7 @@ pub struct Hub {
     pub(crate) pauses: Pauses,
     live: Live,
     feed: Feed,
+    outputs: Outputs,
 }
 
 impl Default for Hub {
@@ -121,6 +123,7 @@ impl Default for Hub {
             pauses: Pauses::default(),
             live: Live::default(),
             feed: Feed::default(),
+            outputs: Outputs::default(),
         }
     }
 }
@@ -236,7 +239,12 @@ impl Hub {
         }
     }
 
-    /// An operation waits for the device.
+    /// What running operations say.
+    pub(crate) const fn outputs(&self) -> &Outputs {
+        &self.outputs
+    }
+
+    /// An operation waits for the device, or is to be given up.
     pub fn push_operations(&self, tenant: TenantId, device: DeviceId) {
         if let Some(session) = self.session(tenant, device) {
             session.note(|pending| pending.operations = true);

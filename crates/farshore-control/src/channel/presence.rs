@@ -87,8 +87,16 @@ pub(super) async fn run(app: App) {
             continue;
         }
         match db.expire_operations(now()).await {
-            Ok(0) => {}
-            Ok(_) => app.events_written(),
+            Ok(ended) => {
+                for (tenant, device, uid) in &ended {
+                    app.hub().outputs().ended((*tenant, *uid));
+                    app.hub().changed(*tenant, *device);
+                    app.fleet().reported(*tenant, *device);
+                }
+                if !ended.is_empty() {
+                    app.events_written();
+                }
+            }
             Err(error) => {
                 tracing::error!(error = crate::error::chain(&error), "old operations were not ended")
             }

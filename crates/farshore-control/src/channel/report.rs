@@ -8,6 +8,7 @@ use farshore_domain::id::{DeviceId, IncidentId, OperationId, TenantId};
 use farshore_domain::incident::{Incident, MAX_ACTIONS, MAX_MESSAGE, Part};
 use farshore_domain::name::Name;
 use farshore_domain::object::Reason;
+use farshore_domain::operation::State;
 use farshore_domain::time::{DAY_MS, MINUTE_MS, UnixMs};
 use farshore_protocol as wire;
 use farshore_store::channel::DeviceEvents;
@@ -15,7 +16,7 @@ use farshore_store::device_apps::{AppReport, HelloReport, StatusReport};
 use farshore_store::events::NewEvent;
 use farshore_store::incidents::{IncidentReport, NewEvidence};
 use farshore_store::metrics::NewBlock;
-use farshore_store::operations::OperationProgress;
+use farshore_store::operations::{OperationProgress, OperationReport};
 use prost::Message as _;
 use uuid::Uuid;
 
@@ -31,6 +32,8 @@ pub const MAX_BLOCK_BYTES: usize = 512 * 1024;
 pub const MAX_BLOCK_ROWS: usize = 20_000;
 /// At most this many bytes of an operation's output.
 pub const MAX_OUTPUT_BYTES: usize = 1024 * 1024;
+/// At most this many updates of operations in a batch.
+const MAX_UPDATES: usize = 64;
 const MAX_CAPABILITIES: usize = 64;
 const MAX_JSON_BYTES: usize = 16 * 1024;
 
@@ -339,15 +342,42 @@ pub fn incidents(
     Ok(IncidentReport { tenant, device, device_name: name.to_owned(), sequence, incidents, evidence })
 }
 
-/// How an operation goes.
+/// How an operation goes, from an agent that keeps no stream of it.
 pub fn operation(
     tenant: TenantId,
     device: DeviceId,
     update: wire::OperationUpdate,
+) -> Result<OperationReport, Unfit> {
+    let updates = vec![progress(tenant, device, update)?];
+    Ok(OperationReport { tenant, device, sequence: None, updates })
+}
+
+/// How operations go, in order.
+pub fn operations(
+    tenant: TenantId,
+    device: DeviceId,
+    batch: wire::OperationBatch,
+) -> Result<OperationReport, Unfit> {
+    let sequence = i64::try_from(batch.sequence).map_err(|_| Unfit("the batch's number is too large"))?;
+    if sequence == 0 {
+        return Err(Unfit("a batch of operations has no number"));
+    }
+    if batch.updates.len() > MAX_UPDATES {
+        return Err(Unfit("too many updates of operations in one batch"));
+    }
+    let updates =
+        batch.updates.into_iter().map(|update| progress(tenant, device, update)).collect::<Result<_, _>>()?;
+    Ok(OperationReport { tenant, device, sequence: Some(sequence), updates })
+}
+
+fn progress(
+    tenant: TenantId,
+    device: DeviceId,
+    update: wire::OperationUpdate,
 ) -> Result<OperationProgress, Unfit> {
-    const STATES: [&str; 5] = ["running", "succeeded", "failed", "expired", "unsupported"];
     let uid = update.uid.parse().map_err(|_| Unfit("an operation's uid can't be read"))?;
-    if !STATES.contains(&update.state.as_str()) {
+    let state = State::from_word(&update.state);
+    if matches!(state, State::Unknown | State::Queued) {
         return Err(Unfit("an operation's state is not known"));
     }
     if update.output.len() > MAX_OUTPUT_BYTES {
@@ -357,9 +387,11 @@ pub fn operation(
         tenant,
         device,
         uid: OperationId(uid),
-        state: update.state,
+        state,
         message: clean(&update.message, 2_000),
+        output_total: update.output_total.max(update.output.len() as u64),
         output: update.output,
+        exit_code: update.exit_code,
     })
 }
 

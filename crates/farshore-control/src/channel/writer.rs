@@ -10,7 +10,7 @@ use farshore_store::device_apps::{HelloReport, StatusReport};
 use farshore_store::events::NewEvent;
 use farshore_store::incidents::IncidentReport;
 use farshore_store::metrics::NewBlock;
-use farshore_store::operations::OperationProgress;
+use farshore_store::operations::OperationReport;
 use farshore_store::presence::{Opened, SessionClose, SessionOpen};
 use farshore_store::{Driver, StoreError, SystemDb};
 use tokio::sync::{mpsc, oneshot};
@@ -34,7 +34,7 @@ pub(crate) enum Item {
     Status(Box<StatusReport>),
     Block(Box<NewBlock>),
     Events(Box<DeviceEvents>),
-    Operation(Box<OperationProgress>),
+    Operation(Box<OperationReport>),
     Incidents(Box<IncidentReport>),
     News(TenantId, Box<NewEvent>),
 }
@@ -138,7 +138,7 @@ fn gather<'a>(items: impl Iterator<Item = &'a Item>) -> ChannelBatch {
             Item::Status(status) => batch.statuses.push(*status),
             Item::Block(block) => batch.blocks.push(*block),
             Item::Events(events) => batch.events.push(*events),
-            Item::Operation(progress) => batch.operations.push(*progress),
+            Item::Operation(report) => batch.operations.push(*report),
             Item::Incidents(report) => batch.incidents.push(*report),
             Item::News(tenant, event) => batch.news.push((tenant, *event)),
         }
@@ -182,7 +182,7 @@ fn key(item: &Item) -> (TenantId, DeviceId) {
         Item::Status(status) => (status.tenant, status.device),
         Item::Block(block) => (block.tenant, block.device),
         Item::Events(events) => (events.tenant, events.device),
-        Item::Operation(progress) => (progress.tenant, progress.device),
+        Item::Operation(report) => (report.tenant, report.device),
         Item::Incidents(report) => (report.tenant, report.device),
         Item::News(tenant, event) => (*tenant, DeviceId(event.subject)),
     }
@@ -203,6 +203,16 @@ fn answer(app: &App, jobs: Vec<Job>, outcome: ChannelOutcome) {
                 opened.get_mut(&key).map_or(Answer::Gone, |opened| Answer::Opened(Box::new(opened.clone())))
             }
             Item::Close(_) | Item::Status(_) => {
+                changed(app, key);
+                Answer::Written
+            }
+            Item::Operation(report) => {
+                for update in &report.updates {
+                    if update.state.is_final() {
+                        app.hub().outputs().ended((report.tenant, update.uid));
+                    }
+                }
+                // What waits for it may begin.
                 changed(app, key);
                 Answer::Written
             }

@@ -1,17 +1,13 @@
-//! What may be done to a device: approve, reject, revoke, cordon, uncordon, resume an app, restart an app.
+//! What may be done to a device: approve, reject, revoke, cordon, uncordon, resume an app. What the device itself has to do is an operation.
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use farshore_api::Problem;
 use farshore_api::device::{AppAction, Comment, Device};
-use farshore_domain::id::{DeviceId, OperationId};
-use farshore_domain::time::MINUTE_MS;
+use farshore_domain::id::DeviceId;
 use farshore_store::TenantDb;
 use farshore_store::devices::{DeviceRow, LifecycleStep};
-use farshore_store::operations::NewOperation;
-use uuid::Uuid;
 
 use super::view::{Detail, device};
 use crate::app::App;
@@ -20,8 +16,6 @@ use crate::error::{ApiError, ApiResult};
 use crate::extract::Body;
 use crate::route::Db;
 
-/// A restart that the device did not do in this time is not done at all.
-const RESTART_WITHIN_MS: i64 = 15 * MINUTE_MS;
 const MAX_COMMENT: usize = 2_000;
 
 /// Tells everybody who must know that a device was changed by people.
@@ -139,31 +133,4 @@ pub(super) async fn resume(
     let row = db.resume_device_app(&id, &body.app, now()).await?;
     announce(&app, &db, row.id());
     Ok(show(&app, row))
-}
-
-/// Asks the device to restart an app. It is done once, within a quarter of an hour or not at all.
-#[utoipa::path(post, path = "/api/devices/{id}:restart-app", tag = "devices", params(("id" = String, Path)), request_body = AppAction,
-    responses((status = 202, body = Device), (status = "4XX", body = Problem)))]
-pub(super) async fn restart_app(
-    State(app): State<App>,
-    Db(db): Db,
-    Path(id): Path<String>,
-    Body(body): Body<AppAction>,
-) -> ApiResult<Response> {
-    let row = db.device(&id).await?;
-    if !row.apps.iter().any(|known| known.app == body.app) {
-        return Err(ApiError::field("app", format!("{} does not run on {}", body.app, row.metadata.name)));
-    }
-    let at = now();
-    let operation = NewOperation {
-        uid: OperationId(Uuid::now_v7()),
-        kind: "restart-app".to_owned(),
-        app: body.app.to_string(),
-        arguments: serde_json::json!({}),
-        expires_at: at.plus_ms(RESTART_WITHIN_MS),
-    };
-    db.create_operation(&row, &operation, at).await?;
-    app.hub().push_operations(db.tenant(), row.id());
-    app.events_written();
-    Ok((StatusCode::ACCEPTED, show(&app, row)).into_response())
 }

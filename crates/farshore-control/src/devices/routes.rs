@@ -150,15 +150,14 @@ async fn decommission(
     actions::revoke,
     actions::cordon,
     actions::uncordon,
-    actions::resume,
-    actions::restart_app
+    actions::resume
 ))]
 pub struct DeviceDocs;
 
 /// The noun's rows.
 #[must_use]
 pub fn routes() -> Vec<Route> {
-    use Permission::{ClaimWrite, DeviceOperate, DeviceRead, DeviceRevoke, DeviceWrite};
+    use Permission::{ClaimWrite, DeviceRead, DeviceRevoke, DeviceWrite};
     let needs = Access::Needs;
     vec![
         route(Method::GET, "/api/devices", needs(DeviceRead), list),
@@ -172,6 +171,5 @@ pub fn routes() -> Vec<Route> {
         route(Method::POST, "/api/devices/{id}/~cordon", needs(DeviceWrite), actions::cordon),
         route(Method::POST, "/api/devices/{id}/~uncordon", needs(DeviceWrite), actions::uncordon),
         route(Method::POST, "/api/devices/{id}/~resume", needs(DeviceWrite), actions::resume),
-        route(Method::POST, "/api/devices/{id}/~restart-app", needs(DeviceOperate), actions::restart_app),
     ]
 }

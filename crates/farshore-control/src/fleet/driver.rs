@@ -146,17 +146,19 @@ async fn step(app: &App, tenant: TenantId, dirty: &Dirty) -> StoreResult<UnixMs>
     let mut snapshot = Snapshot::load(&db, &mut tx, now).await?;
     drop(tx);
     let outcome = crate::rollouts::step(app, &db, &mut snapshot, now).await?;
+    let operated = crate::operations::driver::step(app, &db, &mut snapshot, now).await?;
     let all = dirty.all || outcome.all;
     let devices: Vec<DeviceId> = if all {
         snapshot.devices.keys().copied().collect()
     } else {
-        dirty.devices.union(&outcome.devices).copied().collect()
+        let told: BTreeSet<DeviceId> = dirty.devices.union(&outcome.devices).copied().collect();
+        told.union(&operated.devices).copied().collect()
     };
     let permit_deadline = assign(app, &db, &mut snapshot, &devices, now).await?;
-    if outcome.wrote {
+    if outcome.wrote || operated.wrote {
         app.events_written();
     }
-    let soon = outcome.deadline.min(permit_deadline);
+    let soon = outcome.deadline.min(permit_deadline).min(operated.deadline);
     Ok(soon.max(now.plus_ms(20)).min(now.plus_ms(10 * MINUTE_MS)))
 }
 
@@ -212,7 +214,8 @@ async fn assign(
         }
         let apps = snapshot.desired_apps(&device, &assignments);
         let policy = snapshot.desired_policy(&device, &apps)?;
-        let content = content_of(&apps, policy.as_ref()).map_err(unwritable)?;
+        let stopped = Snapshot::is_stopped(&device);
+        let content = content_of(&apps, policy.as_ref(), stopped).map_err(unwritable)?;
         let mark = marks.get(id);
         if mark.is_some_and(|(e, _, c)| *e == epoch && *c == content) {
             continue;
@@ -228,6 +231,7 @@ async fn assign(
             issued_at: now,
             apps,
             policy,
+            stopped,
         };
         let body = serde_json::to_vec(&state).map_err(unwritable)?;
         rows.push(DesiredRow { device: *id, epoch, generation, body, content });
@@ -250,8 +254,13 @@ async fn assign(
 
 /// The digest of everything but epoch, generation and time. Without a policy it is the one of the apps alone, as it was before
 /// there were policies, so that an update of the control plane writes nothing anew.
-fn content_of(apps: &[DesiredApp], policy: Option<&DesiredPolicy>) -> Result<Digest, serde_json::Error> {
+fn content_of(
+    apps: &[DesiredApp],
+    policy: Option<&DesiredPolicy>,
+    stopped: bool,
+) -> Result<Digest, serde_json::Error> {
     let bytes = match policy {
+        _ if stopped => serde_json::to_vec(&(apps, policy, "stopped"))?,
         None => serde_json::to_vec(apps)?,
         Some(policy) => serde_json::to_vec(&(apps, policy))?,
     };

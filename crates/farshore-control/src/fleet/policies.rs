@@ -38,7 +38,7 @@ impl Kind for PolicySpec {
 }
 
 /// What these policies say together to a device with these labels.
-pub(super) fn merged(policies: &[Stored<PolicySpec>], labels: &Labels) -> StoreResult<Effective> {
+pub(crate) fn merged(policies: &[Stored<PolicySpec>], labels: &Labels) -> StoreResult<Effective> {
     let bound = policies.iter().map(|policy| Bound {
         name: &policy.metadata.name,
         version: policy.metadata.resource_version,

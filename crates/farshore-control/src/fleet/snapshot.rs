@@ -9,6 +9,7 @@ use farshore_domain::desired::{DesiredApp, DesiredRelease, Permit};
 use farshore_domain::device::{AppPhase, Lifecycle, Reachability};
 use farshore_domain::id::{DeviceId, ReleaseId};
 use farshore_domain::name::Name;
+use farshore_domain::operation::{DRAIN_CAPABILITY, OPERATIONS_CAPABILITY};
 use farshore_domain::policy::{DesiredPolicy, POLICY_CAPABILITY, PolicySpec, Rules, SafeRelease};
 use farshore_domain::rollout::{AppReport, DeviceView, FleetView, KnownRelease, Phase, Rollout};
 use farshore_domain::schedule::Zone;
@@ -17,6 +18,7 @@ use farshore_domain::version::Version;
 use farshore_store::db::Tx;
 use farshore_store::fleet::{FleetApp, FleetDevice, PermitRow, ReleaseMark};
 use farshore_store::objects::{self, ObjectKind, Stored};
+use farshore_store::operations::OperationRow;
 use farshore_store::{StoreError, StoreResult, TenantDb};
 
 use super::signals::FleetSignals;
@@ -44,6 +46,10 @@ pub struct Snapshot {
     releases: BTreeMap<ReleaseId, ReleaseMark>,
     pub rollouts: Vec<ReadRollout>,
     permits: Vec<PermitRow>,
+    /// Operations that are not over. The driver takes them.
+    pub operations: Vec<OperationRow>,
+    /// Devices that an operation disturbs, and until when at most.
+    operating: BTreeMap<DeviceId, UnixMs>,
     /// Where the rollouts stand that others depend on.
     dependencies: BTreeMap<Name, Phase>,
     signals: FleetSignals,
@@ -93,7 +99,15 @@ impl Snapshot {
             .collect();
         let dependencies = db.rollout_phases(tx, &names.into_iter().collect::<Vec<_>>()).await?;
         let signals = FleetSignals::load(db, tx, rollouts.iter().map(|read| &read.rollout)).await?;
+        let operations = db.unfinished_operations(tx).await?;
+        let operating = operations
+            .iter()
+            .filter(|row| row.kind.is_disruptive() && row.admitted_at.is_some())
+            .map(|row| (row.device, row.deadline_at.unwrap_or(row.expires_at)))
+            .collect();
         Ok(Self {
+            operations,
+            operating,
             dependencies,
             signals,
             devices,
@@ -226,6 +240,10 @@ impl Snapshot {
                 *until = (*until).max(permit.expires_at);
             }
         }
+        for (device, until) in self.operating.iter().filter(|(_, until)| **until > now) {
+            let known: &mut UnixMs = busy.entry(*device).or_insert(*until);
+            *known = (*known).max(*until);
+        }
         // What another rollout replaces is down until it has reported, also when the permit for it is used or over.
         let others = self.rollouts.iter().map(|read| &read.rollout).filter(|other| {
             other.id() != rollout.id() && !other.phase().is_final() && other.from().is_some()
@@ -238,6 +256,44 @@ impl Snapshot {
             }
         }
         busy
+    }
+
+    /// Devices that rollouts and the assignment driver keep down: what runs there is being replaced, or may be at any moment.
+    #[must_use]
+    pub fn down_on_purpose(&self, now: UnixMs) -> BTreeSet<DeviceId> {
+        let permits = self.permits.iter().filter(|permit| {
+            permit.expires_at > now && self.runs_something_else(permit) && !self.is_settled(permit)
+        });
+        let mut down: BTreeSet<DeviceId> = permits.map(|permit| permit.device).collect();
+        for rollout in self.rollouts.iter().map(|read| &read.rollout) {
+            if !rollout.phase().is_final() && rollout.from().is_some() {
+                let flying = rollout.members().filter(|(_, member)| member.progress().is_in_flight());
+                down.extend(flying.map(|(device, _)| device));
+            }
+        }
+        down
+    }
+
+    /// How many apps lie stopped on a device of which nothing runs any more, as it said last; none while something runs.
+    #[must_use]
+    pub fn stopped_apps(&self, device: DeviceId) -> Option<usize> {
+        let Some(reports) = self.reports.get(&device) else { return Some(0) };
+        let there: Vec<_> = reports.values().filter(|report| report.active.is_some()).collect();
+        there.iter().all(|report| report.phase == AppPhase::Stopped).then_some(there.len())
+    }
+
+    /// As it stands after a step that was just taken.
+    pub fn set_lifecycle(&mut self, device: DeviceId, lifecycle: Lifecycle) {
+        if let Some(device) = self.devices.get_mut(&device) {
+            device.lifecycle = lifecycle;
+        }
+    }
+
+    /// Whether the device is told to stop its apps.
+    #[must_use]
+    pub fn is_stopped(device: &FleetDevice) -> bool {
+        matches!(device.lifecycle, Lifecycle::Draining | Lifecycle::Drained)
+            && device.capabilities.iter().any(|capability| capability == DRAIN_CAPABILITY)
     }
 
     /// Whether the device reported that it has what the permit was for, or that it went back from it, or refuses it.
@@ -381,7 +437,10 @@ impl Snapshot {
             let merged = super::policies::merged(&self.policies, &device.labels)?.rules;
             self.merged.insert(matching.clone(), merged);
         }
-        let Some(rules) = self.merged.get(&matching).cloned() else { return Ok(None) };
+        let Some(mut rules) = self.merged.get(&matching).cloned() else { return Ok(None) };
+        if !device.capabilities.iter().any(|capability| capability == OPERATIONS_CAPABILITY) {
+            rules.operations = rules.operations.without_runbooks();
+        }
         let safe_mode = rules
             .rollback
             .safe_mode

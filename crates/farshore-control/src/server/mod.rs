@@ -228,6 +228,7 @@ pub fn api_routes() -> Vec<Route> {
         crate::events::routes(),
         crate::incidents::routes(),
         crate::alerts::routes(),
+        crate::operations::routes(),
         crate::active_ops::routes(),
     ]
     .into_iter()

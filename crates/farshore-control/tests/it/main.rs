@@ -19,6 +19,7 @@ mod incidents;
 mod install;
 mod matrix;
 mod objects;
+mod operations;
 mod policies;
 mod rollouts;
 mod server;

@@ -306,6 +306,19 @@ fn examples(own: &Things, other: &Things) -> BTreeMap<String, Example> {
     add("GET /api/rollouts/{id}/incidents", rollout(0), None, &[200]);
     let nowhere = Some(("00000000-0000-7000-8000-000000000001", "00000000-0000-7000-8000-000000000002"));
     add("GET /api/alerts/{id}", nowhere, None, &[404]);
+    add("GET /api/operations", None, None, &[200]);
+    add("GET /api/operations/{id}", nowhere, None, &[404]);
+    add("GET /api/operations/{id}/output", nowhere, None, &[404]);
+    add("POST /api/operations/{id}/~cancel", nowhere, fixed(json!({"reason": "because"})), &[404]);
+    for verb in ["drain", "inventory", "reboot"] {
+        add(&format!("POST /api/devices/{{id}}/~{verb}"), device, fixed(json!({})), &[409]);
+    }
+    add("POST /api/devices/{id}/~diagnostics", device, fixed(json!({})), &[202]);
+    add("POST /api/devices/{id}/~exec", device, fixed(json!({"arguments": {"runbook": "flush"}})), &[409]);
+    add("POST /api/devices/{id}/~rollback", device, fixed(json!({"app": "web"})), &[409]);
+    add("POST /api/devices/{id}/~logs", device, fixed(json!({"app": "web"})), &[400]);
+    let look = json!({"verb": "diagnostics", "selector": "", "dryRun": true});
+    add("POST /api/devices/~operate", None, fixed(look), &[200]);
     add("POST /api/alerts/{id}/~acknowledge", nowhere, comment(), &[404]);
     add("POST /api/alert-deliveries/{id}/~retry", nowhere, None, &[404]);
     for (path, spec) in alert_specs() {

@@ -16,7 +16,7 @@ pub struct PolicyError {
     pub what: String,
 }
 
-fn wrong<T>(field: impl Into<String>, what: impl Into<String>) -> Result<T, PolicyError> {
+pub(super) fn wrong<T>(field: impl Into<String>, what: impl Into<String>) -> Result<T, PolicyError> {
     Err(PolicyError { field: field.into(), what: what.into() })
 }
 
@@ -100,7 +100,10 @@ impl Rules {
             );
         }
         if let Some(runbooks) = &self.operations.runbooks {
-            unique("operations.runbooks", runbooks.iter())?;
+            unique("operations.runbooks", runbooks.iter().map(|runbook| &runbook.name))?;
+            for (at, runbook) in runbooks.iter().enumerate() {
+                runbook.check(&format!("spec.rules.operations.runbooks[{at}]"))?;
+            }
         }
         Ok(())
     }

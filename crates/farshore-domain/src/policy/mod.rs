@@ -7,6 +7,7 @@
 
 mod check;
 mod effective;
+mod runbook;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub use check::PolicyError;
 pub use effective::{Bound, Effective, Provenance, effective};
+pub use runbook::{Runbook, RunbookArgument, RunbookError};
 
 use crate::desired::DesiredRelease;
 use crate::name::Name;
@@ -168,9 +170,12 @@ pub struct OperationRules {
     pub exec: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reboot: Option<bool>,
-    /// The runbooks that may be run, by name.
+    /// Whoever asks for an operation has to say why.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub runbooks: Option<Vec<Name>>,
+    pub reason_required: Option<bool>,
+    /// The commands that may be run, each with its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runbooks: Option<Vec<Runbook>>,
 }
 
 /// A kind of operation, as far as a policy tells them apart.
@@ -194,10 +199,20 @@ impl OperationRules {
             RemoteOperation::Restart => self.restart.unwrap_or(true),
             RemoteOperation::Exec => self.exec.unwrap_or(false),
             RemoteOperation::Reboot => self.reboot.unwrap_or(false),
-            RemoteOperation::Runbook(name) => {
-                self.runbooks.iter().flatten().any(|allowed| allowed.as_str() == name)
-            }
+            RemoteOperation::Runbook(name) => self.runbook(name).is_some(),
         }
+    }
+
+    /// The runbook of this name.
+    #[must_use]
+    pub fn runbook(&self, name: &str) -> Option<&Runbook> {
+        self.runbooks.iter().flatten().find(|runbook| runbook.name.as_str() == name)
+    }
+
+    /// What an agent without [`crate::operation::OPERATIONS_CAPABILITY`] understands.
+    #[must_use]
+    pub fn without_runbooks(self) -> Self {
+        Self { runbooks: None, reason_required: None, ..self }
     }
 }
 

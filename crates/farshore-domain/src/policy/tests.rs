@@ -112,7 +112,21 @@ fn errors_name_the_field_and_the_fix() {
         ),
         (condition("metric(\"cpus\") > 1"), "spec.rules.health.conditions[0].when", "did you mean \"cpu\"?"),
         (condition("app.up"), "spec.rules.health.conditions[0].when", "unknown name \"app.up\""),
-        (json!({"operations": {"runbooks": ["a", "a"]}}), "spec.rules.operations.runbooks", "names a twice"),
+        (
+            json!({"operations": {"runbooks": [{"name": "a", "command": ["/a"]}, {"name": "a", "command": ["/b"]}]}}),
+            "spec.rules.operations.runbooks",
+            "names a twice",
+        ),
+        (
+            json!({"operations": {"runbooks": [{"name": "a", "command": ["sh"]}]}}),
+            "spec.rules.operations.runbooks[0].command",
+            "absolute path",
+        ),
+        (
+            json!({"operations": {"runbooks": [{"name": "a", "command": ["/a"], "timeoutSeconds": 0}]}}),
+            "spec.rules.operations.runbooks[0].timeoutSeconds",
+            "1 to 3600",
+        ),
     ] {
         let error = refused(rules.clone());
         assert_eq!(error.field, field, "{rules}");
@@ -127,7 +141,9 @@ fn what_nobody_says_is_allowed_only_where_it_does_no_harm() {
     let rules = OperationRules::default();
     assert!(rules.allow(RemoteOperation::Logs) && rules.allow(RemoteOperation::Restart));
     assert!(!rules.allow(RemoteOperation::Exec) && !rules.allow(RemoteOperation::Reboot));
-    let rules = OperationRules { runbooks: Some(vec![name("flush")]), ..OperationRules::default() };
+    let flush: Runbook =
+        serde_json::from_value(json!({"name": "flush", "command": ["/bin/flush"]})).expect("a runbook");
+    let rules = OperationRules { runbooks: Some(vec![flush]), ..OperationRules::default() };
     assert!(rules.allow(RemoteOperation::Runbook("flush")) && !rules.allow(RemoteOperation::Runbook("wipe")));
 }
 

@@ -46,7 +46,12 @@ pub fn decide(mut state: DeviceState, inputs: &Inputs, now: Now) -> (DeviceState
         if inputs.restart.contains(&name) {
             decision.app.instance += 1;
         }
-        if inputs.desired.is_some() && decision.offer.is_none() {
+        if let Some(reason) = inputs.rollback.get(&name) {
+            decision.go_back(reason);
+        }
+        if inputs.stopped {
+            decision.halt();
+        } else if inputs.desired.is_some() && decision.offer.is_none() {
             decision.remove();
         } else {
             decision.go();
@@ -206,6 +211,17 @@ impl Decision<'_> {
         }
         if observed.running.is_some() || !observed.staged.is_empty() {
             self.actions.push(Action::Remove { app: self.name.clone() });
+        }
+    }
+
+    /// The device is drained. What is there stays; a trial goes on where it was.
+    fn halt(&mut self) {
+        let runs = self.observed.is_some_and(|observed| observed.running.is_some());
+        if runs && !self.busy.acting {
+            self.actions.push(Action::Stop { app: self.name.clone() });
+        }
+        if let Some(trial) = &mut self.app.trial {
+            (trial.starting_since, trial.healthy_since) = (None, None);
         }
     }
 

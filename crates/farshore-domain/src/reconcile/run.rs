@@ -7,6 +7,8 @@ use crate::incident::{ActionKind, cause_of};
 use crate::object::Reason;
 use crate::time::MINUTE_MS;
 
+/// The reason code of a release that somebody took back.
+const ASKED: &str = "RolledBackOnRequest";
 /// After this long in good health a committed release's restarts are forgotten.
 const HEALED_AFTER_MS: i64 = 10 * MINUTE_MS;
 
@@ -222,6 +224,19 @@ impl Decision<'_> {
     }
 
     fn fall_to(&mut self, step: Step, code: &str, message: &str) {
+        self.fall(step, code, message);
+        self.run();
+    }
+
+    /// Somebody asked that it goes back. Held from then on, like a release that failed.
+    pub(super) fn go_back(&mut self, reason: &str) {
+        if self.app.previous.as_ref().is_some_and(|previous| self.is_open_to(previous)) {
+            let reason = if reason.is_empty() { "no reason was given" } else { reason };
+            self.fall(Step::Previous, ASKED, reason);
+        }
+    }
+
+    fn fall(&mut self, step: Step, code: &str, message: &str) {
         let safe = self.safe();
         let app = &mut *self.app;
         let Some(active) = app.active.take() else { return };
@@ -256,11 +271,13 @@ impl Decision<'_> {
             (Some(_), Step::SafeMode) => ActionKind::SafeMode,
             (Some(_), _) => ActionKind::Rollback,
         };
-        let healing = Some(Healing { cause: cause_of(Some(code)), step: taken });
+        // What somebody asked for is no incident.
+        let healing = (code != ASKED).then(|| Healing { cause: cause_of(Some(code)), step: taken });
         match &back {
             Some(back) => {
+                let what = if code == ASKED { "is taken back" } else { "failed" };
                 let text =
-                    format!("version {} failed: {message}; going back to {}", active.version, back.version);
+                    format!("version {} {what}: {message}; going back to {}", active.version, back.version);
                 self.tell_of("release.rolled-back", Some(&active), Some(code), text, healing);
             }
             None => {
@@ -271,7 +288,6 @@ impl Decision<'_> {
                 self.tell_of("release.failed", Some(&active), Some(code), text, healing);
             }
         }
-        self.run();
     }
 
     /// A committed release runs: its supervisor restarts it when it dies; failing checks restart it here.

@@ -369,6 +369,10 @@ pub struct Inputs {
     pub outcomes: Vec<Outcome>,
     /// An operation asks for a restart of these apps.
     pub restart: BTreeSet<Name>,
+    /// The device is drained: nothing runs, nothing is begun.
+    pub stopped: bool,
+    /// An operation asks that these apps go back to the release before, and why.
+    pub rollback: BTreeMap<Name, String>,
     /// What the device's policy says about healing.
     pub policy: HealingPolicy,
 }

@@ -61,6 +61,9 @@ fn restarts_too_often(app: &AppState, running: Option<&Running>) -> bool {
 
 pub(super) fn phase(app: &AppState, inputs: &Inputs, name: &Name) -> AppPhase {
     let running = running_of(inputs, name);
+    if inputs.stopped && inputs.observed.is_some() && app.active.is_some() {
+        return if running.is_some() { AppPhase::Stopping } else { AppPhase::Stopped };
+    }
     let Some(offer) = offer_of(inputs, name) else {
         return match (inputs.desired.is_some(), running.is_some() || app.active.is_some()) {
             (true, true) => AppPhase::Stopping,
@@ -114,7 +117,7 @@ fn health(app: &AppState, inputs: &Inputs, name: &Name) -> Health {
         let failing = app.failed.is_some() && offer_of(inputs, name).is_some();
         return if failing { Health::Failing } else { Health::Unknown };
     }
-    if inputs.observed.is_none() {
+    if inputs.observed.is_none() || inputs.stopped {
         return Health::Unknown;
     }
     let up = running.is_some_and(|running| running.up && is_target(app, running));

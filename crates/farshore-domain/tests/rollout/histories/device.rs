@@ -103,6 +103,7 @@ impl Device {
             issued_at: now,
             apps: Vec::new(),
             policy: None,
+            stopped: false,
         };
         let good = state.check_for(TENANT, self.id, accepted).is_ok();
         if good {
