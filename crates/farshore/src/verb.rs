@@ -21,6 +21,7 @@ pub(crate) mod incident;
 pub(crate) mod key;
 pub(crate) mod login;
 pub(crate) mod openapi;
+pub(crate) mod operate;
 pub(crate) mod release;
 pub(crate) mod rollout;
 pub(crate) mod serve;

@@ -380,6 +380,30 @@ pub(crate) const KINDS: &[Kind] = &[
             wide("MESSAGE", |o, _| text(o, "/status/message")),
         ],
     ),
+    envelope(
+        "Operation",
+        "operation",
+        "operations",
+        &["op"],
+        "/api/operations",
+        &[
+            NAME,
+            column("DEVICE", |o, _| text(o, "/spec/deviceName")),
+            column("KIND", |o, _| text(o, "/spec/kind")),
+            column("WHAT", |o, _| {
+                let what = ["/spec/app", "/spec/arguments/runbook", "/spec/arguments/command"]
+                    .map(|at| text_at(o, at));
+                Cell::Text(what.into_iter().find(|word| !word.is_empty()).unwrap_or_else(|| "-".to_owned()))
+            }),
+            column("STATE", |o, _| state_at(o, "/status/state")),
+            column("WAITS", |o, _| text(o, "/status/waits")),
+            column("AGE", |o, now| age(o, "/metadata/createdAt", now)),
+            wide("BY", |o, _| text(o, "/spec/requestedBy")),
+            wide("REASON", |o, _| text(o, "/spec/reason")),
+            wide("OUTPUT", |o, _| text(o, "/status/outputBytes")),
+            wide("MESSAGE", |o, _| text(o, "/status/message")),
+        ],
+    ),
     Kind {
         name: "/uid",
         ..envelope(

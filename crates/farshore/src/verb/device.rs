@@ -2,6 +2,7 @@
 
 use clap_complete::engine::ArgValueCompleter;
 use farshore_api::device::{AppAction, Comment};
+use farshore_api::operation::FleetVerb;
 use farshore_api::policy::DevicePolicy;
 use farshore_domain::name::Name;
 use serde::Serialize;
@@ -10,6 +11,7 @@ use crate::cli::Session;
 use crate::failure::{Failure, Result};
 use crate::kind::{check_name, find};
 use crate::output::{self, Format};
+use crate::verb::operate::{self, Cancel, Many, ManyChannel, ManyExec, ManyLogs, ManyOfApp};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -25,14 +27,32 @@ enum Verb {
     Reject(Target),
     /// Take a device's identity away: its connection ends, and its key never comes back
     Revoke(Target),
-    /// Give a device nothing new
-    Cordon(Target),
-    /// Let a device take part again
-    Uncordon(Target),
+    /// Give devices nothing new
+    Cordon(Many),
+    /// Let devices take part again; drained ones start their apps
+    Uncordon(Many),
+    /// Stop devices' apps and keep them stopped until they are uncordoned
+    Drain(Many),
+    /// Take one app back to its earlier release, and hold it there until it is resumed
+    Rollback(ManyOfApp),
+    /// Run a runbook of the devices' policy, or a command where it allows any
+    Exec(ManyExec),
+    /// Show the end of an app's log, and what comes
+    Logs(ManyLogs),
+    /// Show how devices are: host, agent, link, disks, what happened last
+    Diagnostics(Many),
+    /// Show what devices have: hardware, system, packages, apps
+    Inventory(Many),
+    /// Reboot devices, where policy and agent allow it
+    Reboot(Many),
+    /// Put devices into another channel
+    SetChannel(ManyChannel),
+    /// Give operations up
+    CancelOperation(Cancel),
     /// Let a held app of a device try its release again
     Resume(AppTarget),
-    /// Restart an app on a device
-    RestartApp(AppTarget),
+    /// Restart an app on devices
+    RestartApp(ManyOfApp),
     /// Show what a device obeys, and which policy each value comes from
     Policy(One),
 }
@@ -69,22 +89,22 @@ pub(crate) async fn run(session: &Session, arguments: Arguments) -> Result<()> {
         Verb::Approve(target) => comment(session, target, "approve", "approved").await,
         Verb::Reject(target) => comment(session, target, "reject", "rejected").await,
         Verb::Revoke(target) => comment(session, target, "revoke", "revoked").await,
-        Verb::Cordon(target) => comment(session, target, "cordon", "cordoned").await,
-        Verb::Uncordon(target) => comment(session, target, "uncordon", "uncordoned").await,
+        Verb::Cordon(many) => operate::plain(session, many, FleetVerb::Cordon).await,
+        Verb::Uncordon(many) => operate::plain(session, many, FleetVerb::Uncordon).await,
+        Verb::Drain(many) => operate::plain(session, many, FleetVerb::Drain).await,
+        Verb::Rollback(of) => operate::of_app(session, of, FleetVerb::Rollback).await,
+        Verb::Exec(exec) => operate::exec(session, exec).await,
+        Verb::Logs(logs) => operate::logs(session, logs).await,
+        Verb::Diagnostics(many) => operate::plain(session, many, FleetVerb::Diagnostics).await,
+        Verb::Inventory(many) => operate::plain(session, many, FleetVerb::Inventory).await,
+        Verb::Reboot(many) => operate::plain(session, many, FleetVerb::Reboot).await,
+        Verb::SetChannel(set) => operate::set_channel(session, set).await,
+        Verb::CancelOperation(cancel) => operate::cancel(session, cancel).await,
         Verb::Resume(target) => {
             send(session, &target.devices, "resume", "resumed", &AppAction { app: target.app.clone() }).await
         }
         Verb::Policy(one) => policy(session, &one.device).await,
-        Verb::RestartApp(target) => {
-            send(
-                session,
-                &target.devices,
-                "restart-app",
-                "restarting",
-                &AppAction { app: target.app.clone() },
-            )
-            .await
-        }
+        Verb::RestartApp(of) => operate::of_app(session, of, FleetVerb::RestartApp).await,
     }
 }
 

@@ -95,7 +95,16 @@ async fn each_verb_on_a_device_works_and_says_what_is_not_possible() {
         .await
         .ok();
     stage.run("wait device/free-001 --for=version=web@1.0 --timeout 50s").await.ok();
-    insta::assert_snapshot!(stage.run("device restart-app free-001 --app web").await.ok(), @"device/free-001 restarting");
+    let asked = stage.run("device restart-app free-001 --app web").await.ok();
+    assert!(asked.starts_with("device/free-001 restart-app: operation/"), "{asked}");
+    let queue = stage.run("get operations --field-selector device=free-001,kind=restart-app").await.ok();
+    assert!(queue.lines().any(|line| line.contains("free-001") && line.contains("web")), "{queue}");
+    let look = stage.run("device drain -l site=nowhere --dry-run").await.ok();
+    assert!(look.contains("0 of 0 devices would drain"), "{look}");
+    let refused = stage.run("device exec free-001 --command id").await;
+    assert_eq!(refused.code, 1, "virtual devices run no commands: {}", refused.stderr);
+    assert_eq!(stage.run("device exec free-001").await.code, 2);
+    assert_eq!(stage.run("device logs --app web").await.code, 2, "of which device?");
     let described: Value =
         serde_json::from_str(&stage.run("explain device/free-001 -o json").await.ok()).unwrap();
     assert_eq!(described["subject"]["name"], "free-001", "{described:#}");
