@@ -11,6 +11,7 @@ import { fileURLToPath } from 'node:url'
 
 import * as fleet from './fleet.mjs'
 import * as troubles from './incidents.mjs'
+import * as operations from './operations.mjs'
 import * as policies from './policies.mjs'
 import * as rolling from './rollouts.mjs'
 
@@ -141,6 +142,8 @@ function answer(method, path, query, body) {
     const items = all.slice(from, from + limit).map((d) => (query.get('sparkline') ? { ...d, status: { ...d.status, sparkline: fleet.sparkline(d) } } : d))
     return ok({ items, metadata: { total: all.length, ...(from + limit < all.length ? { continue: String(from + limit) } : {}) } })
   }
+  if (noun === 'devices:operate') return ok(operations.plan(body, devices))
+  if (noun === 'operations') return list(operations.ofDevice(found(devices, query.get('device')) ?? devices[0]))
   if (noun === 'devices' && id === 'summary') return ok(summary(filtered(query)))
   if (noun === 'devices') {
     const [key, verb] = decodeURIComponent(id).split(':')
@@ -237,6 +240,11 @@ async function handle(request, response) {
       device.status.lastSeenAt = Date.now()
       send('device-changed', { uid: device.metadata.uid, name: device.metadata.name })
     })
+    return
+  }
+  if (path.startsWith('/api/operations/') && path.endsWith('/output')) {
+    let tell
+    stream(request, response, 500, (send) => (tell ??= operations.follow(send))())
     return
   }
   if (path.endsWith('/metrics/stream')) {

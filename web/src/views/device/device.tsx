@@ -21,9 +21,12 @@ import { Time, useNow } from '~/ui/time'
 import { Why } from '~/ui/why'
 import { toYaml } from '~/ui/yaml'
 
-import { ActionDialog, DEVICE_ACTIONS, type DeviceAction } from '../devices/bulk'
+import { ActionDialog, DEVICE_ACTIONS, useVerbItems, type DeviceAction } from '../devices/bulk'
 import { neighbours } from '../devices/neighbours'
 import { IncidentPanel } from '../incidents/list'
+import { AskDialog } from '../operations/ask'
+import type { VerbLook } from '../operations/look'
+import { OperationsPanel } from '../operations/panel'
 import { DevicePolicyPanel } from '../policies/of-device'
 import { DeviceApps, DeviceConfig } from './apps'
 import { Charts } from './charts'
@@ -105,6 +108,7 @@ export function DeviceView() {
         <DeviceApps device={shown} />
         <DeviceConfig device={shown} />
       </div>
+      <OperationsPanel device={shown.metadata.uid} />
       <IncidentPanel of={{ device: shown.metadata.uid }} without="device" />
       <DevicePolicyPanel device={shown.metadata.uid} />
       {shown.status.lifecycle !== 'pending' && (
@@ -131,6 +135,8 @@ export function DeviceView() {
 
 function Actions({ device }: { device: Device }) {
   const [asked, setAsked] = useState<DeviceAction | undefined>()
+  const [verb, setVerb] = useState<VerbLook | undefined>()
+  const verbs = useVerbItems(setVerb, device)
   const denied = { 'claim.write': useDenied('claim.write'), 'device.write': useDenied('device.write'), 'device.revoke': useDenied('device.revoke') } as Record<string, string | undefined>
   const { name } = device.metadata
   const pending = device.status.lifecycle === 'pending'
@@ -144,6 +150,7 @@ function Actions({ device }: { device: Device }) {
         ))}
       <CopyButton small={false} label="Command" text={`farshore describe device/${name}`} />
       <CopyButton small={false} label="YAML" text={() => toYaml(device)} />
+      {!pending && <Menu label="Operate" button="Operate…" items={verbs} />}
       <Menu
         label="More actions"
         button={<Icon name="more" />}
@@ -153,6 +160,7 @@ function Actions({ device }: { device: Device }) {
           disabledReason: denied[action.permission] ?? action.cannot(device),
         }))}
       />
+      {verb && <AskDialog look={verb} devices={[device]} onClose={() => setVerb(undefined)} />}
       {asked && <ActionDialog action={asked} devices={[device]} onClose={() => setAsked(undefined)} />}
     </>
   )

@@ -10,8 +10,11 @@ import { announce } from '~/ui/announce'
 import { Button } from '~/ui/button'
 import { CopyButton } from '~/ui/copy'
 import { Dialog } from '~/ui/dialog'
+import { Menu } from '~/ui/menu'
 import { plural } from '~/ui/number'
 
+import { AskDialog } from '../operations/ask'
+import { VERBS, type VerbLook } from '../operations/look'
 import type { Selection } from './table'
 
 export interface DeviceAction {
@@ -53,9 +56,10 @@ export const DEVICE_ACTIONS: readonly DeviceAction[] = [
   {
     name: 'uncordon',
     title: 'Uncordon',
-    says: 'They get new releases again.',
+    says: 'They get new releases again, and drained ones start their apps.',
     permission: 'device.write',
-    cannot: only('cordoned', 'Only cordoned devices can be uncordoned.'),
+    cannot: (device) =>
+      ['cordoned', 'draining', 'drained'].includes(device.status.lifecycle) ? undefined : 'Only cordoned and drained devices can be uncordoned.',
   },
   {
     name: 'decommission',
@@ -76,6 +80,8 @@ const AT_ONCE = 6
 
 export function BulkBar({ selection, total, selectAll }: { selection: Selection; total: number; selectAll: () => Promise<void> }) {
   const [asked, setAsked] = useState<DeviceAction | undefined>()
+  const [verb, setVerb] = useState<VerbLook | undefined>()
+  const items = useVerbItems(setVerb)
   const [gathering, setGathering] = useState(false)
   const devices = [...selection.devices.values()]
   if (devices.length === 0) return null
@@ -99,10 +105,12 @@ export function BulkBar({ selection, total, selectAll }: { selection: Selection;
       {DEVICE_ACTIONS.map((action) => (
         <ActionButton key={action.name} action={action} devices={devices} onAsk={() => setAsked(action)} />
       ))}
+      <Menu label="Operate on the selected devices" button="Operate…" items={items} />
       <CopyButton text={() => devices.map((d) => `device/${d.metadata.name}`).join(' ')} label="Copy names" />
       <Button small kind="ghost" onClick={() => selection.set(new Map())}>
         Clear
       </Button>
+      {verb && <AskDialog look={verb} devices={devices} onClose={() => setVerb(undefined)} onDone={() => selection.set(new Map())} />}
       {asked && (
         <ActionDialog
           action={asked}
@@ -113,6 +121,16 @@ export function BulkBar({ selection, total, selectAll }: { selection: Selection;
       )}
     </div>
   )
+}
+
+/** What can be asked of devices, as a menu. */
+export function useVerbItems(pick: (look: VerbLook) => void, device?: Device) {
+  const denied = { 'device.operate': useDenied('device.operate'), 'device.write': useDenied('device.write') }
+  return VERBS.map((look) => ({
+    label: `${look.title}…`,
+    onPick: () => pick(look),
+    disabledReason: denied[look.permission] ?? (device ? look.cannot?.(device) : undefined),
+  }))
 }
 
 function ActionButton({ action, devices, onAsk }: { action: DeviceAction; devices: Device[]; onAsk: () => void }) {
