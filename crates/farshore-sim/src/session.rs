@@ -444,7 +444,8 @@ impl Session<'_> {
         };
         let (uid, state) = (operation.uid, state.to_owned());
         let output_total = output.len() as u64;
-        let update = wire::OperationUpdate { uid, state, message: text, output, output_total, ..Default::default() };
+        let update =
+            wire::OperationUpdate { uid, state, message: text, output, output_total, ..Default::default() };
         self.send(Out::OperationUpdate(update)).await
     }
 }

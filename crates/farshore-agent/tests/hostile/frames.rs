@@ -70,6 +70,7 @@ async fn garbage_on_the_channel_ends_at_most_the_channel() {
                 app: "../../web".into(),
                 arguments_json: "[".repeat(100_000),
                 expires_at_ms: i64::MIN,
+                reason: String::new(),
             })))],
         ),
     ];
