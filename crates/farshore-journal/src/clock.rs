@@ -19,3 +19,13 @@ pub(crate) fn now() -> Now {
         mono_ns: mono.tv_sec.saturating_mul(1_000_000_000).saturating_add(mono.tv_nsec),
     }
 }
+
+/// A wall clock before this (1 January 2025) has not been set.
+pub(crate) const PLAUSIBLE_NS: i64 = 1_735_689_600_000_000_000;
+
+/// Changes with each boot of the device; zeroes where the kernel does not tell.
+pub(crate) fn boot_id() -> [u8; 16] {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+    u128::from_str_radix(&digits, 16).unwrap_or_default().to_be_bytes()
+}

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use farshore_trust::sealed::IngestPublicKey;
+
 use crate::stream::StreamName;
 
 /// How urgent a stream is. Alerts go first, always; the others share the link.
@@ -75,6 +77,16 @@ pub enum Overflow {
     Thin(Duration),
 }
 
+/// Which end of a backlog goes first. Either way the other end gets every fourth place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Backfill {
+    /// In order.
+    #[default]
+    Oldest,
+    /// What is happening now before what happened then.
+    Newest,
+}
+
 /// The most that is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
@@ -135,8 +147,17 @@ pub struct Config {
     pub max_waiting_bytes: usize,
     /// A segment of this size is sealed.
     pub segment_bytes: u64,
-    /// A segment of this age is sealed.
+    /// A segment of this age is sealed while batches are being fetched; thirty times as old, while they are not.
     pub segment_age: Duration,
+    /// zstd's level for batches, 1 to 22.
+    pub zstd_level: i32,
+    /// Which end of a backlog goes first.
+    pub backfill: Backfill,
+    /// The tenant's key for which batches are sealed; without one, only the device can open them.
+    pub ingest_key: Option<IngestPublicKey>,
+    /// Points further ahead of the clock than this get the clock's time (and are counted): one wrong time must not hide
+    /// all that comes after it.
+    pub max_ahead: Duration,
 }
 
 impl Default for Config {
@@ -150,6 +171,10 @@ impl Default for Config {
             max_waiting_bytes: 16 * 1024 * 1024,
             segment_bytes: 2 * 1024 * 1024,
             segment_age: Duration::from_secs(10),
+            zstd_level: 3,
+            backfill: Backfill::default(),
+            ingest_key: None,
+            max_ahead: Duration::from_secs(24 * 3600),
         }
     }
 }

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use farshore_series::PointError;
+use farshore_series::{EncodeError, PointError};
+use farshore_trust::sealed::SealError;
 
 use crate::stream::StreamName;
 
@@ -34,6 +35,12 @@ pub enum JournalError {
         #[source]
         source: Arc<io::Error>,
     },
+    /// Something could not be encrypted or decrypted, or a key not be had.
+    #[error("the journal could not seal or open")]
+    Seal(#[source] Arc<SealError>),
+    /// Points could not be put in columns.
+    #[error("a batch could not be encoded")]
+    Encode(#[source] Arc<EncodeError>),
     /// The journal is closing or closed.
     #[error("the journal is closed")]
     Closed,
@@ -65,6 +72,14 @@ pub enum JournalError {
 }
 
 impl JournalError {
+    pub(crate) fn seal(source: SealError) -> Self {
+        Self::Seal(Arc::new(source))
+    }
+
+    pub(crate) fn encode(source: EncodeError) -> Self {
+        Self::Encode(Arc::new(source))
+    }
+
     pub(crate) fn io(operation: &'static str, source: io::Error) -> Self {
         if is_full(&source) { Self::DiskFull } else { Self::Io { operation, source: Arc::new(source) } }
     }
@@ -74,7 +89,9 @@ impl JournalError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Busy => Some(Duration::from_secs(1)),
-            Self::Full { .. } | Self::DiskFull | Self::Io { .. } => Some(Duration::from_secs(30)),
+            Self::Full { .. } | Self::DiskFull | Self::Io { .. } | Self::Seal(_) | Self::Encode(_) => {
+                Some(Duration::from_secs(30))
+            }
             Self::Closed => Some(Duration::from_secs(5)),
             Self::InUse { .. } | Self::Point(_) | Self::TooManyStreams { .. } | Self::TooLarge { .. } => None,
         }

@@ -21,6 +21,10 @@ pub(crate) trait Files: Debug + Send + Sync {
     fn create(&self, name: &str) -> io::Result<Box<dyn AppendFile>>;
     /// All bytes of a file of at most `cap`.
     fn read(&self, name: &str, cap: u64) -> io::Result<Vec<u8>>;
+    /// Puts a file in the place of another, at once.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Removes a file; fine when there is none.
+    fn remove(&self, name: &str) -> io::Result<()>;
     /// Makes new names, renames and removals in a folder durable.
     fn sync_folder(&self, folder: &str) -> io::Result<()>;
 }
@@ -113,6 +117,17 @@ impl Files for RealFiles {
         let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
         file.read_exact_at(&mut bytes, 0)?;
         Ok(bytes)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path(from), self.path(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        match fs::remove_file(self.path(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     fn sync_folder(&self, folder: &str) -> io::Result<()> {

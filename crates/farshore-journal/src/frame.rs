@@ -1,19 +1,30 @@
-//! Frames of a segment: what one group commit adds to one stream.
+//! Segments and their frames: what one group commit adds to one stream.
 //!
 //! ```text
-//! frame  = header · payload
-//! header = "FSJF" · u32 length of payload · u64 index in the segment · u32 points · i64 earliest · i64 latest (Unix ns)
-//!          · u32 crc32c of payload · u32 crc32c of the header before it             (all little endian, 44 bytes)
+//! segment = head · frame*
+//! head    = "FSJS" · version 1, 0, 0, 0 · data key wrapped for the device (72) · nonce prefix (16) · u32 crc32c      (100 bytes)
+//! frame   = header · payload · trailer
+//! header  = "FSJF" · u32 length of payload · u64 index in the segment · u32 points · i64 earliest · i64 latest (Unix ns)
+//!           · u32 crc32c of payload · u32 crc32c of the header before it             (all little endian, 44 bytes)
+//! trailer = the header again, beginning with "FSJT"
+//! payload = rows forms, encrypted: XChaCha20-Poly1305, nonce = prefix · index, authenticated with the header's first 36 bytes
 //! ```
 //!
-//! The header stands on its own, so that points of a damaged payload can be counted, and the next frame found.
+//! A header stands on its own, and twice, so that points of a damaged frame can be counted, and the next frame found.
 
 use farshore_series::crc32c;
+use farshore_trust::sealed::{DEVICE_WRAP_BYTES, DataKey, DeviceKey, SealError};
+
+use crate::stats::LossReason;
 
 pub(crate) const HEADER_BYTES: usize = 44;
-const MAGIC: &[u8; 4] = b"FSJF";
+pub(crate) const HEAD_BYTES: usize = 8 + DEVICE_WRAP_BYTES + 16 + 4;
+const AUTHENTICATED_BYTES: usize = 36;
+const HEAD_MAGIC: &[u8; 8] = b"FSJS\x01\0\0\0";
+const HEADER: &[u8; 4] = b"FSJF";
+const TRAILER: &[u8; 4] = b"FSJT";
 /// Larger than any payload that is written.
-pub(crate) const MAX_PAYLOAD_BYTES: usize = 48 * 1024 * 1024;
+pub(crate) const MAX_PAYLOAD_BYTES: usize = 32 * 1024 * 1024;
 
 /// What a frame's header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,26 +53,87 @@ impl Span {
     }
 }
 
-pub(crate) fn header(index: u64, span: Span, payload: &[u8]) -> [u8; HEADER_BYTES] {
-    let mut bytes = [0; HEADER_BYTES];
-    let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
-    bytes[0..4].copy_from_slice(MAGIC);
+/// The head of a new segment.
+pub(crate) fn segment_head(wrapped: &[u8; DEVICE_WRAP_BYTES], nonce: &[u8; 16]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(HEAD_BYTES);
+    out.extend_from_slice(HEAD_MAGIC);
+    out.extend_from_slice(wrapped);
+    out.extend_from_slice(nonce);
+    let crc = crc32c(&out);
+    out.extend_from_slice(&crc.to_le_bytes());
+    out
+}
+
+fn read_head(content: &[u8]) -> Option<([u8; DEVICE_WRAP_BYTES], [u8; 16])> {
+    let head = content.get(..HEAD_BYTES)?;
+    let (rest, crc) = head.split_last_chunk::<4>()?;
+    if crc32c(rest) != u32::from_le_bytes(*crc) {
+        return None;
+    }
+    let rest = rest.strip_prefix(HEAD_MAGIC)?;
+    let (wrapped, nonce) = rest.split_first_chunk::<DEVICE_WRAP_BYTES>()?;
+    Some((*wrapped, *nonce.first_chunk()?))
+}
+
+/// The frames of a segment, whatever its head is like.
+pub(crate) fn after_head(content: &[u8]) -> &[u8] {
+    content.get(HEAD_BYTES..).unwrap_or_default()
+}
+
+fn nonce_of(prefix: &[u8; 16], index: u64) -> [u8; 24] {
+    let mut nonce = [0; 24];
+    nonce[..16].copy_from_slice(prefix);
+    nonce[16..].copy_from_slice(&index.to_le_bytes());
+    nonce
+}
+
+fn authenticated(index: u64, span: Span, length: u32) -> [u8; AUTHENTICATED_BYTES] {
+    let mut bytes = [0; AUTHENTICATED_BYTES];
+    bytes[0..4].copy_from_slice(HEADER);
     bytes[4..8].copy_from_slice(&length.to_le_bytes());
     bytes[8..16].copy_from_slice(&index.to_le_bytes());
     bytes[16..20].copy_from_slice(&span.points.to_le_bytes());
     bytes[20..28].copy_from_slice(&span.earliest_ns.to_le_bytes());
     bytes[28..36].copy_from_slice(&span.latest_ns.to_le_bytes());
-    bytes[36..40].copy_from_slice(&crc32c(payload).to_le_bytes());
-    let crc = crc32c(&bytes[..40]);
-    bytes[40..44].copy_from_slice(&crc.to_le_bytes());
     bytes
 }
 
-fn read_header(bytes: &[u8]) -> Option<FrameHeader> {
+/// A frame, ready to be appended.
+pub(crate) fn seal(
+    key: &DataKey,
+    prefix: &[u8; 16],
+    index: u64,
+    span: Span,
+    payload: &[u8],
+) -> Result<Vec<u8>, SealError> {
+    let length = u32::try_from(payload.len() + 16).map_err(|_| SealError::TooLarge)?;
+    let aad = authenticated(index, span, length);
+    let sealed = key.encrypt(&nonce_of(prefix, index), &aad, payload)?;
+    Ok(assemble(&aad, &sealed))
+}
+
+fn assemble(aad: &[u8; AUTHENTICATED_BYTES], sealed: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(sealed.len() + 2 * HEADER_BYTES);
+    let payload_crc = crc32c(sealed).to_le_bytes();
+    let mark = |out: &mut Vec<u8>, magic: &[u8; 4]| {
+        let start = out.len();
+        out.extend_from_slice(magic);
+        out.extend_from_slice(&aad[4..]);
+        out.extend_from_slice(&payload_crc);
+        let crc = crc32c(out.get(start..).unwrap_or_default());
+        out.extend_from_slice(&crc.to_le_bytes());
+    };
+    mark(&mut out, HEADER);
+    out.extend_from_slice(sealed);
+    mark(&mut out, TRAILER);
+    out
+}
+
+fn read_header(bytes: &[u8], magic: &[u8; 4]) -> Option<FrameHeader> {
     let bytes: &[u8; HEADER_BYTES] = bytes.first_chunk()?;
     let u32_at = |at: usize| bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes);
     let u64_at = |at: usize| bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes);
-    if bytes.get(..4)? != MAGIC || crc32c(bytes.get(..40)?) != u32_at(40)? {
+    if bytes.get(..4)? != magic || crc32c(bytes.get(..40)?) != u32_at(40)? {
         return None;
     }
     let header = FrameHeader {
@@ -74,7 +146,7 @@ fn read_header(bytes: &[u8]) -> Option<FrameHeader> {
         },
         payload_crc: u32_at(36)?,
     };
-    (header.length as usize <= MAX_PAYLOAD_BYTES).then_some(header)
+    (header.length as usize <= MAX_PAYLOAD_BYTES + 16).then_some(header)
 }
 
 /// What was found on the way through a segment.
@@ -82,48 +154,44 @@ fn read_header(bytes: &[u8]) -> Option<FrameHeader> {
 pub(crate) enum Found<'a> {
     /// A frame whose checksums hold.
     Frame(FrameHeader, &'a [u8]),
-    /// A frame whose header holds and whose payload doesn't.
+    /// A frame that is damaged, and counted by its header or trailer.
     Damaged(FrameHeader),
     /// Bytes between frames that are none.
     Gap,
-    /// The rest of the segment holds no frame: the end, or what a power cut left of the last write.
-    Tail {
-        /// Bytes of it.
-        bytes: usize,
-        /// The header of its first frame, where that holds.
-        header: Option<FrameHeader>,
-    },
+    /// The rest of the segment holds no whole frame: what a power cut left of the last write, or damage at the very end.
+    Tail(Option<FrameHeader>),
 }
 
 /// Goes through the frames of a segment, and past what is damaged.
 #[derive(Debug)]
 pub(crate) struct Frames<'a> {
     rest: &'a [u8],
-    done: bool,
 }
 
 impl<'a> Frames<'a> {
     pub(crate) fn new(bytes: &'a [u8]) -> Self {
-        Self { rest: bytes, done: false }
-    }
-
-    /// Where the next header that holds begins, `from` or later.
-    fn next_header(&self, from: usize) -> Option<usize> {
-        let mut at = from;
-        while let Some(found) =
-            self.rest.get(at..).and_then(|rest| rest.windows(MAGIC.len()).position(|window| window == MAGIC))
-        {
-            at += found;
-            if self.rest.get(at..).and_then(read_header).is_some() {
-                return Some(at);
-            }
-            at += 1;
-        }
-        None
+        Self { rest: bytes }
     }
 
     fn skip(&mut self, bytes: usize) {
         self.rest = self.rest.get(bytes..).unwrap_or_default();
+    }
+
+    /// Where the next header or trailer that holds begins, and which it is.
+    fn next_mark(&self) -> Option<(usize, Option<FrameHeader>)> {
+        let mut at = 1;
+        loop {
+            let rest = self.rest.get(at..)?;
+            at += rest.windows(4).position(|window| window == HEADER || window == TRAILER)?;
+            let here = self.rest.get(at..)?;
+            if read_header(here, HEADER).is_some() {
+                return Some((at, None));
+            }
+            if let Some(trailer) = read_header(here, TRAILER) {
+                return Some((at, Some(trailer)));
+            }
+            at += 1;
+        }
     }
 }
 
@@ -131,39 +199,92 @@ impl<'a> Iterator for Frames<'a> {
     type Item = Found<'a>;
 
     fn next(&mut self) -> Option<Found<'a>> {
-        if self.done || self.rest.is_empty() {
+        if self.rest.is_empty() {
             return None;
         }
-        let Some(header) = read_header(self.rest) else {
-            return Some(match self.next_header(1) {
-                Some(at) => {
+        let Some(header) = read_header(self.rest, HEADER) else {
+            return Some(match self.next_mark() {
+                Some((at, None)) => {
                     self.skip(at);
                     Found::Gap
                 }
+                Some((at, Some(trailer))) => {
+                    self.skip(at + HEADER_BYTES);
+                    Found::Damaged(trailer)
+                }
                 None => {
-                    self.done = true;
-                    Found::Tail { bytes: self.rest.len(), header: None }
+                    self.rest = &[];
+                    Found::Tail(None)
                 }
             });
         };
         let end = HEADER_BYTES + header.length as usize;
-        match self.rest.get(HEADER_BYTES..end) {
-            Some(payload) if crc32c(payload) == header.payload_crc => {
-                self.skip(end);
-                Some(Found::Frame(header, payload))
-            }
-            _ => match self.next_header(HEADER_BYTES) {
-                Some(at) => {
-                    self.skip(at);
-                    Some(Found::Damaged(header))
-                }
-                None => {
-                    self.done = true;
-                    Some(Found::Tail { bytes: self.rest.len(), header: Some(header) })
-                }
-            },
-        }
+        let Some(payload) = self.rest.get(HEADER_BYTES..end) else {
+            self.rest = &[];
+            return Some(Found::Tail(Some(header)));
+        };
+        let last = self.rest.len() <= end + HEADER_BYTES;
+        self.skip(end + HEADER_BYTES);
+        Some(if crc32c(payload) == header.payload_crc {
+            Found::Frame(header, payload)
+        } else if last {
+            Found::Tail(Some(header))
+        } else {
+            Found::Damaged(header)
+        })
     }
+}
+
+/// A segment, read.
+#[derive(Debug, Default)]
+pub(crate) struct Opened {
+    /// Rows of each frame, decrypted.
+    pub(crate) rows: Vec<Vec<u8>>,
+    /// What the frame of these rows says of itself.
+    pub(crate) spans: Vec<Span>,
+    /// What could not be read.
+    pub(crate) lost: Vec<(LossReason, Span)>,
+    /// Whether anything could not be read, known by number or not.
+    pub(crate) damaged: bool,
+}
+
+/// Reads a segment.
+///
+/// # Errors
+/// When the head is damaged or of another device: what the frames say they held.
+pub(crate) fn open(device: &DeviceKey, content: &[u8]) -> Result<Opened, Span> {
+    let key = read_head(content).and_then(|(wrapped, nonce)| Some((device.unwrap(&wrapped).ok()?, nonce)));
+    let mut opened = Opened::default();
+    let mut all = Span::EMPTY;
+    for found in Frames::new(after_head(content)) {
+        let (reason, span) = match found {
+            Found::Frame(header, payload) => {
+                all.add(header.span);
+                let aad = authenticated(header.index, header.span, header.length);
+                let rows = key.as_ref().and_then(|(key, prefix)| {
+                    key.decrypt(&nonce_of(prefix, header.index), &aad, payload).ok()
+                });
+                if let Some(rows) = rows {
+                    opened.rows.push(rows);
+                    opened.spans.push(header.span);
+                    continue;
+                }
+                (LossReason::Corrupt, header.span)
+            }
+            Found::Damaged(header) => (LossReason::Corrupt, header.span),
+            Found::Tail(Some(header)) => (LossReason::TornTail, header.span),
+            Found::Gap | Found::Tail(None) => {
+                opened.damaged = true;
+                continue;
+            }
+        };
+        if !matches!(found, Found::Frame(..)) {
+            all.add(span);
+        }
+        opened.damaged = true;
+        opened.lost.push((reason, span));
+    }
+    if key.is_some() { Ok(opened) } else { Err(all) }
 }
 
 #[cfg(test)]
@@ -175,8 +296,7 @@ mod tests {
         for index in 0..3u32 {
             let payload = vec![index as u8; 10 + index as usize];
             let span = Span { points: index + 1, earliest_ns: -5, latest_ns: 9 };
-            bytes.extend(header(u64::from(index), span, &payload));
-            bytes.extend(payload);
+            bytes.extend(assemble(&authenticated(u64::from(index), span, payload.len() as u32), &payload));
         }
         bytes
     }
@@ -187,26 +307,46 @@ mod tests {
                 Found::Frame(header, payload) => format!("{}:{} ", header.index, payload.len()),
                 Found::Damaged(header) => format!("{}! ", header.index),
                 Found::Gap => "gap ".into(),
-                Found::Tail { bytes, header } => format!("tail {bytes} {:?}", header.map(|h| h.span.points)),
+                Found::Tail(header) => format!("tail {:?}", header.map(|h| h.span.points)),
             })
             .collect()
     }
 
     #[test]
-    fn damage_costs_its_own_frame_only() {
+    fn damage_costs_its_own_frame_only_and_is_counted() {
         let good = segment();
+        let first = 10 + 2 * HEADER_BYTES;
         assert_eq!(show(&good), "0:10 1:11 2:12 ");
         let flipped = |at: usize| {
             let mut bytes = good.clone();
             bytes[at] ^= 0x10;
             show(&bytes)
         };
-        assert_eq!(flipped(50), "0! 1:11 2:12 ");
-        assert_eq!(flipped(0), "gap 1:11 2:12 ");
-        assert_eq!(flipped(54 + 20), "0:10 gap 2:12 ");
-        assert_eq!(flipped(good.len() - 1), "0:10 1:11 tail 56 Some(3)");
-        assert_eq!(show(&good[..good.len() - 3]), "0:10 1:11 tail 53 Some(3)");
-        assert_eq!(show(&good[..54 + 55 + 10]), "0:10 1:11 tail 10 None");
+        assert_eq!(flipped(50), "0! 1:11 2:12 ", "a payload");
+        assert_eq!(flipped(0), "0! 1:11 2:12 ", "a header");
+        assert_eq!(flipped(60), "0:10 1:11 2:12 ", "a trailer");
+        assert_eq!(flipped(first + 20), "0:10 1! 2:12 ", "a header between");
+        assert_eq!(flipped(good.len() - 50), "0:10 1:11 tail Some(3)", "the last payload");
+        assert_eq!(flipped(good.len() - 80), "0:10 1:11 2! ", "the last header");
+        assert_eq!(show(&good[..good.len() - 3]), "0:10 1:11 2:12 ", "a torn trailer");
+        assert_eq!(show(&good[..good.len() - 50]), "0:10 1:11 tail Some(3)", "a torn payload");
+        assert_eq!(show(&good[..first + 10]), "0:10 tail None", "a torn header");
         assert_eq!(show(&[]), "");
+    }
+
+    #[test]
+    fn a_segment_opens_on_its_device_only_and_says_what_it_held_elsewhere() {
+        let (key, device) = (DataKey::generate().unwrap(), DeviceKey::generate().unwrap());
+        let mut bytes = segment_head(&key.wrap_for_device(&device).unwrap(), &[7; 16]);
+        assert_eq!(bytes.len(), HEAD_BYTES);
+        let span = Span { points: 4, earliest_ns: 1, latest_ns: 2 };
+        bytes.extend(seal(&key, &[7; 16], 0, span, b"rows").unwrap());
+        let opened = open(&device, &bytes).unwrap();
+        assert_eq!((opened.rows, opened.damaged), (vec![b"rows".to_vec()], false));
+        assert_eq!(open(&DeviceKey::generate().unwrap(), &bytes).unwrap_err(), span);
+        // A frame moved to another place is no frame of this segment.
+        let mut moved = bytes.clone();
+        moved[80] ^= 1;
+        assert_eq!(open(&device, &moved).unwrap_err(), span);
     }
 }

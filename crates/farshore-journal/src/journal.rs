@@ -1,30 +1,32 @@
-//! The journal as producers see it: a handle, a queue, one thread that writes.
+//! The journal as producers and senders see it: a handle, a queue, one thread that writes and one that seals.
 
 use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use farshore_series::PointBatch;
+use farshore_trust::sealed::DeviceKey;
 use tokio::sync::oneshot;
 
 use crate::clock;
 use crate::config::{Config, Durability};
-use crate::core::{Core, Rows};
+use crate::core::{Core, Keys, Outgoing, PeerMark, Rows};
 use crate::error::JournalError;
 use crate::files::RealFiles;
 use crate::frame::{MAX_PAYLOAD_BYTES, Span};
 use crate::stats::Stats;
 use crate::stream::StreamName;
 
-/// A handle to an open journal; cheap to clone. When the last one goes, what waits is written and the thread ends.
+/// A handle to an open journal; cheap to clone. When the last one goes, what waits is written and the threads end.
 #[derive(Debug, Clone)]
 pub struct Journal {
     shared: Arc<Shared>,
-    _ends: Arc<EndsWriter>,
+    ends: Arc<EndsThreads>,
 }
 
 #[derive(Debug)]
@@ -34,6 +36,17 @@ struct Shared {
     core: Mutex<Core>,
     stats: Mutex<Arc<Stats>>,
     config: Config,
+    /// Whether the thread that seals has something to look at, or has to end.
+    sealer: Mutex<Sealer>,
+    wake_sealer: Condvar,
+    sealing: Mutex<()>,
+    future_times: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Sealer {
+    look: bool,
+    closing: bool,
 }
 
 #[derive(Debug, Default)]
@@ -100,28 +113,55 @@ impl Journal {
         let files = RealFiles::open(folder)
             .map_err(|error| JournalError::io("open its folder", error))?
             .ok_or_else(|| JournalError::InUse { path: folder.to_owned() })?;
-        let core = Core::open(Arc::new(files), config.clone())?;
+        let device = DeviceKey::open_or_create(&folder.join("device.key")).map_err(JournalError::seal)?;
+        let keys = Keys::new(device, config.ingest_key.as_ref()).map_err(JournalError::seal)?;
+        let core = Core::open(Arc::new(files), config.clone(), keys, clock::boot_id(), clock::now())?;
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
             wake: Condvar::new(),
             stats: Mutex::new(Arc::new(core.stats())),
             core: Mutex::new(core),
             config,
+            sealer: Mutex::default(),
+            wake_sealer: Condvar::new(),
+            sealing: Mutex::new(()),
+            future_times: AtomicU64::new(0),
         });
-        let for_writer = Arc::clone(&shared);
-        let writer = std::thread::Builder::new()
-            .name("journal".into())
-            .spawn(move || write_groups(&for_writer))
-            .map_err(|error| JournalError::io("start its thread", error))?;
-        let ends = EndsWriter { shared: Arc::clone(&shared), writer: Mutex::new(Some(writer)) };
-        Ok(Self { shared, _ends: Arc::new(ends) })
+        let mut ends = EndsThreads { shared: Arc::clone(&shared), threads: Mutex::default() };
+        for (name, work) in [("journal", write_groups as fn(&Shared)), ("journal-seal", seal_segments)] {
+            let shared = Arc::clone(&shared);
+            let thread = std::thread::Builder::new()
+                .name(name.into())
+                .spawn(move || work(&shared))
+                .map_err(|error| JournalError::io("start its threads", error))?;
+            ends.threads.get_mut().unwrap_or_else(PoisonError::into_inner).push(thread);
+        }
+        Ok(Self { shared, ends: Arc::new(ends) })
     }
 
     /// Hands points over. What the future says is final: after an error nothing of the batch may be counted on.
     pub fn append(&self, stream: &StreamName, points: &PointBatch) -> Append {
-        let Some((earliest_ns, latest_ns)) = points.span_ns() else {
+        let Some((earliest_ns, mut latest_ns)) = points.span_ns() else {
             return Append::ready(Ok(Receipt { sequence: 0, points: 0 }));
         };
+        let mut guarded = None;
+        let now = clock::now().wall_ns;
+        let ahead = i64::try_from(self.shared.config.max_ahead.as_nanos()).unwrap_or(i64::MAX);
+        // A clock that stands before this program was written knows nothing of the future.
+        if latest_ns > now.saturating_add(ahead) && now > clock::PLAUSIBLE_NS {
+            let mut batch = points.clone();
+            let mut changed = 0;
+            batch.change_times(|at| {
+                let early = at > now.saturating_add(ahead);
+                changed += u64::from(early);
+                if early { now } else { at }
+            });
+            self.shared.future_times.fetch_add(changed, Ordering::Relaxed);
+            latest_ns = batch.span_ns().map_or(now, |(_, latest)| latest);
+            guarded = Some(batch);
+        }
+        let points = guarded.as_ref().unwrap_or(points);
+        let earliest_ns = earliest_ns.min(latest_ns);
         let count = u32::try_from(points.len()).unwrap_or(u32::MAX);
         let mut bytes = Vec::new();
         points.write_rows(&mut bytes);
@@ -139,9 +179,75 @@ impl Journal {
         Arc::clone(&lock(&self.shared.stats))
     }
 
-    /// Writes what waits and ends the thread; appends that come later get [`JournalError::Closed`].
+    /// Writes what waits and ends the threads; appends that come later get [`JournalError::Closed`].
     pub fn close(&self) {
-        self._ends.end();
+        self.ends.end();
+    }
+
+    /// Seals everything that is there, whatever its age: before a transfer by hand, or to send all at once.
+    ///
+    /// # Errors
+    /// [`JournalError`]; what could not be sealed stays where it is.
+    pub fn seal_all(&self) -> Result<(), JournalError> {
+        lock(&self.shared.core).close_segments();
+        let result = self.shared.seal_waiting();
+        self.shared.publish();
+        result
+    }
+
+    /// The next batch of at most `budget` bytes: alerts first, the other classes by their shares. It counts as on its way until it
+    /// is acknowledged, refused or released. `None`: nothing (that fits) waits. Reads from disk: from a runtime, call it where
+    /// blocking is allowed.
+    ///
+    /// # Errors
+    /// [`JournalError`] when the disk fails. A damaged batch is set aside and said, and the next one is taken.
+    pub fn next_batch(&self, budget: u64) -> Result<Option<Outgoing>, JournalError> {
+        let next = lock(&self.shared.core).next_batch(clock::now(), budget);
+        if !matches!(&next, Ok(Some(_))) {
+            // Nothing is ready: perhaps something is old enough now.
+            self.shared.wake_sealer();
+        }
+        next
+    }
+
+    /// The other side has stored the batch: it goes. Twice is as good as once.
+    ///
+    /// # Errors
+    /// [`JournalError`] when it cannot be removed; it is then sent again, which does no harm.
+    pub fn acknowledge(&self, stream: &StreamName, sequence: u64) -> Result<(), JournalError> {
+        let result = lock(&self.shared.core).acknowledge(clock::now(), stream, sequence);
+        self.shared.publish();
+        result
+    }
+
+    /// The other side will never take the batch: it is set aside, said as a loss, and the stream goes on.
+    ///
+    /// # Errors
+    /// [`JournalError`] when the loss cannot be written down; the batch then stays.
+    pub fn refuse(&self, stream: &StreamName, sequence: u64) -> Result<(), JournalError> {
+        let result = lock(&self.shared.core).refuse(clock::now(), stream, sequence);
+        self.shared.publish();
+        result
+    }
+
+    /// The batch did not arrive, or nobody knows: it may go again.
+    pub fn release(&self, stream: &StreamName, sequence: u64) {
+        lock(&self.shared.core).release(stream, sequence);
+    }
+
+    /// The link is gone: all batches that were on their way may go again.
+    pub fn release_all(&self) {
+        lock(&self.shared.core).release_all();
+    }
+
+    /// After a reconnect: what the other side has of a stream, in this epoch: everything below `floor`, and `seen` above it.
+    ///
+    /// # Errors
+    /// [`JournalError`] when the disk fails.
+    pub fn peer_mark(&self, stream: &StreamName, floor: u64, seen: &[u64]) -> Result<PeerMark, JournalError> {
+        let result = lock(&self.shared.core).peer_mark(clock::now(), stream, floor, seen);
+        self.shared.publish();
+        result
     }
 }
 
@@ -200,11 +306,8 @@ fn write_groups(shared: &Shared) {
     while let Some(group) = shared.next_group() {
         let (rows, senders): (Vec<Rows>, Vec<_>) =
             group.into_iter().map(|entry| (entry.rows, entry.done)).unzip();
-        let (answers, stats) = {
-            let mut core = lock(&shared.core);
-            (core.commit(clock::now(), &rows), core.stats())
-        };
-        *lock(&shared.stats) = Arc::new(stats);
+        let answers = lock(&shared.core).commit(clock::now(), &rows);
+        shared.publish();
         for ((answer, done), rows) in answers.into_iter().zip(senders).zip(&rows) {
             // A producer that no longer waits is no fault.
             let _ = done.send(answer.map(|sequence| Receipt { sequence, points: rows.span.points }));
@@ -212,25 +315,74 @@ fn write_groups(shared: &Shared) {
     }
 }
 
-#[derive(Debug)]
-struct EndsWriter {
-    shared: Arc<Shared>,
-    writer: Mutex<Option<JoinHandle<()>>>,
+fn seal_segments(shared: &Shared) {
+    loop {
+        let mut sealer = lock(&shared.sealer);
+        if !sealer.look && !sealer.closing {
+            (sealer, _) = shared
+                .wake_sealer
+                .wait_timeout(sealer, Duration::from_secs(1))
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        if sealer.closing {
+            return;
+        }
+        sealer.look = false;
+        drop(sealer);
+        lock(&shared.core).maintain(clock::now());
+        if let Err(error) = shared.seal_waiting() {
+            // Nothing is lost: the segment stays and is tried again.
+            tracing::warn!(%error, "a segment could not be sealed");
+        }
+        shared.publish();
+    }
 }
 
-impl EndsWriter {
+impl Shared {
+    /// Seals the closed segments, one after another; the work is done without the lock.
+    fn seal_waiting(&self) -> Result<(), JournalError> {
+        // Two at once would write the same file.
+        let _one = lock(&self.sealing);
+        loop {
+            let Some(job) = lock(&self.core).seal_job() else { return Ok(()) };
+            let made = job.run(clock::now())?;
+            lock(&self.core).finish_seal(clock::now(), &job, made)?;
+        }
+    }
+
+    fn wake_sealer(&self) {
+        lock(&self.sealer).look = true;
+        self.wake_sealer.notify_one();
+    }
+
+    fn publish(&self) {
+        let mut stats = lock(&self.core).stats();
+        stats.future_times = self.future_times.load(Ordering::Relaxed);
+        *lock(&self.stats) = Arc::new(stats);
+    }
+}
+
+#[derive(Debug)]
+struct EndsThreads {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl EndsThreads {
     fn end(&self) {
         lock(&self.shared.queue).closing = true;
         self.shared.wake.notify_all();
-        if let Some(writer) = lock(&self.writer).take()
-            && writer.join().is_err()
-        {
-            tracing::error!("the journal's thread ended with a panic");
+        lock(&self.shared.sealer).closing = true;
+        self.shared.wake_sealer.notify_all();
+        for thread in lock(&self.threads).drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the journal ended with a panic");
+            }
         }
     }
 }
 
-impl Drop for EndsWriter {
+impl Drop for EndsThreads {
     fn drop(&mut self) {
         self.end();
     }
@@ -272,6 +424,49 @@ mod tests {
         let journal = Journal::open(folder.path(), Config::default()).unwrap();
         assert_eq!(journal.stats().pending_points(), 1000);
         assert_eq!(journal.append(&stream, &batch(1)).wait().unwrap().sequence, 2);
+    }
+
+    #[test]
+    fn points_travel_as_batches_that_device_and_tenant_can_open() {
+        use farshore_trust::sealed::{Batch, IngestKey};
+        let folder = tempfile::tempdir().unwrap();
+        let ingest = IngestKey::generate().unwrap();
+        let config = Config { ingest_key: Some(ingest.public()), ..Config::default() };
+        let journal = Journal::open(folder.path(), config).unwrap();
+        let (data, alarms): (StreamName, StreamName) = ("data/a".parse().unwrap(), "events".parse().unwrap());
+        journal.append(&data, &batch(1000)).wait().unwrap();
+        journal.append(&alarms, &batch(5)).wait().unwrap();
+        assert_eq!(journal.next_batch(u64::MAX).unwrap(), None);
+        journal.seal_all().unwrap();
+        let mut arrived = 0;
+        while let Some(outgoing) = journal.next_batch(u64::MAX).unwrap() {
+            let contents = Batch::read(&outgoing.bytes).unwrap().open(&ingest).unwrap();
+            let columns = farshore_series::decode_columns(&contents).unwrap();
+            assert_eq!(columns.len(), outgoing.points as usize);
+            arrived += columns.len();
+            journal.acknowledge(&outgoing.stream, outgoing.sequence).unwrap();
+            journal.acknowledge(&outgoing.stream, outgoing.sequence).unwrap();
+        }
+        assert_eq!(arrived, 1005);
+        assert_eq!(journal.stats().pending_points(), 0);
+        let epoch = journal.stats().epoch;
+        drop(journal);
+        // The numbers go on where they were, though nothing is left.
+        let journal = Journal::open(folder.path(), Config::default()).unwrap();
+        assert_eq!(journal.stats().epoch, epoch);
+        assert!(journal.append(&data, &batch(1)).wait().unwrap().sequence > 1);
+    }
+
+    #[test]
+    fn a_time_far_ahead_becomes_the_clocks_and_is_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::open(folder.path(), Config::default()).unwrap();
+        let mut points = batch(3);
+        let series = points.series("t", "v", []).unwrap();
+        points.push(series, i64::MAX, Value::Integer(9)).unwrap();
+        journal.append(&"data/a".parse().unwrap(), &points).wait().unwrap();
+        journal.seal_all().unwrap();
+        assert_eq!(journal.stats().future_times, 1);
     }
 
     #[test]

@@ -25,10 +25,13 @@ mod error;
 mod files;
 mod frame;
 mod journal;
+#[cfg(test)]
+mod model;
 mod stats;
 mod stream;
 
-pub use config::{Bounds, Class, Config, Durability, Overflow, StreamConfig};
+pub use crate::core::{Outgoing, PeerMark};
+pub use config::{Backfill, Bounds, Class, Config, Durability, Overflow, StreamConfig};
 pub use error::JournalError;
 pub use farshore_series::{
     KeyError, Kind, Point, PointBatch, PointError, Sample, SeriesId, SeriesKey, Value,

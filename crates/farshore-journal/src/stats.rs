@@ -19,6 +19,10 @@ pub enum LossReason {
     Expired = 3,
     /// The medium gave other bytes than were written.
     Corrupt = 4,
+    /// A segment ended within a write, as after a power cut; those points may never have been acknowledged.
+    TornTail = 5,
+    /// The control plane will never take the batch.
+    Refused = 6,
 }
 
 impl LossReason {
@@ -31,7 +35,28 @@ impl LossReason {
             Self::Thinned => "thinned",
             Self::Expired => "expired",
             Self::Corrupt => "corrupt",
+            Self::TornTail => "torn-tail",
+            Self::Refused => "refused",
         }
+    }
+
+    pub(crate) fn of(name: &str) -> Option<Self> {
+        [
+            Self::DropOldest,
+            Self::DropNewest,
+            Self::Thinned,
+            Self::Expired,
+            Self::Corrupt,
+            Self::TornTail,
+            Self::Refused,
+        ]
+        .into_iter()
+        .find(|reason| reason.as_str() == name)
+    }
+
+    /// Whether a whole batch or segment goes for this reason.
+    pub(crate) fn whole_unit(self) -> bool {
+        matches!(self, Self::DropOldest | Self::Expired)
     }
 }
 
@@ -65,6 +90,10 @@ pub struct Stats {
     pub bytes: u64,
     /// Syncs since it was opened.
     pub syncs: u64,
+    /// Points whose time was too far ahead and was set to the clock's, since it was opened.
+    pub future_times: u64,
+    /// The journal's life: another after a new image.
+    pub epoch: u64,
 }
 
 impl Stats {

@@ -24,6 +24,7 @@ pub mod master;
 pub mod online;
 pub mod provider;
 mod random;
+pub mod sealed;
 pub mod tls;
 pub mod token;
 

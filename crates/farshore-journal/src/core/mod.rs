@@ -1,0 +1,385 @@
+//! The journal without threads: streams, their segments and batches, and what a group commit does to them.
+//!
+//! A stream is a folder. `SEQUENCE.open` is a segment: frames, appended. `SEQUENCE-POINTS-EARLIEST-LATEST-FORM.batch` is what
+//! became of it when it was sealed; the name carries what an index would hold, so that opening a backlog of any size reads
+//! folders, not files. A batch and its segment have the same number, so a crash between the two leaves no doubt: where both
+//! are there, the segment goes. A number is never used twice: before the highest file of a stream goes, a higher one is there.
+
+mod bounds;
+mod losses;
+mod recover;
+mod seal;
+mod send;
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use farshore_trust::sealed::{
+    DEVICE_WRAP_BYTES, DataKey, DeviceKey, INGEST_WRAP_BYTES, IngestPublicKey, SealError,
+};
+
+pub(crate) use self::losses::Loss;
+pub use self::send::{Outgoing, PeerMark};
+use crate::clock::Now;
+use crate::config::{Class, Config, Durability, Overflow, StreamConfig};
+use crate::error::JournalError;
+use crate::files::{AppendFile, Files};
+use crate::frame::{self, MAX_PAYLOAD_BYTES, Span};
+use crate::stats::{LossReason, Stats, StreamStats};
+use crate::stream::StreamName;
+
+const MAX_FILE_BYTES: u64 = 256 * 1024 * 1024;
+/// The stream that says what was lost.
+pub(crate) const LOSSES: &str = "journal/losses";
+const QUARANTINE: &str = "quarantine";
+
+/// One append, encoded by its producer.
+#[derive(Debug)]
+pub(crate) struct Rows {
+    pub(crate) stream: StreamName,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) span: Span,
+}
+
+/// What encrypts, and for whom.
+#[derive(Debug)]
+pub(crate) struct Keys {
+    device: DeviceKey,
+    data: DataKey,
+    for_device: [u8; DEVICE_WRAP_BYTES],
+    for_ingest: Option<([u8; 8], [u8; INGEST_WRAP_BYTES])>,
+}
+
+impl Keys {
+    pub(crate) fn new(device: DeviceKey, ingest: Option<&IngestPublicKey>) -> Result<Self, SealError> {
+        let data = DataKey::generate()?;
+        let for_device = data.wrap_for_device(&device)?;
+        let for_ingest = ingest
+            .map(|ingest| Ok::<_, SealError>((ingest.id(), data.wrap_for_ingest(ingest)?)))
+            .transpose()?;
+        Ok(Self { device, data, for_device, for_ingest })
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Core {
+    files: Arc<dyn Files>,
+    config: Config,
+    keys: Arc<Keys>,
+    epoch: u64,
+    boot: [u8; 16],
+    streams: BTreeMap<StreamName, Stream>,
+    losses: StreamName,
+    /// Losses that are on record and whose files a crash may have left behind.
+    reported: HashSet<(StreamName, u64, LossReason)>,
+    syncs: u64,
+    turns: send::Turns,
+    /// Wall minus monotonic clock, and since when (monotonic) it has not moved.
+    clock: Option<(i64, i64)>,
+    last_asked: Option<i64>,
+}
+
+#[derive(Debug)]
+struct Stream {
+    config: StreamConfig,
+    folder: String,
+    open: Option<OpenSegment>,
+    /// Segments that take no more.
+    closed: BTreeMap<u64, Kept>,
+    sealed: BTreeMap<u64, Sealed>,
+    /// An empty segment that only keeps its number from being used again.
+    marker: Option<u64>,
+    next_sequence: u64,
+    appended: u64,
+    lost: BTreeMap<LossReason, u64>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Kept {
+    bytes: u64,
+    span: Span,
+}
+
+#[derive(Debug, Clone)]
+struct Sealed {
+    name: String,
+    kept: Kept,
+    thinned: bool,
+    in_flight: bool,
+}
+
+#[derive(Debug)]
+struct OpenSegment {
+    sequence: u64,
+    file: Box<dyn AppendFile>,
+    written: u64,
+    frames: u64,
+    nonce: [u8; 16],
+    span: Span,
+    opened_at: Now,
+}
+
+fn segment_name(folder: &str, sequence: u64) -> String {
+    format!("{folder}/{sequence:016x}.open")
+}
+
+impl Core {
+    fn new_stream(config: &Config, losses: &StreamName, name: &StreamName) -> Stream {
+        let config = if name == losses {
+            StreamConfig { durability: Durability::Strict, ..StreamConfig::of(Class::Alert) }
+        } else {
+            config.stream(name).clone()
+        };
+        Stream {
+            config,
+            folder: format!("streams/{}", name.folder()),
+            open: None,
+            closed: BTreeMap::new(),
+            sealed: BTreeMap::new(),
+            marker: None,
+            next_sequence: 1,
+            appended: 0,
+            lost: BTreeMap::new(),
+        }
+    }
+
+    /// Writes a group and makes it durable where its streams ask for that. One answer for each entry.
+    pub(crate) fn commit(&mut self, now: Now, group: &[Rows]) -> Vec<Result<u64, JournalError>> {
+        let mut answers: Vec<Result<u64, JournalError>> =
+            group.iter().map(|_| Err(JournalError::Closed)).collect();
+        let mut by_stream: BTreeMap<&StreamName, Vec<usize>> = BTreeMap::new();
+        for (index, rows) in group.iter().enumerate() {
+            by_stream.entry(&rows.stream).or_default().push(index);
+        }
+        for (name, entries) in by_stream {
+            let mut rest = entries.as_slice();
+            while !rest.is_empty() {
+                // As many as make one frame of about a segment's size.
+                let mut bytes = 0;
+                let most =
+                    usize::try_from(self.config.segment_bytes).unwrap_or(usize::MAX).min(MAX_PAYLOAD_BYTES);
+                let count = rest
+                    .iter()
+                    .take_while(|index| {
+                        bytes += group.get(**index).map_or(0, |rows| rows.bytes.len());
+                        bytes <= most
+                    })
+                    .count()
+                    .max(1);
+                let (taken, later) = rest.split_at(count);
+                rest = later;
+                let frame: Vec<&Rows> = taken.iter().filter_map(|index| group.get(*index)).collect();
+                let answer = self.append(now, name, &frame);
+                for index in taken {
+                    if let Some(slot) = answers.get_mut(*index) {
+                        *slot = answer.clone();
+                    }
+                }
+            }
+        }
+        answers
+    }
+
+    fn append(&mut self, now: Now, name: &StreamName, entries: &[&Rows]) -> Result<u64, JournalError> {
+        self.ensure_stream(name)?;
+        let mut payload = Vec::with_capacity(entries.iter().map(|rows| rows.bytes.len()).sum());
+        let mut span = Span::EMPTY;
+        for rows in entries {
+            payload.extend_from_slice(&rows.bytes);
+            span.add(rows.span);
+        }
+        if payload.len() > MAX_PAYLOAD_BYTES {
+            return Err(JournalError::TooLarge { bytes: payload.len(), max: MAX_PAYLOAD_BYTES });
+        }
+        if !self.make_room(now, name, payload.len() as u64, u64::from(span.points))? {
+            // Taken and thrown away, as the stream is set; never without saying so.
+            let sequence = self.streams.get(name).map_or(0, |stream| stream.next_sequence);
+            let loss = Loss { stream: name.clone(), sequence, reason: LossReason::DropNewest, span };
+            self.report(now, &[loss])?;
+            return Ok(0);
+        }
+        self.append_frame(now, name, span, &payload)
+    }
+
+    fn ensure_stream(&mut self, name: &StreamName) -> Result<(), JournalError> {
+        if self.streams.contains_key(name) {
+            return Ok(());
+        }
+        if self.streams.len() >= self.config.max_streams && *name != self.losses {
+            return Err(JournalError::TooManyStreams { stream: name.clone(), max: self.config.max_streams });
+        }
+        let stream = Self::new_stream(&self.config, &self.losses, name);
+        let io = |e| JournalError::io("make a stream's folder", e);
+        self.files.make_folder(&stream.folder).map_err(io)?;
+        self.files.sync_folder("streams").map_err(io)?;
+        self.streams.insert(name.clone(), stream);
+        Ok(())
+    }
+
+    fn append_frame(
+        &mut self,
+        now: Now,
+        name: &StreamName,
+        span: Span,
+        payload: &[u8],
+    ) -> Result<u64, JournalError> {
+        let age = self.closing_age(now);
+        let Some(stream) = self.streams.get_mut(name) else { return Err(JournalError::Closed) };
+        stream.close_if_done(&self.config, now, age);
+        let mut open = match stream.open.take() {
+            Some(open) => open,
+            None => stream.begin(&*self.files, &self.keys, now)?,
+        };
+        let bytes = frame::seal(&self.keys.data, &open.nonce, open.frames, span, payload)
+            .map_err(JournalError::seal)?;
+        if let Err(error) = open.file.append(&bytes) {
+            let error = JournalError::io("write a segment", error);
+            // What was there stays; what was half written goes, now or when the segment is read.
+            match open.file.truncate(open.written) {
+                Ok(()) => stream.open = Some(open),
+                Err(_) => stream.close(open),
+            }
+            return Err(error);
+        }
+        if stream.config.durability.is_durable() {
+            self.syncs += 1;
+            if let Err(error) = open.file.sync() {
+                // The kernel may have thrown the pages away and forgotten it: this file takes no more.
+                let _ = open.file.truncate(open.written);
+                stream.close(open);
+                return Err(JournalError::io("make a segment durable", error));
+            }
+        }
+        open.written += bytes.len() as u64;
+        open.frames += 1;
+        open.span.add(span);
+        stream.appended += u64::from(span.points);
+        let sequence = open.sequence;
+        stream.open = Some(open);
+        Ok(sequence)
+    }
+
+    /// A segment is sealed by age sooner while somebody fetches batches: offline, larger ones compress better.
+    fn closing_age(&self, now: Now) -> i64 {
+        let online = self.last_asked.is_some_and(|asked| now.mono_ns.saturating_sub(asked) < 60_000_000_000);
+        let age = i64::try_from(self.config.segment_age.as_nanos()).unwrap_or(i64::MAX);
+        if online { age } else { age.saturating_mul(30) }
+    }
+
+    /// Closes segments that are old, and lets go what is older than its stream keeps. To be called every second or so.
+    pub(crate) fn maintain(&mut self, now: Now) {
+        let age = self.closing_age(now);
+        for stream in self.streams.values_mut() {
+            stream.close_if_done(&self.config, now, age);
+        }
+        self.expire(now);
+    }
+
+    /// Closes all segments, whatever their age: before a transfer, or at the end.
+    pub(crate) fn close_segments(&mut self) {
+        for stream in self.streams.values_mut() {
+            if let Some(open) = stream.open.take() {
+                if open.span.points > 0 { stream.close(open) } else { stream.open = Some(open) }
+            }
+        }
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let streams: BTreeMap<_, _> =
+            self.streams.iter().map(|(name, stream)| (name.clone(), stream.stats())).collect();
+        let bytes = streams.values().map(|stream| stream.pending_bytes).sum();
+        Stats { streams, bytes, syncs: self.syncs, future_times: 0, epoch: self.epoch }
+    }
+}
+
+impl Stream {
+    fn begin(&mut self, files: &dyn Files, keys: &Keys, now: Now) -> Result<OpenSegment, JournalError> {
+        let sequence = self.next_sequence;
+        let io = |e| JournalError::io("begin a segment", e);
+        let name = segment_name(&self.folder, sequence);
+        // A failed attempt may have left one.
+        files.remove(&name).map_err(io)?;
+        let mut file = files.create(&name).map_err(io)?;
+        let nonce = farshore_trust::sealed::random_bytes().map_err(JournalError::seal)?;
+        let head = frame::segment_head(&keys.for_device, &nonce);
+        file.append(&head).map_err(io)?;
+        file.sync().map_err(io)?;
+        files.sync_folder(&self.folder).map_err(io)?;
+        self.next_sequence += 1;
+        if let Some(marker) = self.marker.take() {
+            files.remove(&segment_name(&self.folder, marker)).map_err(io)?;
+        }
+        let written = head.len() as u64;
+        Ok(OpenSegment { sequence, file, written, frames: 0, nonce, span: Span::EMPTY, opened_at: now })
+    }
+
+    fn close_if_done(&mut self, config: &Config, now: Now, age: i64) {
+        if let Some(open) = self.open.take() {
+            let old = now.mono_ns.saturating_sub(open.opened_at.mono_ns) >= age;
+            if open.span.points > 0 && (open.written >= config.segment_bytes || old) {
+                self.close(open);
+            } else {
+                self.open = Some(open);
+            }
+        }
+    }
+
+    fn close(&mut self, open: OpenSegment) {
+        self.closed.insert(open.sequence, Kept { bytes: open.written, span: open.span });
+    }
+
+    /// Makes sure that the highest number stays on disk when everything below goes.
+    fn keep_number(
+        &mut self,
+        files: &dyn Files,
+        keys: &Keys,
+        now: Now,
+        going: u64,
+    ) -> Result<(), JournalError> {
+        if self.open.is_none() && going + 1 == self.next_sequence {
+            let open = self.begin(files, keys, now)?;
+            self.open = Some(open);
+        }
+        Ok(())
+    }
+
+    fn bytes(&self) -> u64 {
+        self.kept().map(|kept| kept.bytes).sum()
+    }
+
+    fn points(&self) -> u64 {
+        self.kept().map(|kept| u64::from(kept.span.points)).sum()
+    }
+
+    fn kept(&self) -> impl Iterator<Item = Kept> + '_ {
+        let open = self.open.as_ref().filter(|open| open.span.points > 0);
+        self.sealed
+            .values()
+            .map(|sealed| sealed.kept)
+            .chain(self.closed.values().copied())
+            .chain(open.map(|open| Kept { bytes: open.written, span: open.span }))
+    }
+
+    fn stats(&self) -> StreamStats {
+        let mut stats = StreamStats {
+            class: self.config.class,
+            appended: self.appended,
+            pending_points: 0,
+            pending_bytes: 0,
+            pending_batches: 0,
+            oldest_ns: None,
+            next_sequence: self.next_sequence,
+            lost: self.lost.clone(),
+        };
+        for kept in self.kept() {
+            stats.pending_points += u64::from(kept.span.points);
+            stats.pending_bytes += kept.bytes;
+            stats.pending_batches += 1;
+            if kept.span.points > 0 {
+                let earliest = kept.span.earliest_ns;
+                stats.oldest_ns = Some(stats.oldest_ns.map_or(earliest, |oldest| oldest.min(earliest)));
+            }
+        }
+        stats
+    }
+}

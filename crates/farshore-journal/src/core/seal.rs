@@ -1,0 +1,202 @@
+//! From a segment to a batch.
+
+use std::sync::Arc;
+
+use farshore_series::{Columns, PointBatch, encode_columns};
+use farshore_trust::sealed::{BatchHeader, seal};
+
+use super::recover::BatchName;
+use super::{Core, Kept, Keys, Loss, QUARANTINE, Sealed, segment_name};
+use crate::clock::Now;
+use crate::error::JournalError;
+use crate::files::Files;
+use crate::frame::{self, Span};
+use crate::stats::LossReason;
+use crate::stream::StreamName;
+
+/// A segment to be sealed; the work needs no lock.
+#[derive(Debug)]
+pub(crate) struct SealJob {
+    stream: StreamName,
+    folder: String,
+    sequence: u64,
+    class: u8,
+    files: Arc<dyn Files>,
+    keys: Arc<Keys>,
+    epoch: u64,
+    boot: [u8; 16],
+    level: i32,
+}
+
+/// What became of it: a batch under a passing name, unless nothing could be read; and what could not.
+#[derive(Debug)]
+pub(crate) struct SealedSegment {
+    batch: Option<(u64, Span)>,
+    lost: Vec<(LossReason, Span)>,
+    damaged: bool,
+}
+
+impl SealJob {
+    fn passing_name(&self) -> String {
+        format!("{}/{:016x}.new", self.folder, self.sequence)
+    }
+
+    /// Reads the segment, puts it in columns, seals and writes it.
+    pub(crate) fn run(&self, now: Now) -> Result<SealedSegment, JournalError> {
+        let io = |e| JournalError::io("seal a segment", e);
+        let content =
+            self.files.read(&segment_name(&self.folder, self.sequence), super::MAX_FILE_BYTES).map_err(io)?;
+        let opened = match frame::open(&self.keys.device, &content) {
+            Ok(opened) => opened,
+            // The head is gone: the frames' own heads say what was there.
+            Err(lost) => {
+                return Ok(SealedSegment {
+                    batch: None,
+                    lost: vec![(LossReason::Corrupt, lost)],
+                    damaged: true,
+                });
+            }
+        };
+        let mut points = PointBatch::new();
+        let mut lost = opened.lost;
+        let mut damaged = opened.damaged;
+        for (rows, span) in opened.rows.iter().zip(&opened.spans) {
+            let mut one = PointBatch::new();
+            match one.read_rows(rows).map_err(|_| ()).and_then(|()| points.extend(&one).map_err(|_| ())) {
+                Ok(()) => {}
+                // Whole by its checksum and not to be read: written by a fault of ours. Set aside, said, and on.
+                Err(()) => {
+                    lost.push((LossReason::Corrupt, *span));
+                    damaged = true;
+                }
+            }
+        }
+        let Some((earliest_ns, latest_ns)) = points.span_ns() else {
+            return Ok(SealedSegment { batch: None, lost, damaged });
+        };
+        let span = Span { points: u32::try_from(points.len()).unwrap_or(u32::MAX), earliest_ns, latest_ns };
+        let contents = encode_columns(&Columns::of(&points), self.level).map_err(JournalError::encode)?;
+        let bytes = self.write(now, &contents, span, false)?;
+        Ok(SealedSegment { batch: Some((bytes, span)), lost, damaged })
+    }
+
+    /// Writes a batch under its passing name; durable, but not yet there.
+    pub(super) fn write(
+        &self,
+        now: Now,
+        contents: &[u8],
+        span: Span,
+        thinned: bool,
+    ) -> Result<u64, JournalError> {
+        let header = BatchHeader {
+            class: self.class,
+            thinned,
+            epoch: self.epoch,
+            sequence: self.sequence,
+            points: span.points,
+            earliest_ns: span.earliest_ns,
+            latest_ns: span.latest_ns,
+            boot: self.boot,
+            sealed_wall_ns: now.wall_ns,
+            sealed_mono_ns: now.mono_ns,
+            stream: self.stream.as_str().to_owned(),
+            for_device: self.keys.for_device,
+            for_ingest: self.keys.for_ingest,
+        };
+        let bytes = seal(&header, &self.keys.data, contents).map_err(JournalError::seal)?;
+        let io = |e| JournalError::io("write a batch", e);
+        let name = self.passing_name();
+        self.files.remove(&name).map_err(io)?;
+        let mut file = self.files.create(&name).map_err(io)?;
+        if let Err(error) = file.append(&bytes).and_then(|()| file.sync()) {
+            // Space is what may be missing.
+            let _ = self.files.remove(&name);
+            return Err(io(error));
+        }
+        Ok(bytes.len() as u64)
+    }
+}
+
+impl Core {
+    /// The next segment to seal: most urgent class first, oldest first.
+    pub(crate) fn seal_job(&self) -> Option<SealJob> {
+        self.streams
+            .iter()
+            .filter_map(|(name, stream)| Some((stream.config.class, *stream.closed.keys().next()?, name)))
+            .min()
+            .and_then(|(_, sequence, name)| self.job(name, sequence))
+    }
+
+    pub(super) fn job(&self, name: &StreamName, sequence: u64) -> Option<SealJob> {
+        let stream = self.streams.get(name)?;
+        Some(SealJob {
+            stream: name.clone(),
+            folder: stream.folder.clone(),
+            sequence,
+            class: stream.config.class as u8,
+            files: Arc::clone(&self.files),
+            keys: Arc::clone(&self.keys),
+            epoch: self.epoch,
+            boot: self.boot,
+            level: self.config.zstd_level,
+        })
+    }
+
+    /// Puts what a job made in the segment's place.
+    pub(crate) fn finish_seal(
+        &mut self,
+        now: Now,
+        job: &SealJob,
+        made: SealedSegment,
+    ) -> Result<(), JournalError> {
+        let io = |e| JournalError::io("put a batch in its place", e);
+        let there =
+            self.streams.get(&job.stream).is_some_and(|stream| stream.closed.contains_key(&job.sequence));
+        if !there {
+            // Dropped in the meantime.
+            return self.files.remove(&job.passing_name()).map_err(io);
+        }
+        let losses: Vec<Loss> = made
+            .lost
+            .iter()
+            .map(|(reason, span)| Loss {
+                stream: job.stream.clone(),
+                sequence: job.sequence,
+                reason: *reason,
+                span: *span,
+            })
+            .collect();
+        self.report(now, &merge(losses))?;
+        let Some(stream) = self.streams.get_mut(&job.stream) else { return Ok(()) };
+        stream.keep_number(&*self.files, &self.keys, now, job.sequence)?;
+        let segment = segment_name(&stream.folder, job.sequence);
+        if let Some((bytes, span)) = made.batch {
+            let name = BatchName { sequence: job.sequence, span, thinned: false }.to_text();
+            let name = format!("{}/{name}", stream.folder);
+            self.files.rename(&job.passing_name(), &name).map_err(io)?;
+            self.files.sync_folder(&stream.folder).map_err(io)?;
+            let sealed = Sealed { name, kept: Kept { bytes, span }, thinned: false, in_flight: false };
+            stream.sealed.insert(job.sequence, sealed);
+        }
+        stream.closed.remove(&job.sequence);
+        if made.damaged {
+            let aside = format!("{QUARANTINE}/{}-{:016x}.open", job.stream.folder(), job.sequence);
+            self.files.rename(&segment, &aside).map_err(io)?;
+        } else {
+            self.files.remove(&segment).map_err(io)?;
+        }
+        self.files.sync_folder(&stream.folder).map_err(io)
+    }
+}
+
+/// One loss for each reason, so that what is on record can be told from what is not by stream, number and reason.
+fn merge(losses: Vec<Loss>) -> Vec<Loss> {
+    let mut merged: Vec<Loss> = Vec::new();
+    for loss in losses {
+        match merged.iter_mut().find(|other| other.reason == loss.reason) {
+            Some(other) => other.span.add(loss.span),
+            None => merged.push(loss),
+        }
+    }
+    merged
+}

@@ -1,0 +1,239 @@
+//! What goes next, and what has arrived.
+
+use farshore_trust::sealed::Batch;
+
+use super::{Core, Loss, QUARANTINE};
+use crate::clock::Now;
+use crate::config::{Backfill, Class};
+use crate::error::JournalError;
+use crate::stats::LossReason;
+use crate::stream::StreamName;
+
+/// A sealed batch on its way: the bytes as they lie on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outgoing {
+    /// The stream.
+    pub stream: StreamName,
+    /// Its class.
+    pub class: Class,
+    /// The journal's epoch.
+    pub epoch: u64,
+    /// The batch's number.
+    pub sequence: u64,
+    /// Everything of this stream below this number has been settled: delivered, or lost and said so. What the other
+    /// side keeps to know duplicates by, it may forget below.
+    pub floor: u64,
+    /// How many points.
+    pub points: u32,
+    /// The sealed bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// What a look at the other side's mark says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PeerMark {
+    /// So many batches had arrived whose acknowledgement had not.
+    Settled(u64),
+    /// The other side has batches that this journal never wrote: its folder was set back to an older state. Numbers now
+    /// go on behind what the other side has.
+    Ahead,
+}
+
+/// Whose turn it is.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    /// What each class is owed.
+    credit: [i64; 4],
+    last: Option<StreamName>,
+    served: u64,
+}
+
+/// Shares of the classes behind alerts.
+const SHARES: [i64; 4] = [0, 4, 4, 1];
+/// While a backlog drains, every so many batches one is taken from its other end, so that live data comes through (or, under
+/// newest first, the backlog).
+const OTHER_END_EVERY: u64 = 4;
+
+impl Core {
+    /// The next batch of at most `budget` bytes; it counts as on its way until it is acknowledged or released.
+    pub(crate) fn next_batch(&mut self, now: Now, budget: u64) -> Result<Option<Outgoing>, JournalError> {
+        self.last_asked = Some(now.mono_ns);
+        while let Some((name, sequence)) = self.choose(budget) {
+            let Some(stream) = self.streams.get_mut(&name) else { break };
+            let floor = floor(stream);
+            let Some(sealed) = stream.sealed.get_mut(&sequence) else { break };
+            let bytes = self.files.read(&sealed.name, super::MAX_FILE_BYTES);
+            let bytes = bytes.map_err(|e| JournalError::io("read a batch", e))?;
+            let whole = Batch::read(&bytes).is_ok_and(|batch| {
+                batch.header().sequence == sequence && batch.header().stream == name.as_str()
+            });
+            if !whole {
+                self.set_aside(now, &name, sequence)?;
+                continue;
+            }
+            sealed.in_flight = true;
+            let epoch = Batch::read(&bytes).map_or(self.epoch, |batch| batch.header().epoch);
+            return Ok(Some(Outgoing {
+                class: stream.config.class,
+                stream: name,
+                epoch,
+                sequence,
+                floor,
+                points: sealed.kept.span.points,
+                bytes,
+            }));
+        }
+        Ok(None)
+    }
+
+    fn choose(&mut self, budget: u64) -> Option<(StreamName, u64)> {
+        let ready: Vec<(Class, StreamName)> = self
+            .streams
+            .iter()
+            .filter(|(_, stream)| stream.sealed.values().any(|s| !s.in_flight && s.kept.bytes <= budget))
+            .map(|(name, stream)| (stream.config.class, name.clone()))
+            .collect();
+        let class = self.class_of_turn(&ready)?;
+        // Streams of one class take turns.
+        let mut names: Vec<&StreamName> =
+            ready.iter().filter(|(candidate, _)| *candidate == class).map(|(_, name)| name).collect();
+        names.sort();
+        let after = self.turns.last.as_ref();
+        let name =
+            names.iter().find(|name| Some(**name) > after).or_else(|| names.first()).map(|n| (*n).clone())?;
+        self.turns.last = Some(name.clone());
+        self.turns.served += 1;
+        let other_end = self.turns.served.is_multiple_of(OTHER_END_EVERY);
+        let stream = self.streams.get(&name)?;
+        let mut fitting =
+            stream.sealed.iter().filter(|(_, s)| !s.in_flight && s.kept.bytes <= budget).map(|(n, _)| *n);
+        let newest = (self.config.backfill == Backfill::Newest) != other_end;
+        let sequence = if newest { fitting.next_back() } else { fitting.next() }?;
+        Some((name, sequence))
+    }
+
+    /// Alerts before everything; the others by their shares.
+    fn class_of_turn(&mut self, ready: &[(Class, StreamName)]) -> Option<Class> {
+        if ready.iter().any(|(class, _)| *class == Class::Alert) {
+            return Some(Class::Alert);
+        }
+        let waiting: Vec<Class> =
+            Class::ALL.into_iter().filter(|class| ready.iter().any(|(c, _)| c == class)).collect();
+        let share = |class: Class| SHARES.get(class as usize).copied().unwrap_or(1);
+        let sum: i64 = waiting.iter().map(|class| share(*class)).sum();
+        for class in &waiting {
+            if let Some(credit) = self.turns.credit.get_mut(*class as usize) {
+                *credit += share(*class);
+            }
+        }
+        let class = waiting.into_iter().max_by_key(|class| {
+            (self.turns.credit.get(*class as usize).copied().unwrap_or(0), std::cmp::Reverse(*class))
+        })?;
+        if let Some(credit) = self.turns.credit.get_mut(class as usize) {
+            *credit -= sum;
+        }
+        Some(class)
+    }
+
+    /// The other side has stored it. Twice is as good as once.
+    pub(crate) fn acknowledge(
+        &mut self,
+        now: Now,
+        name: &StreamName,
+        sequence: u64,
+    ) -> Result<(), JournalError> {
+        let there = self.streams.get(name).is_some_and(|stream| stream.sealed.contains_key(&sequence));
+        if there { self.forget(now, name, sequence) } else { Ok(()) }
+    }
+
+    /// It did not arrive, or nobody knows: it may go again.
+    pub(crate) fn release(&mut self, name: &StreamName, sequence: u64) {
+        if let Some(sealed) = self.streams.get_mut(name).and_then(|stream| stream.sealed.get_mut(&sequence)) {
+            sealed.in_flight = false;
+        }
+    }
+
+    /// The link is gone: whatever was on its way may go again.
+    pub(crate) fn release_all(&mut self) {
+        for stream in self.streams.values_mut() {
+            for sealed in stream.sealed.values_mut() {
+                sealed.in_flight = false;
+            }
+        }
+    }
+
+    /// The other side will never take it: it is set aside and said, and the stream goes on.
+    pub(crate) fn refuse(&mut self, now: Now, name: &StreamName, sequence: u64) -> Result<(), JournalError> {
+        self.set_aside_for(now, name, sequence, LossReason::Refused)
+    }
+
+    pub(super) fn set_aside(
+        &mut self,
+        now: Now,
+        name: &StreamName,
+        sequence: u64,
+    ) -> Result<(), JournalError> {
+        self.set_aside_for(now, name, sequence, LossReason::Corrupt)
+    }
+
+    fn set_aside_for(
+        &mut self,
+        now: Now,
+        name: &StreamName,
+        sequence: u64,
+        reason: LossReason,
+    ) -> Result<(), JournalError> {
+        let io = |e| JournalError::io("set a batch aside", e);
+        let Some(sealed) = self.streams.get(name).and_then(|s| s.sealed.get(&sequence)).cloned() else {
+            return Ok(());
+        };
+        let loss = Loss { stream: name.clone(), sequence, reason, span: sealed.kept.span };
+        self.report(now, &[loss])?;
+        let Some(stream) = self.streams.get_mut(name) else { return Ok(()) };
+        stream.keep_number(&*self.files, &self.keys, now, sequence)?;
+        let aside = format!("{QUARANTINE}/{}-{sequence:016x}.batch", name.folder());
+        self.files.rename(&sealed.name, &aside).map_err(io)?;
+        stream.sealed.remove(&sequence);
+        self.files.sync_folder(&stream.folder).map_err(io)?;
+        self.reported.remove(&(name.clone(), sequence, reason));
+        Ok(())
+    }
+
+    /// What the other side says it has of this epoch: everything below `floor`, and these numbers above.
+    pub(crate) fn peer_mark(
+        &mut self,
+        now: Now,
+        name: &StreamName,
+        floor: u64,
+        seen: &[u64],
+    ) -> Result<PeerMark, JournalError> {
+        let Some(stream) = self.streams.get_mut(name) else { return Ok(PeerMark::Settled(0)) };
+        let highest = seen.iter().copied().max().unwrap_or(0).max(floor.saturating_sub(1));
+        if highest >= stream.next_sequence {
+            if let Some(open) = stream.open.take() {
+                stream.close(open);
+            }
+            stream.next_sequence = highest + 1;
+            return Ok(PeerMark::Ahead);
+        }
+        let settled: Vec<u64> = stream
+            .sealed
+            .keys()
+            .copied()
+            .filter(|sequence| *sequence < floor || seen.contains(sequence))
+            .collect();
+        for sequence in &settled {
+            self.forget(now, name, *sequence)?;
+        }
+        Ok(PeerMark::Settled(settled.len() as u64))
+    }
+}
+
+fn floor(stream: &super::Stream) -> u64 {
+    let open = stream.open.as_ref().map(|open| open.sequence);
+    [stream.sealed.keys().next().copied(), stream.closed.keys().next().copied(), open]
+        .into_iter()
+        .flatten()
+        .min()
+        .unwrap_or(stream.next_sequence)
+}
