@@ -23,6 +23,8 @@ pub enum LossReason {
     TornTail = 5,
     /// The control plane will never take the batch.
     Refused = 6,
+    /// A sealed batch was not what had been written.
+    CorruptBatch = 7,
 }
 
 impl LossReason {
@@ -37,6 +39,7 @@ impl LossReason {
             Self::Corrupt => "corrupt",
             Self::TornTail => "torn-tail",
             Self::Refused => "refused",
+            Self::CorruptBatch => "corrupt-batch",
         }
     }
 
@@ -49,6 +52,7 @@ impl LossReason {
             Self::Corrupt,
             Self::TornTail,
             Self::Refused,
+            Self::CorruptBatch,
         ]
         .into_iter()
         .find(|reason| reason.as_str() == name)

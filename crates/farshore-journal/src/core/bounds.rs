@@ -224,6 +224,7 @@ impl Core {
         self.files.sync_folder(&stream.folder).map_err(io)?;
         let kept = Kept { bytes: written, span: kept };
         stream.sealed.insert(sequence, Sealed { name: path, kept, thinned: true, in_flight: false });
+        self.reported.remove(&(name.clone(), sequence, LossReason::Thinned));
         Ok(true)
     }
 }

@@ -225,7 +225,9 @@ impl Core {
     ) -> Result<u64, JournalError> {
         let age = self.closing_age(now);
         let Some(stream) = self.streams.get_mut(name) else { return Err(JournalError::Closed) };
-        stream.close_if_done(&self.config, now, age);
+        if *name != self.losses || self.reported.is_empty() {
+            stream.close_if_done(&self.config, now, age);
+        }
         let mut open = match stream.open.take() {
             Some(open) => open,
             None => stream.begin(&*self.files, &self.keys, now)?,
@@ -269,15 +271,23 @@ impl Core {
     /// Closes segments that are old, and lets go what is older than its stream keeps. To be called every second or so.
     pub(crate) fn maintain(&mut self, now: Now) {
         let age = self.closing_age(now);
-        for stream in self.streams.values_mut() {
-            stream.close_if_done(&self.config, now, age);
+        if let Err(error) = self.finish_removals(now) {
+            tracing::warn!(%error, "what is to go stays for now");
+        }
+        for (name, stream) in &mut self.streams {
+            if *name != self.losses || self.reported.is_empty() {
+                stream.close_if_done(&self.config, now, age);
+            }
         }
         self.expire(now);
     }
 
     /// Closes all segments, whatever their age: before a transfer, or at the end.
     pub(crate) fn close_segments(&mut self) {
-        for stream in self.streams.values_mut() {
+        for (name, stream) in &mut self.streams {
+            if *name == self.losses && !self.reported.is_empty() {
+                continue;
+            }
             if let Some(open) = stream.open.take() {
                 if open.span.points > 0 { stream.close(open) } else { stream.open = Some(open) }
             }

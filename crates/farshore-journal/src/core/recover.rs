@@ -86,6 +86,7 @@ impl Core {
             core.recover(&mut stream)?;
             core.streams.insert(name, stream);
         }
+        core.forget_finished();
         core.finish_removals(now)?;
         Ok(core)
     }
@@ -131,8 +132,11 @@ impl Core {
             for found in Frames::new(frame::after_head(&content)) {
                 anything = true;
                 match found {
-                    Found::Frame(header, _) => span.add(header.span),
-                    Found::Damaged(_) | Found::Gap | Found::Tail(_) => {}
+                    // What is damaged counts until the segment is sealed and it is said to be lost.
+                    Found::Frame(header, _) | Found::Damaged(header) | Found::Tail(Some(header)) => {
+                        span.add(header.span);
+                    }
+                    Found::Gap | Found::Tail(None) => {}
                 }
             }
             if anything {
@@ -162,7 +166,7 @@ impl Core {
     }
 
     /// Removes what is on record as gone and was left by a crash.
-    fn finish_removals(&mut self, now: Now) -> Result<(), JournalError> {
+    pub(super) fn finish_removals(&mut self, now: Now) -> Result<(), JournalError> {
         let gone: Vec<(StreamName, u64)> = self
             .reported
             .iter()
@@ -176,8 +180,34 @@ impl Core {
             if left {
                 self.forget(now, &name, sequence)?;
             }
+            self.reported.retain(|(other, number, _)| *other != name || *number != sequence);
         }
         Ok(())
+    }
+
+    /// Of the losses on record, keeps those whose work a crash left unfinished.
+    fn forget_finished(&mut self) {
+        let streams = &self.streams;
+        self.reported.retain(|(name, sequence, reason)| {
+            let Some(stream) = streams.get(name) else { return false };
+            let (closed, sealed) = (stream.closed.contains_key(sequence), stream.sealed.get(sequence));
+            match reason {
+                LossReason::DropOldest | LossReason::Expired => closed || sealed.is_some(),
+                LossReason::Corrupt | LossReason::TornTail => closed,
+                LossReason::Thinned => sealed.is_some_and(|sealed| !sealed.thinned),
+                LossReason::Refused | LossReason::CorruptBatch => sealed.is_some(),
+                LossReason::DropNewest => false,
+            }
+        });
+    }
+
+    /// Batches of a stream that are on record as lost and not gone yet.
+    pub(super) fn going(&self, name: &StreamName) -> HashSet<u64> {
+        self.reported
+            .iter()
+            .filter(|(other, _, reason)| other == name && reason.whole_unit())
+            .map(|(_, sequence, _)| *sequence)
+            .collect()
     }
 }
 

@@ -120,9 +120,16 @@ impl SealJob {
 impl Core {
     /// The next segment to seal: most urgent class first, oldest first.
     pub(crate) fn seal_job(&self) -> Option<SealJob> {
+        // Losses whose work is not finished are needed where they are, in case of a crash.
+        let waits = |name: &StreamName| *name == self.losses && !self.reported.is_empty();
         self.streams
             .iter()
-            .filter_map(|(name, stream)| Some((stream.config.class, *stream.closed.keys().next()?, name)))
+            .filter(|(name, _)| !waits(name))
+            .filter_map(|(name, stream)| {
+                let going = self.going(name);
+                let sequence = stream.closed.keys().find(|sequence| !going.contains(sequence))?;
+                Some((stream.config.class, *sequence, name))
+            })
             .min()
             .and_then(|(_, sequence, name)| self.job(name, sequence))
     }
@@ -185,7 +192,13 @@ impl Core {
         } else {
             self.files.remove(&segment).map_err(io)?;
         }
-        self.files.sync_folder(&stream.folder).map_err(io)
+        self.files.sync_folder(&stream.folder).map_err(io)?;
+        self.reported.retain(|(name, sequence, reason)| {
+            *name != job.stream
+                || *sequence != job.sequence
+                || !matches!(reason, LossReason::Corrupt | LossReason::TornTail)
+        });
+        Ok(())
     }
 }
 

@@ -90,7 +90,13 @@ impl Core {
         let ready: Vec<(Class, StreamName)> = self
             .streams
             .iter()
-            .filter(|(_, stream)| stream.sealed.values().any(|s| !s.in_flight && s.kept.bytes <= budget))
+            .filter(|(name, stream)| {
+                let going = self.going(name);
+                let fits = |(n, s): (&u64, &super::Sealed)| {
+                    !s.in_flight && s.kept.bytes <= budget && !going.contains(n)
+                };
+                stream.sealed.iter().any(fits)
+            })
             .map(|(name, stream)| (stream.config.class, name.clone()))
             .collect();
         let class = self.class_of_turn(&ready)?;
@@ -105,8 +111,12 @@ impl Core {
         self.turns.served += 1;
         let other_end = self.turns.served.is_multiple_of(OTHER_END_EVERY);
         let stream = self.streams.get(&name)?;
-        let mut fitting =
-            stream.sealed.iter().filter(|(_, s)| !s.in_flight && s.kept.bytes <= budget).map(|(n, _)| *n);
+        let going = self.going(&name);
+        let mut fitting = stream
+            .sealed
+            .iter()
+            .filter(|(n, s)| !s.in_flight && s.kept.bytes <= budget && !going.contains(n))
+            .map(|(n, _)| *n);
         let newest = (self.config.backfill == Backfill::Newest) != other_end;
         let sequence = if newest { fitting.next_back() } else { fitting.next() }?;
         Some((name, sequence))
@@ -173,7 +183,7 @@ impl Core {
         name: &StreamName,
         sequence: u64,
     ) -> Result<(), JournalError> {
-        self.set_aside_for(now, name, sequence, LossReason::Corrupt)
+        self.set_aside_for(now, name, sequence, LossReason::CorruptBatch)
     }
 
     fn set_aside_for(

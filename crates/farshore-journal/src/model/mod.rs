@@ -1,4 +1,4 @@
-//! The journal against a plain list, on a disk that fails: ten thousand histories.
+//! The journal against a plain list, on a disk that fails, through many histories.
 //!
 //! What must hold at the end of each: what was acknowledged has arrived once, or is named by a loss; nothing arrives twice;
 //! losses name as many points as are missing.
@@ -290,7 +290,8 @@ impl History {
         self.open();
         let device = self.device_key();
         let core = self.core.as_mut().unwrap();
-        for _ in 0..10_000 {
+        for _ in 0..1_000 {
+            core.maintain(self.now);
             core.close_segments();
             let mut sealed = false;
             while let Some(job) = core.seal_job() {
@@ -299,7 +300,8 @@ impl History {
                 sealed = true;
             }
             let Some(outgoing) = core.next_batch(self.now, u64::MAX).unwrap() else {
-                if sealed {
+                // A damaged batch that was set aside has left a loss to be told.
+                if sealed || core.stats().pending_points() > 0 {
                     continue;
                 }
                 break;
@@ -398,9 +400,9 @@ fn live_through(seeds: std::ops::Range<u64>) -> Coverage {
     coverage
 }
 
-/// Four quarters of ten thousand histories, so that they run side by side; the long form has twenty times as many.
+/// Four quarters, so that they run side by side: 1,600 histories; the long form has two hundred thousand.
 fn quarter(index: u64) {
-    let many = if std::env::var_os("FARSHORE_TEST_LONG").is_some() { 50_000 } else { 2_500 };
+    let many = if std::env::var_os("FARSHORE_TEST_LONG").is_some() { 50_000 } else { 400 };
     let coverage = live_through(index * many..(index + 1) * many);
     eprintln!("{coverage:#?}");
     // A test that never meets what it is for proves nothing.
