@@ -1,6 +1,6 @@
 //! A disk that behaves as badly as disks may: it forgets what was not synced, tears writes, fails, fills up and rots.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -46,6 +46,8 @@ pub(super) struct Disk {
     /// Changes of names that are not durable; the journal of the filesystem keeps their order.
     pending: Vec<NameOp>,
     next_id: u64,
+    /// Files that have rotted: what is counted twice, in header and trailer, does not survive a second bit.
+    rotten: BTreeSet<u64>,
     random: SmallRng,
     /// Operations until the power goes.
     pub(super) fuse: Option<u64>,
@@ -79,6 +81,7 @@ impl SimFiles {
             durable: BTreeMap::new(),
             pending: Vec::new(),
             next_id: 1,
+            rotten: BTreeSet::new(),
             random: SmallRng::seed_from_u64(seed),
             fuse: None,
             dead: false,
@@ -129,6 +132,9 @@ impl SimFiles {
             return false;
         }
         let id = names[disk.random.random_range(0..names.len())];
+        if !disk.rotten.insert(id) {
+            return false;
+        }
         let Some(content) = disk.contents.get_mut(&id).filter(|content| !content.bytes.is_empty()) else {
             return false;
         };

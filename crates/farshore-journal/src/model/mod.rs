@@ -230,7 +230,10 @@ impl History {
             }
             _ => {
                 self.server.receive(&outgoing, &device);
-                let _ = core.acknowledge(self.now, &outgoing.stream, outgoing.sequence);
+                if core.acknowledge(self.now, &outgoing.stream, outgoing.sequence).is_err() {
+                    let points = i64::from(outgoing.points);
+                    *self.server.doubtful.entry(outgoing.stream.as_str().to_owned()).or_default() += points;
+                }
             }
         }
     }
