@@ -1,10 +1,39 @@
-//! The data plane of a device.
+//! The data plane of a device: readings come in by HTTP, MQTT, OTLP and [`EdgeGateway::send_data`], and are acknowledged when the journal has
+//! made them durable.
+//!
+//! ```no_run
+//! use farshore_gateway::{DataPoint, EdgeGateway, GatewayConfig};
+//!
+//! # async fn example() -> Result<(), farshore_gateway::GatewayError> {
+//! let gateway = EdgeGateway::new(GatewayConfig::new("device-001", "./data/edge_gateway.db"))?;
+//! gateway.start().await?;
+//! gateway.send_data(DataPoint::new("temp-01", 23.5).unit("celsius").tag("location", "warehouse-A")).await?;
+//! gateway.stop().await;
+//! # Ok(()) }
+//! ```
+//!
+//! One way in: a decoder ([`decode`], [`mqtt`]) hands borrowed points on, `ingest` gathers them into one batch for each body and appends it to the
+//! journal, and the answer waits for that. Nothing is answered earlier, and nothing waits for the cloud.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
+mod clock;
+pub mod config;
+mod counters;
 pub mod decode;
+mod gateway;
+mod http;
+mod ingest;
 pub mod limits;
+mod log_file;
+pub mod mqtt;
 pub mod point;
+mod process;
+mod status;
 
+pub use config::GatewayConfig;
+pub use gateway::{Addresses, Applied, EdgeGateway, GatewayError, Options, init_db};
+pub use log_file::LogFile;
 pub use point::{Point, PointError, Value};
+pub use status::{DataPoint, GatewayStatus, Health, HealthStatus, StreamStatus, SyncResult};

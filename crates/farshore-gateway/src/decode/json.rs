@@ -226,6 +226,41 @@ fn read<'a>(text: &'a str, point: &mut Point<'a>) -> Result<(), PointError> {
     point.finish()
 }
 
+/// Whether an object is a point by itself.
+pub(crate) fn names_a_sensor(text: &str) -> bool {
+    #[derive(Deserialize)]
+    struct Names {
+        #[serde(default)]
+        sensor_id: Option<IgnoredAny>,
+        #[serde(default)]
+        measurement: Option<IgnoredAny>,
+    }
+    serde_json::from_str::<Names>(text)
+        .is_ok_and(|names| names.sensor_id.is_some() || names.measurement.is_some())
+}
+
+/// An object as a reading of `measurement`: its members are the fields, but for one that says the time.
+///
+/// # Errors
+/// When it is no object or holds nothing.
+pub(crate) fn fields_of<'a>(measurement: &'a str, text: &'a str) -> Result<Point<'a>, PointError> {
+    let Fields(mut fields) = serde_json::from_str(text).map_err(|error| broken(&error))?;
+    let mut time_ns = None;
+    if let Some(at) = fields.iter().position(|(key, _)| matches!(key.as_ref(), "time" | "timestamp" | "ts")) {
+        let (key, value) = fields.remove(at);
+        time_ns = match &value {
+            Value::Integer(number) => whole_by_magnitude(*number),
+            Value::Float(number) => by_magnitude(*number),
+            Value::Text(text) => parse_rfc3339(text),
+            _ => None,
+        };
+        if time_ns.is_none() {
+            return Err(PointError::malformed("the time", &key, "write RFC 3339 or a Unix time"));
+        }
+    }
+    Ok(Point { measurement: Cow::Borrowed(measurement), tags: Vec::new(), fields, time_ns })
+}
+
 /// A JSON value as a field; nothing for null.
 pub(crate) fn value(raw: &str) -> Result<Option<Value<'_>>, PointError> {
     Ok(Some(match raw.as_bytes().first() {

@@ -1,0 +1,496 @@
+//! What a gateway is told before it starts, and the variables that tell it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use farshore_journal::Durability;
+use farshore_trust::token::{TokenHash, hash_secret};
+use zeroize::Zeroizing;
+
+/// When the gateway sends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SyncStrategy {
+    /// By the measured quality of the link.
+    #[default]
+    Adaptive,
+    /// Every [`GatewayConfig::sync_interval`].
+    FixedInterval,
+    /// As soon as something is there.
+    OnChange,
+}
+
+impl FromStr for SyncStrategy {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "adaptive" => Ok(Self::Adaptive),
+            "fixed-interval" => Ok(Self::FixedInterval),
+            "on-change" => Ok(Self::OnChange),
+            _ => Err(()),
+        }
+    }
+}
+
+/// What gives way when there are too many points.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CleanupStrategy {
+    /// The oldest go, and are counted.
+    #[default]
+    OldestFirst,
+    /// New ones are not taken: producers get an error and keep theirs.
+    Reject,
+}
+
+/// A secret that is sent somewhere: wiped when dropped, never shown.
+#[derive(Clone, Default)]
+pub struct Password(Zeroizing<String>);
+
+impl Password {
+    #[must_use]
+    pub fn new(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+
+    /// The text, to be sent.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Password(redacted)")
+    }
+}
+
+/// Who may send readings. Only hashes are kept.
+#[derive(Clone, Debug, Default)]
+pub struct Credentials {
+    /// `Authorization: Bearer …` or `Token …`, or the password of any user.
+    pub token: Option<TokenHash>,
+    /// A user's name and the hash of the password.
+    pub user: Option<(String, TokenHash)>,
+}
+
+impl Credentials {
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.token.is_none() && self.user.is_none()
+    }
+
+    /// Whether this is the token. Takes the same time whatever differs.
+    #[must_use]
+    pub fn accepts_token(&self, token: &str) -> bool {
+        self.token.is_some_and(|expected| expected == hash_secret(token))
+    }
+
+    /// Whether this user may come in; the token is a password as well, whoever the user is.
+    #[must_use]
+    pub fn accepts(&self, user: &str, password: &str) -> bool {
+        let given = hash_secret(password);
+        let known = self
+            .user
+            .as_ref()
+            .is_some_and(|(name, expected)| (hash_secret(name) == hash_secret(user)) & (*expected == given));
+        known | self.token.is_some_and(|expected| expected == given)
+    }
+}
+
+/// A certificate chain and its key, as PEM files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+/// Everything a gateway is told. [`GatewayConfig::new`] gives what most need.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct GatewayConfig {
+    pub device_id: String,
+    pub device_name: String,
+    pub environment: String,
+    /// The folder of the journal.
+    pub folder: PathBuf,
+    /// Where HTTP is served; nothing for none.
+    pub http: Option<SocketAddr>,
+    /// Where MQTT is served; nothing for none.
+    pub mqtt: Option<SocketAddr>,
+    /// Where MQTT over TLS is served; nothing for none.
+    pub mqtt_tls: Option<(SocketAddr, TlsFiles)>,
+    pub credentials: Credentials,
+    /// Most series of a stream, so that a counter in a tag can't fill the memory.
+    pub max_series: usize,
+    pub cloud_url: Option<String>,
+    pub cloud_api_key: Option<Password>,
+    pub connection_timeout: Duration,
+    pub max_retry_attempts: u32,
+    pub sync_strategy: SyncStrategy,
+    pub sync_interval: Duration,
+    pub batch_size: u32,
+    /// zstd level by way of gzip's scale, 1 to 9; nothing for the journal's own.
+    pub compression_level: Option<u8>,
+    pub worker_threads: usize,
+    /// Most points that wait for the cloud in a stream; nothing: as many as the disk's share holds.
+    pub max_queue_points: Option<u64>,
+    /// Most bytes on disk; nothing: half of what is free at the start, from 64 MB to 10 GB.
+    pub max_bytes: Option<u64>,
+    /// The age from which points that were not sent are given up; nothing: never.
+    pub max_age: Option<Duration>,
+    pub cleanup: CleanupStrategy,
+    /// When points are durable: after a group commit, or each append by itself.
+    pub durability: Durability,
+    pub log_level: String,
+    pub log_file: Option<PathBuf>,
+}
+
+impl GatewayConfig {
+    /// A gateway that takes readings on loopback and keeps them in `folder`.
+    #[must_use]
+    pub fn new(device_id: impl Into<String>, folder: impl Into<PathBuf>) -> Self {
+        let device_id = device_id.into();
+        Self {
+            device_name: device_id.clone(),
+            device_id,
+            environment: "production".to_owned(),
+            folder: folder.into(),
+            http: Some(SocketAddr::from(([127, 0, 0, 1], 8000))),
+            mqtt: Some(SocketAddr::from(([127, 0, 0, 1], 1883))),
+            mqtt_tls: None,
+            credentials: Credentials::default(),
+            max_series: 20_000,
+            cloud_url: None,
+            cloud_api_key: None,
+            connection_timeout: Duration::from_secs(30),
+            max_retry_attempts: 5,
+            sync_strategy: SyncStrategy::default(),
+            sync_interval: Duration::from_secs(60),
+            batch_size: 100,
+            compression_level: None,
+            worker_threads: 2,
+            max_queue_points: None,
+            max_bytes: None,
+            max_age: None,
+            cleanup: CleanupStrategy::default(),
+            durability: Durability::default(),
+            log_level: "info".to_owned(),
+            log_file: None,
+        }
+    }
+
+    /// Reads the variables, by the names of docs/gateway.md. An empty one counts as not set.
+    ///
+    /// # Errors
+    /// Everything that is wrong, at once.
+    pub fn from_variables(read: &dyn Fn(&str) -> Option<String>) -> Result<Self, Vec<String>> {
+        let mut reader = Reader { read, errors: Vec::new() };
+        let mut config = Self::new("edge-gateway", "./data/edge_gateway.db");
+        if let Some(id) = reader.text("DEVICE_ID") {
+            config.device_name.clone_from(&id);
+            config.device_id = id;
+        }
+        reader.set("DEVICE_NAME", &mut config.device_name);
+        reader.set("ENVIRONMENT", &mut config.environment);
+        reader.set("LOCAL_DB_PATH", &mut config.folder);
+        reader.address("GATEWAY_HTTP_LISTEN", &mut config.http);
+        reader.address("GATEWAY_MQTT_LISTEN", &mut config.mqtt);
+        let mut tls = None;
+        reader.address("GATEWAY_MQTT_TLS_LISTEN", &mut tls);
+        let certificate = reader.text("GATEWAY_TLS_CERT").map(PathBuf::from);
+        let key = reader.text("GATEWAY_TLS_KEY").map(PathBuf::from);
+        config.mqtt_tls = match (tls, certificate, key) {
+            (Some(address), Some(certificate), Some(key)) => Some((address, TlsFiles { certificate, key })),
+            (None, ..) => None,
+            (Some(_), ..) => {
+                reader.error(
+                    "GATEWAY_MQTT_TLS_LISTEN needs GATEWAY_TLS_CERT and GATEWAY_TLS_KEY, two PEM files",
+                );
+                None
+            }
+        };
+        let token = reader.secret("GATEWAY_TOKEN");
+        config.credentials.token = token.map(|token| hash_secret(token.expose()));
+        let (user, password) = (reader.text("GATEWAY_USER"), reader.secret("GATEWAY_PASSWORD"));
+        config.credentials.user = match (user, password) {
+            (Some(user), Some(password)) => Some((user, hash_secret(password.expose()))),
+            (None, None) => None,
+            _ => {
+                reader.error("GATEWAY_USER and GATEWAY_PASSWORD belong together");
+                None
+            }
+        };
+        reader.number("GATEWAY_MAX_SERIES", 1, 1_000_000, &mut config.max_series);
+        config.cloud_url = reader.text("CLOUD_API_URL");
+        if let Some(url) = &config.cloud_url
+            && !url.starts_with("https://")
+        {
+            reader.error("CLOUD_API_URL begins with https://");
+        }
+        config.cloud_api_key = reader.secret("CLOUD_API_KEY");
+        reader.seconds("CONNECTION_TIMEOUT_SECONDS", 1, 3600, &mut config.connection_timeout);
+        reader.number("MAX_RETRY_ATTEMPTS", 0, 1000, &mut config.max_retry_attempts);
+        if let Some(text) = reader.text("SYNC_STRATEGY") {
+            match text.parse() {
+                Ok(strategy) => config.sync_strategy = strategy,
+                Err(()) => reader.error("SYNC_STRATEGY is adaptive, fixed-interval or on-change"),
+            }
+        }
+        reader.seconds("SYNC_INTERVAL_SECONDS", 1, 86_400, &mut config.sync_interval);
+        reader.number("BATCH_SIZE", 1, 1_000_000, &mut config.batch_size);
+        let mut on = true;
+        reader.flag("COMPRESSION_ENABLED", &mut on);
+        if !on {
+            reader.error(
+                "COMPRESSION_ENABLED=false: batches are always compressed here, it costs less than it saves",
+            );
+        }
+        reader.number("WORKER_THREADS", 1, 64, &mut config.worker_threads);
+        let mut points = 0;
+        reader.number("MAX_OFFLINE_QUEUE_SIZE", 1, u64::MAX, &mut points);
+        config.max_queue_points = (points > 0).then_some(points);
+        let mut bytes = 0;
+        reader.number("MAX_OFFLINE_QUEUE_BYTES", 1024 * 1024, u64::MAX, &mut bytes);
+        config.max_bytes = (bytes > 0).then_some(bytes);
+        let mut days = 0;
+        reader.number("DATA_RETENTION_DAYS", 1, 36_500, &mut days);
+        config.max_age = (days > 0).then(|| Duration::from_secs(days * 86_400));
+        match reader.text("GATEWAY_DURABILITY").as_deref() {
+            None | Some("group") => {}
+            Some("strict") => config.durability = Durability::Strict,
+            Some(_) => reader.error("GATEWAY_DURABILITY is group or strict"),
+        }
+        if let Some(level) = reader.text("LOG_LEVEL") {
+            let level = level.to_ascii_lowercase();
+            match level.as_str() {
+                "trace" | "debug" | "info" | "error" => config.log_level = level,
+                "warn" | "warning" => config.log_level = "warn".to_owned(),
+                "critical" => config.log_level = "error".to_owned(),
+                _ => reader.error("LOG_LEVEL is DEBUG, INFO, WARNING or ERROR"),
+            }
+        }
+        config.log_file = reader.text("LOG_FILE").map(PathBuf::from);
+        if let Err(errors) = config.check() {
+            reader.errors.extend(errors);
+        }
+        if reader.errors.is_empty() { Ok(config) } else { Err(reader.errors) }
+    }
+
+    /// What must hold before anything is opened.
+    ///
+    /// # Errors
+    /// Everything that is wrong, at once.
+    pub fn check(&self) -> Result<(), Vec<String>> {
+        let mut errors = Vec::new();
+        if self.device_id.is_empty() || self.device_id.len() > 128 {
+            errors.push("DEVICE_ID has 1 to 128 characters".to_owned());
+        }
+        for (name, address) in [
+            ("GATEWAY_HTTP_LISTEN", self.http),
+            ("GATEWAY_MQTT_LISTEN", self.mqtt),
+            ("GATEWAY_MQTT_TLS_LISTEN", self.mqtt_tls.as_ref().map(|(address, _)| *address)),
+        ] {
+            if let Some(address) = address
+                && !address.ip().is_loopback()
+                && self.credentials.is_empty()
+            {
+                errors.push(format!(
+                    "{name}={address} can be reached from other machines: set GATEWAY_TOKEN, or GATEWAY_USER and \
+                     GATEWAY_PASSWORD, or listen on 127.0.0.1"
+                ));
+            }
+        }
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
+    }
+}
+
+struct Reader<'r> {
+    read: &'r dyn Fn(&str) -> Option<String>,
+    errors: Vec<String>,
+}
+
+impl Reader<'_> {
+    fn error(&mut self, text: &str) {
+        self.errors.push(text.to_owned());
+    }
+
+    fn text(&self, name: &str) -> Option<String> {
+        (self.read)(name).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
+    }
+
+    fn set<T: From<String>>(&self, name: &str, into: &mut T) {
+        if let Some(text) = self.text(name) {
+            *into = text.into();
+        }
+    }
+
+    /// `NAME`, or the content of the file `NAME_FILE`.
+    fn secret(&mut self, name: &str) -> Option<Password> {
+        let file = format!("{name}_FILE");
+        match (self.text(name), self.text(&file)) {
+            (Some(_), Some(_)) => {
+                self.errors.push(format!("give {name} or {file}, not both"));
+                None
+            }
+            (Some(text), None) => Some(Password::new(text)),
+            (None, Some(path)) => match std::fs::read_to_string(&path) {
+                Ok(text) if !text.trim().is_empty() => Some(Password::new(text.trim().to_owned())),
+                Ok(_) => {
+                    self.errors.push(format!("{file}={path}: the file is empty"));
+                    None
+                }
+                Err(error) => {
+                    self.errors.push(format!("{file}={path}: {error}"));
+                    None
+                }
+            },
+            (None, None) => None,
+        }
+    }
+
+    fn address(&mut self, name: &str, into: &mut Option<SocketAddr>) {
+        match self.text(name).as_deref() {
+            None => {}
+            Some("off") => *into = None,
+            Some(text) => match text.parse() {
+                Ok(address) => *into = Some(address),
+                Err(_) => self
+                    .errors
+                    .push(format!("{name}={text}: write an address such as 127.0.0.1:8000, or off")),
+            },
+        }
+    }
+
+    fn number<T: FromStr + PartialOrd + fmt::Display + Copy>(
+        &mut self,
+        name: &str,
+        least: T,
+        most: T,
+        into: &mut T,
+    ) {
+        let Some(text) = self.text(name) else { return };
+        match text.parse::<T>() {
+            Ok(number) if number >= least && number <= most => *into = number,
+            _ => self.errors.push(format!("{name}={text}: write a whole number from {least} to {most}")),
+        }
+    }
+
+    fn seconds(&mut self, name: &str, least: u64, most: u64, into: &mut Duration) {
+        let mut seconds = into.as_secs();
+        self.number(name, least, most, &mut seconds);
+        *into = Duration::from_secs(seconds);
+    }
+
+    fn flag(&mut self, name: &str, into: &mut bool) {
+        match self.text(name).map(|text| text.to_ascii_lowercase()).as_deref() {
+            None => {}
+            Some("true" | "1" | "yes" | "on") => *into = true,
+            Some("false" | "0" | "no" | "off") => *into = false,
+            Some(text) => self.errors.push(format!("{name}={text}: write true or false")),
+        }
+    }
+}
+
+/// Reads the lines `NAME=value` of an environment file: comments, `export`, single and double quotes are understood; nothing is expanded.
+///
+/// # Errors
+/// Each line that is none.
+pub fn parse_env_file(text: &str) -> Result<BTreeMap<String, String>, Vec<String>> {
+    let mut variables = BTreeMap::new();
+    let mut errors = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let line = line.strip_prefix("export ").unwrap_or(line);
+        let Some((name, value)) = line.split_once('=') else {
+            errors.push(format!("line {}: write NAME=value", index + 1));
+            continue;
+        };
+        let value = value.trim();
+        let quoted = ['"', '\''].into_iter().find_map(|quote| value.strip_prefix(quote)?.strip_suffix(quote));
+        let value =
+            quoted.unwrap_or_else(|| value.split_once(" #").map_or(value, |(value, _)| value.trim_end()));
+        variables.insert(name.trim().to_owned(), value.to_owned());
+    }
+    if errors.is_empty() { Ok(variables) } else { Err(errors) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(text: &str) -> Result<GatewayConfig, Vec<String>> {
+        let variables = parse_env_file(text).expect("lines");
+        GatewayConfig::from_variables(&|name| variables.get(name).cloned())
+    }
+
+    #[test]
+    fn the_documented_example_is_taken_as_it_is() {
+        let config = of(include_str!("../../../deploy/gateway/.env.example")).expect("valid");
+        assert_eq!(config.device_id, "edge-gateway-001");
+        assert_eq!(config.folder, PathBuf::from("./data/edge_gateway.db"));
+        assert_eq!(config.max_queue_points, Some(10_000));
+        assert_eq!(config.max_age, Some(Duration::from_secs(7 * 86_400)));
+        assert_eq!((config.batch_size, config.worker_threads, config.log_level.as_str()), (100, 2, "info"));
+        assert!(config.credentials.is_empty());
+        assert!(!format!("{config:?}").contains("your-api-key"));
+    }
+
+    #[test]
+    fn without_variables_it_listens_on_loopback_only() {
+        let config = of("").expect("valid");
+        assert!(config.http.expect("on").ip().is_loopback() && config.mqtt.expect("on").ip().is_loopback());
+        assert_eq!((config.max_queue_points, config.max_age), (None, None));
+    }
+
+    #[test]
+    fn beyond_loopback_needs_credentials() {
+        let errors = of("GATEWAY_HTTP_LISTEN=0.0.0.0:8000\nGATEWAY_MQTT_LISTEN=[::]:1883").expect_err("open");
+        assert_eq!(errors.len(), 2, "{errors:?}");
+        let config =
+            of("GATEWAY_HTTP_LISTEN=0.0.0.0:8000\nGATEWAY_MQTT_LISTEN=off\nGATEWAY_TOKEN=t").expect("closed");
+        assert!(
+            config.mqtt.is_none()
+                && config.credentials.accepts_token("t")
+                && !config.credentials.accepts_token("u")
+        );
+    }
+
+    #[test]
+    fn every_mistake_is_told_at_once() {
+        let errors = of("BATCH_SIZE=0\nWORKER_THREADS=many\nLOG_LEVEL=loud\nCLOUD_API_URL=http://x\nGATEWAY_USER=u\nGATEWAY_HTTP_LISTEN=8000\nSYNC_STRATEGY=x\nGATEWAY_MQTT_TLS_LISTEN=127.0.0.1:8883\nGATEWAY_TOKEN_FILE=/none\nCOMPRESSION_ENABLED=maybe")
+            .expect_err("wrong");
+        assert_eq!(errors.len(), 10, "{errors:?}");
+    }
+
+    #[test]
+    fn users_and_tokens() {
+        let credentials = Credentials {
+            token: Some(hash_secret("token")),
+            user: Some(("plc".to_owned(), hash_secret("secret"))),
+        };
+        assert!(credentials.accepts("plc", "secret") && credentials.accepts("anybody", "token"));
+        assert!(
+            !credentials.accepts("plc2", "secret")
+                && !credentials.accepts("plc", "")
+                && !credentials.accepts("", "plc")
+        );
+        assert!(!Credentials::default().accepts("", "") && !Credentials::default().accepts_token(""));
+    }
+
+    #[test]
+    fn environment_files() {
+        let variables =
+            parse_env_file("# c\nexport A=1\nB = \"x # y\" \nC='z'\nD=v # note\nE=\n").expect("lines");
+        let expected = [("A", "1"), ("B", "x # y"), ("C", "z"), ("D", "v"), ("E", "")];
+        assert_eq!(variables, expected.map(|(k, v)| (k.to_owned(), v.to_owned())).into());
+        assert_eq!(parse_env_file("A=1\nbroken").expect_err("a line"), ["line 2: write NAME=value"]);
+    }
+}

@@ -1,0 +1,216 @@
+//! What the gateway counts of its own work; the journal counts what it keeps and loses.
+
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Upper bounds of the histogram of processing times, in seconds.
+const BOUNDS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+
+/// A counter that only grows.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, count: usize) {
+        self.0.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Times from the arrival of a body until it is durable.
+#[derive(Debug, Default)]
+pub(crate) struct Durations {
+    buckets: [Counter; BOUNDS.len()],
+    count: Counter,
+    sum_us: Counter,
+}
+
+impl Durations {
+    pub(crate) fn record(&self, took: Duration) {
+        self.count.add(1);
+        self.sum_us.add(usize::try_from(took.as_micros()).unwrap_or(usize::MAX));
+        let seconds = took.as_secs_f64();
+        if let Some(index) = BOUNDS.iter().position(|bound| seconds <= *bound)
+            && let Some(bucket) = self.buckets.get(index)
+        {
+            bucket.add(1);
+        }
+    }
+
+    fn write(&self, name: &str, text: &mut String) {
+        let mut total = 0;
+        for (bound, bucket) in BOUNDS.iter().zip(&self.buckets) {
+            total += bucket.get();
+            let _ = writeln!(text, "{name}_bucket{{le=\"{bound}\"}} {total}");
+        }
+        let count = self.count.get();
+        #[expect(clippy::cast_precision_loss, reason = "a figure to be looked at")]
+        let sum = self.sum_us.get() as f64 / 1e6;
+        let _ =
+            writeln!(text, "{name}_bucket{{le=\"+Inf\"}} {count}\n{name}_sum {sum}\n{name}_count {count}");
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    /// Points that are durable.
+    pub(crate) points: Counter,
+    /// Points that could not be read or were refused.
+    pub(crate) rejected: Counter,
+    pub(crate) duplicates_http: Counter,
+    pub(crate) duplicates_mqtt: Counter,
+    pub(crate) sync_success: Counter,
+    pub(crate) sync_failures: Counter,
+    pub(crate) processing: Durations,
+}
+
+/// What the metrics page needs to know from elsewhere.
+#[derive(Debug, Default)]
+pub(crate) struct Observed {
+    pub(crate) queue_points: u64,
+    pub(crate) queue_bytes: u64,
+    pub(crate) oldest_age_s: Option<f64>,
+    pub(crate) drain_s: Option<f64>,
+    pub(crate) clock_offset_s: f64,
+    /// Stream, reason, points.
+    pub(crate) lost: Vec<(String, &'static str, u64)>,
+    pub(crate) mqtt_connections: u64,
+}
+
+impl Counters {
+    /// The Prometheus text format.
+    pub(crate) fn render(&self, observed: &Observed) -> String {
+        let mut text = String::with_capacity(4096);
+        let mut metric = |name: &str, kind: &str, help: &str, samples: &[(String, String)]| {
+            let _ = writeln!(text, "# HELP edge_gateway_{name} {help}\n# TYPE edge_gateway_{name} {kind}");
+            for (labels, value) in samples {
+                let _ = writeln!(text, "edge_gateway_{name}{labels} {value}");
+            }
+        };
+        let one = |value: String| vec![(String::new(), value)];
+        let number = |value: Option<f64>| value.map_or_else(|| "NaN".to_owned(), |value| value.to_string());
+        metric(
+            "data_points_total",
+            "counter",
+            "Points that were made durable.",
+            &one(self.points.get().to_string()),
+        );
+        metric(
+            "sync_success_total",
+            "counter",
+            "Exchanges with the cloud that went well.",
+            &one(self.sync_success.get().to_string()),
+        );
+        metric(
+            "sync_failures_total",
+            "counter",
+            "Exchanges with the cloud that failed.",
+            &one(self.sync_failures.get().to_string()),
+        );
+        metric(
+            "queue_size",
+            "gauge",
+            "Points that wait for the cloud.",
+            &one(observed.queue_points.to_string()),
+        );
+        metric(
+            "queue_bytes",
+            "gauge",
+            "Bytes on disk of what waits.",
+            &one(observed.queue_bytes.to_string()),
+        );
+        metric(
+            "oldest_unsent_age_seconds",
+            "gauge",
+            "Age of the oldest point that waits; 0 when none does.",
+            &one(observed.oldest_age_s.unwrap_or(0.0).to_string()),
+        );
+        metric(
+            "drain_estimate_seconds",
+            "gauge",
+            "Until nothing waits at the pace of the last minutes; NaN when nothing was sent yet.",
+            &one(number(observed.drain_s)),
+        );
+        metric(
+            "clock_offset_seconds",
+            "gauge",
+            "How far the wall clock was moved since the start.",
+            &one(observed.clock_offset_s.to_string()),
+        );
+        let lost: Vec<_> = observed
+            .lost
+            .iter()
+            .map(|(stream, reason, points)| {
+                (format!("{{stream=\"{stream}\",reason=\"{reason}\"}}"), points.to_string())
+            })
+            .collect();
+        metric(
+            "points_lost_total",
+            "counter",
+            "Points that were taken and then discarded or damaged.",
+            &lost,
+        );
+        metric(
+            "points_rejected_total",
+            "counter",
+            "Points that could not be read or were refused; their producers were told.",
+            &one(self.rejected.get().to_string()),
+        );
+        let duplicates = [("http", &self.duplicates_http), ("mqtt", &self.duplicates_mqtt)]
+            .map(|(protocol, counter)| (format!("{{protocol=\"{protocol}\"}}"), counter.get().to_string()));
+        metric(
+            "duplicates_dropped_total",
+            "counter",
+            "Requests and messages that were there already.",
+            &duplicates,
+        );
+        metric(
+            "mqtt_connections",
+            "gauge",
+            "MQTT clients that are connected.",
+            &one(observed.mqtt_connections.to_string()),
+        );
+        metric(
+            "processing_duration_seconds",
+            "histogram",
+            "From the arrival of a request or message until its points are durable.",
+            &[],
+        );
+        self.processing.write("edge_gateway_processing_duration_seconds", &mut text);
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documented_metrics_are_there() {
+        let counters = Counters::default();
+        counters.points.add(3);
+        counters.processing.record(Duration::from_millis(3));
+        counters.processing.record(Duration::from_secs(60));
+        let observed = Observed { lost: vec![("data/a".to_owned(), "expired", 2)], ..Observed::default() };
+        let text = counters.render(&observed);
+        for line in [
+            "edge_gateway_data_points_total 3",
+            "edge_gateway_sync_success_total 0",
+            "edge_gateway_sync_failures_total 0",
+            "edge_gateway_queue_size 0",
+            "edge_gateway_processing_duration_seconds_bucket{le=\"0.0025\"} 0",
+            "edge_gateway_processing_duration_seconds_bucket{le=\"0.005\"} 1",
+            "edge_gateway_processing_duration_seconds_bucket{le=\"+Inf\"} 2",
+            "edge_gateway_processing_duration_seconds_count 2",
+            "edge_gateway_drain_estimate_seconds NaN",
+            "edge_gateway_points_lost_total{stream=\"data/a\",reason=\"expired\"} 2",
+            "edge_gateway_duplicates_dropped_total{protocol=\"mqtt\"} 0",
+        ] {
+            assert!(text.lines().any(|have| have == line), "{line} is missing in\n{text}");
+        }
+    }
+}

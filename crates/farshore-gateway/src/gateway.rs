@@ -1,0 +1,457 @@
+//! The gateway as a Rust program has it.
+
+use std::fs;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use farshore_journal::{Bounds, Class, Config, Journal, JournalError, Overflow, StreamConfig, StreamName};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::clock;
+use crate::config::{CleanupStrategy, GatewayConfig, SyncStrategy};
+use crate::counters::{Counters, Observed};
+use crate::http;
+use crate::ingest::{Ingest, lock};
+use crate::mqtt;
+use crate::point::{Point, PointError};
+use crate::process;
+use crate::status::{DataPoint, GatewayStatus, Health, HealthStatus, StreamStatus, SyncResult};
+
+const MB: u64 = 1024 * 1024;
+/// How long a stop waits for requests that are under way.
+const STOP: Duration = Duration::from_secs(10);
+
+/// Why the gateway could not do it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GatewayError {
+    #[error("the settings are wrong: {}", .0.join("; "))]
+    Settings(Vec<String>),
+    #[error("the gateway isn't running; call start() first")]
+    NotRunning,
+    #[error("the gateway is running already")]
+    Running,
+    #[error("the folder {folder} can't be made")]
+    Folder {
+        folder: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("can't listen on {address} for {what}")]
+    Listen {
+        what: &'static str,
+        address: std::net::SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("TLS for MQTT can't be set up from {file}")]
+    TlsFile {
+        file: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("TLS for MQTT can't be set up")]
+    Tls(#[source] farshore_trust::tls::TlsError),
+    #[error("the signals that end it can't be listened to")]
+    Signals(#[source] std::io::Error),
+    #[error("the reading isn't taken")]
+    Point(#[source] PointError),
+    #[error("the journal did not take it")]
+    Journal(#[source] JournalError),
+}
+
+/// Changes for [`EdgeGateway::configure`]; what is not given stays.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    pub batch_size: Option<u32>,
+    pub worker_threads: Option<usize>,
+    pub sync_strategy: Option<SyncStrategy>,
+    pub sync_interval: Option<Duration>,
+    pub max_records: Option<u64>,
+}
+
+/// When a change holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// From the next [`EdgeGateway::start`].
+    AtStart,
+}
+
+/// A gateway: takes readings by HTTP, MQTT and [`send_data`](Self::send_data), and keeps them until the cloud has them.
+#[derive(Debug)]
+pub struct EdgeGateway {
+    config: Mutex<GatewayConfig>,
+    running: tokio::sync::Mutex<Option<Running>>,
+    shared: Mutex<Option<Arc<Shared>>>,
+}
+
+#[derive(Debug)]
+struct Running {
+    stop: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+    addresses: Addresses,
+}
+
+/// Where it listens, with the ports that the system chose.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
+    pub http: Option<std::net::SocketAddr>,
+    pub mqtt: Option<std::net::SocketAddr>,
+    pub mqtt_tls: Option<std::net::SocketAddr>,
+}
+
+/// What requests and messages share while the gateway runs.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: GatewayConfig,
+    pub(crate) journal: Journal,
+    pub(crate) ingest: Ingest,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) mqtt: mqtt::Sessions,
+    pub(crate) mqtt_stream: StreamName,
+    started_wall_ns: i64,
+    started_mono_ns: i64,
+    cpu: Mutex<CpuSample>,
+}
+
+#[derive(Debug)]
+struct CpuSample {
+    at_mono_ns: i64,
+    cpu_ns: i64,
+    percent: f64,
+}
+
+impl EdgeGateway {
+    /// A gateway that is not running yet.
+    ///
+    /// # Errors
+    /// When the settings are wrong.
+    pub fn new(config: GatewayConfig) -> Result<Self, GatewayError> {
+        config.check().map_err(GatewayError::Settings)?;
+        Ok(Self {
+            config: Mutex::new(config),
+            running: tokio::sync::Mutex::default(),
+            shared: Mutex::default(),
+        })
+    }
+
+    /// Opens the journal and starts to listen.
+    ///
+    /// # Errors
+    /// When the journal can't be opened or an address is taken.
+    pub async fn start(&self) -> Result<(), GatewayError> {
+        let mut running = self.running.lock().await;
+        if running.is_some() {
+            return Err(GatewayError::Running);
+        }
+        let config = lock(&self.config).clone();
+        config.check().map_err(GatewayError::Settings)?;
+        let journal = open_journal(&config)?;
+        let counters = Arc::new(Counters::default());
+        let shared = Arc::new(Shared {
+            ingest: Ingest::new(journal.clone(), Arc::clone(&counters), config.max_series),
+            journal,
+            counters,
+            mqtt: mqtt::Sessions::default(),
+            mqtt_stream: stream("data/mqtt")?,
+            started_wall_ns: clock::wall_ns(),
+            started_mono_ns: clock::mono_ns(),
+            cpu: Mutex::new(CpuSample {
+                at_mono_ns: clock::mono_ns(),
+                cpu_ns: process::cpu_ns(),
+                percent: 0.0,
+            }),
+            config,
+        });
+        let config = &shared.config;
+        let (stop, stopped) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        let mut addresses = Addresses::default();
+        if let Some(address) = config.http {
+            let (listener, at) = listen("HTTP", address).await?;
+            addresses.http = Some(at);
+            tasks.spawn(http::serve(listener, Arc::clone(&shared), stopped.clone()));
+        }
+        if let Some(address) = config.mqtt {
+            let (listener, at) = listen("MQTT", address).await?;
+            addresses.mqtt = Some(at);
+            tasks.spawn(mqtt::serve(listener, None, Arc::clone(&shared), stopped.clone()));
+        }
+        if let Some((address, files)) = &config.mqtt_tls {
+            let tls = mqtt::tls_acceptor(files)?;
+            let (listener, at) = listen("MQTT over TLS", *address).await?;
+            addresses.mqtt_tls = Some(at);
+            tasks.spawn(mqtt::serve(listener, Some(tls), Arc::clone(&shared), stopped));
+        }
+        tracing::info!(device = %config.device_id, http = ?addresses.http, mqtt = ?addresses.mqtt, mqtt_tls = ?addresses.mqtt_tls, folder = %config.folder.display(), "the gateway takes readings");
+        *lock(&self.shared) = Some(shared);
+        *running = Some(Running { stop, tasks, addresses });
+        Ok(())
+    }
+
+    /// Where it listens; nothing while it is not running.
+    pub async fn addresses(&self) -> Option<Addresses> {
+        self.running.lock().await.as_ref().map(|running| running.addresses)
+    }
+
+    /// Ends what is under way, writes what waits and closes the journal. Nothing that was acknowledged is lost without it, too.
+    pub async fn stop(&self) {
+        let Some(mut running) = self.running.lock().await.take() else { return };
+        // Nobody listens any more where the tasks have ended by themselves.
+        let _ = running.stop.send(true);
+        let ended = async { while running.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(STOP, ended).await.is_err() {
+            tracing::warn!("some connections did not end in time and are cut off");
+        }
+        running.tasks.shutdown().await;
+        let shared = lock(&self.shared).take();
+        if let Some(shared) = shared {
+            let closed = tokio::task::spawn_blocking(move || shared.journal.close()).await;
+            if let Err(error) = closed {
+                tracing::error!(%error, "the journal could not be closed");
+            }
+        }
+    }
+
+    fn shared(&self) -> Result<Arc<Shared>, GatewayError> {
+        lock(&self.shared).clone().ok_or(GatewayError::NotRunning)
+    }
+
+    /// Keeps a reading. `true`: it is durable, whatever happens now.
+    ///
+    /// # Errors
+    /// When it isn't taken: keep it and try again.
+    pub async fn send_data(&self, data: DataPoint) -> Result<bool, GatewayError> {
+        let shared = self.shared()?;
+        let mut point = Point {
+            measurement: data.sensor_id.into(),
+            tags: data.tags.into_iter().map(|(key, value)| (key.into(), value.into())).collect(),
+            fields: vec![("value".into(), data.value)],
+            time_ns: data.timestamp_ns,
+        };
+        if let Some(unit) = data.unit {
+            point.tags.push(("unit".into(), unit.into()));
+        }
+        let stream = default_stream()?;
+        let taken = shared.ingest.point(&stream, &mut point).map_err(GatewayError::Point)?;
+        shared.ingest.durable(taken).await.map_err(GatewayError::Journal)?;
+        Ok(true)
+    }
+
+    /// # Errors
+    /// When it is not running.
+    pub async fn get_status(&self) -> Result<GatewayStatus, GatewayError> {
+        Ok(self.shared()?.status())
+    }
+
+    /// # Errors
+    /// When it is not running.
+    pub async fn health_check(&self) -> Result<HealthStatus, GatewayError> {
+        Ok(self.shared()?.health())
+    }
+
+    /// Sends what waits, now.
+    ///
+    /// # Errors
+    /// When it is not running. That the cloud can't be reached is no error but the result.
+    pub async fn force_sync(&self) -> Result<SyncResult, GatewayError> {
+        let shared = self.shared()?;
+        let status = shared.status();
+        Ok(SyncResult {
+            success: status.pending_sync_count == 0,
+            points_sent: 0,
+            points_pending: status.pending_sync_count,
+            error: (status.pending_sync_count > 0).then_some(status.sync_note).flatten(),
+        })
+    }
+
+    /// Changes settings; they hold from the next start.
+    ///
+    /// # Errors
+    /// When the result would be wrong; nothing is changed then.
+    pub fn configure(&self, options: &Options) -> Result<Applied, GatewayError> {
+        self.change(|config| {
+            config.batch_size = options.batch_size.unwrap_or(config.batch_size).max(1);
+            config.worker_threads = options.worker_threads.unwrap_or(config.worker_threads).clamp(1, 64);
+            config.sync_strategy = options.sync_strategy.unwrap_or(config.sync_strategy);
+            config.sync_interval = options.sync_interval.unwrap_or(config.sync_interval);
+            config.max_queue_points = options.max_records.or(config.max_queue_points);
+        })
+    }
+
+    /// How much is kept for the cloud, and what gives way beyond that; from the next start.
+    ///
+    /// # Errors
+    /// When a bound is zero.
+    pub fn configure_retention(
+        &self,
+        max_days: Option<u32>,
+        max_records: Option<u64>,
+        cleanup: CleanupStrategy,
+    ) -> Result<Applied, GatewayError> {
+        if max_days == Some(0) || max_records == Some(0) {
+            return Err(GatewayError::Settings(vec!["a bound is at least 1".to_owned()]));
+        }
+        self.change(|config| {
+            config.max_age = max_days.map(|days| Duration::from_secs(u64::from(days) * 86_400));
+            config.max_queue_points = max_records;
+            config.cleanup = cleanup;
+        })
+    }
+
+    fn change(&self, change: impl FnOnce(&mut GatewayConfig)) -> Result<Applied, GatewayError> {
+        let mut config = lock(&self.config);
+        let mut changed = config.clone();
+        change(&mut changed);
+        changed.check().map_err(GatewayError::Settings)?;
+        *config = changed;
+        Ok(Applied::AtStart)
+    }
+}
+
+/// The stream of readings that name none.
+pub(crate) fn default_stream() -> Result<StreamName, GatewayError> {
+    stream("data/default")
+}
+
+fn stream(name: &str) -> Result<StreamName, GatewayError> {
+    name.parse()
+        .map_err(|error: farshore_journal::StreamNameError| GatewayError::Settings(vec![error.to_string()]))
+}
+
+async fn listen(
+    what: &'static str,
+    address: std::net::SocketAddr,
+) -> Result<(TcpListener, std::net::SocketAddr), GatewayError> {
+    let failed = |source| GatewayError::Listen { what, address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let at = listener.local_addr().map_err(failed)?;
+    Ok((listener, at))
+}
+
+/// Opens the journal as the settings ask, and makes it when it is not there.
+///
+/// # Errors
+/// When its folder can't be made or another process has it.
+pub(crate) fn open_journal(config: &GatewayConfig) -> Result<Journal, GatewayError> {
+    fs::create_dir_all(&config.folder)
+        .map_err(|source| GatewayError::Folder { folder: config.folder.display().to_string(), source })?;
+    let free = process::free_bytes(&config.folder).unwrap_or(2 * 1024 * MB);
+    let max_bytes = config.max_bytes.unwrap_or_else(|| (free / 2).clamp(64 * MB, 10 * 1024 * MB));
+    let mut stream = StreamConfig::of(Class::Telemetry);
+    stream.durability = config.durability;
+    stream.bounds = Bounds {
+        points: config.max_queue_points.unwrap_or(u64::MAX),
+        age: config.max_age.unwrap_or(Duration::MAX),
+        ..Bounds::NONE
+    };
+    stream.overflow = match config.cleanup {
+        CleanupStrategy::OldestFirst => Overflow::DropOldest,
+        CleanupStrategy::Reject => Overflow::Reject,
+    };
+    let settings = Config { default_stream: stream, max_bytes, ..Config::default() };
+    Journal::open(&config.folder, settings).map_err(GatewayError::Journal)
+}
+
+/// Makes the journal's folder and looks whether it can be opened: `--init-db`.
+///
+/// # Errors
+/// When it can't.
+pub fn init_db(config: &GatewayConfig) -> Result<(), GatewayError> {
+    open_journal(config)?.close();
+    Ok(())
+}
+
+impl Shared {
+    pub(crate) fn uptime_seconds(&self) -> u64 {
+        u64::try_from((clock::mono_ns() - self.started_mono_ns) / 1_000_000_000).unwrap_or(0)
+    }
+
+    fn oldest_age_s(&self, oldest_ns: Option<i64>) -> Option<f64> {
+        #[expect(clippy::cast_precision_loss, reason = "a figure to be looked at")]
+        oldest_ns.map(|oldest| (clock::wall_ns().saturating_sub(oldest)).max(0) as f64 / 1e9)
+    }
+
+    pub(crate) fn status(&self) -> GatewayStatus {
+        let stats = self.journal.stats();
+        let note = match &self.config.cloud_url {
+            None => "no cloud is set; readings are kept here",
+            Some(_) => "this version has no sender of its own yet; readings are kept here",
+        };
+        GatewayStatus {
+            device_id: self.config.device_id.clone(),
+            device_name: self.config.device_name.clone(),
+            is_online: false,
+            pending_sync_count: stats.pending_points(),
+            pending_bytes: stats.bytes,
+            oldest_unsent_age: self.oldest_age_s(stats.oldest_ns()),
+            last_sync_time: None,
+            failed_sync_count: self.counters.sync_failures.get(),
+            sync_note: Some(note.to_owned()),
+            streams: stats
+                .streams
+                .iter()
+                .map(|(name, stream)| StreamStatus {
+                    name: name.to_string(),
+                    class: stream.class.as_str(),
+                    pending_points: stream.pending_points,
+                    pending_bytes: stream.pending_bytes,
+                    lost_points: stream.lost.values().sum(),
+                })
+                .collect(),
+        }
+    }
+
+    /// Share of one processor since it was asked before, at least a second ago.
+    fn cpu_percent(&self) -> f64 {
+        let mut sample = lock(&self.cpu);
+        let (at_mono_ns, cpu_ns) = (clock::mono_ns(), process::cpu_ns());
+        let passed = at_mono_ns.saturating_sub(sample.at_mono_ns);
+        if passed >= 1_000_000_000 {
+            #[expect(clippy::cast_precision_loss, reason = "a figure to be looked at")]
+            let percent = (cpu_ns.saturating_sub(sample.cpu_ns)) as f64 * 100.0 / passed as f64;
+            *sample = CpuSample { at_mono_ns, cpu_ns, percent: (percent * 10.0).round() / 10.0 };
+        }
+        sample.percent
+    }
+
+    pub(crate) fn health(&self) -> HealthStatus {
+        let stats = self.journal.stats();
+        let lost = stats.streams.values().any(|stream| stream.lost.values().any(|lost| *lost > 0));
+        #[expect(clippy::cast_precision_loss, reason = "a figure to be looked at")]
+        let mb = |bytes: u64| (bytes as f64 / MB as f64 * 10.0).round() / 10.0;
+        HealthStatus {
+            status: if lost { Health::Degraded } else { Health::Healthy },
+            device_id: self.config.device_id.clone(),
+            is_online: false,
+            pending_sync_count: stats.pending_points(),
+            last_sync: None,
+            uptime_seconds: self.uptime_seconds(),
+            local_storage_mb: mb(stats.bytes),
+            cpu_percent: self.cpu_percent(),
+            memory_mb: mb(process::rss_bytes().unwrap_or(0)),
+        }
+    }
+
+    pub(crate) fn metrics(&self) -> String {
+        let stats = self.journal.stats();
+        let wall = clock::wall_ns().saturating_sub(self.started_wall_ns);
+        let mono = clock::mono_ns().saturating_sub(self.started_mono_ns);
+        let lost = stats.streams.iter().flat_map(|(name, stream)| {
+            stream.lost.iter().map(|(reason, points)| (name.to_string(), reason.as_str(), *points))
+        });
+        #[expect(clippy::cast_precision_loss, reason = "a figure to be looked at")]
+        let clock_offset_s = (wall.saturating_sub(mono)) as f64 / 1e9;
+        self.counters.render(&Observed {
+            queue_points: stats.pending_points(),
+            queue_bytes: stats.bytes,
+            oldest_age_s: self.oldest_age_s(stats.oldest_ns()),
+            drain_s: (stats.pending_points() == 0).then_some(0.0),
+            clock_offset_s,
+            lost: lost.collect(),
+            mqtt_connections: self.mqtt.connections(),
+        })
+    }
+}

@@ -1,0 +1,146 @@
+//! The local page: it works without the cloud, without scripts and without anything from elsewhere.
+
+use std::fmt::Write as _;
+
+use http::StatusCode;
+
+use super::answer::{self, Answer};
+use crate::clock;
+use crate::gateway::Shared;
+
+const STYLE: &str = include_str!("page.css");
+
+pub(super) fn page(shared: &Shared) -> Answer {
+    let (status, health) = (shared.status(), shared.health());
+    let mut html = String::with_capacity(16 * 1024);
+    let name = escape(&status.device_name);
+    let _ = write!(
+        html,
+        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
+         <meta http-equiv=\"refresh\" content=\"10\"><title>{name} – edge gateway</title><style>{STYLE}</style></head><body><main>\
+         <h1>{name}</h1><p class=\"sub\">{} · up {}</p><dl>",
+        escape(&status.device_id),
+        duration(health.uptime_seconds)
+    );
+    let mut fact = |name: &str, value: &str| {
+        let _ = write!(html, "<div><dt>{name}</dt><dd>{}</dd></div>", escape(value));
+    };
+    fact(
+        "State",
+        match health.status {
+            crate::status::Health::Healthy => "takes readings and keeps them",
+            crate::status::Health::Degraded => "takes readings; some were lost (see below)",
+            crate::status::Health::Unhealthy => "does not take readings",
+        },
+    );
+    fact("Cloud", if status.is_online { "connected" } else { "not connected" });
+    fact("Waiting", &format!("{} points, {}", status.pending_sync_count, bytes(status.pending_bytes)));
+    let oldest = status.oldest_unsent_age.map_or_else(
+        || "nothing waits".to_owned(),
+        |age| {
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "a figure to be looked at"
+            )]
+            let seconds = age as u64;
+            format!("{} old", duration(seconds))
+        },
+    );
+    fact("Oldest", &oldest);
+    fact("Memory", &format!("{} MB", health.memory_mb));
+    fact("Processor", &format!("{} %", health.cpu_percent));
+    html.push_str("</dl>");
+    if let Some(note) = &status.sync_note {
+        let _ = write!(html, "<p class=\"note\">{}</p>", escape(note));
+    }
+    html.push_str("<h2>Streams</h2>");
+    if status.streams.is_empty() {
+        html.push_str("<p>No reading came in yet. Send one:</p><pre>curl -d '{\"sensor_id\":\"temp-01\",\"value\":23.5}' http://localhost:8000/api/data</pre>");
+    } else {
+        html.push_str("<div class=\"scroll\"><table><thead><tr><th>Stream</th><th>Class</th><th class=\"n\">Points waiting</th><th class=\"n\">On disk</th><th class=\"n\">Points lost</th></tr></thead><tbody>");
+        for stream in &status.streams {
+            let _ = write!(
+                html,
+                "<tr><td>{}</td><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
+                escape(&stream.name),
+                stream.class,
+                stream.pending_points,
+                bytes(stream.pending_bytes),
+                stream.lost_points
+            );
+        }
+        html.push_str("</tbody></table></div>");
+    }
+    let latest = shared.ingest.latest();
+    if !latest.is_empty() {
+        html.push_str("<h2>Latest values</h2><div class=\"scroll\"><table><thead><tr><th>Series</th><th class=\"n\">Value</th><th>Time (UTC)</th></tr></thead><tbody>");
+        for (series, value) in &latest {
+            let _ = write!(
+                html,
+                "<tr><td>{}</td><td class=\"n\">{}</td><td>{}</td></tr>",
+                escape(series),
+                escape(&value.value),
+                clock::rfc3339(value.at_ns)
+            );
+        }
+        html.push_str("</tbody></table></div>");
+    }
+    html.push_str("<p class=\"sub\">This page is served by the gateway itself and renews itself every 10 seconds. <a href=\"/metrics\">Metrics</a> · <a href=\"/health\">Health</a></p></main></body></html>");
+    let mut answer = answer::body(StatusCode::OK, "text/html; charset=utf-8", html);
+    let policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+    for (name, value) in [
+        ("content-security-policy", policy),
+        ("x-content-type-options", "nosniff"),
+        ("cache-control", "no-store"),
+    ] {
+        answer.headers_mut().insert(name, http::HeaderValue::from_static(value));
+    }
+    answer
+}
+
+fn escape(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => safe.push_str("&amp;"),
+            '<' => safe.push_str("&lt;"),
+            '>' => safe.push_str("&gt;"),
+            '"' => safe.push_str("&quot;"),
+            '\'' => safe.push_str("&#39;"),
+            other => safe.push(other),
+        }
+    }
+    safe
+}
+
+fn bytes(bytes: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "a figure to be looked at")]
+    let size = bytes as f64;
+    match bytes {
+        0..1_000 => format!("{bytes} B"),
+        1_000..1_000_000 => format!("{:.1} kB", size / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", size / 1e6),
+        _ => format!("{:.2} GB", size / 1e9),
+    }
+}
+
+fn duration(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3_600 => format!("{} min", seconds / 60),
+        3_600..86_400 => format!("{} h {} min", seconds / 3_600, seconds / 60 % 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds / 3_600 % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_text_is_text() {
+        assert_eq!(escape("<script>'\"&"), "&lt;script&gt;&#39;&quot;&amp;");
+        assert_eq!((bytes(1_500).as_str(), duration(90_000).as_str()), ("1.5 kB", "1 d 1 h"));
+    }
+}

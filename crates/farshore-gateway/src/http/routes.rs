@@ -1,0 +1,333 @@
+//! What can be asked.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use farshore_domain::digest::Digest;
+use farshore_journal::{JournalError, StreamName};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+
+use super::answer::{self, Answer};
+use super::idempotency::{Key, MAX_KEY_BYTES, Said};
+use super::{Server, auth, page};
+use crate::decode::body::{BodyError, Encoding, unpack};
+use crate::decode::{Outcome, Precision, otlp};
+use crate::gateway::Shared;
+use crate::ingest::Form;
+use crate::limits::MAX_BODY_BYTES;
+use crate::point::PointError;
+
+/// Kilobytes of bodies in memory at once; beyond that, clients are told to wait.
+pub(super) const BODIES_KB: usize = 48 * 1024;
+/// For a body to arrive.
+const BODY: Duration = Duration::from_secs(30);
+/// Bodies of this size are read on another thread, so that other clients don't wait.
+const LARGE: usize = 256 * 1024;
+
+/// How a producer's protocol answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dialect {
+    Influx,
+    Json,
+    Otlp { json: bool },
+}
+
+pub(super) async fn answer(server: &Arc<Server>, request: Request<Incoming>) -> Answer {
+    let query: Vec<(String, String)> =
+        form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes())
+            .take(32)
+            .map(|(key, value)| (key.into_owned(), value.into_owned()))
+            .collect();
+    let method = request.method().clone();
+    let path = request.uri().path().trim_end_matches('/').to_owned();
+    let shared = &server.shared;
+    // What supervisors ask, without a secret of anybody in it.
+    match (&method, path.as_str()) {
+        (&Method::GET, "/health") => return answer::json(StatusCode::OK, &shared.health()),
+        (&Method::GET, "/ready") => return ready(shared),
+        (&Method::GET, "/metrics") => {
+            return answer::body(
+                StatusCode::OK,
+                "text/plain; version=0.0.4; charset=utf-8",
+                shared.metrics(),
+            );
+        }
+        (&Method::GET | &Method::HEAD, "/ping") => return answer::empty(StatusCode::NO_CONTENT),
+        _ => {}
+    }
+    if !auth::allowed(&shared.config.credentials, request.headers(), &query) {
+        return answer::unauthorized();
+    }
+    let of = |name: &str| query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+    let (dialect, form, stream) = match (&method, path.as_str()) {
+        (&Method::GET, "") => return page::page(shared),
+        (&Method::GET, "/api/status") => return answer::json(StatusCode::OK, &shared.status()),
+        (&Method::POST, "/api/v2/write" | "/write") => {
+            let precision = match of("precision").unwrap_or_default().parse::<Precision>() {
+                Ok(precision) => precision,
+                Err(error) => return answer::invalid(&error.to_string()),
+            };
+            (Dialect::Influx, Form::Lines(precision), of("bucket").or(of("db")))
+        }
+        (&Method::POST, "/api/data" | "/api/v1/data") => (Dialect::Json, Form::Json, of("stream")),
+        (&Method::POST, "/v1/metrics") => {
+            let json = match content_type(request.headers()) {
+                "application/x-protobuf" => false,
+                "application/json" => true,
+                _ => {
+                    let message = "content-type is application/x-protobuf or application/json";
+                    return answer::failure(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid", message);
+                }
+            };
+            let form = if json { Form::OtlpJson } else { Form::OtlpProtobuf };
+            (Dialect::Otlp { json }, form, Some("otlp"))
+        }
+        (
+            _,
+            "/health" | "/ready" | "/metrics" | "/ping" | "" | "/api/status" | "/api/v2/write" | "/write"
+            | "/api/data" | "/api/v1/data" | "/v1/metrics",
+        ) => {
+            return answer::failure(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method not allowed",
+                "this address takes another method",
+            );
+        }
+        _ => return answer::failure(StatusCode::NOT_FOUND, "not found", "there is nothing at this address"),
+    };
+    let stream = match stream_name(stream) {
+        Ok(stream) => stream,
+        Err(message) => return answer::failure(StatusCode::NOT_FOUND, "not found", &message),
+    };
+    take(server, request, dialect, form, stream).await
+}
+
+/// `data/NAME`; a name of InfluxDB (`db/retention`, capital letters) is made to fit.
+fn stream_name(name: Option<&str>) -> Result<StreamName, String> {
+    let name = name.filter(|name| !name.is_empty()).unwrap_or("default");
+    let name = format!("data/{}", name.to_ascii_lowercase().replace(' ', "-"));
+    name.parse().map_err(|error: farshore_journal::StreamNameError| error.to_string())
+}
+
+fn content_type(headers: &HeaderMap) -> &str {
+    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim()
+}
+
+fn ready(shared: &Shared) -> Answer {
+    // The journal is open as long as there is somebody to ask, and a full disk shows at the first write.
+    answer::json(StatusCode::OK, &serde_json::json!({"ready": true, "device_id": shared.config.device_id}))
+}
+
+async fn take(
+    server: &Arc<Server>,
+    request: Request<Incoming>,
+    dialect: Dialect,
+    form: Form,
+    stream: StreamName,
+) -> Answer {
+    let begun = Instant::now();
+    let (head, incoming) = request.into_parts();
+    let encoding = head.headers.get(CONTENT_ENCODING).map_or("", |value| value.to_str().unwrap_or("?"));
+    let encoding = match Encoding::parse(encoding) {
+        Ok(encoding) => encoding,
+        Err(error) => return refused(dialect, StatusCode::UNSUPPORTED_MEDIA_TYPE, &error.to_string()),
+    };
+    let length =
+        head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    if length.is_some_and(|length| length > MAX_BODY_BYTES) {
+        let error = BodyError::TooLarge { bytes: length.unwrap_or_default() };
+        return refused(dialect, StatusCode::PAYLOAD_TOO_LARGE, &error.to_string());
+    }
+    // A packed body, or one of unknown length, counts as what it may become.
+    let counted = match (length, encoding) {
+        (Some(length), Encoding::Plain) => length,
+        (Some(length), _) => length.saturating_mul(10).clamp(1024 * 1024, MAX_BODY_BYTES),
+        (None, _) => MAX_BODY_BYTES,
+    };
+    let kilobytes = u32::try_from(counted / 1024 + 1).unwrap_or(u32::MAX);
+    let Ok(_room) = server.bodies.try_acquire_many(kilobytes) else {
+        return answer::later(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too many requests",
+            "too many large bodies at once",
+            1,
+        );
+    };
+    let body = match tokio::time::timeout(BODY, Limited::new(incoming, MAX_BODY_BYTES).collect()).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+            let error = BodyError::TooLarge { bytes: MAX_BODY_BYTES + 1 };
+            return refused(dialect, StatusCode::PAYLOAD_TOO_LARGE, &error.to_string());
+        }
+        Ok(Err(error)) => {
+            return refused(dialect, StatusCode::BAD_REQUEST, &format!("the body broke off: {error}"));
+        }
+        Err(_) => return refused(dialect, StatusCode::REQUEST_TIMEOUT, "the body took too long"),
+    };
+    let key = head.headers.get("idempotency-key").map(|key| key.to_str().unwrap_or_default());
+    let Some(key) = key else {
+        return take_body(server, dialect, form, stream, encoding, body, begun).await;
+    };
+    if key.is_empty() || key.len() > MAX_KEY_BYTES {
+        return answer::invalid(&format!("an Idempotency-Key has 1 to {MAX_KEY_BYTES} characters"));
+    }
+    let key = format!("{stream} {key}");
+    match server.recent.claim(&key, Digest::of(&body)) {
+        Key::New => {}
+        Key::Other => {
+            let message = "the Idempotency-Key was used for another body";
+            return answer::failure(StatusCode::UNPROCESSABLE_ENTITY, "unprocessable entity", message);
+        }
+        Key::UnderWay => {
+            return answer::later(StatusCode::CONFLICT, "conflict", "the same request is still under way", 1);
+        }
+        Key::Again(said) => {
+            server.shared.counters.duplicates_http.add(1);
+            return match said.content_type {
+                Some(content_type) => answer::body(said.status, content_type, said.body),
+                None => answer::empty(said.status),
+            };
+        }
+    }
+    let mut settle = Settle { server, key: &key, said: None };
+    let answer = take_body(server, dialect, form, stream, encoding, body, begun).await;
+    let (head, body) = answer.into_parts();
+    // A full body is there at once.
+    let bytes = match body.collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(never) => match never {},
+    };
+    let content_type = match head.headers.get(CONTENT_TYPE).map(|value| value.as_bytes()) {
+        Some(b"application/x-protobuf") => Some("application/x-protobuf"),
+        Some(_) => Some("application/json"),
+        None => None,
+    };
+    // 4xx with a part that was taken is an answer for good as well; what is to come again must be free to.
+    if head.status.is_success() || head.status == StatusCode::BAD_REQUEST {
+        settle.said = Some(Said { status: head.status, content_type, body: bytes.clone() });
+    }
+    drop(settle);
+    Answer::from_parts(head, bytes.into())
+}
+
+/// Settles the key also when the client goes away and the request is dropped.
+struct Settle<'s> {
+    server: &'s Server,
+    key: &'s str,
+    said: Option<Said>,
+}
+
+impl Drop for Settle<'_> {
+    fn drop(&mut self) {
+        self.server.recent.settle(self.key, self.said.take());
+    }
+}
+
+async fn take_body(
+    server: &Arc<Server>,
+    dialect: Dialect,
+    form: Form,
+    stream: StreamName,
+    encoding: Encoding,
+    body: Bytes,
+    begun: Instant,
+) -> Answer {
+    let shared = Arc::clone(&server.shared);
+    let elsewhere = encoding != Encoding::Plain || body.len() > LARGE;
+    let read = move || -> Result<_, Unreadable> {
+        let plain: Cow<'_, [u8]> = unpack(&body, encoding)?;
+        Ok(shared.ingest.body(&stream, form, &plain)?)
+    };
+    let taken = if elsewhere {
+        match tokio::task::spawn_blocking(read).await {
+            Ok(taken) => taken,
+            Err(error) => return refused(dialect, StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+        }
+    } else {
+        read()
+    };
+    let taken = match taken {
+        Ok(taken) => taken,
+        Err(Unreadable::Body(error @ (BodyError::TooLarge { .. } | BodyError::Bomb { .. }))) => {
+            return refused(dialect, StatusCode::PAYLOAD_TOO_LARGE, &error.to_string());
+        }
+        Err(Unreadable::Body(error)) => return refused(dialect, StatusCode::BAD_REQUEST, &error.to_string()),
+        Err(Unreadable::Point(error)) => {
+            return refused(dialect, StatusCode::BAD_REQUEST, &error.to_string());
+        }
+    };
+    let outcome = match server.shared.ingest.durable(taken).await {
+        Ok(outcome) => outcome,
+        Err(error) => return not_kept(&error),
+    };
+    server.shared.counters.processing.record(begun.elapsed());
+    done(dialect, &outcome)
+}
+
+/// Why a body gives no points.
+enum Unreadable {
+    Body(BodyError),
+    Point(PointError),
+}
+
+impl From<BodyError> for Unreadable {
+    fn from(error: BodyError) -> Self {
+        Self::Body(error)
+    }
+}
+
+impl From<PointError> for Unreadable {
+    fn from(error: PointError) -> Self {
+        Self::Point(error)
+    }
+}
+
+fn not_kept(error: &JournalError) -> Answer {
+    tracing::warn!(%error, "points were not taken");
+    answer::journal(error)
+}
+
+fn refused(dialect: Dialect, status: StatusCode, message: &str) -> Answer {
+    let code = if status == StatusCode::PAYLOAD_TOO_LARGE { "request too large" } else { "invalid" };
+    match dialect {
+        Dialect::Otlp { json } => {
+            let content_type = if json { "application/json" } else { "application/x-protobuf" };
+            answer::body(status, content_type, otlp::failure(message, json))
+        }
+        Dialect::Influx | Dialect::Json => answer::failure(status, code, message),
+    }
+}
+
+/// The points are durable. What was left out is told: as InfluxDB does, by 400 with the lines that were wrong.
+fn done(dialect: Dialect, outcome: &Outcome) -> Answer {
+    let partial = || {
+        let message = format!(
+            "partial write: {} taken, {} left out: {}",
+            outcome.accepted,
+            outcome.rejected,
+            outcome.message()
+        );
+        answer::invalid(&message)
+    };
+    match dialect {
+        Dialect::Influx if outcome.rejected == 0 => answer::empty(StatusCode::NO_CONTENT),
+        Dialect::Influx => partial(),
+        Dialect::Json => {
+            let errors: Vec<String> =
+                outcome.told.iter().map(|told| format!("{}: {}", told.place, told.error)).collect();
+            let body = serde_json::json!({"accepted": outcome.accepted, "rejected": outcome.rejected, "errors": errors});
+            let status = if outcome.rejected == 0 { StatusCode::OK } else { StatusCode::BAD_REQUEST };
+            answer::json(status, &body)
+        }
+        Dialect::Otlp { json } => {
+            let content_type = if json { "application/json" } else { "application/x-protobuf" };
+            answer::body(StatusCode::OK, content_type, otlp::response(outcome, json))
+        }
+    }
+}

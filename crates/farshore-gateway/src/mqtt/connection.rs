@@ -1,0 +1,350 @@
+//! One client's connection.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf as _, BytesMut};
+use farshore_journal::JournalError;
+use futures_util::FutureExt as _;
+use futures_util::stream::{FuturesOrdered, StreamExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::codec::{self, CodecError, Packet, Publish, Version};
+use super::{Acknowledged, Connected, payload};
+use crate::gateway::Shared;
+use crate::ingest::Taken;
+
+/// Messages of a connection that are not durable yet; the client's next ones wait in the socket.
+const MAX_UNDER_WAY: u16 = 256;
+const FIRST_PACKET: Duration = Duration::from_secs(10);
+/// For a client to read what is said to it.
+const WRITE: Duration = Duration::from_secs(30);
+
+const QUOTA_EXCEEDED: u8 = 0x97;
+const PAYLOAD_INVALID: u8 = 0x99;
+const SESSION_TAKEN_OVER: u8 = 0x8e;
+const SHUTTING_DOWN: u8 = 0x8b;
+const MALFORMED: u8 = 0x81;
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnectionError {
+    #[error("the client said nothing for too long")]
+    Silent,
+    #[error("the client does not read what it is told")]
+    Deaf,
+    #[error("the first packet was no CONNECT")]
+    NotConnect,
+    #[error("the user or the password is wrong")]
+    NotAllowed,
+    #[error("{0}")]
+    Codec(#[from] CodecError),
+    #[error("the connection failed: {0}")]
+    Io(#[from] std::io::Error),
+    #[error("readings could not be kept: {0}")]
+    Journal(JournalError),
+}
+
+/// A message whose points are on their way to the disk.
+struct Settled {
+    /// Packet id and hash, at QoS 1.
+    id: Option<(u16, u64)>,
+    /// Told to clients of version 5; 0 when the points are durable.
+    reason: u8,
+    begun: Instant,
+    result: Result<(), JournalError>,
+}
+
+type UnderWay<'s> = FuturesOrdered<Pin<Box<dyn Future<Output = Settled> + Send + 's>>>;
+
+struct Connection<'s, S> {
+    stream: S,
+    shared: &'s Shared,
+    buffer: BytesMut,
+    out: Vec<u8>,
+    version: Version,
+}
+
+pub(super) async fn run<S: AsyncRead + AsyncWrite + Unpin + Send>(
+    stream: S,
+    shared: &Arc<Shared>,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), ConnectionError> {
+    let mut connection = Connection {
+        stream,
+        shared,
+        buffer: BytesMut::with_capacity(4096),
+        out: Vec::new(),
+        version: Version::V311,
+    };
+    let first = timeout(FIRST_PACKET, connection.connect()).await.map_err(|_| ConnectionError::Silent)??;
+    let _counted = Connected::new(&shared.mqtt);
+    let (session, known) = shared.mqtt.open(&first.client);
+    // One connection to a session: the older one ends, and settles what it has under way before.
+    session.takeover.notify_one();
+    let mut acknowledged =
+        timeout(WRITE, session.acknowledged.lock()).await.map_err(|_| ConnectionError::Silent)?;
+    // What was meant for the older one must not end this one; a newer one tells again while it waits for the lock.
+    let _ = session.takeover.notified().now_or_never();
+    if first.clean {
+        *acknowledged = Acknowledged::default();
+    }
+    codec::conn_ack(
+        &mut connection.out,
+        connection.version,
+        known && !first.clean,
+        0,
+        MAX_UNDER_WAY,
+        first.assigned.then_some(first.client.as_str()),
+    );
+    connection.flush().await?;
+    let mut under_way: UnderWay<'_> = FuturesOrdered::new();
+    let result = connection
+        .talk(&mut under_way, &mut acknowledged, first.patience, &session.takeover, &mut stop)
+        .await;
+    // Whoever connects next with this session must find what became durable.
+    while let Some(settled) = under_way.next().await {
+        if let (Some((id, hash)), 0, Ok(())) = (settled.id, settled.reason, settled.result) {
+            acknowledged.remember(id, hash);
+        }
+    }
+    result
+}
+
+/// What the first packet said.
+struct First {
+    client: String,
+    assigned: bool,
+    clean: bool,
+    /// Silence for longer ends the connection.
+    patience: Option<Duration>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
+    async fn connect(&mut self) -> Result<First, ConnectionError> {
+        let (first, length) = loop {
+            // What begins otherwise speaks another protocol, and would be waited for in vain.
+            if self.buffer.first().is_some_and(|byte| *byte != 0x10) {
+                return Err(ConnectionError::NotConnect);
+            }
+            match codec::decode(&self.buffer, self.version) {
+                Ok(Some((Packet::Connect(connect), length))) => {
+                    let password =
+                        connect.password.map(|bytes| std::str::from_utf8(bytes).unwrap_or_default());
+                    let credentials = &self.shared.config.credentials;
+                    let allowed = credentials.is_empty()
+                        || credentials
+                            .accepts(connect.user.unwrap_or_default(), password.unwrap_or_default());
+                    self.version = connect.version;
+                    if !allowed {
+                        let code = if connect.version == Version::V5 { 0x86 } else { 4 };
+                        codec::conn_ack(&mut self.out, self.version, false, code, 0, None);
+                        self.flush().await?;
+                        return Err(ConnectionError::NotAllowed);
+                    }
+                    let assigned = connect.client_id.is_empty();
+                    let client = if assigned {
+                        format!("anonymous-{}", uuid::Uuid::now_v7())
+                    } else {
+                        connect.client_id.chars().take(256).collect()
+                    };
+                    let patience = Duration::from_secs(u64::from(connect.keep_alive)) * 3 / 2;
+                    let first = First {
+                        client,
+                        assigned,
+                        clean: connect.clean_start || assigned,
+                        patience: (!patience.is_zero()).then_some(patience),
+                    };
+                    break (first, length);
+                }
+                Ok(Some(_)) => return Err(ConnectionError::NotConnect),
+                Ok(None) => {}
+                Err(CodecError::Version(level)) => {
+                    // Both versions understand this one.
+                    codec::conn_ack(&mut self.out, Version::V311, false, 1, 0, None);
+                    self.flush().await?;
+                    return Err(CodecError::Version(level).into());
+                }
+                Err(error) => return Err(error.into()),
+            }
+            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+                return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
+            }
+        };
+        self.buffer.advance(length);
+        Ok(first)
+    }
+
+    async fn flush(&mut self) -> Result<(), ConnectionError> {
+        if self.out.is_empty() {
+            return Ok(());
+        }
+        timeout(WRITE, self.stream.write_all(&self.out)).await.map_err(|_| ConnectionError::Deaf)??;
+        timeout(WRITE, self.stream.flush()).await.map_err(|_| ConnectionError::Deaf)??;
+        self.out.clear();
+        Ok(())
+    }
+
+    /// Says why, to those that understand it, and ends.
+    async fn leave(&mut self, reason: u8) {
+        codec::disconnect(&mut self.out, self.version, reason);
+        // It goes away anyway.
+        if let Err(error) = self.flush().await {
+            tracing::debug!(%error, "a client did not hear why it has to go");
+        }
+    }
+}
+
+impl<'s, S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'s, S> {
+    async fn talk(
+        &mut self,
+        under_way: &mut UnderWay<'s>,
+        acknowledged: &mut Acknowledged,
+        patience: Option<Duration>,
+        takeover: &tokio::sync::Notify,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<(), ConnectionError> {
+        let mut heard = tokio::time::Instant::now();
+        loop {
+            while under_way.len() < usize::from(MAX_UNDER_WAY) {
+                match codec::decode(&self.buffer, self.version) {
+                    Ok(None) => break,
+                    Ok(Some((Packet::Disconnect { .. }, _))) => return Ok(()),
+                    Ok(Some((packet, length))) => {
+                        let answered =
+                            hear(self.shared, self.version, &mut self.out, under_way, acknowledged, packet);
+                        self.buffer.advance(length);
+                        answered?;
+                    }
+                    Err(error) => {
+                        let reason = match error {
+                            CodecError::Qos2 => 0x9b,
+                            CodecError::TopicAlias => 0x94,
+                            CodecError::TooLarge(_) => 0x95,
+                            _ => MALFORMED,
+                        };
+                        self.leave(reason).await;
+                        return Err(error.into());
+                    }
+                }
+            }
+            self.flush().await?;
+            let room = under_way.len() < usize::from(MAX_UNDER_WAY);
+            // A client without keep-alive may be silent for ever.
+            let until = heard + patience.unwrap_or(Duration::from_secs(365 * 86_400));
+            tokio::select! {
+                biased;
+                Some(settled) = under_way.next(), if !under_way.is_empty() => {
+                    self.settle(acknowledged, settled)?;
+                    while let Some(Some(settled)) = under_way.next().now_or_never() {
+                        self.settle(acknowledged, settled)?;
+                    }
+                }
+                read = self.stream.read_buf(&mut self.buffer), if room => {
+                    if read? == 0 {
+                        return Ok(());
+                    }
+                    heard = tokio::time::Instant::now();
+                }
+                () = takeover.notified() => {
+                    self.leave(SESSION_TAKEN_OVER).await;
+                    return Ok(());
+                }
+                _ = stop.changed() => {
+                    self.leave(SHUTTING_DOWN).await;
+                    return Ok(());
+                }
+                () = tokio::time::sleep_until(until), if room => return Err(ConnectionError::Silent),
+            }
+        }
+    }
+
+    fn settle(&mut self, acknowledged: &mut Acknowledged, settled: Settled) -> Result<(), ConnectionError> {
+        let Settled { id, reason, begun, result } = settled;
+        match (id, result) {
+            (id, Ok(())) => {
+                self.shared.counters.processing.record(begun.elapsed());
+                if let Some((id, hash)) = id {
+                    if reason == 0 {
+                        acknowledged.remember(id, hash);
+                    }
+                    codec::pub_ack(&mut self.out, self.version, id, reason);
+                }
+                Ok(())
+            }
+            (Some((id, _)), Err(error)) if self.version == Version::V5 => {
+                tracing::warn!(%error, "a message was not kept");
+                codec::pub_ack(&mut self.out, self.version, id, QUOTA_EXCEEDED);
+                Ok(())
+            }
+            // There is no way to say no in 3.1.1 but to go: the client sends it again.
+            (Some(_), Err(error)) => Err(ConnectionError::Journal(error)),
+            (None, Err(error)) => {
+                tracing::warn!(%error, "a message at QoS 0 was not kept");
+                self.shared.counters.rejected.add(1);
+                Ok(())
+            }
+        }
+    }
+}
+
+fn hear<'s>(
+    shared: &'s Shared,
+    version: Version,
+    out: &mut Vec<u8>,
+    under_way: &mut UnderWay<'s>,
+    acknowledged: &Acknowledged,
+    packet: Packet<'_>,
+) -> Result<(), ConnectionError> {
+    match packet {
+        Packet::Publish(message) => publish(shared, under_way, acknowledged, &message),
+        Packet::PingRequest => codec::ping_response(out),
+        Packet::Subscribe { id, filters } => codec::sub_ack_refused(out, version, id, filters.len()),
+        Packet::Unsubscribe { id, filters } => codec::unsub_ack(out, version, id, filters),
+        Packet::Connect(_) => return Err(CodecError::Malformed("a second CONNECT").into()),
+        _ => return Err(CodecError::Malformed("a packet that only a server sends").into()),
+    }
+    Ok(())
+}
+
+fn publish<'s>(
+    shared: &'s Shared,
+    under_way: &mut UnderWay<'s>,
+    acknowledged: &Acknowledged,
+    message: &Publish<'_>,
+) {
+    let begun = Instant::now();
+    let id = message.id.map(|id| (id, shared.mqtt.hash(message.topic, message.payload)));
+    if let Some((id, hash)) = id
+        && message.duplicate
+        && acknowledged.knows(id, hash)
+    {
+        shared.counters.duplicates_mqtt.add(1);
+        // Acknowledgements go in the order of their messages.
+        under_way.push_back(Box::pin(std::future::ready(Settled {
+            id: Some((id, hash)),
+            reason: 0,
+            begun,
+            result: Ok(()),
+        })));
+        return;
+    }
+    match payload::take(&shared.ingest, &shared.mqtt_stream, message.topic, message.payload) {
+        Ok(taken) => under_way.push_back(Box::pin(settled(shared, id, begun, taken))),
+        Err(error) => {
+            shared.counters.rejected.add(1);
+            tracing::info!(topic = message.topic, %error, "a message is no reading");
+            // Sent again it would be none either.
+            let reason = PAYLOAD_INVALID;
+            under_way.push_back(Box::pin(std::future::ready(Settled { id, reason, begun, result: Ok(()) })));
+        }
+    }
+}
+
+async fn settled(shared: &Shared, id: Option<(u16, u64)>, begun: Instant, taken: Taken) -> Settled {
+    let result = shared.ingest.durable(taken).await.map(drop);
+    Settled { id, reason: 0, begun, result }
+}

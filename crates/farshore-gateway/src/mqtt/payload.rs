@@ -1,0 +1,111 @@
+//! What a message means as readings.
+//!
+//! A JSON object or array that names a sensor (or measurement) is read as over HTTP. Any other JSON object is a reading of its topic, its members
+//! the fields (`time`, `timestamp` or `ts`: the time). A bare number, `true`, `false` or JSON text is the field `value` of the topic. Anything else
+//! is line protocol with nanoseconds.
+
+use std::borrow::Cow;
+
+use farshore_journal::StreamName;
+
+use crate::decode::{Precision, json};
+use crate::ingest::{Form, Ingest, Taken};
+use crate::point::{Point, PointError};
+
+/// Hands a message's points to the journal.
+///
+/// # Errors
+/// When it is no reading at all. A message with some good points gives those.
+pub(super) fn take(
+    ingest: &Ingest,
+    stream: &StreamName,
+    topic: &str,
+    payload: &[u8],
+) -> Result<Taken, PointError> {
+    let text = std::str::from_utf8(payload).map_err(|_| PointError::NotUtf8("the message"))?.trim();
+    let taken = match text.as_bytes().first() {
+        None => return Err(PointError::Missing { what: "a reading" }),
+        Some(b'{') if !json::names_a_sensor(text) => {
+            let mut point = json::fields_of(topic, text)?;
+            return ingest.point(stream, &mut point);
+        }
+        Some(b'{' | b'[') => ingest.body(stream, Form::Json, text.as_bytes())?,
+        Some(b'"') => return bare(ingest, stream, topic, text),
+        Some(_) if !text.contains(['=', '\n']) => return bare(ingest, stream, topic, text),
+        Some(_) => ingest.body(stream, Form::Lines(Precision::Nanoseconds), text.as_bytes())?,
+    };
+    match taken.outcome.told.first() {
+        Some(first) if taken.outcome.accepted == 0 => Err(first.error.clone()),
+        None if taken.outcome.accepted == 0 => Err(PointError::Missing { what: "a reading" }),
+        _ => Ok(taken),
+    }
+}
+
+fn bare(ingest: &Ingest, stream: &StreamName, topic: &str, text: &str) -> Result<Taken, PointError> {
+    let unknown =
+        || PointError::malformed("the message", text, "it is no number, no JSON and no line protocol");
+    // A number may look like nothing else.
+    let plain = matches!(text, "true" | "false") || text.starts_with('"') || text.parse::<f64>().is_ok();
+    if !plain {
+        return Err(unknown());
+    }
+    let value = json::value(text)?.ok_or_else(unknown)?;
+    let mut point = Point {
+        measurement: Cow::Borrowed(topic),
+        fields: vec![(Cow::Borrowed("value"), value)],
+        ..Point::default()
+    };
+    ingest.point(stream, &mut point)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use farshore_journal::{Config, Journal};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn messages_of_every_form() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let journal = Journal::open(folder.path(), Config::default()).expect("a journal");
+        let ingest = Ingest::new(journal, Arc::default(), 100);
+        let stream = "data/mqtt".parse().expect("a name");
+        for (topic, payload) in [
+            ("plain/number", "21.5"),
+            ("plain/flag", " true\n"),
+            ("plain/text", "\"open\""),
+            ("object", "{\"temperature\": 20, \"nested\": {\"a\": 1}, \"ts\": 1700000000000}"),
+            ("named", "{\"sensor_id\": \"s1\", \"value\": 1}"),
+            ("array", "[{\"sensor_id\": \"s2\", \"value\": 1}]"),
+            ("line", "weather,site=a wind=3 1700000000000000000"),
+        ] {
+            let taken = take(&ingest, &stream, topic, payload.as_bytes()).expect(payload);
+            ingest.durable(taken).await.expect("durable");
+        }
+        let latest = ingest.latest();
+        let names: Vec<&str> = latest.keys().map(String::as_str).collect();
+        assert_eq!(
+            names,
+            [
+                "object nested",
+                "object temperature",
+                "plain/flag value",
+                "plain/number value",
+                "plain/text value",
+                "s1 value",
+                "s2 value",
+                "weather{site=a} wind"
+            ]
+        );
+        assert_eq!(
+            latest.get("object temperature").map(|latest| latest.at_ns),
+            Some(1_700_000_000_000_000_000)
+        );
+        for payload in ["", "hello", "nan", "inf", "{", "{}", "[]", "null", "a=b", "{\"ts\":1}"] {
+            assert!(take(&ingest, &stream, "t", payload.as_bytes()).is_err(), "{payload}");
+        }
+        assert!(take(&ingest, &stream, "t", b"\xff").is_err());
+    }
+}

@@ -1,0 +1,103 @@
+//! What the gateway says of itself.
+
+use serde::Serialize;
+
+/// A reading for [`EdgeGateway::send_data`](crate::EdgeGateway::send_data).
+#[derive(Clone, Debug, PartialEq)]
+pub struct DataPoint {
+    pub sensor_id: String,
+    pub value: crate::Value<'static>,
+    pub unit: Option<String>,
+    pub tags: std::collections::BTreeMap<String, String>,
+    /// Unix nanoseconds; the gateway's clock when there is none.
+    pub timestamp_ns: Option<i64>,
+}
+
+impl DataPoint {
+    /// A number of a sensor, measured now.
+    #[must_use]
+    pub fn new(sensor_id: impl Into<String>, value: f64) -> Self {
+        Self {
+            sensor_id: sensor_id.into(),
+            value: crate::Value::Float(value),
+            unit: None,
+            tags: std::collections::BTreeMap::new(),
+            timestamp_ns: None,
+        }
+    }
+
+    #[must_use]
+    pub fn unit(mut self, unit: impl Into<String>) -> Self {
+        self.unit = Some(unit.into());
+        self
+    }
+
+    #[must_use]
+    pub fn tag(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.tags.insert(key.into(), value.into());
+        self
+    }
+}
+
+/// What waits, and how the exchange with the cloud goes.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct GatewayStatus {
+    pub device_id: String,
+    pub device_name: String,
+    pub is_online: bool,
+    /// Points that wait for the cloud.
+    pub pending_sync_count: u64,
+    pub pending_bytes: u64,
+    /// Seconds.
+    pub oldest_unsent_age: Option<f64>,
+    pub last_sync_time: Option<String>,
+    pub failed_sync_count: u64,
+    /// Why there is no exchange, when there is none.
+    pub sync_note: Option<String>,
+    pub streams: Vec<StreamStatus>,
+}
+
+/// One stream of the journal.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StreamStatus {
+    pub name: String,
+    pub class: &'static str,
+    pub pending_points: u64,
+    pub pending_bytes: u64,
+    pub lost_points: u64,
+}
+
+/// Whether the gateway does its work: it takes readings and keeps them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    Healthy,
+    /// Readings are taken, and something needs looking after.
+    Degraded,
+    /// Readings are not taken.
+    Unhealthy,
+}
+
+/// `GET /health`, field by field as the requirements name them.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct HealthStatus {
+    pub status: Health,
+    pub device_id: String,
+    pub is_online: bool,
+    pub pending_sync_count: u64,
+    pub last_sync: Option<String>,
+    pub uptime_seconds: u64,
+    pub local_storage_mb: f64,
+    pub cpu_percent: f64,
+    pub memory_mb: f64,
+}
+
+/// What [`EdgeGateway::force_sync`](crate::EdgeGateway::force_sync) did.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SyncResult {
+    pub success: bool,
+    pub points_sent: u64,
+    pub points_pending: u64,
+    /// Why not, when not.
+    pub error: Option<String>,
+}

@@ -1,0 +1,8 @@
+//! A gateway as its producers see it: real sockets, real clients.
+
+#![expect(clippy::expect_used, reason = "tests fail by panicking")]
+
+mod api;
+mod http;
+mod mqtt;
+mod support;
