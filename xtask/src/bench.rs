@@ -69,6 +69,12 @@ const BENCHES: &[Bench] = &[
         program: &["farshore", "bench", "rollout"],
     },
     Bench {
+        name: "gateway",
+        about: "readings by HTTP and MQTT until they are durable: points per second, cores, memory, bytes; peers beside it",
+        builds: &[("farshore-gateway", "release"), ("farshore-agent", "release")],
+        program: &["gateway-bench"],
+    },
+    Bench {
         name: "chaos-agent",
         about: "kill -9 of agent roles and control plane at seeded moments of rollouts: what was lost, doubled, stuck",
         builds: &[("farshore", "release"), ("farshore-agent", "agent"), ("edge-web-service", "release")],

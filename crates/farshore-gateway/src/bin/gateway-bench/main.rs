@@ -1,0 +1,141 @@
+//! `cargo xtask bench gateway`: real clients in processes of their own send to a real gateway, and beside it to what one would take instead.
+//!
+//! Every figure counts points whose acknowledgement arrived. The gateway's processor time is read from `/proc`, so that `cores` is the gateway's
+//! own, whatever the clients take; all of them share the machine.
+
+mod client;
+mod served;
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use client::{Kind, Load, measure};
+use served::Served;
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+type Figures = BTreeMap<String, f64>;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let result = match arguments.first().map(String::as_str) {
+        // What the bench starts as its clients.
+        Some("client") => client::run(arguments.get(1..).unwrap_or_default()),
+        _ => bench(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("gateway-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn bench(arguments: &[String]) -> Result<()> {
+    let value = |name: &str| arguments.iter().position(|a| a == name).and_then(|at| arguments.get(at + 1));
+    let seconds = match value("--seconds") {
+        Some(text) => text.parse()?,
+        None => 5,
+    };
+    let for_long = Duration::from_secs(seconds);
+    let mut figures = Figures::new();
+    for series in [1, 10, 100, 1000] {
+        let suffix = if series == 100 { String::new() } else { format!("_series{series}") };
+        let load = Load { kind: Kind::Lines, clients: 2, batch: 1000, series, for_long };
+        one(&mut figures, "group", &format!("group{suffix}"), &load)?;
+    }
+    one(
+        &mut figures,
+        "strict",
+        "strict",
+        &Load { kind: Kind::Lines, clients: 2, batch: 1000, series: 100, for_long },
+    )?;
+    one(
+        &mut figures,
+        "group",
+        "json",
+        &Load { kind: Kind::Json, clients: 2, batch: 1000, series: 100, for_long },
+    )?;
+    one(
+        &mut figures,
+        "group",
+        "single8",
+        &Load { kind: Kind::Json, clients: 8, batch: 1, series: 100, for_long },
+    )?;
+    one(
+        &mut figures,
+        "group",
+        "mqtt2",
+        &Load { kind: Kind::Mqtt, clients: 2, batch: 1, series: 100, for_long },
+    )?;
+    beside(&mut figures, for_long)?;
+    let text = serde_json::to_string_pretty(&figures)?;
+    match value("--json") {
+        Some(path) => std::fs::write(path, text)?,
+        None => println!("{text}"),
+    }
+    Ok(())
+}
+
+/// A fresh gateway under one load.
+fn one(figures: &mut Figures, durability: &str, name: &str, load: &Load) -> Result<()> {
+    let gateway = Served::gateway(durability)?;
+    let before = gateway.cpu_seconds()?;
+    let measured = measure(&gateway, load)?;
+    let cores = (gateway.cpu_seconds()? - before) / measured.seconds;
+    let rss = gateway.rss_bytes()?;
+    let rate = measured.points / measured.seconds;
+    eprintln!("{name}: {rate:.0} points/s durable, {cores:.2} cores, {:.0} MB", rss / 1e6);
+    figures.insert(format!("points_per_second_{name}"), rate);
+    figures.insert(format!("cores_{name}"), cores);
+    figures.insert(format!("points_per_core_second_{name}"), rate / cores);
+    if name == "group" {
+        figures.insert("cores".to_owned(), cores);
+        figures.insert("rss_bytes".to_owned(), rss);
+        let bytes = gateway.stop_and_weigh()?;
+        figures.insert("bytes_per_point_disk".to_owned(), bytes / measured.points);
+    }
+    Ok(())
+}
+
+/// What one would take instead, where it is installed.
+fn beside(figures: &mut Figures, for_long: Duration) -> Result<()> {
+    match Served::python()? {
+        None => eprintln!(
+            "no python with fastapi, aiosqlite and uvicorn (FARSHORE_BASELINE_PYTHON): the baseline is left out"
+        ),
+        Some(python) => {
+            let batches =
+                measure(&python, &Load { kind: Kind::Json, clients: 2, batch: 1000, series: 100, for_long })?;
+            let single =
+                measure(&python, &Load { kind: Kind::Json, clients: 8, batch: 1, series: 100, for_long })?;
+            let rate = batches.points / batches.seconds;
+            eprintln!(
+                "baseline: {rate:.0} points/s in batches, {:.0} one by one",
+                single.points / single.seconds
+            );
+            figures.insert("baseline_python_points_per_second".to_owned(), rate);
+            figures.insert(
+                "baseline_python_points_per_second_single8".to_owned(),
+                single.points / single.seconds,
+            );
+            let ours = figures.get("points_per_second_json").copied().unwrap_or_default();
+            figures.insert("ratio_to_baseline_json".to_owned(), ours / rate);
+        }
+    }
+    match Served::mosquitto()? {
+        None => eprintln!("no mosquitto: it is left out"),
+        Some(broker) => {
+            let load = Load { kind: Kind::Mqtt, clients: 2, batch: 1, series: 100, for_long };
+            let measured = measure(&broker, &load)?;
+            let rate = measured.points / measured.seconds;
+            eprintln!("mosquitto: {rate:.0} messages/s");
+            figures.insert("mosquitto_messages_per_second".to_owned(), rate);
+            let ours = figures.get("points_per_second_mqtt2").copied().unwrap_or_default();
+            figures.insert("ratio_to_mosquitto".to_owned(), ours / rate);
+        }
+    }
+    Ok(())
+}
