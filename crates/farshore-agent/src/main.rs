@@ -1,5 +1,6 @@
-//! The program of a device: `run`, `runner`, and what one asks it by hand.
+//! The program of a device: `run`, `runner`, `gateway`, and what one asks it by hand.
 
+mod gateway_role;
 mod settings;
 
 use std::process::ExitCode;
@@ -24,7 +25,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn fail(error: &(dyn std::error::Error + 'static)) -> ExitCode {
+pub(crate) fn fail(error: &(dyn std::error::Error + 'static)) -> ExitCode {
     eprintln!("farshore-agent: {}", chain(error));
     ExitCode::FAILURE
 }
@@ -52,6 +53,10 @@ fn start(role: Role) -> ExitCode {
             }
         };
     }
+    // The gateway reads foreign bytes on threads of its own, and says in JSON what it does.
+    if let Role::Gateway(settings) = role {
+        return gateway_role::start(*settings);
+    }
     let filter = EnvFilter::try_from_env("FARSHORE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
     farshore_trust::provider::install();
@@ -64,7 +69,7 @@ fn start(role: Role) -> ExitCode {
 }
 
 /// Told on SIGTERM or SIGINT.
-fn stop_on_signal() -> std::io::Result<oneshot::Receiver<()>> {
+pub(crate) fn stop_on_signal() -> std::io::Result<oneshot::Receiver<()>> {
     let (tell, stop) = oneshot::channel();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -126,7 +131,7 @@ async fn work(role: Role) -> ExitCode {
         }
         Role::Shim { folder } => done(runner::supervise(&folder).await),
         // Handled before the runtime was made.
-        Role::AppExec { .. } | Role::CommandExec { .. } => ExitCode::FAILURE,
+        Role::AppExec { .. } | Role::CommandExec { .. } | Role::Gateway(_) => ExitCode::FAILURE,
     }
 }
 

@@ -9,6 +9,8 @@ use farshore_agent::runner::{ALLOWED_FILE, Allowed, AppsUser, RunnerSettings};
 use farshore_domain::label::Labels;
 use farshore_trust::token::ClaimToken;
 
+use crate::gateway_role::{GatewayArgs, GatewaySettings};
+
 /// The agent of a Farshore device.
 #[derive(Debug, Parser)]
 #[command(name = "farshore-agent", version, about)]
@@ -23,6 +25,8 @@ pub(crate) enum Verb {
     Run(RunArgs),
     /// Start and stop apps from verified manifests, for `run`.
     Runner(RunnerArgs),
+    /// Take readings by HTTP, MQTT and OTLP, and keep them until the cloud has them. Needs neither a claim nor the other roles.
+    Gateway(GatewayArgs),
     /// Register this device with its control plane.
     Claim(ClaimArgs),
     /// Say what the agent does and why, with or without network.
@@ -139,6 +143,7 @@ pub(crate) enum Output {
 pub(crate) enum Role {
     Run(RunSettings),
     Runner(Box<RunnerSettings>),
+    Gateway(Box<GatewaySettings>),
     Claim { state: PathBuf, token: ClaimToken, labels: BTreeMap<String, String> },
     Status { state: PathBuf, output: Output },
     Capabilities { socket: PathBuf },
@@ -220,6 +225,7 @@ impl Verb {
                 settings.cgroups = (!args.cgroup.is_empty()).then_some((args.cgroup_root, args.cgroup));
                 Role::Runner(Box::new(settings))
             }
+            Self::Gateway(args) => return args.validate().map(|settings| Role::Gateway(Box::new(settings))),
             Self::Claim(ClaimArgs { state, token }) => {
                 let (token, labels) = token.validate(&mut errors);
                 match token {

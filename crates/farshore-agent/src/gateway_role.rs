@@ -1,0 +1,112 @@
+//! The role `gateway`: takes readings and keeps them. It needs neither a claim nor the other roles.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use farshore_gateway::{EdgeGateway, GatewayConfig, GatewayError, LogFile};
+use tracing_subscriber::EnvFilter;
+
+use crate::{fail, stop_on_signal};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct GatewayArgs {
+    /// A file of variables, NAME=value; those of the environment win. `.env` of the working directory is read when it is there.
+    #[arg(long)]
+    env_file: Option<PathBuf>,
+    /// Make the journal, see whether it can be opened, and end.
+    #[arg(long)]
+    init_db: bool,
+}
+
+/// Settings that are good.
+#[derive(Debug)]
+pub(crate) struct GatewaySettings {
+    config: GatewayConfig,
+    init_db: bool,
+}
+
+impl GatewayArgs {
+    pub(crate) fn validate(self) -> Result<GatewaySettings, Vec<String>> {
+        let (path, asked) = match self.env_file {
+            Some(path) => (path, true),
+            None => (PathBuf::from(".env"), false),
+        };
+        let file = match std::fs::read_to_string(&path) {
+            Ok(text) => farshore_gateway::config::parse_env_file(&text).map_err(|errors| {
+                errors.into_iter().map(|error| format!("{}: {error}", path.display())).collect::<Vec<_>>()
+            })?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !asked => BTreeMap::new(),
+            Err(error) => return Err(vec![format!("--env-file {}: {error}", path.display())]),
+        };
+        let read = |name: &str| std::env::var(name).ok().or_else(|| file.get(name).cloned());
+        let config = GatewayConfig::from_variables(&read)?;
+        Ok(GatewaySettings { config, init_db: self.init_db })
+    }
+}
+
+/// One JSON object a line, to standard error and, when it is set, to a file that is rotated.
+fn log(config: &GatewayConfig) -> std::io::Result<()> {
+    use tracing_subscriber::fmt::writer::MakeWriterExt as _;
+    let filter =
+        EnvFilter::try_from_env("FARSHORE_LOG").unwrap_or_else(|_| EnvFilter::new(&config.log_level));
+    let json = tracing_subscriber::fmt().json().flatten_event(true).with_env_filter(filter);
+    match &config.log_file {
+        None => json.with_writer(std::io::stderr).init(),
+        Some(path) => {
+            let file = LogFile::open(path)?;
+            json.with_writer(std::io::stderr.and(move || file.clone())).init();
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn start(settings: GatewaySettings) -> ExitCode {
+    let GatewaySettings { config, init_db } = settings;
+    if let Err(error) = log(&config) {
+        eprintln!("farshore-agent: the log file can't be opened: {error}");
+        return ExitCode::FAILURE;
+    }
+    farshore_trust::provider::install();
+    if init_db {
+        return match farshore_gateway::init_db(&config) {
+            Ok(()) => {
+                println!("the journal in {} is ready", config.folder.display());
+                ExitCode::SUCCESS
+            }
+            Err(error) => fail(&error),
+        };
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.worker_threads)
+        .max_blocking_threads(4)
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error),
+    };
+    match runtime.block_on(serve(config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+async fn serve(config: GatewayConfig) -> Result<(), GatewayError> {
+    let stop = stop_on_signal().map_err(GatewayError::Signals)?;
+    let gateway = EdgeGateway::new(config)?;
+    gateway.start().await?;
+    if let Some(addresses) = gateway.addresses().await {
+        // For scripts that let the system choose the ports.
+        println!(
+            "ready {}",
+            serde_json::json!({
+                "http": addresses.http, "mqtt": addresses.mqtt, "mqtt_tls": addresses.mqtt_tls,
+            })
+        );
+    }
+    // The sender lives as long as the runtime.
+    let _ = stop.await;
+    gateway.stop().await;
+    Ok(())
+}
