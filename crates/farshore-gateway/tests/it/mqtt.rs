@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use farshore_gateway::config::TlsFiles;
 use farshore_gateway::mqtt::codec::{Packet, Version, decode};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -170,4 +171,44 @@ async fn broken_packets_end_the_connection_and_nothing_else() {
     assert!(client.answer(|packet| packet == Packet::PingResponse).await);
     client.send(b"\x82\x06\x00\x01\x00\x01#\x00").await;
     assert!(client.answer(|packet| matches!(packet, Packet::SubAck { id: 1, codes: [0x80] })).await);
+}
+
+#[tokio::test]
+async fn messages_come_in_over_tls() {
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).expect("a key");
+    let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
+    let certificate = params.self_signed(&key).expect("a certificate");
+    let folder = tempfile::tempdir().expect("a folder");
+    let files =
+        TlsFiles { certificate: folder.path().join("server.pem"), key: folder.path().join("server.key") };
+    std::fs::write(&files.certificate, certificate.pem()).expect("written");
+    std::fs::write(&files.key, key.serialize_pem()).expect("written");
+    let site =
+        Site::with(|config| config.mqtt_tls = Some(([127, 0, 0, 1], 0).into()).map(|at| (at, files))).await;
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certificate.der().clone()).expect("a root");
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let stream = TcpStream::connect(site.at.mqtt_tls.expect("MQTT over TLS")).await.expect("connected");
+    let name = "localhost".try_into().expect("a name");
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+    let mut stream = connector.connect(name, stream).await.expect("TLS");
+    stream.write_all(&[CONNECT, PUBLISH_7].concat()).await.expect("sent");
+    let mut answers = [0; 8];
+    timeout(Duration::from_secs(10), stream.read_exact(&mut answers))
+        .await
+        .expect("in time")
+        .expect("answers");
+    assert_eq!(&answers, b"\x20\x02\x00\x00\x40\x02\x00\x07");
+    assert_eq!(site.pending().await, 1);
+    // Without TLS there is nothing to be had at this port.
+    let mut plain = TcpStream::connect(site.at.mqtt_tls.expect("MQTT over TLS")).await.expect("connected");
+    plain.write_all(CONNECT).await.expect("sent");
+    let mut rest = Vec::new();
+    let _ = timeout(Duration::from_secs(15), plain.read_to_end(&mut rest)).await.expect("an end");
+    assert!(!rest.starts_with(b"\x20"));
 }

@@ -89,6 +89,13 @@ impl Served {
         let child = Command::new(program).arg("-c").arg(&file).stderr(Stdio::null()).spawn()?;
         let served = Self { child, http: None, mqtt: Some(([127, 0, 0, 1], port).into()), folder };
         served.wait(served.mqtt)?;
+        // Somebody who is away and has to be told everything: without, it would keep nothing.
+        let away = Command::new("mosquitto_sub")
+            .args(["-p", &port.to_string(), "-i", "away", "-c", "-q", "1", "-t", "bench", "-E"])
+            .status()?;
+        if !away.success() {
+            return Err("mosquitto_sub could not subscribe".into());
+        }
         Ok(Some(served))
     }
 
