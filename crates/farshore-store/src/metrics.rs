@@ -211,4 +211,29 @@ impl SystemDb {
         tx.commit().await?;
         Ok(deleted)
     }
+
+    /// Deletes blocks of these devices that ended before `cutoff`, at most `limit` of them. Returns how many there were.
+    pub async fn delete_blocks_of(
+        &self,
+        tenant: TenantId,
+        devices: &[DeviceId],
+        cutoff: UnixMs,
+        limit: u32,
+    ) -> StoreResult<u64> {
+        let mut tx = self.begin().await?;
+        let mut deleted = 0;
+        for device in devices {
+            let left = i64::from(limit).saturating_sub(i64::try_from(deleted).unwrap_or(i64::MAX));
+            if left <= 0 {
+                break;
+            }
+            deleted += on!(&mut tx, c => sqlx::query(
+                "DELETE FROM metric_blocks WHERE (tenant, device, stream, sequence) IN (
+                     SELECT tenant, device, stream, sequence FROM metric_blocks
+                     WHERE tenant = $1 AND device = $2 AND to_ms < $3 LIMIT $4)")
+                .bind(tenant.0).bind(device.0).bind(cutoff.0).bind(left).execute(c).await.map(affected))?;
+        }
+        tx.commit().await?;
+        Ok(deleted)
+    }
 }

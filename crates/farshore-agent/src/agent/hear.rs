@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use farshore_domain::desired::DesiredState;
 use farshore_domain::digest::Digest;
 use farshore_domain::operation::{DRAIN_CAPABILITY, OPERATIONS_CAPABILITY};
-use farshore_domain::policy::POLICY_CAPABILITY;
-use farshore_domain::time::{HOUR_MS, UnixMs};
+use farshore_domain::policy::{POLICY_CAPABILITY, POLICY_CAPABILITY_2};
+use farshore_domain::time::{HOUR_MS, MINUTE_MS, UnixMs};
 use farshore_protocol::{self as wire, agent_frame, server_frame};
 use farshore_trust::keyset::{self, SignedKeySet, TrustedKeySet};
 
@@ -17,6 +17,9 @@ use crate::executor::Executor;
 use crate::journal::{EVENTS, INCIDENTS, Journal, OPERATIONS};
 use crate::link::LinkEvent;
 use crate::runner::{Signed, SignedState};
+
+/// A clock that is off by more is told to be wrong.
+const CLOCK_TOLERANCE_MS: i64 = 2 * MINUTE_MS;
 
 impl<E: Executor, J: Journal> Agent<E, J> {
     pub(super) fn hear(&mut self, event: LinkEvent) -> Result<(), AgentError> {
@@ -54,6 +57,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             "desired/v1",
             "manifest/v1",
             POLICY_CAPABILITY,
+            POLICY_CAPABILITY_2,
             OPERATIONS_CAPABILITY,
             DRAIN_CAPABILITY,
             "series/v1",
@@ -147,8 +151,35 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             }
             session.next_heartbeat = now.plus_ms(session.heartbeat_ms);
         }
+        self.server_offset = Some(welcome.server_time_ms.saturating_sub(now.0));
+        self.judge_clock(server_time)?;
         self.link_reason = String::new();
         tracing::info!(server_version = %welcome.server_version.chars().take(64).collect::<String>(), "connected");
+        Ok(())
+    }
+
+    /// Says once that the device's clock is wrong, and once that it is right again.
+    fn judge_clock(&mut self, server_time: UnixMs) -> Result<(), AgentError> {
+        let ahead_ms = clock::wall().since_ms(server_time);
+        let wrong = ahead_ms.saturating_abs() > CLOCK_TOLERANCE_MS;
+        if wrong == self.clock_wrong {
+            return Ok(());
+        }
+        let seconds = ahead_ms / 1000;
+        let details = serde_json::json!({ "aheadSeconds": seconds });
+        let event = if wrong {
+            let which = if seconds > 0 { "ahead of" } else { "behind" };
+            let text = format!(
+                "the device's clock is {} s {which} the control plane's; windows and permits follow the control plane's",
+                seconds.abs()
+            );
+            tracing::warn!("{text}");
+            events::note("clock.wrong", &text, &details)
+        } else {
+            events::note("clock.right", "the device's clock is right again", &details)
+        };
+        self.note(event)?;
+        self.clock_wrong = wrong;
         Ok(())
     }
 

@@ -187,6 +187,9 @@ pub struct Agent<E, J> {
     lists: u64,
     settling: BTreeMap<Name, (u64, Busy)>,
     session: Option<Session>,
+    /// The control plane's clock minus this boot's clock, as it was told last in this boot.
+    server_offset: Option<i64>,
+    clock_wrong: bool,
     link_reason: String,
     samples: BlockBuilder,
     sample_ms: i64,
@@ -272,6 +275,8 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             lists: 0,
             settling: BTreeMap::new(),
             session: None,
+            server_offset: None,
+            clock_wrong: false,
             link_reason: "not connected yet".to_owned(),
             samples: BlockBuilder::new(),
             sample_ms,

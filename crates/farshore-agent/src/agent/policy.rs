@@ -1,11 +1,15 @@
 //! The device's effective policy, as it came with the desired state: obeyed with or without a network.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use farshore_domain::condition::{Condition, Facts, Held, Missing, Value, Verdict, device};
 use farshore_domain::name::Name;
-use farshore_domain::policy::{Bounds, DesiredPolicy, HealthCondition, OperationRules, Rules};
-use farshore_domain::reconcile::{Action, Checks, HealingPolicy, Installed, MonoMs, Observed};
+use farshore_domain::policy::{Bounds, DesiredPolicy, DeviceHours, HealthCondition, OperationRules, Rules};
+use farshore_domain::reconcile::{
+    Action, Checks, Closed, HealingPolicy, Installed, LocalHours, MonoMs, Observed,
+};
+use farshore_domain::schedule::{Look, Purpose, Shut, WindowKind, Zone};
+use farshore_domain::time::{MINUTE_MS, UnixMs};
 
 /// At most this many events are remembered for counting.
 const MAX_EVENTS: usize = 2_000;
@@ -35,7 +39,14 @@ pub(super) struct Policy {
     measured: Option<(MonoMs, BTreeMap<&'static str, f64>)>,
     /// How long a measurement counts.
     fresh_ms: i64,
+    hours: Option<DeviceHours>,
+    zone: Option<String>,
+    /// What the windows said last, and from when to when that holds.
+    looked: Option<(UnixMs, UnixMs, LocalHours)>,
 }
+
+/// How long what the windows say is held to be true without asking them again.
+const LOOK_AGAIN_MS: i64 = MINUTE_MS;
 
 impl Policy {
     /// Takes the policy of an accepted desired state. What a condition that stays the same has seen so far is kept.
@@ -43,6 +54,9 @@ impl Policy {
         self.rules = policy.map(|policy| policy.rules.clone()).unwrap_or_default();
         self.healing =
             HealingPolicy { restart: self.rules.restart, rollback: self.rules.rollback.clone(), safe };
+        self.hours = DeviceHours::new(self.rules.schedule.clone());
+        self.zone = policy.and_then(|policy| policy.time_zone.clone());
+        self.looked = None;
         let mut before = std::mem::take(&mut self.watched);
         for rule in self.rules.health.conditions.iter().flatten() {
             if let Some(at) = before.iter().position(|watched| watched.rule == *rule) {
@@ -67,6 +81,41 @@ impl Policy {
     /// What the reconciler is told about healing.
     pub(super) fn healing(&self) -> &HealingPolicy {
         &self.healing
+    }
+
+    /// What the windows say at this moment. What can't be read is shut.
+    pub(super) fn hours(&mut self, at: UnixMs) -> LocalHours {
+        let Some(hours) = &self.hours else { return LocalHours::default() };
+        if let Some((from, until, looked)) = &self.looked
+            && (*from..*until).contains(&at)
+        {
+            return looked.clone();
+        }
+        let zone = Zone::of_device(self.zone.as_deref());
+        let horizon = at.plus_ms(LOOK_AGAIN_MS);
+        let mut until = horizon;
+        let mut closed = |purpose, unreadable| {
+            let Some(calendar) = hours.calendar() else {
+                return Some(Closed { by: Shut::Window(unreadable), next: None });
+            };
+            match calendar.look(purpose, &zone, at, horizon) {
+                Look::Open { until: end } => {
+                    until = until.min(end);
+                    None
+                }
+                Look::Shut { next, by } => {
+                    until = next.map_or(until, |next| until.min(next));
+                    Some(Closed { by, next })
+                }
+            }
+        };
+        let looked = LocalHours {
+            download: closed(Purpose::Download, WindowKind::Download),
+            install: closed(Purpose::Install, WindowKind::Maintenance),
+            going_back: BTreeSet::new(),
+        };
+        self.looked = Some((at, until, looked.clone()));
+        looked
     }
 
     /// What whoever starts apps is told.
@@ -237,6 +286,33 @@ mod tests {
         assert_eq!(at(40, Some(95.0)), (0, true), "told once");
         assert_eq!(at(100, None), (0, true), "no data does not heal");
         assert_eq!(at(110, Some(10.0)), (0, false));
+    }
+
+    #[test]
+    fn windows_are_followed_on_the_clock_of_the_devices_zone() {
+        let mut policy = Policy::default();
+        assert_eq!(policy.hours(UnixMs(0)), LocalHours::default());
+        let desired = serde_json::json!({
+            "rules": {"schedule": {"windows": [
+                {"kind": "maintenance", "cron": "0 3 * * *", "durationSeconds": 600},
+                {"kind": "download", "cron": "0 2 * * *", "durationSeconds": 600},
+            ]}},
+            "timeZone": "Europe/Moscow",
+        });
+        policy.adopt(Some(&serde_json::from_value(desired).unwrap()), BTreeMap::new());
+        // Moscow was three hours ahead.
+        let open = |policy: &mut Policy, minute: i64| {
+            let hours = policy.hours(UnixMs(minute * MINUTE_MS));
+            (hours.download.is_none(), hours.install.is_none())
+        };
+        assert_eq!(open(&mut policy, 0), (false, true));
+        assert_eq!(open(&mut policy, 9), (false, true));
+        assert_eq!(open(&mut policy, 10), (false, false));
+        let next = policy.hours(UnixMs(10 * MINUTE_MS)).download.and_then(|closed| closed.next);
+        assert_eq!(next, Some(UnixMs(23 * 60 * MINUTE_MS)));
+        assert_eq!(open(&mut policy, 23 * 60), (true, false));
+        // A clock that is set back is followed.
+        assert_eq!(open(&mut policy, 5), (false, true));
     }
 
     #[test]

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use farshore_domain::desired::Because;
 use farshore_domain::name::Name;
-use farshore_domain::reconcile::{Action, Busy, Inputs, MonoMs, Outcome, decide, view};
+use farshore_domain::reconcile::{Action, Busy, Inputs, LocalHours, MonoMs, Now, Outcome, decide, view};
 use farshore_domain::release::ArtifactRef;
 use farshore_domain::time::UnixMs;
 use farshore_protocol::{self as wire, agent_frame};
@@ -212,7 +213,29 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         }
     }
 
-    fn inputs(&mut self, now: MonoMs) -> Inputs {
+    /// The time as the control plane told it in this boot; the device's own clock, never before what it last had reason to believe in, until it has.
+    fn believed(&self, now: Now) -> UnixMs {
+        match self.server_offset {
+            Some(offset) => UnixMs(now.mono.0.saturating_add(offset)),
+            None => self.identity.clock.now(),
+        }
+    }
+
+    /// What the policy's windows say, and which apps may go back in spite of them.
+    fn hours(&mut self, now: Now) -> LocalHours {
+        let at = self.believed(now);
+        let mut hours = self.policy.hours(at);
+        if hours.download.is_some() || hours.install.is_some() {
+            let apps = self.desired.iter().flat_map(|desired| &desired.state.apps);
+            let back = apps.filter(|app| matches!(app.because, Because::Rollout { forward: false, .. }));
+            hours.going_back = back.map(|app| app.app.clone()).collect();
+        }
+        hours
+    }
+
+    fn inputs(&mut self, moment: Now) -> Inputs {
+        let now = moment.mono;
+        let hours = self.hours(moment);
         Inputs {
             desired: self.desired.as_ref().map(|desired| desired.offers.clone()),
             observed: self.observed.clone(),
@@ -225,6 +248,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             rollback: std::mem::take(&mut self.rollback),
             stopped: self.desired.as_ref().is_some_and(|desired| desired.state.stopped),
             policy: self.policy.healing().clone(),
+            hours,
         }
     }
 
@@ -238,7 +262,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         }
         self.begin_operations()?;
         for _ in 0..MAX_ROUNDS {
-            let inputs = self.inputs(now.mono);
+            let inputs = self.inputs(now);
             let (state, actions) = decide(self.state.clone(), &inputs, now);
             let changed = state != self.state;
             let view = view(&state, &inputs, self.observed_since);

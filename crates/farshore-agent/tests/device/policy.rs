@@ -53,3 +53,32 @@ async fn an_app_that_keeps_dying_goes_back_by_policy_without_a_network() {
     assert!(status.reasons.iter().any(|reason| reason.code == "RestartedTooOften"), "{status:?}");
     assert_eq!(device.bed.app_pids().len(), 1);
 }
+
+#[tokio::test]
+async fn a_permit_outside_the_policys_maintenance_window_does_not_activate() {
+    let device = Device::new().await;
+    let plane = &device.plane;
+    let before = device.release("1.0", FIT, |_| {});
+    plane.desire(1, &before, &[]);
+    device.committed(&before).await;
+    // Opens for an hour, in half a day.
+    let hour = (farshore_agent::clock::wall().0 / 3_600_000 + 12) % 24;
+    let shut = serde_json::json!({"kind": "maintenance", "cron": format!("0 {hour} * * *"), "durationSeconds": 3600});
+    let release = device.release("1.1", FIT, |_| {});
+    let mut state = plane.state(2, &release, &[]);
+    state["policy"] = serde_json::json!({"rules": {"schedule": {"windows": [shut]}}});
+    plane.tell(server_frame::Body::Desired(plane.sign(&state, &[&release])));
+    let status = seen("that it waits for its window", || {
+        let status = Status::read(&device.state()).ok()?;
+        let waits = |reason: &farshore_domain::object::Reason| reason.code == "MaintenanceWindow";
+        status.apps.first()?.reasons.iter().any(waits).then_some(status)
+    })
+    .await;
+    let app = &status.apps[0];
+    assert_eq!((app.version.as_str(), app.phase.as_str()), ("1.0", "staged"), "fetched, and not activated");
+    // Without the window the very same permit counts.
+    let mut state = plane.state(3, &release, &[]);
+    state["policy"] = serde_json::json!({"rules": {"restart": {"maxRestarts": 5}}});
+    plane.tell(server_frame::Body::Desired(plane.sign(&state, &[&release])));
+    device.committed(&release).await;
+}

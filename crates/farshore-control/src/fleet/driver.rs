@@ -15,6 +15,7 @@ use farshore_domain::digest::Digest;
 use farshore_domain::id::{DeviceId, PermitId, TenantId};
 use farshore_domain::name::Name;
 use farshore_domain::policy::DesiredPolicy;
+use farshore_domain::schedule::Look;
 use farshore_domain::time::{MINUTE_MS, UnixMs};
 use farshore_store::fleet::{DesiredRow, PermitRow};
 use farshore_store::{Driver, StoreError, StoreResult, TenantDb};
@@ -186,6 +187,16 @@ async fn assign(
         let mut assignments = snapshot.assign(&device, now);
         let mut issued = false;
         for assignment in &assignments.apps {
+            if assignment.needs_permit.is_none() {
+                continue;
+            }
+            let expires_at = match snapshot.may_install(&device, now, now.plus_ms(PERMIT_MS)) {
+                Look::Open { until } => until,
+                Look::Shut { next, .. } => {
+                    deadline = next.map_or(deadline, |next| deadline.min(next));
+                    continue;
+                }
+            };
             let allowed = match assignment.needs_permit {
                 None => false,
                 Some(farshore_domain::assign::NeedsPermit::Install) => true,
@@ -200,7 +211,7 @@ async fn assign(
                 }
             };
             if allowed {
-                let permit = driver_permit(*id, &assignment.app, assignment.release, now);
+                let permit = driver_permit(*id, &assignment.app, assignment.release, (now, expires_at));
                 snapshot.add_permit(permit.clone());
                 permits.push(permit);
                 issued = true;
@@ -213,7 +224,7 @@ async fn assign(
             deadline = deadline.min(permit.expires_at);
         }
         let apps = snapshot.desired_apps(&device, &assignments);
-        let policy = snapshot.desired_policy(&device, &apps)?;
+        let policy = snapshot.desired_policy(&device, &apps);
         let stopped = Snapshot::is_stopped(&device);
         let content = content_of(&apps, policy.as_ref(), stopped).map_err(unwritable)?;
         let mark = marks.get(id);
@@ -275,7 +286,7 @@ fn driver_permit(
     device: DeviceId,
     app: &Name,
     release: farshore_domain::id::ReleaseId,
-    now: UnixMs,
+    (issued_at, expires_at): (UnixMs, UnixMs),
 ) -> PermitRow {
     PermitRow {
         uid: PermitId(Uuid::now_v7()),
@@ -283,7 +294,7 @@ fn driver_permit(
         app: app.clone(),
         release,
         rollout: None,
-        issued_at: now,
-        expires_at: now.plus_ms(PERMIT_MS),
+        issued_at,
+        expires_at,
     }
 }

@@ -1,21 +1,26 @@
 //! Policies: their versions, and what one device obeys.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::extract::Path;
 use axum::http::Method;
-use farshore_api::policy::{DevicePolicy, PolicyStatus, PolicyVersion};
-use farshore_api::{List, ListMetadata, Problem};
+use farshore_api::policy::{DevicePolicy, PolicyChange, PolicyPreview, PolicyStatus, PolicyVersion};
+use farshore_api::{List, ListMetadata, NewObject, Problem};
 use farshore_domain::access::Permission;
 use farshore_domain::id::DeviceId;
 use farshore_domain::label::Labels;
-use farshore_domain::policy::{Bound, Effective, POLICY_CAPABILITY, PolicySpec, effective};
+use farshore_domain::name::Name;
+use farshore_domain::policy::{
+    Bound, Changed, Effective, POLICY_CAPABILITY, POLICY_CAPABILITY_2, PolicySpec, effective,
+};
 use farshore_store::objects::{self, ObjectKind, Stored};
 use farshore_store::{StoreError, StoreResult, TenantDb};
 use serde::Deserialize;
 
 use super::objects::Kind;
 use crate::error::{ApiError, ApiResult};
-use crate::extract::Query;
+use crate::extract::{Body, Query};
 use crate::route::{Access, Db, Route, route};
 
 impl Kind for PolicySpec {
@@ -87,16 +92,92 @@ pub(super) async fn of_device(Db(db): Db, Path(id): Path<String>) -> ApiResult<J
     let device = db.fleet_device(&mut tx, DeviceId(row.metadata.uid)).await?;
     let device = device.ok_or(StoreError::NotFound("device"))?;
     let policies = objects::all_in::<PolicySpec>(&mut tx, db.tenant().0, ObjectKind::Policy).await?;
+    let effective = merged(&policies, &device.labels)?;
+    let needed = if effective.rules.needs_v2() { POLICY_CAPABILITY_2 } else { POLICY_CAPABILITY };
     Ok(Json(DevicePolicy {
         device: device.name,
-        understood: device.capabilities.iter().any(|capability| capability == POLICY_CAPABILITY),
-        effective: merged(&policies, &device.labels)?,
+        understood: device.capabilities.iter().any(|capability| capability == needed),
+        effective,
     }))
 }
 
+/// At most this many devices are named in a preview.
+const MAX_NAMED_DEVICES: usize = 200;
+
+/// Says which devices would obey something else if a policy were as the request says. Stores nothing; a policy that is not good is refused as it would be
+/// when it is stored.
+#[utoipa::path(post, path = "/api/policies:preview", tag = "fleet", request_body = NewObject<PolicySpec>,
+    responses((status = 200, body = PolicyPreview), (status = "4XX", body = Problem)))]
+pub(super) async fn preview(
+    Db(db): Db,
+    Body(NewObject { metadata, spec, .. }): Body<NewObject<PolicySpec>>,
+) -> ApiResult<Json<PolicyPreview>> {
+    Kind::check(&spec)?;
+    let mut tx = db.read().await?;
+    let devices = db.fleet_devices(&mut tx).await?;
+    let policies = objects::all_in::<PolicySpec>(&mut tx, db.tenant().0, ObjectKind::Policy).await?;
+    drop(tx);
+    let before =
+        |policy: &Stored<PolicySpec>| (policy.metadata.name.clone(), policy.metadata.resource_version);
+    let version = policies
+        .iter()
+        .find(|policy| policy.metadata.name == metadata.name)
+        .map_or(1, |old| old.metadata.resource_version + 1);
+    let bound = |labels: &Labels, then: bool| {
+        let others = policies.iter().filter(|policy| !then || policy.metadata.name != metadata.name);
+        let others = others.map(|policy| Bound {
+            name: &policy.metadata.name,
+            version: policy.metadata.resource_version,
+            spec: &policy.spec,
+        });
+        let new = then.then_some(Bound { name: &metadata.name, version, spec: &spec });
+        effective(others.chain(new), labels)
+            .map_err(|error| StoreError::Corrupt(format!("policies can't be merged: {error}")))
+    };
+    // Devices to which the same policies apply change alike.
+    let mut known: BTreeMap<(Vec<(Name, i64)>, bool), Vec<Changed>> = BTreeMap::new();
+    let mut counted: BTreeMap<Changed, u64> = BTreeMap::new();
+    let mut answer = PolicyPreview { matching: 0, changed: 0, changes: Vec::new(), devices: Vec::new() };
+    for device in &devices {
+        let applies = spec.selector.matches(&device.labels);
+        answer.matching += u64::from(applies);
+        let matching = policies.iter().filter(|policy| policy.spec.selector.matches(&device.labels));
+        let mixture = (matching.map(before).collect::<Vec<_>>(), applies);
+        if !known.contains_key(&mixture) {
+            let (now, then) = (bound(&device.labels, false)?, bound(&device.labels, true)?);
+            let changes = now
+                .changes_to(&then)
+                .map_err(|error| StoreError::Corrupt(format!("policies can't be compared: {error}")))?;
+            known.insert(mixture.clone(), changes);
+        }
+        let changes = known.get(&mixture).map(Vec::as_slice).unwrap_or_default();
+        for change in changes {
+            *counted.entry(change.clone()).or_default() += 1;
+        }
+        if !changes.is_empty() {
+            answer.changed += 1;
+            answer.devices.push(device.name.clone());
+        }
+    }
+    answer.devices.sort_unstable();
+    answer.devices.truncate(MAX_NAMED_DEVICES);
+    let change = |(change, devices): (Changed, u64)| PolicyChange {
+        path: change.path,
+        from: change.from,
+        to: change.to,
+        policy: change.policy,
+        devices,
+    };
+    answer.changes = counted.into_iter().map(change).collect();
+    answer.changes.sort_by(|a, b| b.devices.cmp(&a.devices).then_with(|| a.path.cmp(&b.path)));
+    Ok(Json(answer))
+}
+
 /// The rows that are not the same for each kind.
-pub(super) fn rows() -> [Route; 2] {
+pub(super) fn rows() -> [Route; 3] {
     [
+        route(Method::POST, "/api/policies/~preview", Access::Needs(Permission::PolicyRead), preview)
+            .unhurried(),
         route(Method::GET, "/api/policies/{id}/versions", Access::Needs(Permission::PolicyRead), versions),
         route(Method::GET, "/api/devices/{id}/policy", Access::Needs(Permission::PolicyRead), of_device),
     ]

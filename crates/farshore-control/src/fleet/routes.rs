@@ -141,6 +141,7 @@ kind!(configs, "/api/configs", "/api/configs/{id}", ConfigSpec, Config, FleetRea
     policies::replace,
     policies::delete,
     super::policies::versions,
+    super::policies::preview,
     super::policies::of_device
 ))]
 pub struct FleetDocs;

@@ -1,6 +1,7 @@
 //! Everything that decides what runs where in one tenant, as it stood at one moment.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use farshore_api::fleet::{ConfigSpec, PinSpec, PlacementSpec};
 use farshore_domain::assign::{self, Assignments, Pin, Placement};
@@ -10,9 +11,11 @@ use farshore_domain::device::{AppPhase, Lifecycle, Reachability};
 use farshore_domain::id::{DeviceId, ReleaseId};
 use farshore_domain::name::Name;
 use farshore_domain::operation::{DRAIN_CAPABILITY, OPERATIONS_CAPABILITY};
-use farshore_domain::policy::{DesiredPolicy, POLICY_CAPABILITY, PolicySpec, Rules, SafeRelease};
+use farshore_domain::policy::{
+    DesiredPolicy, DeviceHours, POLICY_CAPABILITY, POLICY_CAPABILITY_2, PolicySpec, Rules, SafeRelease,
+};
 use farshore_domain::rollout::{AppReport, DeviceView, FleetView, KnownRelease, Phase, Rollout};
-use farshore_domain::schedule::Zone;
+use farshore_domain::schedule::{Look, Purpose, Shut, WindowKind, Zone};
 use farshore_domain::time::{SECOND_MS, UnixMs};
 use farshore_domain::version::Version;
 use farshore_store::db::Tx;
@@ -41,7 +44,7 @@ pub struct Snapshot {
     configs: Vec<Stored<ConfigSpec>>,
     policies: Vec<Stored<PolicySpec>>,
     /// What the same policies together say, so that a large fleet merges each mixture once.
-    merged: BTreeMap<Vec<usize>, Rules>,
+    merged: BTreeMap<Vec<usize>, Mixture>,
     pointers: BTreeMap<Name, BTreeMap<Name, ReleaseId>>,
     releases: BTreeMap<ReleaseId, ReleaseMark>,
     pub rollouts: Vec<ReadRollout>,
@@ -53,6 +56,15 @@ pub struct Snapshot {
     /// Where the rollouts stand that others depend on.
     dependencies: BTreeMap<Name, Phase>,
     signals: FleetSignals,
+}
+
+/// What policies say together.
+#[derive(Clone, Debug)]
+struct Mixture {
+    rules: Rules,
+    /// The same for an agent that understands only the first version's words.
+    rules_v1: Rules,
+    hours: Option<Arc<DeviceHours>>,
 }
 
 /// When a place that another rollout takes is looked at again.
@@ -98,6 +110,8 @@ impl Snapshot {
             .flat_map(|read: &ReadRollout| read.rollout.spec().depends_on.iter().cloned())
             .collect();
         let dependencies = db.rollout_phases(tx, &names.into_iter().collect::<Vec<_>>()).await?;
+        let policies = objects::all_in(tx, tenant, ObjectKind::Policy).await?;
+        let merged = mixtures(&policies, devices.values())?;
         let signals = FleetSignals::load(db, tx, rollouts.iter().map(|read| &read.rollout)).await?;
         let operations = db.unfinished_operations(tx).await?;
         let operating = operations
@@ -119,8 +133,8 @@ impl Snapshot {
                 .collect(),
             pins,
             configs: objects::all_in(tx, tenant, ObjectKind::Config).await?,
-            policies: objects::all_in(tx, tenant, ObjectKind::Policy).await?,
-            merged: BTreeMap::new(),
+            merged,
+            policies,
             pointers,
             releases,
             rollouts,
@@ -177,7 +191,8 @@ impl Snapshot {
                 reachability,
                 last_seen,
                 lifecycle: device.lifecycle,
-                time_zone: device.labels.get(ZONE_LABEL).and_then(Zone::name_of_label).map(str::to_owned),
+                time_zone: zone_of(device),
+                hours: self.hours(device).cloned(),
                 pinned: self
                     .pins
                     .get(&device.name)
@@ -414,33 +429,41 @@ impl Snapshot {
             .collect()
     }
 
+    fn mixture(&self, device: &FleetDevice) -> Option<&Mixture> {
+        self.merged.get(&matching(&self.policies, device))
+    }
+
+    /// When a device may fetch and install, as its policies say; none where they do not.
+    #[must_use]
+    pub fn hours(&self, device: &FleetDevice) -> Option<&Arc<DeviceHours>> {
+        self.mixture(device)?.hours.as_ref()
+    }
+
+    /// Until when a device may install, at most until `horizon`; or when its policies open next.
+    #[must_use]
+    pub fn may_install(&self, device: &FleetDevice, now: UnixMs, horizon: UnixMs) -> Look {
+        let Some(hours) = self.hours(device) else { return Look::Open { until: horizon } };
+        let Some(calendar) = hours.calendar() else {
+            return Look::Shut { next: None, by: Shut::Window(WindowKind::Maintenance) };
+        };
+        let zone = Zone::of_device(zone_of(device).as_deref());
+        calendar.look(Purpose::Install, &zone, now, horizon)
+    }
+
     /// What a device is told of its policy; none where no policy applies, or its agent does not understand them.
-    pub fn desired_policy(
-        &mut self,
-        device: &FleetDevice,
-        apps: &[DesiredApp],
-    ) -> StoreResult<Option<DesiredPolicy>> {
-        if !device.capabilities.iter().any(|capability| capability == POLICY_CAPABILITY) {
-            return Ok(None);
+    #[must_use]
+    pub fn desired_policy(&self, device: &FleetDevice, apps: &[DesiredApp]) -> Option<DesiredPolicy> {
+        let can = |capability: &str| device.capabilities.iter().any(|one| one == capability);
+        if !can(POLICY_CAPABILITY) {
+            return None;
         }
-        let matching: Vec<usize> = self
-            .policies
-            .iter()
-            .enumerate()
-            .filter(|(_, policy)| policy.spec.selector.matches(&device.labels))
-            .map(|(index, _)| index)
-            .collect();
-        if matching.is_empty() {
-            return Ok(None);
-        }
-        if !self.merged.contains_key(&matching) {
-            let merged = super::policies::merged(&self.policies, &device.labels)?.rules;
-            self.merged.insert(matching.clone(), merged);
-        }
-        let Some(mut rules) = self.merged.get(&matching).cloned() else { return Ok(None) };
-        if !device.capabilities.iter().any(|capability| capability == OPERATIONS_CAPABILITY) {
+        let mixture = self.mixture(device)?;
+        let new = can(POLICY_CAPABILITY_2);
+        let mut rules = if new { &mixture.rules } else { &mixture.rules_v1 }.clone();
+        if !can(OPERATIONS_CAPABILITY) {
             rules.operations = rules.operations.without_runbooks();
         }
+        let time_zone = zone_of(device).filter(|_| new && mixture.hours.is_some());
         let safe_mode = rules
             .rollback
             .safe_mode
@@ -455,7 +478,7 @@ impl Snapshot {
                 Some(SafeRelease { app: safe.app.clone(), release })
             })
             .collect();
-        Ok(Some(DesiredPolicy { rules, safe_mode }))
+        Some(DesiredPolicy { rules, safe_mode, time_zone })
     }
 
     fn config(&self, device: &FleetDevice, app: &Name) -> BTreeMap<String, Value> {
@@ -475,6 +498,34 @@ impl Snapshot {
                 }),
         )
     }
+}
+
+fn zone_of(device: &FleetDevice) -> Option<String> {
+    device.labels.get(ZONE_LABEL).and_then(Zone::name_of_label).map(str::to_owned)
+}
+
+/// Which policies apply to a device.
+fn matching(policies: &[Stored<PolicySpec>], device: &FleetDevice) -> Vec<usize> {
+    let applies = |(_, policy): &(usize, &Stored<PolicySpec>)| policy.spec.selector.matches(&device.labels);
+    policies.iter().enumerate().filter(applies).map(|(index, _)| index).collect()
+}
+
+fn mixtures<'a>(
+    policies: &[Stored<PolicySpec>],
+    devices: impl Iterator<Item = &'a FleetDevice>,
+) -> StoreResult<BTreeMap<Vec<usize>, Mixture>> {
+    let mut mixtures = BTreeMap::new();
+    for device in devices {
+        let matching = matching(policies, device);
+        if matching.is_empty() || mixtures.contains_key(&matching) {
+            continue;
+        }
+        let effective = super::policies::merged(policies, &device.labels)?;
+        let hours = DeviceHours::of(&effective).map(Arc::new);
+        let rules_v1 = effective.rules.without_v2();
+        mixtures.insert(matching, Mixture { rules: effective.rules, rules_v1, hours });
+    }
+    Ok(mixtures)
 }
 
 fn find_release(releases: &BTreeMap<ReleaseId, ReleaseMark>, app: &Name, version: &str) -> Option<ReleaseId> {

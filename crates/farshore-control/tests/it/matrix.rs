@@ -275,6 +275,8 @@ fn examples(own: &Things, other: &Things) -> BTreeMap<String, Example> {
 
     let policy = Some((own.objects["/api/policies"].as_str(), other.objects["/api/policies"].as_str()));
     add("GET /api/policies/{id}/versions", policy, None, &[200]);
+    let calmer = json!({"metadata": {"name": "thing"}, "spec": {"rules": {"restart": {"maxRestarts": 9}}}});
+    add("POST /api/policies/~preview", None, fixed(calmer), &[200]);
 
     let rollout = |n: usize| Some((own.rollouts[n].as_str(), other.rollouts[n].as_str()));
     let spec = |_: &str| json!({"app": "web", "channel": "prod", "release": "web@1.0.0"});

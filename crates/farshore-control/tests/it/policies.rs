@@ -111,3 +111,82 @@ async fn a_device_is_told_what_it_obeys_when_it_understands_policies_and_shown_w
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn windows_go_only_to_agents_that_know_them_and_are_refused_when_they_never_open() {
+    each_engine(async |fleet| {
+        let window = |cron: &str| {
+            let window = json!({"kind": "maintenance", "cron": cron, "durationSeconds": 600});
+            json!({"rules": {"restart": {"maxRestarts": 3}, "schedule": {"windows": [window]}}})
+        };
+        let never = policy("never", window("0 2 31 2 *"));
+        let problem = fleet.admin.post("/api/policies", never).await.problem(400, "invalid");
+        assert_eq!(problem.errors[0].field, "spec.rules.schedule.windows[0].cron", "{problem:?}");
+        let mut told = Vec::new();
+        fleet.admin.post("/api/policies", policy("nights", window("0 2 * * *"))).await.expect(201);
+        for (name, capabilities) in [("old", &["policy/v1"][..]), ("new", &["policy/v1", "policy/v2"])] {
+            let token = fleet.claim_token(json!({"labels": {"timezone": "Europe_Riga"}})).await;
+            let mut device = TestDevice::new(fleet);
+            let claimed = device.claim(&secret_of(&token), name).await.expect(200).json();
+            device.take(fleet, claimed);
+            let mut channel = Channel::connect(fleet, &device).await.unwrap();
+            channel.hello_with(capabilities).await;
+            let policy = channel
+                .until("the policy", |body| match body {
+                    server_frame::Body::Desired(desired) => {
+                        DesiredState::parse(&desired.body).unwrap().policy
+                    }
+                    _ => None,
+                })
+                .await;
+            assert_eq!(policy.rules.restart.max_restarts, Some(3), "{name}");
+            told.push((policy.rules.schedule.windows.map(|windows| windows.len()), policy.time_zone));
+            let shown: Value =
+                fleet.admin.get(&format!("/api/devices/{name}/policy")).await.expect(200).json();
+            assert_eq!(shown["understood"], name == "new");
+            let from = &shown["effective"]["provenance"]["schedule.windows"];
+            assert_eq!(from, &json!({"policy": "nights", "version": 1}));
+        }
+        assert_eq!(told, [(None, None), (Some(1), Some("Europe/Riga".to_owned()))]);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_preview_says_what_changes_for_whom_and_stores_nothing() {
+    each_engine(async |fleet| {
+        for (name, site) in [("a", "riga"), ("b", "riga"), ("c", "oslo")] {
+            let token = fleet.claim_token(json!({"labels": {"site": site}})).await;
+            TestDevice::new(fleet).claim(&secret_of(&token), name).await.expect(200);
+        }
+        let of_riga =
+            |most: u32| json!({"selector": "site=riga", "rules": {"restart": {"maxRestarts": most}}});
+        let base = json!({"rules": {"restart": {"maxRestarts": 5, "windowSeconds": 300}}});
+        fleet.admin.post("/api/policies", policy("base", base)).await.expect(201);
+        let preview = async |name: &str, spec: Value| -> Value {
+            fleet.admin.post("/api/policies:preview", policy(name, spec)).await.expect(200).json()
+        };
+        let seen = preview("riga", of_riga(3)).await;
+        assert_eq!(
+            (&seen["matching"], &seen["changed"], &seen["devices"]),
+            (&json!(2), &json!(2), &json!(["a", "b"]))
+        );
+        let change =
+            json!({"path": "restart.maxRestarts", "from": "5", "to": "3", "policy": "riga", "devices": 2});
+        assert_eq!(seen["changes"], json!([change]));
+        // The same as what is there changes nothing; to match fewer gives back what others say.
+        fleet.admin.post("/api/policies", policy("riga", of_riga(3))).await.expect(201);
+        assert_eq!(preview("riga", of_riga(3)).await["changed"], 0);
+        let mut elsewhere = of_riga(3);
+        elsewhere["selector"] = json!("site=lima");
+        let seen = preview("riga", elsewhere).await;
+        assert_eq!((&seen["matching"], &seen["changed"]), (&json!(0), &json!(2)));
+        assert_eq!((&seen["changes"][0]["to"], &seen["changes"][0]["policy"]), (&json!("5"), &json!("base")));
+        let bad = policy("riga", json!({"rules": {"restart": {"maxRestarts": 99}}}));
+        let problem = fleet.admin.post("/api/policies:preview", bad).await.problem(400, "invalid");
+        assert_eq!(problem.errors[0].field, "spec.rules.restart.maxRestarts");
+        let riga: Value = fleet.admin.get("/api/policies/riga").await.expect(200).json();
+        assert_eq!(riga["metadata"]["resourceVersion"], 1);
+    })
+    .await;
+}

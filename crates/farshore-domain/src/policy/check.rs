@@ -6,6 +6,10 @@ use std::ops::RangeInclusive;
 use super::{MAX_CONDITIONS, MAX_NAMED, PolicySpec, RollbackTo, Rules};
 use crate::condition::{Condition, device};
 use crate::name::Name;
+use crate::schedule;
+
+/// How much of logs and measurements an incident takes as evidence.
+const EVIDENCE_SECONDS: u32 = 600;
 
 /// Why a policy is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -65,6 +69,18 @@ impl Rules {
         }
         let rollback = &self.rollback;
         within("rollback.afterRestarts", rollback.after_restarts, 1..=60)?;
+        within("restart.recreateAfter", restart.recreate_after, 1..=60)?;
+        for (field, most) in [
+            ("rollback.afterRestarts", rollback.after_restarts),
+            ("restart.maxRestarts", restart.max_restarts),
+        ] {
+            if let (Some(recreate), Some(most)) = (restart.recreate_after, most)
+                && recreate >= most
+            {
+                let text = format!("can never be reached: {field} comes after {most} restarts");
+                return wrong("spec.rules.restart.recreateAfter", text);
+            }
+        }
         if let (Some(after), Some(most)) = (rollback.after_restarts, restart.max_restarts)
             && after > most
         {
@@ -87,8 +103,8 @@ impl Rules {
         within("resources.memoryBytes", limits.memory_bytes, (1 << 20)..=(1 << 50))?;
         within("resources.cpuMillis", limits.cpu_millis, 1..=1_000_000)?;
         within("resources.processes", limits.processes, 1..=1_000_000)?;
-        within("retention.logBytes", self.retention.log_bytes, (16 << 10)..=(1 << 30))?;
-        within("retention.logFiles", self.retention.log_files, 1..=100)?;
+        self.check_retention()?;
+        self.check_schedule()?;
         within("reporting.sampleSeconds", self.reporting.sample_seconds, 1..=3_600)?;
         within("reporting.batchSeconds", self.reporting.batch_seconds, 1..=3_600)?;
         if let (Some(sample), Some(batch)) = (self.reporting.sample_seconds, self.reporting.batch_seconds)
@@ -106,6 +122,57 @@ impl Rules {
             }
         }
         Ok(())
+    }
+
+    /// What healing and incidents need is kept: the release before, and ten minutes of logs and measurements.
+    fn check_retention(&self) -> Result<(), PolicyError> {
+        let keeps = &self.retention;
+        within("retention.logBytes", keeps.log_bytes, (16 << 10)..=(1 << 30))?;
+        within("retention.logFiles", keeps.log_files, 1..=100)?;
+        within("retention.unsentBytes", keeps.unsent_bytes, (64 << 10)..=(1 << 40))?;
+        within("retention.measurementDays", keeps.measurement_days, 1..=3_650)?;
+        within("retention.diskFreePercent", keeps.disk_free_percent, 1..=50)?;
+        if keeps.releases == Some(0) {
+            return wrong(
+                "spec.rules.retention.releases",
+                "is 1 to 10: going back to the release before needs that release",
+            );
+        }
+        within("retention.releases", keeps.releases, 1..=10)?;
+        for (field, seconds) in
+            [("retention.logSeconds", keeps.log_seconds), ("retention.unsentSeconds", keeps.unsent_seconds)]
+        {
+            if seconds.is_some_and(|seconds| seconds < EVIDENCE_SECONDS) {
+                let text = format!("is at least {EVIDENCE_SECONDS}: incidents take that much as evidence");
+                return wrong(format!("spec.rules.{field}"), text);
+            }
+            within(field, seconds, EVIDENCE_SECONDS..=315_360_000)?;
+        }
+        if let (Some(unsent), Some(batch)) = (keeps.unsent_seconds, self.reporting.batch_seconds)
+            && unsent <= batch
+        {
+            return wrong(
+                "spec.rules.retention.unsentSeconds",
+                format!("is more than reporting.batchSeconds, {batch}, or nothing would ever be sent"),
+            );
+        }
+        Ok(())
+    }
+
+    fn check_schedule(&self) -> Result<(), PolicyError> {
+        let windows = self.schedule.windows.as_deref();
+        if windows.is_none() && self.schedule.energy.is_some() {
+            return wrong(
+                "spec.rules.schedule.energy",
+                "goes with windows of the same policy: add one of kind energy",
+            );
+        }
+        let blackouts = self.schedule.blackouts.as_deref().unwrap_or_default();
+        let energy = self.schedule.energy.unwrap_or_default();
+        match schedule::check(windows.unwrap_or_default(), blackouts, energy).into_iter().next() {
+            Some((field, what)) => wrong(format!("spec.rules.schedule.{field}"), what),
+            None => Ok(()),
+        }
     }
 
     fn check_conditions(&self) -> Result<(), PolicyError> {

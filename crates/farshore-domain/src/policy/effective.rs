@@ -40,6 +40,50 @@ pub struct Effective {
     pub policies: Vec<Provenance>,
 }
 
+const ENERGY: &str = "schedule.energy";
+const WINDOWS: &str = "schedule.windows";
+
+/// One value of an effective policy that another mixture of policies changes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Changed {
+    /// `restart.maxRestarts`.
+    pub path: String,
+    /// As JSON; none where nobody says.
+    pub from: Option<String>,
+    pub to: Option<String>,
+    /// The policy that says the new value; where nobody does, the one that said the old one.
+    pub policy: Option<Name>,
+}
+
+impl Effective {
+    /// What is different in `after`.
+    ///
+    /// # Errors
+    /// When rules can't be written as JSON, which no stored policy leads to.
+    pub fn changes_to(&self, after: &Self) -> Result<Vec<Changed>, serde_json::Error> {
+        let values = |effective: &Self| -> Result<BTreeMap<String, Value>, serde_json::Error> {
+            let mut found = Vec::new();
+            leaves(&serde_json::to_value(&effective.rules)?, "", &mut found);
+            Ok(found.into_iter().collect())
+        };
+        let (old, new) = (values(self)?, values(after)?);
+        let mut paths: Vec<&String> = old.keys().chain(new.keys()).collect();
+        paths.sort_unstable();
+        paths.dedup();
+        let text = |value: Option<&Value>| value.map(ToString::to_string);
+        let changed = paths.into_iter().filter(|path| old.get(*path) != new.get(*path)).map(|path| {
+            let says = after.provenance.get(path).or_else(|| self.provenance.get(path));
+            Changed {
+                path: path.clone(),
+                from: text(old.get(path)),
+                to: text(new.get(path)),
+                policy: says.map(|says| says.policy.clone()),
+            }
+        });
+        Ok(changed.collect())
+    }
+}
+
 /// The leaves of a JSON object by their path. A list is one value: lists are replaced, never joined.
 fn leaves(value: &Value, path: &str, found: &mut Vec<(String, Value)>) {
     match value {
@@ -87,6 +131,10 @@ pub fn effective<'a>(
         let mut found = Vec::new();
         leaves(&serde_json::to_value(&policy.spec.rules)?, "", &mut found);
         for (path, leaf) in found {
+            // What is asked of cheap hours means nothing without the windows that say when they are.
+            if path == ENERGY && provenance.get(WINDOWS).is_some_and(|first| *first != from(policy)) {
+                continue;
+            }
             if let Entry::Vacant(place) = provenance.entry(path) {
                 put(&mut merged, place.key(), leaf);
                 place.insert(from(policy));

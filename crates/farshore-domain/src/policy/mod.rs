@@ -7,6 +7,7 @@
 
 mod check;
 mod effective;
+mod hours;
 mod runbook;
 #[cfg(test)]
 mod tests;
@@ -14,12 +15,14 @@ mod tests;
 use serde::{Deserialize, Serialize};
 
 pub use check::PolicyError;
-pub use effective::{Bound, Effective, Provenance, effective};
+pub use effective::{Bound, Changed, Effective, Provenance, effective};
+pub use hours::DeviceHours;
 pub use runbook::{Runbook, RunbookArgument, RunbookError};
 
 use crate::desired::DesiredRelease;
 use crate::name::Name;
 use crate::release::Limits;
+use crate::schedule::{Blackout, Energy, WindowSpec};
 use crate::selector::Selector;
 use crate::version::Version;
 use crate::word_enum;
@@ -27,6 +30,8 @@ use crate::word_enum;
 /// The capability that an agent names when it understands [`DesiredPolicy`]. A field that is added to [`Rules`] later needs
 /// a new one: an agent refuses a desired state with fields it does not know.
 pub const POLICY_CAPABILITY: &str = "policy/v1";
+/// The same for what came later: windows, retention beyond log files, recreation and reboots. An agent without it gets the rest ([`Rules::without_v2`]).
+pub const POLICY_CAPABILITY_2: &str = "policy/v2";
 
 /// At most this many health conditions in one policy.
 pub const MAX_CONDITIONS: usize = 32;
@@ -59,6 +64,30 @@ pub struct Rules {
     pub retention: RetentionRules,
     pub operations: OperationRules,
     pub reporting: ReportingRules,
+    #[serde(skip_serializing_if = "ScheduleRules::is_empty")]
+    pub schedule: ScheduleRules,
+}
+
+/// When releases are fetched and installed, on the wall clock of the device's zone. A rollout obeys these and its own: both have to be
+/// open. `energy` goes with the `windows` of the same policy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ScheduleRules {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub windows: Option<Vec<WindowSpec>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub energy: Option<Energy>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub blackouts: Option<Vec<Blackout>>,
+}
+
+impl ScheduleRules {
+    /// Whether nothing is said.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// When something is wrong.
@@ -105,6 +134,9 @@ pub struct RestartRules {
     /// Over how long restarts are counted; 600 where nobody says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window_seconds: Option<u32>,
+    /// After this many restarts within the window, everything of the app is stopped and it is set up anew, once. Left out: not by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recreate_after: Option<u32>,
 }
 
 word_enum! {
@@ -130,6 +162,9 @@ pub struct RollbackRules {
     /// Releases that are kept on the device to go back to when nothing else is good.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub safe_mode: Option<Vec<SafeMode>>,
+    /// Whether the device is rebooted, at most once a day, before an app is held because nothing else is left. Left out: no.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reboot: Option<bool>,
 }
 
 /// The safe-mode release of one app.
@@ -141,7 +176,7 @@ pub struct SafeMode {
     pub version: Version,
 }
 
-/// What the device keeps of its apps' output.
+/// What is kept: of an app's output, of releases and measurements on the device, of measurements on the control plane.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -152,6 +187,24 @@ pub struct RetentionRules {
     /// So many files are kept of each app.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_files: Option<u32>,
+    /// Log files that were last written longer ago are deleted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_seconds: Option<u32>,
+    /// So many releases from before the one that runs stay on the device; 1 where nobody says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub releases: Option<u32>,
+    /// Measurements that could not be sent are dropped on the device when they are older.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unsent_seconds: Option<u32>,
+    /// At most so many bytes of measurements wait on the device to be sent; the oldest go first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unsent_bytes: Option<u64>,
+    /// The control plane keeps the device's measurements for so many days, but never longer than its own setting says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub measurement_days: Option<u32>,
+    /// With less than this of the disk free, old releases are deleted, then old log files.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_free_percent: Option<u32>,
 }
 
 /// What may be done from afar. Left out: logs, diagnostics and restarts yes; a shell, a reboot and runbooks no.
@@ -263,7 +316,31 @@ impl Rules {
     /// What whoever starts apps needs of the rules.
     #[must_use]
     pub fn bounds(&self) -> Bounds {
-        Bounds { restart: self.restart, resources: self.resources.clone(), retention: self.retention }
+        let RetentionRules { log_bytes, log_files, log_seconds, .. } = self.retention;
+        Bounds {
+            restart: RestartRules { recreate_after: None, ..self.restart },
+            resources: self.resources.clone(),
+            retention: RetentionRules { log_bytes, log_files, log_seconds, ..RetentionRules::default() },
+        }
+    }
+
+    /// Without what only agents with [`POLICY_CAPABILITY_2`] understand.
+    #[must_use]
+    pub fn without_v2(&self) -> Self {
+        let RetentionRules { log_bytes, log_files, .. } = self.retention;
+        Self {
+            restart: RestartRules { recreate_after: None, ..self.restart },
+            rollback: RollbackRules { reboot: None, ..self.rollback.clone() },
+            retention: RetentionRules { log_bytes, log_files, ..RetentionRules::default() },
+            schedule: ScheduleRules::default(),
+            ..self.clone()
+        }
+    }
+
+    /// Whether only agents with [`POLICY_CAPABILITY_2`] understand all of it.
+    #[must_use]
+    pub fn needs_v2(&self) -> bool {
+        *self != self.without_v2()
     }
 }
 
@@ -275,6 +352,9 @@ pub struct DesiredPolicy {
     /// The safe-mode releases that exist, by app.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub safe_mode: Vec<SafeRelease>,
+    /// The IANA zone whose wall clock the windows follow; only where there are windows or blackouts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_zone: Option<String>,
 }
 
 /// A safe-mode release that the device keeps.

@@ -2,6 +2,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::label::Labels;
+use crate::schedule::{Shut, WindowKind};
 
 fn spec(value: Value) -> PolicySpec {
     serde_json::from_value(value).expect("a policy")
@@ -127,6 +128,36 @@ fn errors_name_the_field_and_the_fix() {
             "spec.rules.operations.runbooks[0].timeoutSeconds",
             "1 to 3600",
         ),
+        (
+            json!({"schedule": {"windows": [{"kind": "maintenance", "cron": "0 2 30 2 *", "durationSeconds": 600}]}}),
+            "spec.rules.schedule.windows[0].cron",
+            "does not open",
+        ),
+        (
+            json!({"schedule": {"energy": "off-hours"}}),
+            "spec.rules.schedule.energy",
+            "windows of the same policy",
+        ),
+        (
+            json!({"schedule": {"blackouts": [{"from": "2026-12-24", "to": "2026-12-23"}]}}),
+            "spec.rules.schedule.blackouts[0].to",
+            "last day",
+        ),
+        (json!({"retention": {"releases": 0}}), "spec.rules.retention.releases", "needs that release"),
+        (json!({"retention": {"logSeconds": 60}}), "spec.rules.retention.logSeconds", "as evidence"),
+        (
+            json!({"retention": {"unsentSeconds": 900}, "reporting": {"batchSeconds": 900}}),
+            "spec.rules.retention.unsentSeconds",
+            "more than reporting.batchSeconds",
+        ),
+        (json!({"retention": {"logBytes": 0}}), "spec.rules.retention.logBytes", "16384 to"),
+        (json!({"resources": {"memoryBytes": 0}}), "spec.rules.resources.memoryBytes", "1048576 to"),
+        (json!({"resources": {"processes": 0}}), "spec.rules.resources.processes", "1 to"),
+        (
+            json!({"restart": {"recreateAfter": 3}, "rollback": {"afterRestarts": 3}}),
+            "spec.rules.restart.recreateAfter",
+            "never be reached: rollback.afterRestarts",
+        ),
     ] {
         let error = refused(rules.clone());
         assert_eq!(error.field, field, "{rules}");
@@ -155,4 +186,51 @@ fn a_policy_can_only_lower_the_limits_of_a_release() {
     let expected = Limits { memory_bytes: Some(1 << 20), cpu_millis: Some(500), processes: Some(7) };
     assert_eq!(bounds.limits(&own), expected);
     assert!(Bounds::default().is_empty() && !bounds.is_empty());
+}
+
+#[test]
+fn an_older_agent_is_not_sent_what_it_does_not_know() {
+    let old = json!({"restart": {"maxRestarts": 4}, "retention": {"logBytes": 65536, "logFiles": 2}});
+    let mut new = old.clone();
+    new["restart"]["recreateAfter"] = json!(2);
+    new["rollback"] = json!({"reboot": true});
+    new["retention"]["releases"] = json!(3);
+    new["retention"]["logSeconds"] = json!(86400);
+    new["schedule"] = json!({"blackouts": [{"from": "2026-12-24", "to": "2026-12-26"}]});
+    let (old, new) = (spec(json!({"rules": old})).rules, spec(json!({"rules": new})).rules);
+    assert!(new.needs_v2() && !old.needs_v2());
+    assert_eq!(new.without_v2(), old);
+    // The very words that the first version knew.
+    let sent = serde_json::to_value(new.without_v2()).expect("JSON");
+    let names: Vec<_> = sent.as_object().expect("an object").keys().map(String::as_str).collect();
+    assert_eq!(names, ["health", "operations", "reporting", "resources", "restart", "retention", "rollback"]);
+    // The runner is told what concerns it, and a runner of the first version understands what it always was told.
+    assert_eq!(new.bounds().retention.log_seconds, Some(86400));
+    assert_eq!(
+        serde_json::to_value(old.bounds().retention).expect("JSON"),
+        json!({"logBytes": 65536, "logFiles": 2})
+    );
+}
+
+#[test]
+fn cheap_hours_go_with_the_windows_that_say_when_they_are() {
+    let night = json!({"kind": "energy", "cron": "0 1 * * *", "durationSeconds": 3600});
+    let low = spec(json!({"rules": {"schedule": {"windows": [night], "energy": "off-hours"}}}));
+    let day = json!({"kind": "maintenance", "cron": "0 9 * * *", "durationSeconds": 3600});
+    let high = spec(json!({"priority": 1, "rules": {"schedule": {"windows": [day]}}}));
+    let freeze = spec(
+        json!({"priority": 2, "rules": {"schedule": {"blackouts": [{"from": "2026-12-24", "to": "2026-12-26"}]}}}),
+    );
+    let names = ["low", "high", "freeze"].map(name);
+    let bound =
+        || names.iter().zip([&low, &high, &freeze]).map(|(name, spec)| Bound { name, version: 1, spec });
+    let outcome = effective(bound(), &Labels::default()).expect("merges");
+    assert_eq!(outcome.rules.schedule.energy, None, "it would never open");
+    let hours = DeviceHours::of(&outcome).expect("windows");
+    let whose = |shut| hours.whose(shut).map(Name::as_str);
+    assert_eq!(whose(Shut::Blackout), Some("freeze"));
+    assert_eq!(whose(Shut::Window(WindowKind::Maintenance)), Some("high"));
+    let outcome = effective(bound().take(1), &Labels::default()).expect("merges");
+    assert!(outcome.rules.schedule.energy.is_some());
+    assert!(DeviceHours::of(&effective([], &Labels::default()).expect("merges")).is_none());
 }

@@ -1,7 +1,7 @@
 //! From the offer towards the release that should run: stage, then switch.
 
 use super::decide::{Decision, due};
-use super::state::{Action, Attempts, Event, Installed, Offer, Offered, Refused, Trial};
+use super::state::{Action, Attempts, Checks, Event, Installed, Offer, Offered, Refused, Trial};
 use crate::object::Reason;
 
 impl Decision<'_> {
@@ -46,7 +46,7 @@ impl Decision<'_> {
         }
         let Some(observed) = self.observed else { return };
         if !observed.staged.contains(&wanted) {
-            if !self.busy.staging && due(self.app.staging.retry_at, self.now) {
+            if self.may_fetch() && !self.busy.staging && due(self.app.staging.retry_at, self.now) {
                 self.actions.push(Action::Stage { app: self.name.clone(), manifest: wanted });
             }
             return;
@@ -70,9 +70,27 @@ impl Decision<'_> {
         let permit = offer.permit.filter(|permit| permit.until > self.now.mono);
         if let Some(permit) = permit
             && !self.busy.acting
+            && self.may_install()
         {
             self.switch(release, permit.uid, offer);
         }
+    }
+
+    /// Whether a download may begin: inside the policy's windows, and at any time to go back.
+    pub(super) fn may_fetch(&self) -> bool {
+        self.hours.download.is_none() || self.hours.going_back.contains(self.name)
+    }
+
+    /// Whether the switch may begin: inside the policy's windows. What is broken or on trial is not kept waiting, nor is the way back.
+    fn may_install(&self) -> bool {
+        let app = &self.app;
+        let broken = matches!(self.checks, Checks::Failed { .. } | Checks::Breached { .. });
+        self.hours.install.is_none()
+            || self.hours.going_back.contains(self.name)
+            || app.trial.is_some()
+            || app.returning
+            || broken
+            || app.failed.is_some() && app.active.is_none()
     }
 
     fn refuse(&mut self, offer: &Offer, unsupported: bool, code: &str, message: &str) {

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use super::ladder::HealingPolicy;
 use super::state::{
-    Action, AppState, Attempts, Busy, Checks, DeviceState, Event, Healing, Inputs, Installed, MonoMs, Now,
-    Observed, Offer, Offered, Outcome, Refused, Terms, Trial,
+    Action, AppState, Attempts, Busy, Checks, DeviceState, Event, Healing, Inputs, Installed, LocalHours,
+    MonoMs, Now, Observed, Offer, Offered, Outcome, Refused, Terms, Trial,
 };
 use super::view;
 use crate::device::AppPhase;
@@ -42,6 +42,7 @@ pub fn decide(mut state: DeviceState, inputs: &Inputs, now: Now) -> (DeviceState
             app: &mut app,
             actions: &mut actions,
             policy: &inputs.policy,
+            hours: &inputs.hours,
         };
         if inputs.restart.contains(&name) {
             decision.app.instance += 1;
@@ -151,6 +152,7 @@ pub(super) struct Decision<'a> {
     pub(super) now: Now,
     pub(super) actions: &'a mut Vec<Action>,
     pub(super) policy: &'a HealingPolicy,
+    pub(super) hours: &'a LocalHours,
 }
 
 pub(super) fn due(at: Option<MonoMs>, now: Now) -> bool {

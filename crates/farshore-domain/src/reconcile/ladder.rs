@@ -88,7 +88,7 @@ mod tests {
     fn policy(after: Option<u32>, most: Option<u32>, to: Option<RollbackTo>) -> HealingPolicy {
         HealingPolicy {
             restart: RestartRules { max_restarts: most, ..RestartRules::default() },
-            rollback: RollbackRules { after_restarts: after, to, safe_mode: None },
+            rollback: RollbackRules { after_restarts: after, to, ..RollbackRules::default() },
             safe: BTreeMap::new(),
         }
     }

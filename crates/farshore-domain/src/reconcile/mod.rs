@@ -23,7 +23,7 @@ mod scenario_tests;
 pub use decide::decide;
 pub use ladder::{HealingPolicy, Step};
 pub use state::{
-    Action, AppState, Attempts, Busy, Checks, DeviceState, Event, Failed, Healing, Inputs, Installed,
-    LivePermit, MonoMs, Now, Observed, Offer, Offered, Outcome, Refused, Running, Terms, Trial,
+    Action, AppState, Attempts, Busy, Checks, Closed, DeviceState, Event, Failed, Healing, Inputs, Installed,
+    LivePermit, LocalHours, MonoMs, Now, Observed, Offer, Offered, Outcome, Refused, Running, Terms, Trial,
 };
 pub use view::{AppView, DeviceView, view};

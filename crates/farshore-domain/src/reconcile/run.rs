@@ -188,7 +188,13 @@ impl Decision<'_> {
         let settled = self.app.active.is_some() && self.app.trial.is_none() && self.app.staged.is_none();
         let needed = !observed.staged.contains(&safe.manifest) && self.is_open_to(safe);
         let asked = self.actions.iter().any(|a| matches!(a, Action::Stage { app, .. } if app == self.name));
-        if settled && needed && !asked && !self.busy.staging && due(self.app.staging.retry_at, self.now) {
+        if settled
+            && needed
+            && !asked
+            && self.may_fetch()
+            && !self.busy.staging
+            && due(self.app.staging.retry_at, self.now)
+        {
             self.actions.push(Action::Stage { app: self.name.clone(), manifest: safe.manifest });
         }
     }

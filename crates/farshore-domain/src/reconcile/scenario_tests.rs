@@ -393,3 +393,45 @@ fn the_ladder_never_leads_below_the_floor_and_a_reboot_does_not_forgive() {
     assert_eq!(restarts, 1);
     assert_eq!(device.app().active, None, "1.0 is below the floor");
 }
+
+#[test]
+fn outside_its_windows_a_device_neither_fetches_nor_activates_and_says_until_when() {
+    use crate::schedule::{Shut, WindowKind};
+    let closed = |kind| Some(Closed { by: Shut::Window(kind), next: Some(UnixMs(7_200_000)) });
+    let mut device = Device::new();
+    device.desire(offer("1.1", Some(1_000_000)));
+    device.inputs.hours.download = closed(WindowKind::Download);
+    device.inputs.hours.install = closed(WindowKind::Maintenance);
+    assert_eq!(device.at(0), []);
+    let reason = device.app().reasons.remove(0);
+    assert!(reason.code == "DownloadWindow" && reason.message.contains("1970-01-01T02:00:00Z"), "{reason:?}");
+    device.inputs.hours.download = None;
+    assert!(matches!(device.at(1)[..], [Action::Stage { .. }]));
+    device.observe(&["1.1"], None);
+    // The permit is live, and the window is shut.
+    assert_eq!(device.at(2), []);
+    assert_eq!(
+        (device.app().phase, device.app().reasons[0].code.as_str()),
+        (AppPhase::Staged, "MaintenanceWindow")
+    );
+    device.inputs.hours.install = None;
+    assert!(matches!(device.at(3)[..], [Action::Start { .. }]));
+}
+
+#[test]
+fn the_way_back_and_what_is_broken_wait_for_no_window() {
+    let shut = || Some(Closed { by: crate::schedule::Shut::Blackout, next: None });
+    for broken in [true, false] {
+        let mut device = Device::settled();
+        device.inputs.hours.install = shut();
+        device.desire(offer("1.1", Some(90_000)));
+        device.observe(&["1.0", "1.1"], Some(("1.0", device.instance(), 0)));
+        assert_eq!(device.at(20_000), []);
+        if broken {
+            device.checks(Checks::Failed { message: "it does not answer".into() });
+        } else {
+            device.inputs.hours.going_back.insert(web());
+        }
+        assert_eq!(device.at(21_000), [Action::Stop { app: web() }], "broken: {broken}");
+    }
+}

@@ -13,6 +13,7 @@ use crate::incident::{ActionKind, IncidentCause};
 use crate::name::Name;
 use crate::object::Reason;
 use crate::release::Manifest;
+use crate::schedule::{self, Shut, WindowKind};
 use crate::time::UnixMs;
 use crate::version::Version;
 
@@ -375,6 +376,44 @@ pub struct Inputs {
     pub rollback: BTreeMap<Name, String>,
     /// What the device's policy says about healing.
     pub policy: HealingPolicy,
+    /// What the windows of the device's policy say at this moment.
+    pub hours: LocalHours,
+}
+
+/// When the device may begin by itself to fetch and to activate. Healing asks for no window.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LocalHours {
+    /// Shut for downloads; none when open.
+    pub download: Option<Closed>,
+    /// Shut for installs.
+    pub install: Option<Closed>,
+    /// Apps that are told to go back to an earlier release: at any hour.
+    pub going_back: BTreeSet<Name>,
+}
+
+/// What keeps it shut, and until when where that is within a year.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closed {
+    pub by: Shut,
+    pub next: Option<UnixMs>,
+}
+
+impl Closed {
+    /// A code, and what is waited for, in words.
+    #[must_use]
+    pub fn reason(&self) -> (&'static str, String) {
+        let (code, what) = match self.by {
+            Shut::Window(WindowKind::Maintenance) => ("MaintenanceWindow", "a maintenance window"),
+            Shut::Window(WindowKind::Download) => ("DownloadWindow", "a download window"),
+            Shut::Window(WindowKind::Energy) => ("EnergyWindow", "cheap hours"),
+            Shut::Blackout => ("Blackout", "the end of a blackout"),
+        };
+        let next = match self.next {
+            Some(next) => format!("it opens {}", schedule::text(next)),
+            None => "none opens within a year".to_owned(),
+        };
+        (code, format!("{what} of its policy; {next}"))
+    }
 }
 
 /// How an action ended.

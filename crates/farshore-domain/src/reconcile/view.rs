@@ -1,6 +1,6 @@
 //! What a device says of itself: phases, health, conformance, and why.
 
-use super::state::{AppState, Checks, DeviceState, Inputs, Offer, Running};
+use super::state::{AppState, Checks, Closed, DeviceState, Inputs, Offer, Running};
 use crate::device::{AppPhase, Conformance, Health};
 use crate::id::{PermitId, ReleaseId};
 use crate::name::Name;
@@ -167,6 +167,17 @@ fn reasons(app: &AppState, inputs: &Inputs, name: &Name) -> Vec<Reason> {
         reasons.push(refused.reason.clone());
     }
     match (app.phase, offer) {
+        (AppPhase::Downloading, Some(offer))
+            if inputs.hours.download.is_some()
+                && !inputs.hours.going_back.contains(name)
+                && !inputs.busy.get(name).is_some_and(|busy| busy.staging) =>
+        {
+            let waits = inputs.hours.download.as_ref().map(Closed::reason);
+            reasons.extend(waits.map(|(code, what)| {
+                let text = format!("version {} is fetched in {what}", offer.release.version);
+                Reason::new(code, text, since)
+            }));
+        }
         (AppPhase::Downloading, Some(offer)) => {
             let text = format!("fetching and verifying version {}", offer.release.version);
             reasons.push(Reason::new("Downloading", text, since));
@@ -177,8 +188,11 @@ fn reasons(app: &AppState, inputs: &Inputs, name: &Name) -> Vec<Reason> {
             }
         }
         (AppPhase::Staged, Some(offer)) => {
-            let text = format!("version {} is ready and waits for a permit", offer.release.version);
-            reasons.push(Reason::new("WaitingForPermit", text, since));
+            let closed = inputs.hours.install.as_ref().filter(|_| !inputs.hours.going_back.contains(name));
+            let (code, what) =
+                closed.map_or_else(|| ("WaitingForPermit", "a permit".to_owned()), Closed::reason);
+            let text = format!("version {} is ready and waits for {what}", offer.release.version);
+            reasons.push(Reason::new(code, text, since));
         }
         (AppPhase::Starting | AppPhase::Soaking, _) if app.trial.is_some() => {
             let version = app.active.as_ref().map_or("?", |active| active.version.as_str());

@@ -79,6 +79,8 @@ pub fn decide_on(
     now: UnixMs,
     permits: &mut dyn FnMut() -> PermitId,
 ) -> Decision {
+    let mut rollout = rollout;
+    rollout.see_policies(view);
     let hours = Hours::of(&rollout.spec, now);
     let mut step = Step { next: rollout, view, now, permits, hours, actions: Vec::new() };
     match step.next.phase {

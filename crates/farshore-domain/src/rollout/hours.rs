@@ -6,7 +6,9 @@ use super::decide::Step;
 use super::member::{Member, Progress, Told};
 use super::spec::RolloutSpec;
 use super::state::{Phase, Rollout};
-use super::view::DeviceView;
+use super::view::{DeviceView, FleetView};
+use crate::name::Name;
+use crate::policy::DeviceHours;
 use crate::schedule::{Calendar, Look, Purpose, Shut, WindowKind, Zone};
 use crate::time::{SECOND_MS, UnixMs};
 
@@ -17,9 +19,14 @@ pub(super) struct Hours<'a> {
     calendar: Option<Calendar>,
     now: UnixMs,
     horizon: UnixMs,
-    install: BTreeMap<Option<&'a str>, Look>,
-    download: BTreeMap<Option<&'a str>, Look>,
+    install: BTreeMap<Place<'a>, Seen<'a>>,
+    download: BTreeMap<Place<'a>, Seen<'a>>,
 }
+
+/// Where a device is and which windows its policies have (their address: devices with the same policies share them).
+type Place<'a> = (Option<&'a str>, Option<usize>);
+/// What the windows say, and the policy that keeps them shut; none where it is the rollout itself.
+type Seen<'a> = (Look, Option<&'a Name>);
 
 impl<'a> Hours<'a> {
     pub(super) fn of(spec: &RolloutSpec, now: UnixMs) -> Self {
@@ -32,22 +39,42 @@ impl<'a> Hours<'a> {
         }
     }
 
-    pub(super) fn always(&self, purpose: Purpose) -> bool {
+    /// Whether the windows of the rollout itself are never shut.
+    fn always(&self, purpose: Purpose) -> bool {
         self.calendar.as_ref().is_some_and(|calendar| calendar.is_always_open(purpose))
     }
 
     pub(super) fn look(&mut self, purpose: Purpose, device: &'a DeviceView) -> Look {
-        if self.always(purpose) {
-            return Look::Open { until: self.horizon };
+        self.look_with_policy(purpose, device).0
+    }
+
+    /// What the rollout's own windows and those of the device's policies say together: open where both are.
+    pub(super) fn look_with_policy(&mut self, purpose: Purpose, device: &'a DeviceView) -> Seen<'a> {
+        let policy = device.hours.as_deref();
+        if policy.is_none() && self.always(purpose) {
+            return (Look::Open { until: self.horizon }, None);
         }
-        let Some(calendar) = &self.calendar else {
-            return Look::Shut { next: None, by: Shut::Window(WindowKind::Maintenance) };
-        };
+        let unreadable = Look::Shut { next: None, by: Shut::Window(WindowKind::Maintenance) };
+        let Some(calendar) = &self.calendar else { return (unreadable, None) };
         let zone = device.time_zone.as_deref();
+        let place = (zone, policy.map(|policy| std::ptr::from_ref(policy).addr()));
+        let (now, horizon) = (self.now, self.horizon);
         let looks = if purpose == Purpose::Install { &mut self.install } else { &mut self.download };
-        *looks
-            .entry(zone)
-            .or_insert_with(|| calendar.look(purpose, &Zone::of_device(zone), self.now, self.horizon))
+        *looks.entry(place).or_insert_with(|| {
+            let mut calendars = vec![calendar];
+            match policy.map(DeviceHours::calendar) {
+                Some(None) => return (unreadable, None),
+                Some(Some(theirs)) => calendars.push(theirs),
+                None => {}
+            }
+            let zone = Zone::of_device(zone);
+            let (look, shut_by) = Calendar::look_at_all(&calendars, purpose, &zone, now, horizon);
+            let whose = match look {
+                Look::Shut { by, .. } if shut_by > 0 => policy.and_then(|policy| policy.whose(by)),
+                _ => None,
+            };
+            (look, whose)
+        })
     }
 
     pub(super) fn is_open(&mut self, purpose: Purpose, device: &'a DeviceView) -> bool {
@@ -89,11 +116,24 @@ pub(super) fn wants(rollout: &Rollout, member: &Member, device: &DeviceView) -> 
 impl Rollout {
     /// Whether downloads begin at any time.
     pub(super) fn may_tell_any_time(&self) -> bool {
-        !self.spec.windows.iter().any(|window| window.kind == WindowKind::Download)
+        !self.policy_downloads && !self.spec.windows.iter().any(|window| window.kind == WindowKind::Download)
     }
 
-    fn has_windows(&self) -> bool {
-        !self.spec.windows.is_empty() || !self.spec.blackouts.is_empty() || !self.spec.energy.is_any()
+    pub(super) fn has_windows(&self) -> bool {
+        !self.spec.windows.is_empty()
+            || !self.spec.blackouts.is_empty()
+            || !self.spec.energy.is_any()
+            || self.policy_hours
+    }
+
+    /// Remembers whether the policies of any device say when.
+    pub(super) fn see_policies(&mut self, view: &FleetView) {
+        let hours = || view.iter().filter_map(|device| device.hours.as_deref());
+        let shuts = |hours: &DeviceHours| {
+            hours.calendar().is_none_or(|calendar| !calendar.is_always_open(Purpose::Download))
+        };
+        self.policy_hours = hours().next().is_some();
+        self.policy_downloads = hours().any(shuts);
     }
 }
 

@@ -158,7 +158,10 @@ pub fn permits_stay_in_their_windows(
         };
         let broken = member.failure().is_some() || !known.has_committed(decision.next.to().uid);
         let zone = Zone::of_device(known.time_zone.as_deref());
-        let look = calendar.look(Purpose::Install, &zone, now, *expires_at);
+        let policy = known.hours.as_deref().map(|hours| hours.calendar().ok_or("unreadable windows"));
+        let policy = policy.transpose().map_err(|what| Broken { invariant: NAME, what: what.to_owned() })?;
+        let calendars: Vec<_> = std::iter::once(&calendar).chain(policy).collect();
+        let (look, _) = Calendar::look_at_all(&calendars, Purpose::Install, &zone, now, *expires_at);
         let inside = matches!(look, Look::Open { until } if until >= *expires_at);
         holds(inside || (!forward && broken), NAME, || format!("{device} got a permit outside its windows"))?;
     }

@@ -9,8 +9,9 @@ use super::state::Rollout;
 use super::view::FleetView;
 use super::why::{Owner, Waiting};
 use crate::id::DeviceId;
+use crate::name::Name;
 use crate::object::Reason;
-use crate::schedule::{self, Look, Purpose, Shut, WindowKind};
+use crate::schedule::{self, Look, Shut, WindowKind};
 use crate::time::UnixMs;
 
 /// At most this many groups are named.
@@ -56,9 +57,9 @@ impl Rollout {
         let mut hours = Hours::of(&self.spec, now);
         let ledger = (!self.spec.group_by.is_empty()).then(|| Ledger::of(self, view, now));
         let mut kept = BTreeSet::new();
-        let mut shut: BTreeMap<(Shut, Option<UnixMs>), Crowd> = BTreeMap::new();
+        let mut shut: BTreeMap<(Shut, Option<&Name>, Option<UnixMs>), Crowd> = BTreeMap::new();
         let mut full: BTreeMap<(String, String), Crowd> = BTreeMap::new();
-        if ledger.is_none() && hours.always(Purpose::Install) && hours.always(Purpose::Download) {
+        if ledger.is_none() && !self.has_windows() {
             return (Vec::new(), kept);
         }
         for (device, member) in &self.members {
@@ -69,9 +70,9 @@ impl Rollout {
             };
             let since = member.progress.since();
             if let Some(purpose) = wants(self, member, known)
-                && let Look::Shut { next, by } = hours.look(purpose, known)
+                && let (Look::Shut { next, by }, whose) = hours.look_with_policy(purpose, known)
             {
-                Crowd::add(&mut shut, (by, next), since);
+                Crowd::add(&mut shut, (by, whose, next), since);
                 kept.insert(*device);
             } else if matches!(member.progress, Progress::Waiting { .. } | Progress::RollbackDue { .. })
                 && let Some(Blocked::Group(label, value)) =
@@ -83,13 +84,14 @@ impl Rollout {
         }
         let mut list: Vec<_> = shut
             .into_iter()
-            .map(|((by, next), crowd)| {
+            .map(|((by, whose, next), crowd)| {
                 let (code, what) = words(by);
+                let whose = whose.map(|policy| format!(" of policy {policy}")).unwrap_or_default();
                 let opens = match next {
                     Some(next) => format!("opens {}", schedule::text(next)),
                     None => "none opens within a year".to_owned(),
                 };
-                let text = format!("{} {what}; {opens}", crowd.devices());
+                let text = format!("{} {what}{whose}; {opens}", crowd.devices());
                 let reason = Reason::new(code, text, crowd.since);
                 Waiting { reason, owner: Owner::Engine, until: next.unwrap_or(until) }
             })

@@ -179,6 +179,11 @@ pub struct Rollout {
     /// When the next window opens that somebody waits for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) next_opening: Option<UnixMs>,
+    /// Whether the policies of any device say when something may be done, and whether they say when downloads begin.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) policy_hours: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) policy_downloads: bool,
     /// How many devices it started with.
     pub(super) population: u32,
     /// The index of the wave that runs.
@@ -271,6 +276,8 @@ impl Rollout {
             promoted_at: None,
             superseded_by: None,
             next_opening: None,
+            policy_hours: false,
+            policy_downloads: false,
             population: 0,
             current: 0,
             waves: Vec::new(),

@@ -1,6 +1,7 @@
 //! What the driver knows of the devices, as [`super::decide`] sees it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::roster::Roster;
 use super::state::Phase;
@@ -8,6 +9,7 @@ use crate::device::{AppPhase, Lifecycle, OFFLINE_AFTER_MS, Reachability};
 use crate::id::{DeviceId, ReleaseId};
 use crate::label::Labels;
 use crate::name::Name;
+use crate::policy::DeviceHours;
 use crate::time::UnixMs;
 
 /// All devices that have the rollout's app by placement and are in its channel, by id.
@@ -33,6 +35,8 @@ pub struct DeviceView {
     pub lifecycle: Lifecycle,
     /// The IANA zone whose wall clock its windows follow; UTC when none.
     pub time_zone: Option<String>,
+    /// When it may fetch and install, as its policies say; the windows of the rollout count as well. Devices with the same policies share it.
+    pub hours: Option<Arc<DeviceHours>>,
     /// A pin decides on this app, not the rollout.
     pub pinned: bool,
     /// Down on purpose until then, because of something else: a permit of a superseded rollout or of the assignment driver.
@@ -170,6 +174,7 @@ impl DeviceView {
             last_seen: None,
             lifecycle: Lifecycle::Claimed,
             time_zone: None,
+            hours: None,
             pinned: false,
             busy_until: None,
             app: AppReport::default(),

@@ -109,15 +109,33 @@ impl Calendar {
     /// What it says to a device in `zone`. Openings are followed up to `horizon`.
     #[must_use]
     pub fn look(&self, purpose: Purpose, zone: &Zone, at: UnixMs, horizon: UnixMs) -> Look {
-        let parts = self.parts(purpose);
+        Self::look_at_all(&[self], purpose, zone, at, horizon).0
+    }
+
+    /// What several calendars say together: open where all are. The number is the one that keeps it shut.
+    #[must_use]
+    pub fn look_at_all(
+        calendars: &[&Self],
+        purpose: Purpose,
+        zone: &Zone,
+        at: UnixMs,
+        horizon: UnixMs,
+    ) -> (Look, usize) {
+        let count = |calendar: &&Self| calendar.parts(purpose).len();
+        let owners: Vec<usize> = calendars
+            .iter()
+            .enumerate()
+            .flat_map(|(number, calendar)| std::iter::repeat_n(number, count(calendar)))
+            .collect();
+        let parts: Vec<_> = calendars.iter().flat_map(|calendar| calendar.parts(purpose)).collect();
         let mut until = horizon.max(at);
-        for part in &parts {
+        for (part, owner) in parts.iter().zip(owners) {
             match part.closes(at, zone, horizon) {
                 Some(end) => until = until.min(end),
-                None => return Look::Shut { next: next_open(&parts, at, zone), by: part.shut() },
+                None => return (Look::Shut { next: next_open(&parts, at, zone), by: part.shut() }, owner),
             }
         }
-        Look::Open { until }
+        (Look::Open { until }, 0)
     }
 }
 

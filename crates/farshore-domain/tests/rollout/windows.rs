@@ -1,5 +1,10 @@
 //! Windows, blackouts and cheap hours in the engine. The fleet's clock begins at 1970-01-01 00:16:40 UTC, a Thursday.
 
+use std::sync::Arc;
+
+use farshore_domain::label::Labels;
+use farshore_domain::name::Name;
+use farshore_domain::policy::{Bound, DeviceHours, PolicySpec, effective};
 use farshore_domain::rollout::{Action, Amount, Bucket, Phase, Progress, RolloutSpec, WaveSpec};
 use farshore_domain::schedule::{Blackout, Energy, WindowKind, WindowSpec};
 use farshore_domain::time::{HOUR_MS, MINUTE_MS, UnixMs};
@@ -192,4 +197,70 @@ fn what_is_broken_goes_back_at_once_and_what_works_waits_for_its_window() {
     }
     fleet.until_phase(Phase::Failed);
     assert!(fleet.rollout.devices().all(|device| device.bucket == Bucket::RolledBack));
+}
+
+/// The windows of a policy with this name, as the engine sees them.
+fn policy_hours(name: &str, schedule: serde_json::Value) -> Option<Arc<DeviceHours>> {
+    let spec: PolicySpec =
+        serde_json::from_value(serde_json::json!({"rules": {"schedule": schedule}})).expect("a policy");
+    spec.check().expect("good");
+    let name = Name::new(name).expect("a name");
+    let bound = Bound { name: &name, version: 1, spec: &spec };
+    DeviceHours::of(&effective([bound], &Labels::default()).expect("merges")).map(Arc::new)
+}
+
+#[test]
+fn the_stricter_of_the_rollouts_windows_and_the_policys_counts_and_why_names_the_policy() {
+    let mut spec = slow(one_wave());
+    // From 02:00 to 04:00 by the rollout, from 03:00 to 05:00 by the policy of one of the two.
+    spec.windows = vec![window(WindowKind::Maintenance, "0 2 * * *", 120)];
+    let mut fleet = Fleet::new(spec, &[Nature::Good; 2]);
+    fleet.view.get_mut(device_id(1)).unwrap().hours = policy_hours(
+        "night",
+        serde_json::json!({"windows": [{"kind": "maintenance", "cron": "0 3 * * *", "durationSeconds": 7200}]}),
+    );
+    fleet.start();
+    minutes_until(&mut fleet, UnixMs(hour(1).0));
+    assert!(permits(&fleet).is_empty());
+    minutes_until(&mut fleet, UnixMs(hour(2).0 + MINUTE_MS));
+    assert_eq!(permits(&fleet).len(), 1, "the rollout's own window is enough where no policy says more");
+    let waits = fleet.rollout.waiting_for(&fleet.view, fleet.now);
+    let wait = waits.iter().find(|w| w.reason.code == "MaintenanceWindow").expect("it waits for a window");
+    assert!(wait.reason.message.contains("of policy night") && wait.until == hour(3), "{wait:?}");
+    minutes_until(&mut fleet, UnixMs(hour(3).0 - 1));
+    assert_eq!(permits(&fleet).len(), 1);
+    fleet.until_phase(Phase::Succeeded);
+    assert!(fleet.now >= hour(3));
+    let (end, _) = permits(&fleet)[1];
+    assert!(end <= hour(4), "the rollout's window ends first");
+}
+
+#[test]
+fn a_policys_download_window_and_blackout_hold_a_rollout_that_has_none() {
+    let mut fleet = Fleet::new(slow(one_wave()), &[Nature::Good; 2]);
+    let hours = policy_hours(
+        "freeze",
+        serde_json::json!({
+            "windows": [{"kind": "download", "cron": "0 1 * * *", "durationSeconds": 3600}],
+            "blackouts": [{"from": "1970-01-01", "to": "1970-01-01"}]
+        }),
+    );
+    for number in 0..2 {
+        fleet.view.get_mut(device_id(number)).unwrap().hours = hours.clone();
+    }
+    fleet.start();
+    minutes_until(&mut fleet, UnixMs(hour(1).0 - 1));
+    let told = |fleet: &Fleet| {
+        let to_new = |action: &&Action| matches!(action, Action::Assign { forward: true, .. });
+        fleet.log.iter().filter(to_new).count()
+    };
+    assert_eq!(told(&fleet), 0, "nothing is fetched before the download window");
+    minutes_until(&mut fleet, UnixMs(hour(1).0 + MINUTE_MS));
+    assert_eq!((told(&fleet), permits(&fleet).len()), (2, 0));
+    let waits = fleet.rollout.waiting_for(&fleet.view, fleet.now);
+    let wait = waits.iter().find(|w| w.reason.code == "Blackout").expect("a blackout");
+    assert!(wait.reason.message.contains("of policy freeze") && wait.until == hour(24), "{wait:?}");
+    minutes_until(&mut fleet, UnixMs(hour(24).0 - 1));
+    assert!(permits(&fleet).is_empty());
+    fleet.until_phase(Phase::Succeeded);
 }

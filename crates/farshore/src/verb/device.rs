@@ -129,7 +129,7 @@ async fn policy(session: &Session, device: &str) -> Result<()> {
     }
     if !shown.understood {
         text.push_str(
-            "the agent of this device does not understand policies, and goes on with its own defaults\n",
+            "the agent of this device does not understand all of this, and goes on with its own defaults for the rest\n",
         );
     }
     output::print(&text)

@@ -1,8 +1,9 @@
-//! `farshore diff`: what `apply` would change, and which devices would get other releases. Exit 0: nothing, 1: something.
+//! `farshore diff`: what `apply` would change, which devices would get other releases, and what they would obey. Exit 0: nothing, 1: something.
 
 use std::fmt::Write as _;
 
 use farshore_api::fleet::AssignmentPreview;
+use farshore_api::policy::PolicyPreview;
 use serde_json::{Map, Value, json};
 
 use super::apply::{Document, Source, read_documents};
@@ -51,14 +52,18 @@ pub(crate) async fn run(session: &Session, arguments: Arguments) -> Result<()> {
         }
     }
     let preview = assignments(&client, &differences).await?;
+    let policies = policies(&client, &differences).await?;
     match session.output.format {
-        Format::Table | Format::Wide => output::print(&text(&differences, preview.as_ref()))?,
+        Format::Table | Format::Wide => {
+            output::print(&text(&differences, preview.as_ref()))?;
+            output::print(&policy_text(&policies))?;
+        }
         Format::Name => {
             let names =
                 differences.iter().map(|d| format!("{}/{}\n", d.document.kind.singular, d.document.name));
             output::print(&names.collect::<String>())?;
         }
-        format => print_value(format, &as_json(&differences, preview.as_ref()))?,
+        format => print_value(format, &as_json(&differences, preview.as_ref(), &policies))?,
     }
     if differences.is_empty() {
         return Ok(());
@@ -136,6 +141,38 @@ async fn assignments(client: &Client, differences: &[Difference<'_>]) -> Result<
     typed(what, client.post(what, "/api/assignments:preview", &body).await?).map(Some)
 }
 
+/// Asks the server what devices would obey, for each policy that differs by itself.
+async fn policies<'a>(
+    client: &Client,
+    differences: &'a [Difference<'_>],
+) -> Result<Vec<(&'a str, PolicyPreview)>> {
+    let mut previews = Vec::new();
+    for Difference { document, .. } in differences.iter().filter(|d| d.document.kind.kind == "Policy") {
+        let what = format!("can't find out what policy {} would change", document.name);
+        let answer = client.post(&what, "/api/policies:preview", &document.body).await?;
+        previews.push((document.name.as_str(), typed(&what, answer)?));
+    }
+    Ok(previews)
+}
+
+fn policy_text(previews: &[(&str, PolicyPreview)]) -> String {
+    let mut text = String::new();
+    let said =
+        |value: Option<&String>| value.map_or_else(|| "(nobody says)".to_owned(), |value| clean(value));
+    for (name, preview) in previews {
+        let PolicyPreview { matching, changed, .. } = preview;
+        _ = writeln!(
+            text,
+            "policy/{name} would apply to {matching} devices; {changed} would obey something else"
+        );
+        for change in preview.changes.iter().take(NAMED) {
+            let (from, to) = (said(change.from.as_ref()), said(change.to.as_ref()));
+            _ = writeln!(text, "  {}: {from} → {to} on {} devices", change.path, change.devices);
+        }
+    }
+    text
+}
+
 fn value(value: Option<&Value>) -> String {
     value.map_or_else(|| "(nothing)".to_owned(), |value| clean(&value.to_string()))
 }
@@ -163,7 +200,11 @@ fn text(differences: &[Difference<'_>], preview: Option<&AssignmentPreview>) -> 
     text
 }
 
-fn as_json(differences: &[Difference<'_>], preview: Option<&AssignmentPreview>) -> Value {
+fn as_json(
+    differences: &[Difference<'_>],
+    preview: Option<&AssignmentPreview>,
+    policies: &[(&str, PolicyPreview)],
+) -> Value {
     let objects: Vec<Value> = differences
         .iter()
         .map(|difference| {
@@ -176,7 +217,9 @@ fn as_json(differences: &[Difference<'_>], preview: Option<&AssignmentPreview>) 
             })
         })
         .collect();
-    json!({"objects": objects, "assignments": preview})
+    let policies: Map<String, Value> =
+        policies.iter().map(|(name, preview)| ((*name).to_owned(), json!(preview))).collect();
+    json!({"objects": objects, "assignments": preview, "policies": policies})
 }
 
 #[cfg(test)]
