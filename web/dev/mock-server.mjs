@@ -162,10 +162,23 @@ function answer(method, path, query, body) {
     if (verb === 'uncordon') device.status.lifecycle = 'claimed'
     return ok(device)
   }
+  if (noun === 'policies:preview') {
+    const { answer, errors } = policies.preview(body, devices)
+    return errors ? problem(400, 'invalid', 'the policy is not valid', errors) : ok(answer)
+  }
   if (noun === 'policies') {
+    const refused = (errors) => problem(400, 'invalid', 'the policy is not valid', errors)
+    if (id === undefined && method === 'POST') {
+      const { stored, errors } = policies.store(body)
+      return errors ? refused(errors) : ok(stored)
+    }
     if (id === undefined) return list(policies.policies)
     const policy = found(policies.policies, decodeURIComponent(id))
     if (!policy) return problem(404, 'not-found', `there is no policy ${id}`)
+    if (method === 'PUT') {
+      const { stored, errors } = policies.store(body, policy)
+      return errors ? refused(errors) : ok(stored)
+    }
     return more === 'versions' ? list(policies.versions(policy)) : ok(policy)
   }
   if (noun === 'rollouts' && id !== undefined) {

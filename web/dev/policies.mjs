@@ -38,8 +38,42 @@ export const versions = (policy) =>
     version: policy.metadata.resourceVersion - i,
     at: AT + (policy.metadata.resourceVersion - i) * 3_600_000,
     actor: 'anna@northwind.example',
-    spec: policy.spec,
+    spec: i === 0 ? policy.spec : { ...policy.spec, rules: { restart: { maxRestarts: 6 + i } } },
   }))
+
+/** What the server would find wrong, as far as the page's tests need it. */
+function wrong(spec) {
+  const errors = []
+  for (const [i, window] of (spec.rules.schedule?.windows ?? []).entries()) {
+    if (String(window.cron).split(' ').length !== 5) errors.push({ field: `spec.rules.schedule.windows[${i}].cron`, message: 'has five fields: write minute, hour, day of month, month and day of week' })
+  }
+  const most = spec.rules.restart?.maxRestarts
+  if (most !== undefined && !(most >= 0 && most <= 60)) errors.push({ field: 'spec.rules.restart.maxRestarts', message: 'is 0 to 60' })
+  return errors
+}
+
+export function preview({ metadata, spec }, devices) {
+  const errors = wrong(spec)
+  if (errors.length > 0) return { errors }
+  const matching = devices.filter((d) => spec.selector === '' || Object.entries(d.metadata.labels ?? {}).some(([k, v]) => `${k}=${v}` === spec.selector))
+  const changes = Object.entries(spec.rules).flatMap(([section, values]) =>
+    Object.entries(values).map(([key, value]) => ({ path: `${section}.${key}`, to: JSON.stringify(value), policy: metadata.name, devices: matching.length })),
+  )
+  return { answer: { matching: matching.length, changed: matching.length, changes, devices: matching.slice(0, 200).map((d) => d.metadata.name) } }
+}
+
+export function store({ metadata, spec }, old) {
+  const errors = wrong(spec)
+  if (errors.length > 0) return { errors }
+  if (old) {
+    old.spec = spec
+    old.metadata.resourceVersion += 1
+    return { stored: old }
+  }
+  const stored = make(metadata.name, crypto.randomUUID(), 1, spec, 12)
+  policies.push(stored)
+  return { stored }
+}
 
 export function ofDevice(device) {
   const matching = policies.toReversed().filter((p) => p.spec.selector === '' || device.metadata.labels?.role === 'kiosk')

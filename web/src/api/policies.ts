@@ -35,6 +35,16 @@ export interface DevicePolicy {
   effective: { rules: Rules; provenance: Record<string, Provenance>; policies: Provenance[] }
 }
 
+/** What a policy would change for devices. */
+export interface PolicyPreview {
+  matching: number
+  changed: number
+  changes: { path: string; from?: string; to?: string; policy?: string; devices: number }[]
+  devices: string[]
+}
+
+export const previewPolicy = (name: string, spec: PolicySpec): Promise<PolicyPreview> => post<PolicyPreview>('/policies:preview', { metadata: { name }, spec })
+
 export const policiesQuery = queryOptions({
   queryKey: [...keys.policies, 'list'],
   queryFn: ({ signal }) => get<List<Policy>>('/policies', { limit: SHORT_LIST }, signal),

@@ -18,7 +18,7 @@ export function DevicePolicyPanel({ device }: { device: string }) {
       ) : (
         <>
           {!policy.data.understood && (
-            <p className="mb-2 text-warn">This device’s agent does not understand policies, or has not said so yet: it goes on with its own defaults.</p>
+            <p className="mb-2 text-warn">This device’s agent does not understand all of this, or has not said so yet: for the rest it goes on with its own defaults.</p>
           )}
           <dl className="grid grid-cols-1 gap-x-8 sm:grid-cols-2">
             {Object.entries(policy.data.effective.provenance).map(([path, from]) => (

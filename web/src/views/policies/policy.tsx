@@ -1,13 +1,11 @@
 /** `/policies/$id`: one policy, what it said before, and where it applies. `new` makes one. */
-import { useMutation, useQuery, useQueryClient } from '@tanstack/react-query'
+import { useQuery, useQueryClient } from '@tanstack/react-query'
 import { Link, useNavigate, useParams } from '@tanstack/react-router'
 import { useState } from 'react'
 
 import { keyring } from '~/api/client'
 import { createPolicy, essence, policyQuery, policyVersionsQuery, replacePolicy, type Policy, type PolicySpec } from '~/api/policies'
 import { keys } from '~/api/queries'
-import { useDenied } from '~/frame/me'
-import { Button } from '~/ui/button'
 import { CopyButton } from '~/ui/copy'
 import { Field } from '~/ui/form'
 import { plural } from '~/ui/number'
@@ -15,6 +13,8 @@ import { Failure, Loading, Page, Section } from '~/ui/panel'
 import { Time } from '~/ui/time'
 import { toYaml } from '~/ui/yaml'
 
+import { differences } from './draft'
+import { Differences, Editor } from './editor'
 import { Selector } from './policies'
 
 const above = (
@@ -25,92 +25,34 @@ const above = (
   </nav>
 )
 
-const EXAMPLE: PolicySpec = {
-  description: '',
-  selector: '',
-  priority: 0,
-  rules: {
-    restart: { maxRestarts: 5, windowSeconds: 600 },
-    rollback: { afterRestarts: 3, to: 'previous' },
-  },
-}
-
 export function PolicyView() {
   const { id } = useParams({ from: '/shell/policies/$id' })
   return id === 'new' ? <NewPolicy /> : <OnePolicy key={id} id={id} />
 }
 
-/** Reads the text of an editor; the reason when it is no specification. */
-function parse(text: string): PolicySpec | string {
-  try {
-    const value: unknown = JSON.parse(text)
-    if (typeof value !== 'object' || value === null || Array.isArray(value)) return 'A policy is an object: { "rules": { … } }'
-    return value as PolicySpec
-  } catch (error) {
-    return error instanceof Error ? error.message : 'This is no JSON.'
-  }
-}
-
-const text = (spec: PolicySpec): string => JSON.stringify(essence(spec), null, 2)
-
-function Editor({ value, onChange, wrong }: { value: string; onChange: (text: string) => void; wrong: string | undefined }) {
-  return (
-    <Field
-      label="Specification"
-      help={
-        <>
-          As JSON. A value that is left out, another policy says, or nobody. As YAML in a file: <code className="font-mono">farshore apply -f</code>
-        </>
-      }
-      error={wrong}
-    >
-      {(ids) => (
-        <textarea {...ids} className="field h-96 w-full font-mono" spellCheck={false} value={value} onChange={(e) => onChange(e.target.value)} />
-      )}
-    </Field>
-  )
-}
-
 function NewPolicy() {
   const navigate = useNavigate()
   const client = useQueryClient()
-  const denied = useDenied('policy.write')
   const [name, setName] = useState('')
-  const [draft, setDraft] = useState(text(EXAMPLE))
   const [keyFor] = useState(keyring)
-  const spec = parse(draft)
-  const wrong = typeof spec === 'string' ? spec : undefined
-  const make = useMutation({
-    mutationFn: async () => {
-      if (typeof spec === 'string') throw new Error(spec)
-      return createPolicy(name, spec, keyFor([name, spec]))
-    },
-    onSuccess: async (made) => {
-      await client.invalidateQueries({ queryKey: keys.policies })
-      await navigate({ to: '/policies/$id', params: { id: made.metadata.name } })
-    },
-  })
   return (
     <Page title="New policy" above={above}>
-      <Section title="What it says">
-        <div className="flex flex-col gap-4">
-          <Field label="Name" help="Small letters, digits, dots and hyphens.">
-            {(ids) => <input {...ids} className="field w-full sm:w-80" value={name} onChange={(e) => setName(e.target.value)} />}
+      <Editor
+        name={name}
+        before={undefined}
+        head={(error) => (
+          <Field label="Name" help="Small letters, digits, dots and hyphens." error={error}>
+            {(ids) => <input {...ids} className="field" value={name} onChange={(e) => setName(e.target.value.trim())} />}
           </Field>
-          <Editor value={draft} onChange={setDraft} wrong={wrong} />
-          {make.isError && <Failure what="The policy was not made" error={make.error} />}
-          <div>
-            <Button
-              kind="primary"
-              busy={make.isPending}
-              disabledReason={denied ?? (name === '' ? 'Give it a name first.' : wrong)}
-              onClick={() => make.mutate()}
-            >
-              Make it
-            </Button>
-          </div>
-        </div>
-      </Section>
+        )}
+        verb="Make it"
+        failed="The policy was not made"
+        save={(spec) => createPolicy(name, spec, keyFor([name, spec]))}
+        onSaved={async (made) => {
+          await client.invalidateQueries({ queryKey: keys.policies })
+          await navigate({ to: '/policies/$id', params: { id: made.metadata.name } })
+        }}
+      />
     </Page>
   )
 }
@@ -156,41 +98,35 @@ function OnePolicy({ id }: { id: string }) {
 
 function Change({ policy }: { policy: Policy }) {
   const client = useQueryClient()
-  const denied = useDenied('policy.write')
-  const before = text(policy.spec)
-  const [draft, setDraft] = useState(before)
-  const spec = parse(draft)
-  const wrong = typeof spec === 'string' ? spec : undefined
-  const save = useMutation({
-    mutationFn: async () => {
-      if (typeof spec === 'string') throw new Error(spec)
-      return replacePolicy(policy, spec)
-    },
-    onSuccess: () => client.invalidateQueries({ queryKey: keys.policies }),
-  })
   return (
-    <Section title="What it says">
-      <div className="flex flex-col gap-4">
-        <Editor value={draft} onChange={setDraft} wrong={wrong} />
-        {save.isError && <Failure what="The policy was not changed" error={save.error} />}
-        <div className="flex gap-2">
-          <Button
-            kind="primary"
-            busy={save.isPending}
-            disabledReason={denied ?? wrong ?? (draft === before ? 'Nothing was changed.' : undefined)}
-            onClick={() => save.mutate()}
-          >
-            Save as version {policy.metadata.resourceVersion + 1}
-          </Button>
-          {draft !== before && <Button onClick={() => setDraft(before)}>Undo</Button>}
-        </div>
-      </div>
-    </Section>
+    <Editor
+      name={policy.metadata.name}
+      before={policy.spec}
+      verb={`Save as version ${policy.metadata.resourceVersion + 1}`}
+      failed="The policy was not changed"
+      save={(spec) => replacePolicy(policy, spec)}
+      onSaved={() => client.invalidateQueries({ queryKey: keys.policies })}
+    />
   )
 }
 
 function Versions({ policy }: { policy: Policy }) {
   const versions = useQuery(policyVersionsQuery(policy.metadata.uid))
+  const [pair, setPair] = useState<{ from?: number; to?: number }>({})
+  const items = versions.data?.items ?? []
+  const to = pair.to ?? items[0]?.version
+  const from = pair.from ?? items[1]?.version
+  const at = (version: number | undefined): PolicySpec | undefined => items.find((v) => v.version === version)?.spec
+  const [old, now] = [at(from), at(to)]
+  const pick = (label: string, value: number | undefined, onPick: (version: number) => void) => (
+    <select aria-label={label} className="field w-auto!" value={value} onChange={(e) => onPick(Number(e.target.value))}>
+      {items.map((v) => (
+        <option key={v.version} value={v.version}>
+          version {v.version}
+        </option>
+      ))}
+    </select>
+  )
   return (
     <Section title="Versions">
       {versions.isError ? (
@@ -198,18 +134,31 @@ function Versions({ policy }: { policy: Policy }) {
       ) : versions.isPending ? (
         <Loading what="versions" />
       ) : (
-        <ul>
-          {versions.data.items.map((version) => (
-            <li key={version.version} className="border-b border-line py-1 last:border-b-0">
-              <details>
-                <summary>
-                  Version {version.version}, <Time at={version.at} />, by {version.actor}
-                </summary>
-                <pre className="overflow-x-auto py-2 font-mono text-sm">{toYaml(essence(version.spec))}</pre>
-              </details>
-            </li>
-          ))}
-        </ul>
+        <>
+          {items.length > 1 && (
+            <div className="mb-3 border-b border-line pb-3">
+              <div className="mb-2 flex flex-wrap items-center gap-2">
+                <span>From</span>
+                {pick('From version', from, (version) => setPair({ ...pair, from: version }))}
+                <span>to</span>
+                {pick('To version', to, (version) => setPair({ ...pair, to: version }))}
+              </div>
+              {old !== undefined && now !== undefined && <Differences label="What is different" of={differences(essence(old), essence(now))} />}
+            </div>
+          )}
+          <ul>
+            {items.map((version) => (
+              <li key={version.version} className="border-b border-line py-1 last:border-b-0">
+                <details>
+                  <summary>
+                    Version {version.version}, <Time at={version.at} />, by {version.actor}
+                  </summary>
+                  <pre className="overflow-x-auto py-2 font-mono text-sm">{toYaml(essence(version.spec))}</pre>
+                </details>
+              </li>
+            ))}
+          </ul>
+        </>
       )}
     </Section>
   )
