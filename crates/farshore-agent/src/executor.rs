@@ -90,6 +90,14 @@ pub trait Executor: Send + Sync + 'static {
         check: HealthCheck,
         env: Arc<BTreeMap<String, String>>,
     ) -> impl Future<Output = ProbeAnswer> + Send;
+    /// Deletes rotated log files of an app that were last written so many seconds ago; without a number, all of them.
+    fn cut_logs(
+        &self,
+        app: Name,
+        older_than_seconds: Option<u32>,
+    ) -> impl Future<Output = Result<(), ExecutorError>> + Send;
+    /// Reboots the device.
+    fn reboot(&self) -> impl Future<Output = Result<(), ExecutorError>> + Send;
     /// The end of the app's output.
     fn logs(&self, app: Name, bytes: u32) -> impl Future<Output = Result<String, ExecutorError>> + Send;
     /// Whom to believe about what this device may be asked, and what they signed last.
@@ -229,6 +237,14 @@ impl Executor for RunnerExecutor {
             Ok(Err(message)) => ProbeAnswer::Bad(message),
             Err(_) => ProbeAnswer::Bad(format!("no answer within {} s", limit.as_secs())),
         }
+    }
+
+    async fn cut_logs(&self, app: Name, older_than_seconds: Option<u32>) -> Result<(), ExecutorError> {
+        Ok(self.runner.done(&Request::CutLogs { app, older_than_seconds }).await?)
+    }
+
+    async fn reboot(&self) -> Result<(), ExecutorError> {
+        Ok(self.runner.done(&Request::Reboot {}).await?)
     }
 
     async fn logs(&self, app: Name, bytes: u32) -> Result<String, ExecutorError> {

@@ -148,6 +148,19 @@ impl Executor for MemoryExecutor {
         }
     }
 
+    async fn cut_logs(&self, _: Name, _: Option<u32>) -> Result<(), ExecutorError> {
+        Ok(())
+    }
+
+    async fn reboot(&self) -> Result<(), ExecutorError> {
+        Err(ExecutorError {
+            code: "Unsupported".to_owned(),
+            message: "a virtual device can't be rebooted".to_owned(),
+            refused: true,
+            unreachable: false,
+        })
+    }
+
     async fn logs(&self, _: Name, _: u32) -> Result<String, ExecutorError> {
         Ok(String::new())
     }

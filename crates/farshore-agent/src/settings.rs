@@ -107,6 +107,9 @@ pub(crate) struct RunnerArgs {
     /// What this device allows its apps beyond being plain processes: units, containers, files, root. None of it without the file.
     #[arg(long, env = "FARSHORE_EXECUTORS", default_value = ALLOWED_FILE)]
     executors: PathBuf,
+    /// What reboots the device when a policy allows that as the last step of healing; empty for never.
+    #[arg(long, env = "FARSHORE_REBOOT_COMMAND", default_value = "/usr/bin/systemctl reboot")]
+    reboot_command: String,
 }
 
 #[derive(Debug, Args)]
@@ -223,6 +226,7 @@ impl Verb {
                     Err(error) => errors.push(format!("--executors: {}", farshore_agent::chain(&error))),
                 }
                 settings.cgroups = (!args.cgroup.is_empty()).then_some((args.cgroup_root, args.cgroup));
+                settings.reboot = args.reboot_command.split_whitespace().map(str::to_owned).collect();
                 Role::Runner(Box::new(settings))
             }
             Self::Gateway(args) => return args.validate().map(|settings| Role::Gateway(Box::new(settings))),

@@ -17,6 +17,9 @@ use crate::{NewObject, NoStatus, Object};
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct AppSpec {
     pub description: String,
+    /// Apps that are started before this one and stopped after it, where a device has them. At most 32.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub depends_on: Vec<Name>,
 }
 
 pub type App = Object<AppSpec, NoStatus>;

@@ -64,6 +64,9 @@ pub struct DesiredApp {
     /// Counts the times somebody resumed this app after it was held; a higher number than the device has seen lifts the hold.
     #[serde(default)]
     pub resumed: u64,
+    /// Apps of this device that are started before it, and stopped after it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub depends_on: Vec<Name>,
 }
 
 /// A reference to a signed manifest, by the digest of its exact bytes.

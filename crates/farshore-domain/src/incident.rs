@@ -144,6 +144,8 @@ pub fn signs(events: &[&Event], rollout_of: impl Fn(&Name, ReleaseId) -> Option<
                     true,
                 ),
                 "release.failed" => (cause_of(event.code.as_deref()), vec![ActionKind::Hold], true),
+                "app.recreated" => (cause_of(event.code.as_deref()), vec![ActionKind::Recreate], true),
+                "device.rebooting" => (cause_of(event.code.as_deref()), vec![ActionKind::Reboot], true),
                 _ => return None,
             };
             Some(Sign {

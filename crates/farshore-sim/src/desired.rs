@@ -78,6 +78,7 @@ pub(crate) fn accept(
                 permit,
                 resumed: app.resumed,
                 config: config_digest(&config),
+                needs: app.depends_on,
             };
             (offer, config)
         })
@@ -208,6 +209,7 @@ mod tests {
                     rollout: None,
                 }),
                 resumed: 0,
+                depends_on: Vec::new(),
             };
             let state = DesiredState {
                 schema: DESIRED_SCHEMA.to_owned(),

@@ -275,6 +275,8 @@ impl Machine {
             }
             // The runner would raise its own floor; the reconciler's is enough here.
             Action::Commit { .. } => {}
+            // A virtual device has no disk and no kernel.
+            Action::CutLogs { .. } | Action::Reboot { .. } => {}
             Action::Emit(event) => events.push(event),
         }
     }
@@ -388,6 +390,7 @@ mod tests {
             permit: permit.then(|| LivePermit { uid: PermitId(Uuid::from_u128(9)), until: MonoMs(i64::MAX) }),
             resumed: 0,
             config: Digest::of(b"config"),
+            needs: Vec::new(),
         };
         (offer, BTreeMap::new())
     }

@@ -441,6 +441,12 @@ async fn a_batch_sent_twice_is_stored_once_and_marks_never_go_back() {
         assert_eq!(system.delete_blocks_before(UnixMs(200_000), 1).await.unwrap(), 1);
         assert_eq!(system.delete_blocks_before(UnixMs(200_000), 1).await.unwrap(), 0);
         assert_eq!(stored().await, [2]);
+        // Of some devices only, and not beyond what is asked for.
+        let of = async |devices: &[_], limit| {
+            system.delete_blocks_of(db.tenant(), devices, UnixMs(900_000), limit).await.unwrap()
+        };
+        assert_eq!((of(&[fleet[1].uid], 10).await, of(&[device], 0).await), (0, 0));
+        assert_eq!((of(&[fleet[1].uid, device], 10).await, stored().await.len()), (1, 0));
     })
     .await;
 }

@@ -213,6 +213,7 @@ impl Rules<'_> {
                 permit,
                 resumed: app.resumed,
                 config: config_digest(&values(app)),
+                needs: app.depends_on.clone(),
             }
         };
         state.apps.iter().map(offer).collect()

@@ -47,7 +47,7 @@ fn key(slot: usize) -> String {
     format!("black-box/{slot}")
 }
 
-fn newest(bytes: &[u8]) -> Option<i64> {
+pub(super) fn newest(bytes: &[u8]) -> Option<i64> {
     decode(bytes).ok().as_ref().and_then(Block::span_ms).map(|(_, to)| to)
 }
 

@@ -190,6 +190,8 @@ pub struct Agent<E, J> {
     /// The control plane's clock minus this boot's clock, as it was told last in this boot.
     server_offset: Option<i64>,
     clock_wrong: bool,
+    /// When log files that are too old are looked for next.
+    next_log_cut: MonoMs,
     link_reason: String,
     samples: BlockBuilder,
     sample_ms: i64,
@@ -277,6 +279,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             session: None,
             server_offset: None,
             clock_wrong: false,
+            next_log_cut: now,
             link_reason: "not connected yet".to_owned(),
             samples: BlockBuilder::new(),
             sample_ms,

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use farshore_domain::condition::{Condition, Facts, Held, Missing, Value, Verdict, device};
 use farshore_domain::name::Name;
-use farshore_domain::policy::{Bounds, DesiredPolicy, DeviceHours, HealthCondition, OperationRules, Rules};
+use farshore_domain::policy::{
+    Bounds, DesiredPolicy, DeviceHours, HealthCondition, OperationRules, RetentionRules, Rules,
+};
 use farshore_domain::reconcile::{
     Action, Checks, Closed, HealingPolicy, Installed, LocalHours, MonoMs, Observed,
 };
@@ -39,6 +41,7 @@ pub(super) struct Policy {
     measured: Option<(MonoMs, BTreeMap<&'static str, f64>)>,
     /// How long a measurement counts.
     fresh_ms: i64,
+    short: bool,
     hours: Option<DeviceHours>,
     zone: Option<String>,
     /// What the windows said last, and from when to when that holds.
@@ -52,8 +55,13 @@ impl Policy {
     /// Takes the policy of an accepted desired state. What a condition that stays the same has seen so far is kept.
     pub(super) fn adopt(&mut self, policy: Option<&DesiredPolicy>, safe: BTreeMap<Name, Installed>) {
         self.rules = policy.map(|policy| policy.rules.clone()).unwrap_or_default();
-        self.healing =
-            HealingPolicy { restart: self.rules.restart, rollback: self.rules.rollback.clone(), safe };
+        self.healing = HealingPolicy {
+            restart: self.rules.restart,
+            rollback: self.rules.rollback.clone(),
+            safe,
+            releases: self.rules.retention.releases,
+        };
+        self.short &= self.rules.retention.disk_free_percent.is_some();
         self.hours = DeviceHours::new(self.rules.schedule.clone());
         self.zone = policy.and_then(|policy| policy.time_zone.clone());
         self.looked = None;
@@ -81,6 +89,24 @@ impl Policy {
     /// What the reconciler is told about healing.
     pub(super) fn healing(&self) -> &HealingPolicy {
         &self.healing
+    }
+
+    /// What is kept.
+    pub(super) fn retention(&self) -> RetentionRules {
+        self.rules.retention
+    }
+
+    /// Whether less of the disk is free than the policy asks for. Once short, it stays short until a tenth more is free; no data says nothing.
+    pub(super) fn disk_short(&mut self) -> bool {
+        let Some(wanted) = self.rules.retention.disk_free_percent.map(f64::from) else { return false };
+        let figure = |name| self.measured.as_ref().and_then(|(_, values)| values.get(name).copied());
+        if let (Some(used), Some(total)) = (figure("disk_used"), figure("disk_total"))
+            && total > 0.0
+        {
+            let free = (total - used) / total * 100.0;
+            self.short = free < if self.short { wanted * 1.1 } else { wanted };
+        }
+        self.short
     }
 
     /// What the windows say at this moment. What can't be read is shut.
@@ -286,6 +312,22 @@ mod tests {
         assert_eq!(at(40, Some(95.0)), (0, true), "told once");
         assert_eq!(at(100, None), (0, true), "no data does not heal");
         assert_eq!(at(110, Some(10.0)), (0, false));
+    }
+
+    #[test]
+    fn a_disk_is_short_until_a_tenth_more_is_free() {
+        let mut policy = Policy::default();
+        let at = |policy: &mut Policy, used: f64| {
+            policy.measured(&[("disk_used", used), ("disk_total", 100.0)], MonoMs(0));
+            policy.disk_short()
+        };
+        assert!(!at(&mut policy, 99.0), "no policy says how much");
+        let desired = serde_json::json!({"rules": {"retention": {"diskFreePercent": 10}}});
+        policy.adopt(Some(&serde_json::from_value(desired).unwrap()), BTreeMap::new());
+        assert_eq!(
+            [85.0, 91.0, 89.5, 88.0, 89.5].map(|used| at(&mut policy, used)),
+            [false, true, true, false, false]
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@ use farshore_domain::desired::Because;
 use farshore_domain::name::Name;
 use farshore_domain::reconcile::{Action, Busy, Inputs, LocalHours, MonoMs, Now, Outcome, decide, view};
 use farshore_domain::release::ArtifactRef;
-use farshore_domain::time::UnixMs;
+use farshore_domain::time::{HOUR_MS, UnixMs};
 use farshore_protocol::{self as wire, agent_frame};
 use farshore_series::{BlockBuilder, encode};
 use tokio::sync::Notify;
@@ -20,6 +20,8 @@ use crate::executor::{Executor, ExecutorError, StageRequest, StartRequest};
 use crate::journal::Journal;
 use crate::runner::SignedState;
 
+/// At most so many batches are dropped for their age at once.
+const MAX_FORGOTTEN: usize = 64;
 /// Decisions that follow from one another within one turn.
 const MAX_ROUNDS: usize = 4;
 
@@ -236,6 +238,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
     fn inputs(&mut self, moment: Now) -> Inputs {
         let now = moment.mono;
         let hours = self.hours(moment);
+        let disk_short = self.policy.disk_short();
         Inputs {
             desired: self.desired.as_ref().map(|desired| desired.offers.clone()),
             observed: self.observed.clone(),
@@ -249,6 +252,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             stopped: self.desired.as_ref().is_some_and(|desired| desired.state.stopped),
             policy: self.policy.healing().clone(),
             hours,
+            disk_short,
         }
     }
 
@@ -415,6 +419,18 @@ impl<E: Executor, J: Journal> Agent<E, J> {
                 self.busy.entry(app.clone()).or_default().acting = true;
                 self.tasks.spawn(async move { done(app.clone(), executor.discard(app, keep).await.err()) });
             }
+            Action::CutLogs { app } => {
+                self.tasks.spawn(async move {
+                    let error = executor.cut_logs(app.clone(), None).await.err();
+                    Done::Outcome { app, staging: false, acting: false, outcome: None, error }
+                });
+            }
+            Action::Reboot { app } => {
+                self.tasks.spawn(async move {
+                    let error = executor.reboot().await.err();
+                    Done::Outcome { app, staging: false, acting: false, outcome: None, error }
+                });
+            }
             Action::Commit { app, manifest } => {
                 self.tasks.spawn(async move {
                     let error = executor.commit(app.clone(), manifest).await.err();
@@ -489,13 +505,49 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         match encode(&std::mem::take(&mut self.samples).finish()) {
             Ok(block) => {
                 let values = self.black_box.take(&block, clock::wall());
-                self.keep(values, vec![(HOST.to_owned(), block)])
+                self.keep(values, vec![(HOST.to_owned(), block)])?;
+                self.forget_unsent()
             }
             Err(error) => {
                 tracing::error!(error = %crate::chain(&error), "samples can't be encoded and are dropped");
                 Ok(())
             }
         }
+    }
+
+    /// Drops measurements that were not sent in time, or are more than the policy keeps.
+    fn forget_unsent(&mut self) -> Result<(), AgentError> {
+        let keeps = self.policy.retention();
+        let mut through = 0;
+        if let Some(seconds) = keeps.unsent_seconds {
+            let cutoff = clock::wall().plus_ms(-i64::from(seconds) * 1000);
+            for batch in self.journal.pending(HOST, 0, MAX_FORGOTTEN)? {
+                if super::incidents::newest(&batch.bytes).is_none_or(|at| at >= cutoff.0) {
+                    break;
+                }
+                through = batch.sequence;
+            }
+        }
+        if through > 0 || keeps.unsent_bytes.is_some() {
+            let dropped = self.journal.trim(HOST, through, keeps.unsent_bytes.unwrap_or(u64::MAX))?;
+            if dropped > 0 {
+                tracing::debug!(dropped, "measurements are dropped by policy before they could be sent");
+            }
+        }
+        let now = clock::mono();
+        if let Some(seconds) = keeps.log_seconds
+            && now >= self.next_log_cut
+        {
+            self.next_log_cut = now.plus_ms(HOUR_MS);
+            for app in self.state.apps.keys().cloned() {
+                let executor = Arc::clone(&self.executor);
+                self.tasks.spawn(async move {
+                    let error = executor.cut_logs(app.clone(), Some(seconds)).await.err();
+                    Done::Outcome { app, staging: false, acting: false, outcome: None, error }
+                });
+            }
+        }
+        Ok(())
     }
 
     fn beat(&mut self, now: MonoMs, wall: UnixMs) {

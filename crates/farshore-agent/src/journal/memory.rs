@@ -94,6 +94,20 @@ impl Journal for MemoryJournal {
         Ok(())
     }
 
+    fn trim(&mut self, stream: &str, through: u64, bytes: u64) -> Result<u64, JournalError> {
+        let Some(stream) = self.streams.get_mut(stream) else { return Ok(0) };
+        let mut held: u64 = stream.batches.iter().map(|batch| batch.bytes.len() as u64).sum();
+        let mut dropped = 0;
+        while let Some(batch) = stream.batches.pop_front_if(|batch| batch.sequence <= through || held > bytes)
+        {
+            held = held.saturating_sub(batch.bytes.len() as u64);
+            self.bytes -= batch.bytes.len();
+            stream.dropped += 1;
+            dropped += 1;
+        }
+        Ok(dropped)
+    }
+
     fn dropped(&self) -> Result<BTreeMap<String, u64>, JournalError> {
         let dropped = self.streams.iter().filter(|(_, stream)| stream.dropped > 0);
         Ok(dropped.map(|(name, stream)| (name.clone(), stream.dropped)).collect())

@@ -69,6 +69,8 @@ pub trait Journal: Send + 'static {
     fn pending(&self, stream: &str, after: u64, limit: usize) -> Result<Vec<Batch>, JournalError>;
     /// Forgets everything up to `sequence`. A number beyond what was ever made here (this journal was lost and made anew) renumbers what waits.
     fn acknowledge(&mut self, stream: &str, sequence: u64) -> Result<(), JournalError>;
+    /// Drops batches up to `through`, then the oldest until the stream holds at most `bytes`, and counts them as dropped. Returns how many there were.
+    fn trim(&mut self, stream: &str, through: u64, bytes: u64) -> Result<u64, JournalError>;
     /// How many batches were dropped from each stream because the journal was full.
     fn dropped(&self) -> Result<BTreeMap<String, u64>, JournalError>;
 }
@@ -109,13 +111,23 @@ mod tests {
         journal.acknowledge(EVENTS, 55).unwrap();
         assert_eq!(sequences(&journal, EVENTS).len(), 0);
         assert_eq!(journal.streams().unwrap()[EVENTS], 55);
+        // What is too old or too much is dropped, and counted.
+        (0..2).for_each(|_| fill(&mut journal));
+        let host = sequences(&journal, "host");
+        let before = journal.dropped().unwrap()["host"];
+        assert_eq!(journal.trim("host", host[0], u64::MAX).unwrap(), 1);
+        assert_eq!(sequences(&journal, "host"), host[1..]);
+        assert_eq!(journal.trim("host", 0, 399).unwrap(), host.len() as u64 - 1);
+        assert_eq!(sequences(&journal, "host").len(), 0);
+        assert_eq!(journal.dropped().unwrap()["host"], before + host.len() as u64);
+        journal.acknowledge(EVENTS, journal.streams().unwrap()[EVENTS]).unwrap();
         // Incidents outlive everything else.
         let incident = vec![(INCIDENTS.to_owned(), vec![3; 400])];
         journal.apply(Change { values: Vec::new(), batches: incident }).unwrap();
         (0..5).for_each(|_| fill(&mut journal));
         assert_eq!(
             (sequences(&journal, INCIDENTS), sequences(&journal, EVENTS)),
-            (vec![1], vec![58, 59, 60])
+            (vec![1], vec![60, 61, 62])
         );
     }
 

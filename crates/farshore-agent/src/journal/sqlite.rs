@@ -199,6 +199,30 @@ impl Journal for SqliteJournal {
         Ok(())
     }
 
+    fn trim(&mut self, stream: &str, through: u64, bytes: u64) -> Result<u64, JournalError> {
+        let tx = self.connection.transaction()?;
+        // The newest batches that fit stay; a running sum from the newest on says which.
+        let (count, freed) = tx.query_row(
+            "select count(*), coalesce(sum(length(bytes)), 0) from (
+                 select sequence, bytes, sum(length(bytes)) over (order by sequence desc) as held
+                 from batches where stream = ?1)
+             where sequence <= ?2 or held > ?3",
+            params![stream, number(through), number(bytes)],
+            |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)),
+        )?;
+        if count > 0 {
+            // They are the oldest ones: both rules cut from that end.
+            tx.execute(
+                "delete from batches where id in (select id from batches where stream = ?1 order by sequence limit ?2)",
+                params![stream, count],
+            )?;
+            tx.execute("update streams set dropped = dropped + ?2 where name = ?1", params![stream, count])?;
+        }
+        tx.commit()?;
+        self.bytes = self.bytes.saturating_sub(freed.unsigned_abs());
+        Ok(count.unsigned_abs())
+    }
+
     fn dropped(&self) -> Result<BTreeMap<String, u64>, JournalError> {
         let mut statement =
             self.connection.prepare_cached("select name, dropped from streams where dropped > 0")?;

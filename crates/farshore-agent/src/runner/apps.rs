@@ -410,6 +410,12 @@ impl Apps {
         }
     }
 
+    pub(crate) fn cut_logs(&self, app: &Name, older_than_seconds: Option<u32>) -> Result<(), RunnerError> {
+        let age = older_than_seconds.map(|seconds| Duration::from_secs(u64::from(seconds)));
+        logs::cut(&self.app(app).logs(), age, crate::clock::wall())
+            .map_err(|e| RunnerError::io("deleting old logs", e))
+    }
+
     pub(crate) fn logs(&self, app: &Name, bytes: u32) -> Result<String, RunnerError> {
         let folder = self.app(app).logs();
         let each = u64::from(bytes.min(MAX_LOG_BYTES) / 2);

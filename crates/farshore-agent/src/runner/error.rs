@@ -24,6 +24,8 @@ pub enum RunnerError {
     },
     #[error("{0} is in use by another runner")]
     AlreadyRunning(PathBuf),
+    #[error("this device is not rebooted from here: the runner has no --reboot-command")]
+    NoReboot,
     #[error("the runner's trusted keys can't be read; nothing is staged until they can")]
     DamagedTrust,
     #[error("the trusted keys are not good")]
@@ -118,6 +120,7 @@ impl RunnerError {
             Self::Unpack(_) => "BadArchive",
             Self::NotStaged(_) => "NotStaged",
             Self::Doubled(_) => "Doubled",
+            Self::NoReboot => "Unsupported",
             Self::NotRunning(_) => "NotRunning",
             Self::Config(_) => "BadConfig",
             Self::NoProgram(_) => "NoProgram",

@@ -2,8 +2,11 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use farshore_domain::time::UnixMs;
 
 /// One rotated log. Never blocks the app for long and never fails it: what can't be written is counted and dropped.
 #[derive(Debug)]
@@ -75,6 +78,35 @@ impl RotatedLog {
     }
 }
 
+/// Deletes rotated files that were last written at least `age` ago; without an age all of them. What is being written stays.
+pub(crate) fn cut(folder: &Path, age: Option<Duration>, now: UnixMs) -> io::Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        let rotated = name.to_str().and_then(|name| name.rsplit_once(".log.")).is_some_and(|(_, number)| {
+            !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+        });
+        if !rotated || !entry.file_type()?.is_file() {
+            continue;
+        }
+        let old = match age {
+            None => true,
+            Some(age) => {
+                let written = entry.metadata()?.mtime().saturating_mul(1000);
+                now.0.saturating_sub(written) >= i64::try_from(age.as_millis()).unwrap_or(i64::MAX)
+            }
+        };
+        if old {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// The last `bytes` of a log, over its rotated files.
 pub(crate) fn tail(path: &Path, bytes: u64) -> io::Result<Vec<u8>> {
     let mut found = Vec::new();
@@ -97,4 +129,35 @@ pub(crate) fn tail(path: &Path, bytes: u64) -> io::Result<Vec<u8>> {
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_rotated_files_go_and_what_is_written_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["stdout.log", "stdout.log.1", "stderr.log.12", "app.log.old", "supervisor.log"] {
+            fs::write(folder.path().join(name), "x").unwrap();
+        }
+        let left = || {
+            let mut names: Vec<_> = fs::read_dir(folder.path())
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .collect();
+            names.sort();
+            names
+        };
+        let now = crate::clock::wall();
+        let hour = Duration::from_secs(3600);
+        cut(folder.path(), Some(hour), now).unwrap();
+        assert_eq!(left().len(), 5, "written just now");
+        cut(folder.path(), Some(hour), now.plus_ms(3_700_000)).unwrap();
+        assert_eq!(left(), ["app.log.old", "stdout.log", "supervisor.log"]);
+        fs::write(folder.path().join("stdout.log.1"), "x").unwrap();
+        cut(folder.path(), None, now).unwrap();
+        assert_eq!(left(), ["app.log.old", "stdout.log", "supervisor.log"]);
+        cut(&folder.path().join("none"), None, now).unwrap();
+    }
 }

@@ -15,6 +15,7 @@ mod folder;
 mod keys;
 mod logs;
 mod orphans;
+mod reboot;
 mod runbook;
 mod runtime;
 mod shim;
@@ -78,6 +79,8 @@ pub struct RunnerSettings {
     pub program: PathBuf,
     /// What the device allows beyond plain processes.
     pub allowed: Allowed,
+    /// The program that reboots the device, with its arguments; empty where that is not to be done.
+    pub reboot: Vec<String>,
 }
 
 impl RunnerSettings {
@@ -92,6 +95,7 @@ impl RunnerSettings {
             cgroups: Some((PathBuf::from("/sys/fs/cgroup"), "farshore-apps".to_owned())),
             program: PathBuf::from("/proc/self/exe"),
             allowed: Allowed::default(),
+            reboot: Vec::new(),
         }
     }
 }
@@ -129,6 +133,7 @@ struct Shared {
     anchored: std::sync::Mutex<Anchored>,
     commands: Mutex<()>,
     slots: Arc<Semaphore>,
+    reboot: Vec<String>,
 }
 
 impl Runner {
@@ -137,8 +142,16 @@ impl Runner {
     /// # Errors
     /// When another runner has the folder, or its files can't be read: nothing is then started.
     pub fn bind(settings: RunnerSettings) -> Result<Self, RunnerError> {
-        let RunnerSettings { socket: path, apps: folder, allow_uid, user, cgroups, program, allowed: device } =
-            settings;
+        let RunnerSettings {
+            socket: path,
+            apps: folder,
+            allow_uid,
+            user,
+            cgroups,
+            program,
+            allowed: device,
+            reboot,
+        } = settings;
         let make = |path: &std::path::Path, mode| {
             crate::file::make_folder(path, mode)
                 .map_err(|e| RunnerError::io("making the runner's folders", e))
@@ -184,6 +197,7 @@ impl Runner {
             staging: Mutex::default(),
             commands: Mutex::default(),
             slots,
+            reboot,
         };
         Ok(Self { listener, _lock: lock, shared: Arc::new(shared) })
     }
@@ -337,6 +351,14 @@ impl Shared {
             }
             // Answered before, because its output goes first.
             Request::Exec { .. } => Err(RunnerError::NotAllowed("not here".to_owned())),
+            Request::CutLogs { app, older_than_seconds } => {
+                apps.cut_logs(&app, older_than_seconds)?;
+                Ok(Reply::Done)
+            }
+            Request::Reboot {} => {
+                reboot::reboot(&self.reboot).await?;
+                Ok(Reply::Done)
+            }
             Request::Logs { app, bytes } => Ok(Reply::Logs { text: apps.logs(&app, bytes)? }),
         }
     }

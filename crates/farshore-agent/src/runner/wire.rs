@@ -97,6 +97,14 @@ pub enum Request {
     Exec {
         order: Order,
     },
+    /// Delete rotated log files that were last written so long ago; all of them without a number.
+    CutLogs {
+        app: Name,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        older_than_seconds: Option<u32>,
+    },
+    /// Reboot the device, where the runner's settings name the program that does it.
+    Reboot {},
 }
 
 /// What the runner answers.

@@ -11,7 +11,7 @@ pub mod snapshot;
 
 pub use driver::{Fleet, spawn};
 pub(crate) use objects::check_envelope;
-pub(crate) use policies::merged as merged_policies;
+pub(crate) use policies::merged;
 pub use preview::PreviewDocs;
 pub use routes::{FleetDocs, routes};
 pub(crate) use snapshot::Snapshot;

@@ -43,11 +43,21 @@ async fn no_status<S>(page: &[Stored<S>]) -> ApiResult<Vec<NoStatus>> {
     Ok(page.iter().map(|_| NoStatus {}).collect())
 }
 
+/// At most this many apps that one app needs.
+const MAX_NEEDED: usize = 32;
+
 impl Kind for AppSpec {
     const KIND: ObjectKind = ObjectKind::App;
     type Status = NoStatus;
 
     fn check(&self) -> ApiResult<()> {
+        if self.depends_on.len() > MAX_NEEDED {
+            return Err(ApiError::field("spec.dependsOn", format!("names at most {MAX_NEEDED} apps")));
+        }
+        let unique: std::collections::BTreeSet<_> = self.depends_on.iter().collect();
+        if unique.len() < self.depends_on.len() {
+            return Err(ApiError::field("spec.dependsOn", "names an app twice"));
+        }
         short("spec.description", &self.description)
     }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use farshore_api::fleet::{ConfigSpec, PinSpec, PlacementSpec};
+use farshore_api::fleet::{AppSpec, ConfigSpec, PinSpec, PlacementSpec};
 use farshore_domain::assign::{self, Assignments, Pin, Placement};
 use farshore_domain::config::{self, LayerValues, Value};
 use farshore_domain::desired::{DesiredApp, DesiredRelease, Permit};
@@ -43,6 +43,8 @@ pub struct Snapshot {
     pins: BTreeMap<Name, Vec<Pin>>,
     configs: Vec<Stored<ConfigSpec>>,
     policies: Vec<Stored<PolicySpec>>,
+    /// The apps that an app needs.
+    needs: BTreeMap<Name, Vec<Name>>,
     /// What the same policies together say, so that a large fleet merges each mixture once.
     merged: BTreeMap<Vec<usize>, Mixture>,
     pointers: BTreeMap<Name, BTreeMap<Name, ReleaseId>>,
@@ -111,6 +113,12 @@ impl Snapshot {
             .collect();
         let dependencies = db.rollout_phases(tx, &names.into_iter().collect::<Vec<_>>()).await?;
         let policies = objects::all_in(tx, tenant, ObjectKind::Policy).await?;
+        let needs = objects::all_in::<AppSpec>(tx, tenant, ObjectKind::App)
+            .await?
+            .into_iter()
+            .map(|app| (app.metadata.name, app.spec.depends_on))
+            .filter(|(_, needs)| !needs.is_empty())
+            .collect();
         let merged = mixtures(&policies, devices.values())?;
         let signals = FleetSignals::load(db, tx, rollouts.iter().map(|read| &read.rollout)).await?;
         let operations = db.unfinished_operations(tx).await?;
@@ -135,6 +143,7 @@ impl Snapshot {
             configs: objects::all_in(tx, tenant, ObjectKind::Config).await?,
             merged,
             policies,
+            needs,
             pointers,
             releases,
             rollouts,
@@ -424,6 +433,7 @@ impl Snapshot {
                     resumed: reported
                         .and_then(|apps| apps.get(&assignment.app))
                         .map_or(0, |app| app.resumed_wanted),
+                    depends_on: self.needs.get(&assignment.app).cloned().unwrap_or_default(),
                 })
             })
             .collect()

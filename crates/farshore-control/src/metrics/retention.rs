@@ -1,8 +1,13 @@
 //! Measurements that are older than they are kept for are deleted, a bounded number at a time.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use farshore_store::Driver;
+use farshore_domain::id::DeviceId;
+use farshore_domain::policy::PolicySpec;
+use farshore_domain::time::{DAY_MS, UnixMs};
+use farshore_store::objects::{self, ObjectKind};
+use farshore_store::{Driver, StoreResult};
 use tokio::task::JoinHandle;
 
 use crate::app::App;
@@ -11,6 +16,8 @@ use crate::clock::now;
 const EVERY: Duration = Duration::from_secs(10 * 60);
 /// One chunk holds the writer of a small database for some milliseconds.
 const CHUNK: u32 = 1_000;
+/// So many devices are looked at in one transaction.
+const DEVICES: usize = 100;
 /// Between two chunks others get to write.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -43,8 +50,53 @@ async fn run(app: &App) {
             }
             tokio::time::sleep(PAUSE).await;
         }
+        match by_policy(app, now()).await {
+            Ok(more) => deleted += more,
+            Err(error) => {
+                tracing::error!(
+                    error = crate::error::chain(&error),
+                    "measurements were not deleted by policy"
+                );
+            }
+        }
         if deleted > 0 {
             tracing::info!(blocks = deleted, "old measurements were deleted");
         }
     }
+}
+
+/// Deletes what policies say is kept for less long than the control plane keeps measurements. Returns how many blocks there were.
+pub async fn by_policy(app: &App, at: UnixMs) -> StoreResult<u64> {
+    let system = app.store().system(Driver::Retention);
+    let mut deleted = 0;
+    for (tenant, _) in system.tenant_ids().await? {
+        let db = system.tenant(tenant);
+        let mut tx = db.read().await?;
+        let policies = objects::all_in::<PolicySpec>(&mut tx, tenant.0, ObjectKind::Policy).await?;
+        if policies.iter().all(|policy| policy.spec.rules.retention.measurement_days.is_none()) {
+            continue;
+        }
+        let mut devices: BTreeMap<u32, Vec<DeviceId>> = BTreeMap::new();
+        for device in db.fleet_devices(&mut tx).await? {
+            let rules = crate::fleet::merged(&policies, &device.labels)?.rules;
+            if let Some(days) = rules.retention.measurement_days {
+                devices.entry(days).or_default().push(device.id);
+            }
+        }
+        drop(tx);
+        for (days, devices) in devices {
+            let cutoff = at.plus_ms(-i64::from(days) * DAY_MS);
+            for some in devices.chunks(DEVICES) {
+                loop {
+                    let count = system.delete_blocks_of(tenant, some, cutoff, CHUNK).await?;
+                    deleted += count;
+                    if count < u64::from(CHUNK) {
+                        break;
+                    }
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+    Ok(deleted)
 }

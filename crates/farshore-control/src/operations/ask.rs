@@ -42,7 +42,7 @@ impl Fleet {
 
     /// What the device's policy says of operations.
     pub(super) fn rules(&self, device: &FleetDevice) -> StoreResult<OperationRules> {
-        Ok(crate::fleet::merged_policies(&self.policies, &device.labels)?.rules.operations)
+        Ok(crate::fleet::merged(&self.policies, &device.labels)?.rules.operations)
     }
 
     /// Whether this device gets it.

@@ -125,7 +125,10 @@ impl Decision<'_> {
         if app.trial.is_none()
             && let Some(before) = app.active.take()
         {
-            app.previous = Some(before);
+            if let Some(older) = app.previous.replace(before) {
+                app.older.retain(|known| *known != older.manifest);
+                app.older.insert(0, older.manifest);
+            }
         }
         let known_good = app.previous.as_ref().is_some_and(|previous| previous.manifest == to.manifest);
         app.trial = (!known_good).then(Trial::default);
@@ -140,7 +143,9 @@ impl Decision<'_> {
         app.returning = false;
         app.healing = Attempts::default();
         app.restarts.clear();
+        app.recreated = false;
         app.healing_good_since = None;
+        app.older.retain(|known| *known != to.manifest);
         let from = app.previous.as_ref().map_or_else(String::new, |from| format!(" from {}", from.version));
         self.emit("release.activating", Some(&to), None, format!("switching to {}{from}", to.version));
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::fellows::Fellows;
 use super::ladder::HealingPolicy;
 use super::state::{
     Action, AppState, Attempts, Busy, Checks, DeviceState, Event, Healing, Inputs, Installed, LocalHours,
@@ -12,7 +13,7 @@ use crate::device::AppPhase;
 use crate::incident::{ActionKind, IncidentCause};
 use crate::name::Name;
 use crate::object::Reason;
-use crate::time::MINUTE_MS;
+use crate::time::{DAY_MS, MINUTE_MS, UnixMs};
 
 /// Pauses between attempts to stage: from one second to five minutes.
 const STAGE_BACKOFF_MS: i64 = 1_000;
@@ -29,6 +30,9 @@ pub fn decide(mut state: DeviceState, inputs: &Inputs, now: Now) -> (DeviceState
     let mut names: BTreeSet<Name> = state.apps.keys().cloned().collect();
     names.extend(inputs.desired.iter().flatten().map(|offer| offer.app.clone()));
     names.extend(inputs.observed.iter().flat_map(|apps| apps.keys().cloned()));
+    let fellows = Fellows::of(&state, inputs);
+    let day_ago = |at: UnixMs| now.wall.since_ms(at) >= DAY_MS || at > now.wall;
+    let mut may_reboot = state.rebooted_at.is_none_or(day_ago);
     for name in names {
         let mut app = state.apps.remove(&name).unwrap_or_default();
         let nothing = Observed::default();
@@ -43,6 +47,9 @@ pub fn decide(mut state: DeviceState, inputs: &Inputs, now: Now) -> (DeviceState
             actions: &mut actions,
             policy: &inputs.policy,
             hours: &inputs.hours,
+            disk_short: inputs.disk_short,
+            fellows: &fellows,
+            may_reboot,
         };
         if inputs.restart.contains(&name) {
             decision.app.instance += 1;
@@ -57,6 +64,7 @@ pub fn decide(mut state: DeviceState, inputs: &Inputs, now: Now) -> (DeviceState
         } else {
             decision.go();
         }
+        may_reboot &= !actions.iter().any(|action| matches!(action, Action::Reboot { .. }));
         let phase = view::phase(&app, inputs, &name);
         if phase != app.phase {
             app.phase = phase;
@@ -72,6 +80,13 @@ pub fn decide(mut state: DeviceState, inputs: &Inputs, now: Now) -> (DeviceState
         if kept || wanted {
             state.apps.insert(name, app);
         }
+    }
+    if let Some(at) = actions.iter().position(|action| matches!(action, Action::Reboot { .. })) {
+        // One reboot is enough for every app, and everything that was noted before it is kept first.
+        let reboot = actions.remove(at);
+        actions.retain(|action| matches!(action, Action::Emit(_)));
+        actions.push(reboot);
+        state.rebooted_at = Some(now.wall);
     }
     (state, actions)
 }
@@ -153,6 +168,9 @@ pub(super) struct Decision<'a> {
     pub(super) actions: &'a mut Vec<Action>,
     pub(super) policy: &'a HealingPolicy,
     pub(super) hours: &'a LocalHours,
+    pub(super) disk_short: bool,
+    pub(super) fellows: &'a Fellows,
+    pub(super) may_reboot: bool,
 }
 
 pub(super) fn due(at: Option<MonoMs>, now: Now) -> bool {
@@ -315,6 +333,7 @@ impl Decision<'_> {
         self.app.refused = None;
         self.app.given_up.clear();
         self.app.restarts.clear();
+        self.app.recreated = false;
         if let Some(trial) = &mut self.app.trial {
             trial.mishaps = 0;
         }

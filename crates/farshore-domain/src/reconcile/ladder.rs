@@ -1,7 +1,8 @@
 //! The healing ladder: what a device does by itself when a release that was good once keeps failing.
 //!
-//! Restart with a growing pause, until the policy's budget of restarts within a window is used up; then the release before,
-//! the safe-mode release, and at last hold: nothing of the app runs, and a person has to look. Each step down starts a new
+//! Restart with a growing pause; once in between, where the policy says after how many restarts, set it up anew; until the policy's budget of
+//! restarts within a window is used up; then the release before, the safe-mode release, a reboot where the policy allows it, and at last hold:
+//! nothing of the app runs, and a person has to look. Each step down starts a new
 //! budget. Without a policy a committed release is restarted for ever, as it always was.
 
 use std::collections::BTreeMap;
@@ -19,10 +20,14 @@ const WINDOW_SECONDS: u32 = 600;
 pub enum Step {
     /// Go on restarting it.
     Restart,
+    /// Stop everything of it and set it up anew, once.
+    Recreate,
     /// Back to the last release that was good.
     Previous,
     /// To the release that may always be gone back to.
     SafeMode,
+    /// Nothing is left to go back to: reboot the device, and begin anew.
+    Reboot,
     /// Stop it and call for help.
     Hold,
 }
@@ -34,6 +39,19 @@ pub struct HealingPolicy {
     pub rollback: RollbackRules,
     /// The safe-mode release of each app, verified.
     pub safe: BTreeMap<Name, Installed>,
+    /// How many releases from before are kept, 1 at least; `None`: one.
+    pub releases: Option<u32>,
+}
+
+/// What there is to step down to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rungs {
+    pub previous: bool,
+    pub safe: bool,
+    /// It was set up anew already, within this budget.
+    pub recreated: bool,
+    /// The device was not rebooted by this ladder within the last day.
+    pub may_reboot: bool,
 }
 
 impl HealingPolicy {
@@ -67,9 +85,10 @@ impl HealingPolicy {
 
     /// The next step for a committed release that was restarted so many times within the window.
     #[must_use]
-    pub fn step(&self, restarts: u32, previous: bool, safe: bool) -> Step {
+    pub fn step(&self, restarts: u32, rungs: Rungs) -> Step {
+        let Rungs { previous, safe, recreated, may_reboot } = rungs;
         let over = self.restart.max_restarts.is_some_and(|most| restarts > most);
-        match self.rollback.after_restarts {
+        let step = match self.rollback.after_restarts {
             Some(after) if restarts >= after => match self.fallback(previous, safe) {
                 // Nothing to go back to: restarting goes on as long as the budget lasts.
                 Step::Hold if !over => Step::Restart,
@@ -77,6 +96,12 @@ impl HealingPolicy {
             },
             _ if over => Step::Hold,
             _ => Step::Restart,
+        };
+        let anew = self.restart.recreate_after.is_some_and(|after| restarts >= after);
+        match step {
+            Step::Restart if anew && !recreated => Step::Recreate,
+            Step::Hold if may_reboot && self.rollback.reboot == Some(true) => Step::Reboot,
+            step => step,
         }
     }
 }
@@ -89,28 +114,51 @@ mod tests {
         HealingPolicy {
             restart: RestartRules { max_restarts: most, ..RestartRules::default() },
             rollback: RollbackRules { after_restarts: after, to, ..RollbackRules::default() },
-            safe: BTreeMap::new(),
+            ..HealingPolicy::default()
         }
+    }
+
+    fn rungs(previous: bool, safe: bool) -> Rungs {
+        Rungs { previous, safe, ..Rungs::default() }
     }
 
     #[test]
     fn without_a_policy_it_restarts_for_ever() {
-        assert_eq!(HealingPolicy::default().step(u32::MAX, true, true), Step::Restart);
+        assert_eq!(HealingPolicy::default().step(u32::MAX, rungs(true, true)), Step::Restart);
     }
 
     #[test]
     fn each_step_comes_after_the_one_above_it() {
         let ladder = policy(Some(3), Some(5), None);
-        assert_eq!(ladder.step(2, true, true), Step::Restart);
-        assert_eq!(ladder.step(3, true, true), Step::Previous);
-        assert_eq!(ladder.step(3, false, true), Step::SafeMode);
-        assert_eq!(ladder.step(5, false, false), Step::Restart);
-        assert_eq!(ladder.step(6, false, false), Step::Hold);
+        assert_eq!(ladder.step(2, rungs(true, true)), Step::Restart);
+        assert_eq!(ladder.step(3, rungs(true, true)), Step::Previous);
+        assert_eq!(ladder.step(3, rungs(false, true)), Step::SafeMode);
+        assert_eq!(ladder.step(5, rungs(false, false)), Step::Restart);
+        assert_eq!(ladder.step(6, rungs(false, false)), Step::Hold);
         let straight = policy(Some(3), None, Some(RollbackTo::SafeMode));
-        assert_eq!(straight.step(3, true, true), Step::SafeMode);
-        assert_eq!(straight.step(3, true, false), Step::Previous);
+        assert_eq!(straight.step(3, rungs(true, true)), Step::SafeMode);
+        assert_eq!(straight.step(3, rungs(true, false)), Step::Previous);
         let stop = policy(None, Some(0), None);
-        assert_eq!((stop.step(0, true, true), stop.step(1, true, true)), (Step::Restart, Step::Hold));
+        assert_eq!(
+            (stop.step(0, rungs(true, true)), stop.step(1, rungs(true, true))),
+            (Step::Restart, Step::Hold)
+        );
+    }
+
+    #[test]
+    fn it_is_set_up_anew_once_and_a_reboot_comes_only_where_it_is_allowed_and_before_giving_up() {
+        let mut ladder = policy(Some(4), Some(5), None);
+        ladder.restart.recreate_after = Some(2);
+        assert_eq!(ladder.step(1, rungs(true, true)), Step::Restart);
+        assert_eq!(ladder.step(2, rungs(true, true)), Step::Recreate);
+        assert_eq!(ladder.step(3, Rungs { recreated: true, ..rungs(true, true) }), Step::Restart);
+        assert_eq!(ladder.step(4, rungs(true, true)), Step::Previous, "it is late for that");
+        let may = Rungs { recreated: true, may_reboot: true, ..rungs(false, false) };
+        assert_eq!(ladder.step(6, may), Step::Hold, "nobody allowed it");
+        ladder.rollback.reboot = Some(true);
+        assert_eq!(ladder.step(6, may), Step::Reboot);
+        assert_eq!(ladder.step(6, Rungs { may_reboot: false, ..may }), Step::Hold);
+        assert_eq!(ladder.step(6, Rungs { previous: true, ..may }), Step::Previous);
     }
 
     #[test]

@@ -10,6 +10,7 @@
 
 mod approach;
 mod decide;
+mod fellows;
 mod ladder;
 mod run;
 mod state;
@@ -21,7 +22,7 @@ mod model_tests;
 mod scenario_tests;
 
 pub use decide::decide;
-pub use ladder::{HealingPolicy, Step};
+pub use ladder::{HealingPolicy, Rungs, Step};
 pub use state::{
     Action, AppState, Attempts, Busy, Checks, Closed, DeviceState, Event, Failed, Healing, Inputs, Installed,
     LivePermit, LocalHours, MonoMs, Now, Observed, Offer, Offered, Outcome, Refused, Running, Terms, Trial,

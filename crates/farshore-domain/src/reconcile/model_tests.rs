@@ -156,6 +156,7 @@ impl World {
                     permit: *permit,
                     resumed: *resumed,
                     config: Digest::of(b"config"),
+                    needs: Vec::new(),
                 })
                 .collect()
         });
@@ -290,7 +291,7 @@ impl World {
                 self.committed = None;
                 self.activated.clear();
             }
-            Action::Commit { .. } | Action::Emit(_) => {}
+            Action::Commit { .. } | Action::Emit(_) | Action::CutLogs { .. } | Action::Reboot { .. } => {}
         }
     }
 

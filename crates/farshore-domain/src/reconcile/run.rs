@@ -1,7 +1,7 @@
 //! From the release that should run to what runs: start, prove, heal, give up.
 
 use super::decide::{Decision, due};
-use super::ladder::Step;
+use super::ladder::{Rungs, Step};
 use super::state::{Action, Attempts, Checks, Failed, Healing, Installed, MAX_GIVEN_UP, Observed, Running};
 use crate::incident::{ActionKind, cause_of};
 use crate::object::Reason;
@@ -11,6 +11,10 @@ use crate::time::MINUTE_MS;
 const ASKED: &str = "RolledBackOnRequest";
 /// After this long in good health a committed release's restarts are forgotten.
 const HEALED_AFTER_MS: i64 = 10 * MINUTE_MS;
+/// Logs are cut back at most this often while the disk is short.
+const CUT_AGAIN_MS: i64 = 10 * MINUTE_MS;
+/// At most this many releases from before the last one are remembered.
+const MAX_OLDER: usize = 10;
 
 impl Decision<'_> {
     pub(super) fn is_target(&self, running: &Running) -> bool {
@@ -46,9 +50,24 @@ impl Decision<'_> {
                     self.heal(running, &active);
                 }
             }
-            Some(_) => self.actions.push(Action::Stop { app: self.name.clone() }),
+            Some(_) => self.stop(),
             None if self.app.trial.is_none() && self.step_down() => {}
             None => self.start(observed, active),
+        }
+    }
+
+    /// What needs this app is stopped before it, and started after it again.
+    fn stop(&mut self) {
+        let first = self.fellows.stop_first(self.name);
+        if first.is_empty() {
+            self.actions.push(Action::Stop { app: self.name.clone() });
+            return;
+        }
+        for app in first {
+            let stop = Action::Stop { app };
+            if !self.actions.contains(&stop) {
+                self.actions.push(stop);
+            }
         }
     }
 
@@ -58,6 +77,9 @@ impl Decision<'_> {
             if !self.busy.staging && due(self.app.staging.retry_at, self.now) {
                 self.actions.push(Action::Stage { app: self.name.clone(), manifest: active.manifest });
             }
+            return;
+        }
+        if self.fellows.waits_for(self.name).is_some() {
             return;
         }
         let retry_at = match &mut self.app.trial {
@@ -148,6 +170,7 @@ impl Decision<'_> {
         app.failed = None;
         app.given_up.clear();
         app.healing = Attempts::default();
+        app.recreated = false;
         if let Some(floor) = &active.terms.floor
             && app.floor.as_ref().is_none_or(|old| old < floor)
         {
@@ -204,7 +227,13 @@ impl Decision<'_> {
     fn step_down(&mut self) -> bool {
         let restarts = self.app.restarts_within(self.policy.window_ms(), self.now.mono);
         let previous = self.app.previous.as_ref().filter(|previous| self.is_open_to(previous));
-        let step = self.policy.step(restarts, previous.is_some(), self.safe().is_some());
+        let rungs = Rungs {
+            previous: previous.is_some(),
+            safe: self.safe().is_some(),
+            recreated: self.app.recreated,
+            may_reboot: self.may_reboot,
+        };
+        let step = self.policy.step(restarts, rungs);
         if step == Step::Restart {
             return false;
         }
@@ -218,8 +247,38 @@ impl Decision<'_> {
             _ => "RestartedTooOften".to_owned(),
         };
         let message = format!("restarted {restarts} times within {minutes} min; last: {why}");
-        self.fall_to(step, &code, &message);
+        match step {
+            Step::Recreate => self.recreate(&code, &message),
+            Step::Reboot => self.reboot(&code, &message),
+            step => self.fall_to(step, &code, &message),
+        }
         true
+    }
+
+    /// Everything of the app is stopped, and a new instance made. Its restarts go on counting.
+    fn recreate(&mut self, code: &str, message: &str) {
+        self.app.recreated = true;
+        self.app.instance += 1;
+        self.app.healing.retry_at = None;
+        let active = self.app.active.clone();
+        let healing = Healing { cause: cause_of(Some(code)), step: ActionKind::Recreate };
+        let text = format!("{message}; setting it up anew");
+        self.tell_of("app.recreated", active.as_ref(), Some(code), text, Some(healing));
+        if self.observed.is_some_and(|observed| observed.running.is_some()) {
+            self.stop();
+        }
+    }
+
+    /// The last resort: the device is rebooted, and its apps get a new budget.
+    fn reboot(&mut self, code: &str, message: &str) {
+        self.app.restarts.clear();
+        self.app.recreated = false;
+        self.app.healing = Attempts::default();
+        let active = self.app.active.clone();
+        let healing = Healing { cause: cause_of(Some(code)), step: ActionKind::Reboot };
+        let text = format!("{message}; nothing is left to go back to: rebooting the device");
+        self.tell_of("device.rebooting", active.as_ref(), Some(code), text, Some(healing));
+        self.actions.push(Action::Reboot { app: self.name.clone() });
     }
 
     /// The release failed: one step down, to a release that was good or to nothing.
@@ -264,11 +323,12 @@ impl Decision<'_> {
         app.healing = Attempts::default();
         app.healing_good_since = None;
         app.restarts.clear();
+        app.recreated = false;
         let previous = app.previous.take();
         app.active = match step {
             Step::Previous => previous,
             Step::SafeMode => safe,
-            Step::Restart | Step::Hold => None,
+            Step::Restart | Step::Recreate | Step::Reboot | Step::Hold => None,
         };
         app.returning = app.active.is_some();
         let back = app.active.clone();
@@ -308,6 +368,7 @@ impl Decision<'_> {
                 if now.mono.since_ms(since) >= HEALED_AFTER_MS.max(self.policy.window_ms()) {
                     app.healing = Attempts::default();
                     app.restarts.clear();
+                    app.recreated = false;
                 }
             }
             Checks::Failed { .. } | Checks::Breached { .. } if running.up => {
@@ -328,7 +389,7 @@ impl Decision<'_> {
                 let text = format!("{message}; restarting it");
                 let healing = Healing { cause: cause_of(Some(code)), step: ActionKind::AutoRestart };
                 self.tell_of("health.failed", Some(active), Some(code), text, Some(healing));
-                self.actions.push(Action::Stop { app: self.name.clone() });
+                self.stop();
             }
             _ => app.healing_good_since = None,
         }
@@ -348,13 +409,38 @@ impl Decision<'_> {
             .chain(observed.running.iter().map(|running| running.manifest))
             .chain(self.policy.safe.get(self.name).map(|safe| safe.manifest))
             .collect();
+        let others = self.policy.releases.unwrap_or(1).saturating_sub(1);
+        let most = usize::try_from(others).unwrap_or(usize::MAX).min(MAX_OLDER);
+        self.app.older.truncate(MAX_OLDER);
+        if !self.disk_short {
+            keep.extend(self.app.older.iter().take(most));
+        }
         keep.sort();
         keep.dedup();
         let idle = !self.actions.iter().any(|action| {
             matches!(action, Action::Start { app, .. } | Action::Stop { app } | Action::Stage { app, .. } if app == self.name)
         });
         if idle && self.offer.is_some() && observed.staged.iter().any(|staged| !keep.contains(staged)) {
+            if self.disk_short {
+                let gone = observed.staged.iter().filter(|staged| !keep.contains(staged)).count();
+                let text = format!("the disk is short: {gone} old releases are deleted");
+                self.emit("disk.pruned", None, Some("DiskShort"), text);
+            }
             self.actions.push(Action::Discard { app: self.name.clone(), keep });
+        } else if idle && self.disk_short && self.offer.is_some() {
+            self.cut_logs();
         }
+    }
+
+    /// With no release left to delete, logs are cut back; not again for a while.
+    fn cut_logs(&mut self) {
+        let now = self.now.mono;
+        if self.app.logs_cut_at.is_some_and(|at| now.since_ms(at) < CUT_AGAIN_MS) {
+            return;
+        }
+        self.app.logs_cut_at = Some(now);
+        let text = "the disk is short: old log files of it are deleted".to_owned();
+        self.emit("disk.pruned", None, Some("DiskShort"), text);
+        self.actions.push(Action::CutLogs { app: self.name.clone() });
     }
 }

@@ -47,6 +47,7 @@ fn offer(version: &str, permit_until: Option<i64>) -> Offer {
             .map(|until| LivePermit { uid: PermitId(Uuid::from_u128(7)), until: MonoMs(until) }),
         resumed: 0,
         config: Digest::of(b"config"),
+        needs: Vec::new(),
     }
 }
 
@@ -434,4 +435,130 @@ fn the_way_back_and_what_is_broken_wait_for_no_window() {
         }
         assert_eq!(device.at(21_000), [Action::Stop { app: web() }], "broken: {broken}");
     }
+}
+
+#[test]
+fn it_is_set_up_anew_once_then_the_device_reboots_once_a_day_and_then_it_is_held() {
+    let mut device = Device::settled();
+    device.inputs.policy.restart.recreate_after = Some(2);
+    device.inputs.policy.restart.max_restarts = Some(3);
+    device.inputs.policy.rollback.reboot = Some(true);
+    let instance = device.instance();
+    device.observe(&["1.0"], Some(("1.0", instance, 2)));
+    assert_eq!(device.at(20_000), [Action::Stop { app: web() }]);
+    assert_eq!(device.instance(), instance + 1);
+    device.observe(&["1.0"], None);
+    assert!(matches!(device.at(20_100)[..], [Action::Start { .. }]));
+    device.observe(&["1.0"], Some(("1.0", device.instance(), 0)));
+    assert_eq!(device.at(21_000), []);
+    device.observe(&["1.0"], Some(("1.0", device.instance(), 2)));
+    assert_eq!(device.at(22_000), [Action::Reboot { app: web() }]);
+    device.state.rebooted();
+    device.observe(&["1.0"], None);
+    assert!(matches!(device.at(100)[..], [Action::Start { .. }]), "it has a new budget");
+    device.now = 0;
+    device.inputs.policy.restart.recreate_after = None;
+    device.observe(&["1.0"], Some(("1.0", device.instance(), 0)));
+    assert_eq!(device.at(23_000), []);
+    device.observe(&["1.0"], Some(("1.0", device.instance(), 4)));
+    // Not a second time on the same day.
+    assert_eq!(device.at(24_000), [Action::Stop { app: web() }]);
+    assert_eq!(device.app().phase, AppPhase::Failing);
+}
+
+#[test]
+fn apps_start_after_what_they_need_and_stop_before_it() {
+    let (db, need) = (Name::new("db").unwrap(), |device: &mut Device| {
+        let mut web = offer("1.0", Some(90_000));
+        web.needs = vec![Name::new("db").unwrap()];
+        let db = Offer { app: Name::new("db").unwrap(), ..offer("1.0", Some(90_000)) };
+        device.inputs.desired = Some(vec![web, db]);
+    });
+    let mut device = Device::new();
+    need(&mut device);
+    let staged = BTreeSet::from([manifest("1.0"), manifest("1.1")]);
+    let show = |device: &mut Device, running: &[(&Name, &str)]| {
+        let observed = [web(), Name::new("db").unwrap()].map(|name| {
+            let instance = device.state.apps.get(&name).map_or(1, |app| app.instance);
+            let running = running.iter().find(|(app, _)| **app == name).map(|(_, version)| Running {
+                manifest: manifest(version),
+                release: ReleaseId(Uuid::nil()),
+                version: version.parse().unwrap(),
+                instance,
+                config: Digest::of(b"config"),
+                up: true,
+                restarts: 0,
+                last_exit: None,
+            });
+            (name, Observed { staged: staged.clone(), running })
+        });
+        device.inputs.observed = Some(BTreeMap::from(observed));
+    };
+    let starts = |actions: &[Action]| -> Vec<String> {
+        let start = |action: &Action| match action {
+            Action::Start { app, .. } => Some(app.to_string()),
+            _ => None,
+        };
+        actions.iter().filter_map(start).collect()
+    };
+    show(&mut device, &[]);
+    assert_eq!(starts(&device.at(0)), ["db"], "web waits");
+    let reasons: Vec<_> = view(&device.state, &device.inputs, UnixMs(0))
+        .apps
+        .into_iter()
+        .flat_map(|app| app.reasons)
+        .map(|reason| reason.code)
+        .collect();
+    assert!(reasons.contains(&"WaitingForApp".to_owned()), "{reasons:?}");
+    show(&mut device, &[(&db, "1.0")]);
+    assert_eq!(starts(&device.at(100)), ["web"]);
+    show(&mut device, &[(&db, "1.0"), (&web(), "1.0")]);
+    device.inputs.checks = BTreeMap::from([(web(), Checks::Good), (db.clone(), Checks::Good)]);
+    device.at(1_000);
+    device.at(12_000);
+    // A new release of db: web is stopped first, then db, and they come back the other way round.
+    need(&mut device);
+    if let Some(offers) = &mut device.inputs.desired {
+        offers[1] = Offer { app: db.clone(), ..offer("1.1", Some(90_000)) };
+    }
+    show(&mut device, &[(&db, "1.0"), (&web(), "1.0")]);
+    let before = device.state.apps[&db].instance;
+    let stops = device.at(20_000);
+    assert_eq!(stops, [Action::Stop { app: web() }]);
+    if let Some(observed) = &mut device.inputs.observed {
+        observed.get_mut(&web()).unwrap().running = None;
+    }
+    assert_eq!(device.at(20_100), [Action::Stop { app: db.clone() }]);
+    assert_eq!(device.state.apps[&db].instance, before + 1);
+    show(&mut device, &[]);
+    assert_eq!(starts(&device.at(20_200)), ["db"]);
+    show(&mut device, &[(&db, "1.1")]);
+    assert_eq!(starts(&device.at(20_300)), ["web"]);
+}
+
+#[test]
+fn a_short_disk_loses_old_releases_first_then_logs_and_never_what_is_gone_back_to() {
+    let mut device = Device::settled();
+    device.inputs.policy.releases = Some(3);
+    for (version, at) in [("1.1", 20_000), ("1.2", 60_000)] {
+        let staged = &["1.0", "1.1", "1.2"];
+        device.desire(offer(version, Some(900_000)));
+        let before = device.state.apps[&web()].active.as_ref().unwrap().version.to_string();
+        device.observe(staged, Some((&before, device.instance(), 0)));
+        device.at(at);
+        device.observe(staged, None);
+        device.at(at + 100);
+        device.observe(staged, Some((version, device.instance(), 0)));
+        device.at(at + 1_000);
+        assert!(device.at(at + 12_000).iter().any(|action| matches!(action, Action::Commit { .. })));
+    }
+    assert_eq!(device.at(80_000), [], "three are kept");
+    device.inputs.disk_short = true;
+    let mut kept = vec![manifest("1.1"), manifest("1.2")];
+    kept.sort();
+    assert_eq!(device.at(81_000), [Action::Discard { app: web(), keep: kept }]);
+    device.observe(&["1.1", "1.2"], Some(("1.2", device.instance(), 0)));
+    assert_eq!(device.at(82_000), [Action::CutLogs { app: web() }]);
+    assert_eq!(device.at(83_000), [], "not again at once");
+    assert_eq!(device.at(82_000 + 600_000), [Action::CutLogs { app: web() }]);
 }

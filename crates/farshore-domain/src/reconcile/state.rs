@@ -168,6 +168,15 @@ pub struct AppState {
     /// When a committed release was restarted, oldest first, at most 64 of them.
     #[serde(default)]
     pub restarts: Vec<MonoMs>,
+    /// It was set up anew within this budget of restarts.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub recreated: bool,
+    /// Releases that were committed before `previous`, the newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub older: Vec<Digest>,
+    /// When its logs were last cut back because the disk was short.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logs_cut_at: Option<MonoMs>,
     /// Instance and restarts that were last told as events.
     #[serde(default)]
     pub told: Option<(u64, u32)>,
@@ -225,6 +234,9 @@ impl Default for AppState {
             healing: Attempts::default(),
             healing_good_since: None,
             restarts: Vec::new(),
+            recreated: false,
+            older: Vec::new(),
+            logs_cut_at: None,
             told: None,
             returning: false,
             resumed: 0,
@@ -239,6 +251,9 @@ impl Default for AppState {
 #[serde(rename_all = "camelCase")]
 pub struct DeviceState {
     pub apps: BTreeMap<Name, AppState>,
+    /// When the healing ladder last rebooted the device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rebooted_at: Option<UnixMs>,
 }
 
 impl DeviceState {
@@ -258,6 +273,7 @@ impl DeviceState {
             app.staging.retry_at = None;
             app.healing.retry_at = None;
             app.healing_good_since = None;
+            app.logs_cut_at = None;
             // A boot does not forgive: they count as restarts of this boot's first moment.
             app.restarts.fill(MonoMs(0));
         }
@@ -275,6 +291,8 @@ pub struct Offer {
     pub resumed: u64,
     /// Digest of the values the app is to get.
     pub config: Digest,
+    /// Apps of this device that are started before it, and stopped after it.
+    pub needs: Vec<Name>,
 }
 
 /// What is known of the manifest an offer refers to.
@@ -378,6 +396,8 @@ pub struct Inputs {
     pub policy: HealingPolicy,
     /// What the windows of the device's policy say at this moment.
     pub hours: LocalHours,
+    /// Less of the disk is free than the policy asks for.
+    pub disk_short: bool,
 }
 
 /// When the device may begin by itself to fetch and to activate. Healing asks for no window.
@@ -465,6 +485,14 @@ pub enum Action {
     Discard {
         app: Name,
         keep: Vec<Digest>,
+    },
+    /// Delete what its logs hold beyond the newest bytes: the disk is short.
+    CutLogs {
+        app: Name,
+    },
+    /// Reboot the device. The last action of a decision.
+    Reboot {
+        app: Name,
     },
     /// Stop it and delete everything of it but its floor.
     Remove {

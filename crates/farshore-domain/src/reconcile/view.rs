@@ -1,5 +1,6 @@
 //! What a device says of itself: phases, health, conformance, and why.
 
+use super::fellows::Fellows;
 use super::state::{AppState, Checks, Closed, DeviceState, Inputs, Offer, Running};
 use crate::device::{AppPhase, Conformance, Health};
 use crate::id::{PermitId, ReleaseId};
@@ -226,11 +227,28 @@ fn reasons(app: &AppState, inputs: &Inputs, name: &Name) -> Vec<Reason> {
     reasons
 }
 
+/// An app that is to be started after another one, which is not up.
+fn waits_for_others(
+    app: &AppState,
+    running: Option<&Running>,
+    fellows: &Fellows,
+    name: &Name,
+) -> Option<Reason> {
+    app.active.as_ref().filter(|_| running.is_none())?;
+    let need = fellows.waits_for(name)?;
+    Some(Reason::new(
+        "WaitingForApp",
+        format!("it is started after {need}, which is not up"),
+        app.phase_since,
+    ))
+}
+
 /// What to report, from the state after a decision and the inputs it was made from. `since` stamps what concerns the
 /// device itself: when the agent started or lost its runner.
 #[must_use]
 pub fn view(state: &DeviceState, inputs: &Inputs, since: UnixMs) -> DeviceView {
     let mut apps = Vec::new();
+    let fellows = Fellows::of(state, inputs);
     for (name, app) in &state.apps {
         let offer = offer_of(inputs, name);
         if offer.is_none() && app.active.is_none() && app.phase == AppPhase::Absent {
@@ -256,7 +274,10 @@ pub fn view(state: &DeviceState, inputs: &Inputs, since: UnixMs) -> DeviceView {
             permit: app.permit,
             restarts: running.map_or(0, |running| running.restarts).saturating_add(app.healing.failures),
             resumed: app.resumed,
-            reasons: reasons(app, inputs, name),
+            reasons: waits_for_others(app, running, &fellows, name)
+                .into_iter()
+                .chain(reasons(app, inputs, name))
+                .collect(),
         });
     }
     let worst = |of: fn(&AppView) -> u8| apps.iter().map(of).max().unwrap_or(0);
