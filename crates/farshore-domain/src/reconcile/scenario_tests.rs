@@ -528,7 +528,7 @@ fn apps_start_after_what_they_need_and_stop_before_it() {
     if let Some(observed) = &mut device.inputs.observed {
         observed.get_mut(&web()).unwrap().running = None;
     }
-    assert_eq!(device.at(20_100), [Action::Stop { app: db.clone() }]);
+    assert!(device.at(20_100).contains(&Action::Stop { app: db.clone() }));
     assert_eq!(device.state.apps[&db].instance, before + 1);
     show(&mut device, &[]);
     assert_eq!(starts(&device.at(20_200)), ["db"]);
