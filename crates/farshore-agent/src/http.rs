@@ -16,7 +16,10 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+/// At most so many addresses of a name are tried.
+const MAX_ADDRESSES: usize = 16;
 const CONNECT: Duration = Duration::from_secs(15);
+const PLAIN: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(30);
 /// At most this many bytes in an answer that is not an artifact.
 pub(crate) const MAX_ANSWER_BYTES: usize = 2 * 1024 * 1024;
@@ -26,6 +29,12 @@ pub(crate) const MAX_ANSWER_BYTES: usize = 2 * 1024 * 1024;
 pub enum HttpError {
     #[error("{0:?} is no address of a device port; write https://host[:port]")]
     Address(String),
+    #[error("{address} has no address")]
+    Resolve {
+        address: String,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("no connection to {address}")]
     Connect {
         address: String,
@@ -75,13 +84,38 @@ impl Endpoint {
         if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
     }
 
+    /// Whether it is on this very machine.
+    #[must_use]
+    pub(crate) fn is_local(&self) -> bool {
+        self.host == "localhost" || self.host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    }
+
+    /// Whether what listens there answers a plain HTTP request: a portal in the control plane's place, which answers TLS only. Nothing is
+    /// sent but the question.
+    pub(crate) async fn answers_plain_http(&self) -> bool {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let ask = async {
+            let mut tcp = TcpStream::connect((self.host.as_str(), self.port)).await?;
+            tcp.write_all(format!("HEAD / HTTP/1.0\r\nHost: {}\r\n\r\n", self.authority()).as_bytes())
+                .await?;
+            let mut begin = [0; 5];
+            tcp.read_exact(&mut begin).await?;
+            Ok::<_, std::io::Error>(begin == *b"HTTP/")
+        };
+        matches!(timeout(PLAIN, ask).await, Ok(Ok(true)))
+    }
+
     /// A TLS connection.
     pub(crate) async fn connect(&self, tls: Arc<ClientConfig>) -> Result<TlsStream<TcpStream>, HttpError> {
         let address = self.authority();
         let name =
             ServerName::try_from(self.host.clone()).map_err(|_| HttpError::Address(address.clone()))?;
         let whole = async {
-            let tcp = TcpStream::connect((self.host.as_str(), self.port))
+            let found = tokio::net::lookup_host((self.host.as_str(), self.port))
+                .await
+                .map_err(|source| HttpError::Resolve { address: address.clone(), source })?;
+            let found: Vec<_> = found.take(MAX_ADDRESSES).collect();
+            let tcp = TcpStream::connect(found.as_slice())
                 .await
                 .map_err(|source| HttpError::Connect { address: address.clone(), source })?;
             tcp.set_nodelay(true)

@@ -1,8 +1,10 @@
 //! The device channel's connection: it is made again and again, for ever, politely.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use farshore_domain::connectivity::{Connectivity, Failed, TlsFault, diagnose};
 use farshore_protocol::{AgentFrame, MAX_FRAME_BYTES, PING_SECONDS, SUBPROTOCOL, ServerFrame, server_frame};
 use futures_util::{SinkExt, StreamExt};
 use http::StatusCode;
@@ -14,7 +16,7 @@ use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use crate::claim::backoff;
-use crate::http::{HttpError, retry_after_ms};
+use crate::http::{Endpoint, HttpError, retry_after_ms};
 use crate::identity::Identity;
 
 /// A channel on which nothing was heard for this long is dead.
@@ -32,6 +34,7 @@ pub(crate) enum LinkEvent {
     Frame(Box<ServerFrame>),
     Closed {
         reason: String,
+        cause: Connectivity,
     },
 }
 
@@ -97,11 +100,55 @@ pub(crate) async fn keep_open(identity: Arc<Identity>, renew: Arc<Notify>, event
         };
         let reason = crate::chain(&error);
         tracing::info!(%reason, retry_ms = wait.as_millis(), "no channel");
-        if events.send(LinkEvent::Closed { reason }).await.is_err() {
+        let cause = cause_of(&identity.endpoint, &error).await;
+        if events.send(LinkEvent::Closed { reason, cause }).await.is_err() {
             return;
         }
         sleep(wait).await;
     }
+}
+
+/// What is in the way, from how far the attempt came.
+async fn cause_of(endpoint: &Endpoint, error: &LinkError) -> Connectivity {
+    let failed = match error {
+        LinkError::Http(HttpError::Resolve { .. }) => Failed::Resolve,
+        LinkError::Http(HttpError::Connect { .. } | HttpError::Late { .. }) => Failed::Connect,
+        LinkError::Http(HttpError::Tls { source, .. }) => Failed::Tls(match tls_fault(source) {
+            // Only then is it asked, in the clear and without a secret, whether it is a portal.
+            Some(TlsFault::Untrusted) | None if endpoint.answers_plain_http().await => TlsFault::AnsweredHttp,
+            Some(fault) => fault,
+            // It hung up or broke off: nobody there who speaks TLS.
+            None => return diagnose(Failed::Connect, true),
+        }),
+        _ => Failed::Channel,
+    };
+    let interface = endpoint.is_local() || has_interface(Path::new("/sys/class/net"));
+    diagnose(failed, interface)
+}
+
+/// What rustls says is wrong; none when it says nothing, because the connection broke.
+fn tls_fault(error: &std::io::Error) -> Option<TlsFault> {
+    use rustls::{CertificateError, Error};
+    let error = error.get_ref()?.downcast_ref::<Error>()?;
+    Some(match error {
+        Error::InvalidCertificate(
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. },
+        ) => TlsFault::Time,
+        _ => TlsFault::Untrusted,
+    })
+}
+
+/// Whether an interface other than loopback is up. What can't be read counts as up: it explains nothing.
+fn has_interface(folder: &Path) -> bool {
+    let Ok(entries) = std::fs::read_dir(folder) else { return true };
+    entries.flatten().filter(|entry| entry.file_name() != "lo").any(|entry| {
+        let state = std::fs::read_to_string(entry.path().join("operstate")).unwrap_or_default();
+        // Tunnels and the like never say more than this.
+        matches!(state.trim(), "up" | "unknown")
+    })
 }
 
 async fn wait_for_renewal(identity: &Identity, renew: &Notify) {
@@ -203,5 +250,114 @@ where
             Ok(sent) => sent.map_err(websocket)?,
             Err(_) => return Err(LinkError::Silence),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use farshore_domain::time::UnixMs;
+    use farshore_trust::authority::{Authority, Issuer, NewAuthority};
+    use farshore_trust::clock::FlooredClock;
+    use farshore_trust::identity::TrustDomain;
+    use farshore_trust::tls::{ServerCertificate, api_server_config, client_config};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+    use crate::clock::wall;
+
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+
+    fn authority() -> NewAuthority {
+        Authority::generate(&TrustDomain::new("acme.test").unwrap(), wall()).unwrap()
+    }
+
+    /// What an attempt runs into that trusts only `root`, by a clock that never reads less than `floor`.
+    async fn attempt(
+        url: &str,
+        root: &rustls::pki_types::CertificateDer<'static>,
+        floor: UnixMs,
+    ) -> Connectivity {
+        let endpoint = Endpoint::parse(url).unwrap();
+        let tls = client_config(std::slice::from_ref(root), None, FlooredClock::new(wall, floor)).unwrap();
+        let error = LinkError::Http(endpoint.connect(Arc::new(tls)).await.map(drop).unwrap_err());
+        cause_of(&endpoint, &error).await
+    }
+
+    /// Answers every connection with these bytes, after something was said.
+    async fn says(answer: &'static [u8]) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut some = [0; 1024];
+                let heard = stream.read(&mut some).await;
+                if heard.is_ok_and(|count| count > 0) && stream.write_all(answer).await.is_err() {
+                    continue;
+                }
+            }
+        });
+        url
+    }
+
+    /// A server with a certificate of `made` that ends in a day.
+    async fn serves_tls(made: NewAuthority) -> String {
+        let domain = TrustDomain::new("acme.test").unwrap();
+        let issuer =
+            Issuer::new(domain, made.root_cert, made.intermediate_cert, made.intermediate_key).unwrap();
+        let server = issuer.issue_server(&["127.0.0.1".to_owned()], wall(), DAY).unwrap();
+        let certificate = ServerCertificate::new(server.certificate.chain, &server.key).unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(api_server_config(certificate).unwrap()));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                // A client that does not trust it ends its own connection only.
+                drop(acceptor.accept(stream).await);
+            }
+        });
+        url
+    }
+
+    #[tokio::test]
+    async fn each_thing_in_the_way_is_told_apart_on_real_sockets() {
+        let pinned = authority();
+        let root = pinned.root_cert.clone();
+        let now = wall();
+        // Nobody listens there any more.
+        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://{}", closed.local_addr().unwrap());
+        drop(closed);
+        assert_eq!(attempt(&url, &root, now).await, Connectivity::ControlPlane);
+        // A name that never exists (RFC 6761); where there is no network at all, that is what is in the way.
+        let dns = attempt("https://nowhere.invalid", &root, now).await;
+        let alone = !has_interface(Path::new("/sys/class/net"));
+        assert_eq!(dns, if alone { Connectivity::Interface } else { Connectivity::Dns });
+        let portal = says(b"HTTP/1.1 302 Found\r\nLocation: http://portal.test/login\r\n\r\n").await;
+        assert_eq!(attempt(&portal, &root, now).await, Connectivity::CaptivePortal);
+        let other = says(b"SSH-2.0-OpenSSH_9.2\r\n").await;
+        assert_eq!(attempt(&other, &root, now).await, Connectivity::Tls);
+        let stranger = serves_tls(authority()).await;
+        assert_eq!(attempt(&stranger, &root, now).await, Connectivity::Tls);
+        let own = serves_tls(pinned).await;
+        let later = now.plus_ms(3 * farshore_domain::time::DAY_MS);
+        assert_eq!(attempt(&own, &root, later).await, Connectivity::Clock);
+    }
+
+    #[test]
+    fn an_interface_counts_when_it_is_up_and_is_not_loopback() {
+        let folder = tempfile::tempdir().unwrap();
+        let set = |name: &str, state: &str| {
+            std::fs::create_dir_all(folder.path().join(name)).unwrap();
+            std::fs::write(folder.path().join(name).join("operstate"), state).unwrap();
+        };
+        assert!(!has_interface(folder.path()));
+        set("lo", "unknown\n");
+        set("eth0", "down\n");
+        assert!(!has_interface(folder.path()));
+        set("wg0", "unknown\n");
+        assert!(has_interface(folder.path()));
+        assert!(has_interface(&folder.path().join("none")), "what can't be read explains nothing");
     }
 }

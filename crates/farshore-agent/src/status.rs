@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
+use farshore_domain::connectivity::Connectivity;
 use farshore_domain::id::DeviceId;
 use farshore_domain::name::Name;
 use farshore_domain::object::Reason;
@@ -27,6 +28,9 @@ pub struct Status {
     pub connected: bool,
     /// Why there is no channel; empty when there is one.
     pub link: String,
+    /// How it stands to its control plane, and since when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connectivity: Option<(Connectivity, UnixMs)>,
     pub certificate_ends: UnixMs,
     pub epoch: u64,
     pub generation: u64,
@@ -101,6 +105,12 @@ impl Status {
             format!("device       {} ({})", self.name, self.device),
             format!("tenant       {}", self.tenant),
             format!("control      {} – {link}", self.control_plane),
+            match self.connectivity {
+                Some((state, since)) => {
+                    format!("network      {state} for {} s", now.since_ms(since).max(0) / 1000)
+                }
+                None => "network      not known".to_owned(),
+            },
             format!("health       {}", self.health),
             format!("conformance  {}", self.conformance),
             format!("desired      epoch {}, generation {}", self.epoch, self.generation),

@@ -16,6 +16,7 @@ pub mod assign;
 pub mod claim;
 pub mod condition;
 pub mod config;
+pub mod connectivity;
 pub mod desired;
 pub mod device;
 pub mod digest;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use farshore_domain::connectivity::Transition;
 use farshore_domain::desired::DesiredState;
 use farshore_domain::digest::Digest;
 use farshore_domain::operation::{DRAIN_CAPABILITY, OPERATIONS_CAPABILITY};
@@ -42,11 +43,12 @@ impl<E: Executor, J: Journal> Agent<E, J> {
                 self.send(agent_frame::Body::Hello(hello));
                 Ok(())
             }
-            LinkEvent::Closed { reason } => {
+            LinkEvent::Closed { reason, cause } => {
                 self.session = None;
                 self.live = None;
+                let told = self.connectivity.failed(cause, &reason, clock::now());
                 self.link_reason = reason;
-                Ok(())
+                self.tell_connectivity(told)
             }
             LinkEvent::Frame(frame) => self.frame(*frame),
         }
@@ -154,8 +156,24 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         self.server_offset = Some(welcome.server_time_ms.saturating_sub(now.0));
         self.judge_clock(server_time)?;
         self.link_reason = String::new();
+        let told = self.connectivity.connected(clock::now());
+        self.tell_connectivity(told)?;
         tracing::info!(server_version = %welcome.server_version.chars().take(64).collect::<String>(), "connected");
         Ok(())
+    }
+
+    /// Keeps a transition as an event, and what it led to, in one step: told once, whatever happens in between.
+    pub(super) fn tell_connectivity(&mut self, told: Option<Transition>) -> Result<(), AgentError> {
+        let Some(told) = told else { return Ok(()) };
+        let details = serde_json::json!({
+            "from": told.from, "cause": told.to, "since": told.at, "lastedSeconds": told.lasted_ms / 1000,
+        });
+        let event = events::note(told.kind(), &told.text(), &details);
+        tracing::info!(kind = told.kind(), "{}", event.message);
+        self.black_box.hear(std::slice::from_ref(&event));
+        let state = to_json(&self.connectivity, "the connectivity")?;
+        let batch = (EVENTS.to_owned(), events::batch(vec![event]));
+        self.keep(vec![("connectivity".to_owned(), Some(state))], vec![batch])
     }
 
     /// Says once that the device's clock is wrong, and once that it is right again.

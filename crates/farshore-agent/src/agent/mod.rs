@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use farshore_domain::connectivity::Monitor;
 use farshore_domain::desired::Generation;
 use farshore_domain::device::Hardware;
 use farshore_domain::digest::Digest;
@@ -190,6 +191,7 @@ pub struct Agent<E, J> {
     /// The control plane's clock minus this boot's clock, as it was told last in this boot.
     server_offset: Option<i64>,
     clock_wrong: bool,
+    connectivity: Monitor,
     /// When log files that are too old are looked for next.
     next_log_cut: MonoMs,
     link_reason: String,
@@ -279,6 +281,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             session: None,
             server_offset: None,
             clock_wrong: false,
+            connectivity: Monitor::new(clock::now()),
             next_log_cut: now,
             link_reason: "not connected yet".to_owned(),
             samples: BlockBuilder::new(),
@@ -302,10 +305,16 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         self.black_box = incidents::BlackBox::load(&self.journal)?;
         let boot = self.journal.get("boot")?;
         let same_boot = boot.as_deref() == Some(self.settings.boot_id.as_bytes());
+        if let Some(known) = self.read::<Monitor>("connectivity")? {
+            self.connectivity = known;
+        }
+        let mut lost = None;
         if !same_boot {
             self.state.rebooted();
             self.incidents.rebooted();
+            lost = self.connectivity.rebooted();
         }
+        self.tell_connectivity(lost)?;
         let kept: Vec<Signed> = self.read("signed")?.unwrap_or_default();
         self.signed = kept.into_iter().map(|signed| (Digest::of(&signed.document), signed)).collect();
         self.key_sets = self.read("keys")?.unwrap_or_default();

@@ -147,6 +147,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             control_plane: registration.url.clone(),
             connected: self.session.as_ref().is_some_and(|session| session.welcomed),
             link: self.link_reason.clone(),
+            connectivity: Some((self.connectivity.state, self.connectivity.since)),
             certificate_ends: self.identity.credentials().not_after,
             epoch: self.accepted.epoch,
             generation: self.accepted.generation,

@@ -259,6 +259,8 @@ impl<E: Executor, J: Journal> Agent<E, J> {
     /// Decides, keeps, acts, asks, measures, sends.
     pub(super) fn turn(&mut self) -> Result<(), AgentError> {
         let now = clock::now();
+        let lost = self.connectivity.tick(now);
+        self.tell_connectivity(lost)?;
         let broken = self.policy.judge(self.observed.as_ref(), now.mono);
         for message in broken {
             tracing::warn!("{message}");
@@ -570,7 +572,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         let checks = self.health.values().filter_map(Health::next);
         let heartbeat =
             self.session.iter().filter(|session| session.welcomed).map(|session| session.next_heartbeat);
-        let live = self.live.iter().map(|live| live.next);
+        let live = self.live.iter().map(|live| live.next).chain(self.connectivity.due());
         checks.chain(heartbeat).chain(live).min().map_or(next, |other| next.min(other))
     }
 }
