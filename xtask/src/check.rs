@@ -9,7 +9,7 @@ use anyhow::Result;
 
 use crate::metadata::Metadata;
 use crate::tools::{self, Step, Steps};
-use crate::{generate, web};
+use crate::{bpf, generate, web};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -34,6 +34,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     });
     steps.step("cargo-deny", dependencies::cargo_deny);
     steps.step("unit files", exposure::check);
+    steps.step("eBPF object", bpf::check);
     steps.step("lints", || {
         let lints = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
         tools::run(&mut tools::cargo(&lints))?;

@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::tools::{self, Step};
-use crate::web;
+use crate::{bpf, web};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -18,6 +18,15 @@ pub(crate) struct Arguments {
     /// Leave the page's API types out
     #[arg(long)]
     skip_web: bool,
+    /// What to write instead of what follows from the API
+    #[arg(value_enum)]
+    what: Option<What>,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum What {
+    /// The eBPF object, with clang
+    Bpf,
 }
 
 fn openapi() -> PathBuf {
@@ -29,6 +38,9 @@ fn schema() -> PathBuf {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    if let Some(What::Bpf) = arguments.what {
+        return bpf::generate();
+    }
     if arguments.check {
         if let Step::Skipped(why) = check(arguments.skip_web)? {
             eprintln!("skipped: {why}");

@@ -5,6 +5,7 @@
 //! (a PostgreSQL, a machine) is stopped and removed however the verb ends.
 
 mod bench;
+mod bpf;
 mod check;
 mod dev;
 mod generate;
@@ -36,7 +37,7 @@ enum Verb {
     Test(test::Arguments),
     /// Build page and programs, then start a control plane with a demo fleet on this machine
     Dev(dev::Arguments),
-    /// Write the generated files: openapi.json and the page's API types
+    /// Write the generated files: openapi.json and the page's API types; or, with `bpf`, the eBPF object
     Gen(generate::Arguments),
     /// Measure; docs/benchmarks.md explains each bench
     Bench(bench::Arguments),

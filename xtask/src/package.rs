@@ -28,6 +28,8 @@ pub(crate) struct Arguments {
 const FILES: [(&str, &str); 4] = [
     ("deploy/systemd/farshore-agent.service", "usr/lib/systemd/system/farshore-agent.service"),
     ("deploy/systemd/farshore-runner.service", "usr/lib/systemd/system/farshore-runner.service"),
+    ("deploy/systemd/farshore-eyes.socket", "usr/lib/systemd/system/farshore-eyes.socket"),
+    ("deploy/systemd/farshore-eyes@.service", "usr/lib/systemd/system/farshore-eyes@.service"),
     ("deploy/systemd/farshore-apps.service", "usr/lib/systemd/system/farshore-apps.service"),
     ("deploy/systemd/farshore.sysusers.conf", "usr/lib/sysusers.d/farshore.conf"),
 ];

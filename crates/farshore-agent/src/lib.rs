@@ -9,6 +9,7 @@ pub mod claim;
 pub mod clock;
 mod download;
 mod executor;
+pub mod eyes;
 mod file;
 mod hardware;
 mod host;

@@ -6,7 +6,7 @@ mod settings;
 use std::process::ExitCode;
 
 use clap::Parser;
-use farshore_agent::{Status, chain, clock, roles, runner};
+use farshore_agent::{Status, chain, clock, eyes, roles, runner};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
@@ -59,6 +59,9 @@ fn start(role: Role) -> ExitCode {
     }
     let filter = EnvFilter::try_from_env("FARSHORE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    if let Role::EyesLoader = role {
+        return done(eyes::load_and_hand_over());
+    }
     farshore_trust::provider::install();
     let runtime =
         match tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(4).build() {
@@ -118,17 +121,28 @@ async fn work(role: Role) -> ExitCode {
         Role::Capabilities { socket } => {
             let hardware = farshore_agent::hardware();
             println!("{}/{} {} – {}", hardware.os, hardware.arch, hardware.variant, hardware.os_name);
-            match runner::RunnerClient::new(socket).ask(&runner::Request::Hello {}).await {
+            let client = runner::RunnerClient::new(socket);
+            match client.ask(&runner::Request::Hello {}).await {
                 Ok(runner::Reply::Hello { capabilities, tenant, trusted_keys_version }) => {
                     println!("runner: {}", capabilities.join(" "));
                     let tenant = tenant.map_or_else(|| "none yet".to_owned(), |tenant| tenant.to_string());
                     println!("tenant: {tenant}, trusted keys version {trusted_keys_version}");
-                    ExitCode::SUCCESS
+                    match eyes::sources(&client).await {
+                        Ok(sources) => {
+                            for (signal, source) in sources {
+                                println!("{signal}: {} ({})", source.by, source.reason);
+                            }
+                            ExitCode::SUCCESS
+                        }
+                        Err(error) => fail(&error),
+                    }
                 }
                 Ok(_) => ExitCode::FAILURE,
                 Err(error) => fail(&error),
             }
         }
+        // Handled before the runtime was made.
+        Role::EyesLoader => ExitCode::FAILURE,
         Role::Shim { folder } => done(runner::supervise(&folder).await),
         // Handled before the runtime was made.
         Role::AppExec { .. } | Role::CommandExec { .. } | Role::Gateway(_) => ExitCode::FAILURE,

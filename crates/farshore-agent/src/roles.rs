@@ -17,7 +17,7 @@ use crate::hardware::hardware;
 use crate::host::HostSampler;
 use crate::identity::{Identity, IdentityFileError, device_key};
 use crate::journal::{Journal, JournalError, SqliteJournal};
-use crate::runner::{Runner, RunnerError, RunnerSettings};
+use crate::runner::{Runner, RunnerClient, RunnerError, RunnerSettings};
 use crate::status::STATUS_FILE;
 use crate::{clock, file};
 
@@ -158,11 +158,14 @@ pub async fn run(settings: RunSettings, mut stop: oneshot::Receiver<()>) -> Resu
     tracing::info!(device = %registration.device, name = %registration.name, tenant = %registration.tenant_name, "claimed");
     let identity = Arc::new(identity);
     let downloads = Downloads::new(Arc::clone(&identity), &settings.state.join("downloads"));
+    let watch = RunnerClient::new(settings.runner_socket.clone());
     let executor = RunnerExecutor::new(settings.runner_socket, downloads.map_err(RoleError::Downloads)?);
     let mut agent = AgentSettings::new(hardware());
     agent.status_file = Some(state.folder.join(STATUS_FILE));
+    agent.watch = Some(watch);
     let folder = state.folder.clone();
-    let samplers = move || Box::new(HostSampler::new(&folder)) as Box<dyn crate::Sampler>;
+    let eyes = agent.eyes.clone();
+    let samplers = move || Box::new(HostSampler::new(&folder, eyes.clone())) as Box<dyn crate::Sampler>;
     let State { journal, _lock, .. } = state;
     let agent = Agent::new(agent, identity, executor, journal, samplers).map_err(RoleError::Agent)?;
     agent.run(stop).await.map_err(RoleError::Agent)

@@ -36,6 +36,9 @@ pub(crate) enum Verb {
     /// Supervise one app (started by the runner).
     #[command(hide = true)]
     Shim { folder: PathBuf },
+    /// Put eBPF programs into the kernel and hand them over (started by the runner).
+    #[command(hide = true)]
+    EyesLoader,
     /// Become an app (started by its supervisor).
     #[command(hide = true)]
     AppExec {
@@ -110,6 +113,18 @@ pub(crate) struct RunnerArgs {
     /// What reboots the device when a policy allows that as the last step of healing; empty for never.
     #[arg(long, env = "FARSHORE_REBOOT_COMMAND", default_value = "/usr/bin/systemctl reboot")]
     reboot_command: String,
+    /// Whether eBPF programs may be loaded into the kernel; without them less is seen.
+    #[arg(long, env = "FARSHORE_EBPF", default_value = "on")]
+    ebpf: Switch,
+    /// The socket at which systemd starts a loader for them; without it the runner starts one itself.
+    #[arg(long, env = "FARSHORE_EYES_SOCKET")]
+    eyes_socket: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Switch {
+    On,
+    Off,
 }
 
 #[derive(Debug, Args)]
@@ -153,6 +168,7 @@ pub(crate) enum Role {
     Shim { folder: PathBuf },
     AppExec { spec: PathBuf, check: Option<String>, hook: Option<String> },
     CommandExec { spec: PathBuf },
+    EyesLoader,
 }
 
 impl TokenArgs {
@@ -225,6 +241,8 @@ impl Verb {
                     Ok(allowed) => settings.allowed = allowed,
                     Err(error) => errors.push(format!("--executors: {}", farshore_agent::chain(&error))),
                 }
+                settings.eyes = args.eyes_socket;
+                settings.ebpf = args.ebpf == Switch::On;
                 settings.cgroups = (!args.cgroup.is_empty()).then_some((args.cgroup_root, args.cgroup));
                 settings.reboot = args.reboot_command.split_whitespace().map(str::to_owned).collect();
                 Role::Runner(Box::new(settings))
@@ -249,6 +267,7 @@ impl Verb {
             Self::Shim { folder } => Role::Shim { folder },
             Self::AppExec { spec, check, hook } => Role::AppExec { spec, check, hook },
             Self::CommandExec { spec } => Role::CommandExec { spec },
+            Self::EyesLoader => Role::EyesLoader,
         };
         if errors.is_empty() { Ok(role) } else { Err(errors) }
     }

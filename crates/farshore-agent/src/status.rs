@@ -39,6 +39,9 @@ pub struct Status {
     pub reasons: Vec<Reason>,
     pub apps: Vec<AppStatus>,
     pub capabilities: Vec<String>,
+    /// Who tells which signal of the kernel.
+    #[serde(default)]
+    pub sources: crate::eyes::Sources,
     /// Batches that were dropped because the journal was full, by stream.
     pub dropped: BTreeMap<String, u64>,
     pub written_at: UnixMs,

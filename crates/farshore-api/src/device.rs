@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use farshore_domain::desired::{Because, DesiredRelease, Generation};
-use farshore_domain::device::{AppPhase, Conformance, Hardware, Health, Lifecycle, Reachability};
+use farshore_domain::device::{AppPhase, Conformance, Hardware, Health, Lifecycle, Reachability, Sense};
 use farshore_domain::name::Name;
 use farshore_domain::object::Reason;
 use farshore_domain::time::UnixMs;
@@ -41,6 +41,10 @@ pub struct DeviceStatus {
     pub last_seen_at: Option<UnixMs>,
     pub agent_version: String,
     pub capabilities: Vec<String>,
+    /// Who tells which signal of the kernel (`process_exit`, `oom_kill`, `tcp_retransmit`, `io_latency`, `exec`, `connect`); empty for a device
+    /// that does not say.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub senses: BTreeMap<String, Sense>,
     pub hardware: Hardware,
     /// What the device accepted last, and what it should have.
     pub accepted: Generation,

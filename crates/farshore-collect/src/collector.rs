@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 
 use crate::capability::{Availability, Capability};
 use crate::file::{KernelFile, ReadError, Roots, read_into};
+use crate::kernel::{Counts, Kind, Latency, ProcCounters};
 use crate::metric::Metric;
 use crate::previous::Previous;
 use crate::sample::{DiskUsage, HostSample, Pressure};
 use crate::source::{
-    CpuTimes, DiskCounters, Interfaces, Memory, NetCounters, RawPressure, busy_ratio, io_latency_ms,
-    net_rates, parse_diskstats, parse_loadavg, parse_meminfo, parse_net_dev, parse_pressure,
+    CpuTimes, DiskCounters, Hardware, Interfaces, Memory, NetCounters, RawPressure, busy_ratio,
+    io_latency_ms, net_rates, parse_diskstats, parse_loadavg, parse_meminfo, parse_net_dev, parse_pressure,
     parse_retransmits, parse_stat, parse_uptime, pressure_between, retransmits_per_second,
 };
 
@@ -46,6 +47,7 @@ impl Default for CollectorConfig {
 pub struct Collector {
     sources: Sources,
     before: Before,
+    told: Option<Counts>,
 }
 
 /// The files, and a buffer for all of them.
@@ -65,6 +67,8 @@ struct Sources {
     psi_io: KernelFile,
     zones: Vec<PathBuf>,
     interfaces: Interfaces,
+    hardware: Hardware,
+    counters: ProcCounters,
     buffer: Vec<u8>,
 }
 
@@ -77,6 +81,8 @@ struct Before {
     psi_cpu: Previous<RawPressure>,
     psi_memory: Previous<RawPressure>,
     psi_io: Previous<RawPressure>,
+    exits: Previous<u64>,
+    latency: Previous<Latency>,
 }
 
 impl Collector {
@@ -98,11 +104,18 @@ impl Collector {
             psi_io: file("/proc/pressure/io"),
             zones: thermal_zones(&roots),
             interfaces: Interfaces::default(),
+            hardware: Hardware::find(&roots),
+            counters: ProcCounters::at(&roots),
             buffer: Vec::with_capacity(16 * 1024),
             roots,
             disk_paths,
         };
-        Self { sources, before: Before::default() }
+        Self { sources, before: Before::default(), told: None }
+    }
+
+    /// Takes what the kernel has counted until now, for the next sample; `None` where nobody tells.
+    pub fn hear(&mut self, counts: Option<Counts>) {
+        self.told = counts;
     }
 
     /// Reads everything once. `at_ms` (Unix milliseconds) stamps the sample; rates are taken over
@@ -110,7 +123,7 @@ impl Collector {
     ///
     /// Never fails: what cannot be read is absent, and [`capabilities`](Self::capabilities) says why.
     pub fn sample(&mut self, at_ms: i64, monotonic_ms: i64) -> HostSample {
-        let Self { sources, before } = self;
+        let Self { sources, before, told } = self;
         let mut sample = HostSample::new(at_ms);
 
         let times = sources.cpu_times().ok();
@@ -153,7 +166,21 @@ impl Collector {
         let disks = sources.disk_counters().ok();
         let latency =
             rate(&mut before.disks, monotonic_ms, disks, |before, now, _| io_latency_ms(before, now));
-        sample.set(Metric::IoLatency, latency);
+        // The kernel's own measurement of each request is better than the mean of what a disk adds up.
+        let measured = told.as_ref().and_then(|told| told.latency.clone());
+        let measured = rate(&mut before.latency, monotonic_ms, measured, |before, now, _| {
+            Some((now.mean_ms(before)?, now.quantile_ms(before, 0.99)?))
+        });
+        sample.set(Metric::IoLatency, measured.map(|(mean, _)| mean).or(latency));
+        sample.set(Metric::IoLatencyP99, measured.map(|(_, p99)| p99));
+        let exits = told.as_ref().and_then(|told| told.seen.get(&Kind::ProcessExit).copied());
+        let exits = rate(&mut before.exits, monotonic_ms, exits, |before, now, seconds| {
+            Some(now.checked_sub(*before)? as f64 / seconds)
+        });
+        sample.set(Metric::ProcessExits, exits);
+        sample.set(Metric::OomKills, sources.counters.read().oom_kills.map(bytes));
+        sample.set(Metric::DiskWear, sources.hardware.wear(&mut sources.buffer).ok());
+        sample.set(Metric::Gpu, sources.hardware.gpu(&mut sources.buffer).ok());
 
         let raw = sources.pressure(Resource::Cpu).ok();
         sample.cpu_pressure = pressure(&mut before.psi_cpu, monotonic_ms, raw);
@@ -177,7 +204,22 @@ impl Collector {
     /// What can be measured here and now, and from where. Reads every source once and touches no counter.
     #[must_use]
     pub fn capabilities(&mut self) -> Vec<Capability> {
+        let kernel = |tells: bool, what: &str| match tells {
+            true => Availability::Source("the runner's watch".to_owned()),
+            false => Availability::Unavailable(format!("nobody tells {what}")),
+        };
+        let counts = self.told.as_ref();
+        let exits = counts.is_some_and(|counts| counts.seen.contains_key(&Kind::ProcessExit));
+        let exits = kernel(exits, "when processes end");
+        let latency = counts.is_some_and(|counts| counts.latency.is_some());
+        let latency = kernel(latency, "how long each disk request took");
         let sources = &mut self.sources;
+        let oom = match sources.counters.read().oom_kills {
+            Some(_) => Availability::Source("/proc/vmstat".to_owned()),
+            None => Availability::Unavailable("/proc/vmstat has no oom_kill".to_owned()),
+        };
+        let wear = told("/sys/block", sources.hardware.wear(&mut sources.buffer));
+        let gpu = told("/sys/devices", sources.hardware.gpu(&mut sources.buffer));
         let stat = told("/proc/stat", sources.cpu_times());
         let loadavg = told("/proc/loadavg", sources.load());
         let memory = sources.memory();
@@ -214,6 +256,11 @@ impl Collector {
             Metric::NetRetx => &snmp,
             Metric::Uptime => &uptime,
             Metric::Temperature => &thermal,
+            Metric::IoLatencyP99 => &latency,
+            Metric::ProcessExits => &exits,
+            Metric::OomKills => &oom,
+            Metric::DiskWear => &wear,
+            Metric::Gpu => &gpu,
         };
         let capability =
             |metric: &Metric| Capability { metric: *metric, availability: availability(*metric).clone() };

@@ -21,6 +21,7 @@ mod capability;
 mod collector;
 mod facts;
 mod file;
+pub mod kernel;
 mod metric;
 mod previous;
 mod sample;

@@ -22,6 +22,8 @@ pub enum Unit {
     Celsius,
     /// A number of runnable tasks, without a unit.
     Tasks,
+    /// A number that grows.
+    Count,
 }
 
 impl Unit {
@@ -37,6 +39,7 @@ impl Unit {
             Self::Seconds => "seconds",
             Self::Celsius => "celsius",
             Self::Tasks => "tasks",
+            Self::Count => "count",
         }
     }
 }
@@ -115,6 +118,11 @@ metrics! {
     NetRetx "net_retx" PerSecond 2 "TCP segments sent again.";
     Uptime "uptime" Seconds 0 "Time since the machine started.";
     Temperature "temperature" Celsius 1 "Temperature of the processor, or of the hottest zone where none is the processor's.";
+    IoLatencyP99 "io_latency_p99" Milliseconds 3 "Time in which 99 of 100 disk requests were completed, to a power of two; needs eBPF.";
+    ProcessExits "process_exits" PerSecond 2 "Processes that ended.";
+    OomKills "oom_kills" Count 0 "Processes that the kernel has killed for want of memory since the machine started.";
+    DiskWear "disk_wear" Ratio 2 "Share of its rated life that the most worn disk has used up, where it tells.";
+    Gpu "gpu" Ratio 4 "Share of time in which the graphics processor was busy.";
 }
 
 impl Metric {
@@ -146,7 +154,8 @@ mod tests {
         assert_eq!(
             names.join(" "),
             "cpu load1 load5 load15 mem_used mem_total mem_available swap_used disk_used disk_total net_rx net_tx \
-             psi_cpu psi_mem psi_mem_full psi_io psi_io_full io_latency net_retx uptime temperature"
+             psi_cpu psi_mem psi_mem_full psi_io psi_io_full io_latency net_retx uptime temperature io_latency_p99 \
+             process_exits oom_kills disk_wear gpu"
         );
         for (index, metric) in Metric::ALL.iter().enumerate() {
             assert_eq!(Metric::from_name(metric.name()), Some(*metric));

@@ -1,6 +1,7 @@
 //! Parsers: the text of one kernel file in, numbers out. Pure, and total: what does not parse is `None`.
 
 mod block_devices;
+mod hardware;
 mod interfaces;
 mod memory;
 mod pressure;
@@ -8,6 +9,7 @@ mod processor;
 mod tcp;
 
 pub(crate) use block_devices::{DiskCounters, io_latency_ms, parse_diskstats};
+pub(crate) use hardware::Hardware;
 pub(crate) use interfaces::{Interfaces, NetCounters, net_rates, parse_net_dev};
 pub(crate) use memory::{Memory, parse_meminfo};
 pub(crate) use pressure::{RawPressure, parse_pressure, pressure_between};

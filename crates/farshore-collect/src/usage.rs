@@ -20,6 +20,10 @@ pub struct AppUsage {
     pub memory_bytes: Option<u64>,
     /// Number of processes.
     pub processes: Option<u32>,
+    /// Bytes read from disks. Grows.
+    pub read_bytes: Option<u64>,
+    /// Bytes written to disks. Grows.
+    pub written_bytes: Option<u64>,
 }
 
 /// Why an app's usage could not be read.
@@ -83,7 +87,16 @@ impl AppUsage {
         if cpu_us.is_none() && memory_bytes.is_none() {
             return Err(UsageError::NotFound { path: cgroup.to_owned() });
         }
-        Ok(Self { cpu_us, memory_bytes, processes })
+        let mut disks = |path: PathBuf, parse: fn(&str) -> Option<(u64, u64)>| {
+            read_into(&path, &mut buffer).ok()?;
+            parse(str::from_utf8(&buffer).ok()?)
+        };
+        let moved = unified
+            .iter()
+            .find_map(|hierarchy| disks(file(hierarchy, "io.stat"), parse_io_stat))
+            .or_else(|| disks(file("blkio", "blkio.throttle.io_service_bytes"), parse_blkio));
+        let (read_bytes, written_bytes) = (moved.map(|moved| moved.0), moved.map(|moved| moved.1));
+        Ok(Self { cpu_us, memory_bytes, processes, read_bytes, written_bytes })
     }
 
     /// Adds up processes from `/proc/<pid>/stat` and `statm`. Those that ended are left out, and take their
@@ -94,7 +107,7 @@ impl AppUsage {
         let page_bytes = rustix::param::page_size() as u64;
         let folder = roots.locate("/proc");
         let mut buffer = Vec::new();
-        let mut usage = Self { cpu_us: None, memory_bytes: None, processes: Some(0) };
+        let mut usage = Self { processes: Some(0), ..Self::default() };
         for pid in pids.iter().take(MOST_PROCESSES) {
             let folder = folder.join(pid.to_string());
             let Some(stat) = read_stat(&folder, &mut buffer) else { continue };
@@ -208,6 +221,27 @@ fn parse_number(text: &str) -> Option<u64> {
     text.trim().parse().ok()
 }
 
+/// `io.stat` of cgroup v2: a line for each disk, `8:0 rbytes=1 wbytes=2 …`.
+fn parse_io_stat(text: &str) -> Option<(u64, u64)> {
+    let sum = |key: &str| {
+        let words = text.split_ascii_whitespace().filter_map(|word| word.strip_prefix(key));
+        words.filter_map(|number| number.parse::<u64>().ok()).fold(0, u64::saturating_add)
+    };
+    Some((sum("rbytes="), sum("wbytes=")))
+}
+
+/// `blkio.throttle.io_service_bytes` of cgroup v1: lines such as `8:0 Read 1`.
+fn parse_blkio(text: &str) -> Option<(u64, u64)> {
+    let sum = |wanted: &str| {
+        let lines = text.lines().filter_map(|line| {
+            let mut words = line.split_ascii_whitespace();
+            (words.nth(1)? == wanted).then(|| words.next()?.parse::<u64>().ok()).flatten()
+        });
+        lines.fold(0, u64::saturating_add)
+    };
+    Some((sum("Read"), sum("Write")))
+}
+
 fn count_lines(text: &str) -> Option<u64> {
     u64::try_from(text.lines().count()).ok()
 }
@@ -225,6 +259,15 @@ mod tests {
         {
             assert_eq!(parse_process_stat(line), None);
         }
+    }
+
+    #[test]
+    fn bytes_of_all_disks_are_added_up() {
+        let v2 = "8:0 rbytes=100 wbytes=7 rios=1 wios=1 dbytes=0 dios=0\n8:16 rbytes=50 wbytes=0\n";
+        assert_eq!(parse_io_stat(v2), Some((150, 7)));
+        assert_eq!(parse_io_stat(""), Some((0, 0)));
+        let v1 = "8:0 Read 100\n8:0 Write 7\n8:0 Sync 9\n8:0 Total 107\n8:16 Read 50\nTotal 157\n";
+        assert_eq!(parse_blkio(v1), Some((150, 7)));
     }
 
     #[test]

@@ -11,8 +11,12 @@ fn fixture(name: &str) -> Roots {
 #[test]
 fn cgroups_of_every_layout_give_processor_time_and_memory() {
     for (layout, processes) in [("cgroup-v2", 2), ("cgroup-v1", 1), ("cgroup-hybrid", 0)] {
-        let expected =
-            AppUsage { cpu_us: Some(123_456), memory_bytes: Some(7_340_032), processes: Some(processes) };
+        let expected = AppUsage {
+            cpu_us: Some(123_456),
+            memory_bytes: Some(7_340_032),
+            processes: Some(processes),
+            ..AppUsage::default()
+        };
         assert_eq!(AppUsage::of_cgroup(&fixture(layout), "/farshore/kiosk"), Ok(expected), "{layout}");
     }
 }
@@ -42,5 +46,5 @@ fn processes_are_found_by_their_parents_and_added_up() {
     assert_eq!(usage.processes, Some(2));
 
     let none = AppUsage::of_processes(&roots, &[99]);
-    assert_eq!(none, AppUsage { cpu_us: None, memory_bytes: None, processes: Some(0) });
+    assert_eq!(none, AppUsage { processes: Some(0), ..AppUsage::default() });
 }

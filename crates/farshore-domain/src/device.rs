@@ -187,6 +187,17 @@ pub struct Hardware {
     pub memory_bytes: u64,
 }
 
+/// Where one signal of the device's kernel comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Sense {
+    /// `ebpf`, `netlink`, `proc`, or `none`.
+    pub by: String,
+    /// Where that is read, and where it is not eBPF, why not.
+    pub reason: String,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -152,6 +152,22 @@ pub struct StatusReport {
     pub apps: Vec<AppStatus>,
     #[prost(int64, tag = "7")]
     pub device_time_ms: i64,
+    /// Who tells which signal of the kernel.
+    #[prost(message, repeated, tag = "8")]
+    pub senses: Vec<Sense>,
+}
+
+/// Where one signal of the kernel comes from on this device.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Sense {
+    /// `process_exit`, `oom_kill`, `tcp_retransmit`, `io_latency`, `exec`, `connect`.
+    #[prost(string, tag = "1")]
+    pub signal: String,
+    /// `ebpf`, `netlink`, `proc`, `none`.
+    #[prost(string, tag = "2")]
+    pub by: String,
+    #[prost(string, tag = "3")]
+    pub reason: String,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

@@ -19,6 +19,7 @@ pub(crate) fn status(view: &DeviceView, at: Generation) -> wire::StatusReport {
         reasons: view.reasons.iter().map(reason).collect(),
         apps: view.apps.iter().map(app).collect(),
         device_time_ms: 0,
+        senses: Vec::new(),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use farshore_domain::desired::Generation;
-use farshore_domain::device::{AppPhase, Conformance, Hardware, Health};
+use farshore_domain::device::{AppPhase, Conformance, Hardware, Health, Sense};
 use farshore_domain::id::{DeviceId, TenantId};
 use farshore_domain::name::Name;
 use farshore_domain::object::Reason;
@@ -69,6 +69,8 @@ pub struct StatusReport {
     pub conformance: Conformance,
     pub reasons: Vec<Reason>,
     pub apps: Vec<AppReport>,
+    /// Who tells which signal of the kernel, by the signal's name.
+    pub senses: BTreeMap<String, Sense>,
     pub at: UnixMs,
 }
 
@@ -213,16 +215,17 @@ pub(crate) async fn write_statuses(
         let known = apps_before(tx, chunk).await?;
         let sql = sqlx::AssertSqlSafe(format!(
             "UPDATE devices SET health = v.column3, conformance = v.column4, reasons = v.column5,
-                 accepted_epoch = v.column6, accepted_generation = v.column7, reported_at = v.column8
+                 accepted_epoch = v.column6, accepted_generation = v.column7, reported_at = v.column8, senses = v.column9
              FROM (VALUES {}) AS v WHERE devices.tenant = v.column1 AND devices.uid = v.column2",
-            set::values(chunk.len(), 8)
+            set::values(chunk.len(), 9)
         ));
         on!(tx, c => {
             let mut query = sqlx::query(sql).persistent(chunk.len() == 1);
             for report in chunk {
                 query = query.bind(report.tenant.0).bind(report.device.0).bind(report.health.word())
                     .bind(report.conformance.word()).bind(Json(&report.reasons))
-                    .bind(integer(report.accepted.epoch)).bind(integer(report.accepted.generation)).bind(report.at.0);
+                    .bind(integer(report.accepted.epoch)).bind(integer(report.accepted.generation)).bind(report.at.0)
+                    .bind(Json(&report.senses));
             }
             query.execute(c).await.map(affected)
         })?;

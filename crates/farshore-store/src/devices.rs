@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use farshore_domain::desired::Generation;
-use farshore_domain::device::{Conformance, Hardware, Health, Lifecycle, Reachability};
+use farshore_domain::device::{Conformance, Hardware, Health, Lifecycle, Reachability, Sense};
 use farshore_domain::id::{DeviceId, TenantId};
 use farshore_domain::label::Labels;
 use farshore_domain::name::Name;
@@ -31,6 +31,8 @@ pub struct DeviceRow {
     pub hardware: Hardware,
     pub agent_version: String,
     pub capabilities: Vec<String>,
+    /// Who tells which signal of the kernel, by the signal's name.
+    pub senses: BTreeMap<String, Sense>,
     pub health: Health,
     pub conformance: Conformance,
     pub reasons: Vec<Reason>,
@@ -114,6 +116,7 @@ struct Row {
     hardware: Json<Hardware>,
     agent_version: String,
     capabilities: Json<Vec<String>>,
+    senses: Json<BTreeMap<String, Sense>>,
     health: String,
     conformance: String,
     reasons: Json<Vec<Reason>>,
@@ -128,7 +131,7 @@ struct Row {
 
 const COLUMNS: &str =
     "d.uid, d.name, d.labels, d.managed_by, d.resource_version, d.created_at, d.location, d.channel, d.driver,
-     d.lifecycle, d.hardware, d.agent_version, d.capabilities, d.health, d.conformance, d.reasons, d.accepted_epoch,
+     d.lifecycle, d.hardware, d.agent_version, d.capabilities, d.senses, d.health, d.conformance, d.reasons, d.accepted_epoch,
      d.accepted_generation, d.reported_at, d.last_seen_at, d.certificate_expires_at, d.revoked_at, s.device AS session";
 
 /// Device, time, values by name.
@@ -161,6 +164,7 @@ impl Row {
             hardware: self.hardware.0,
             agent_version: self.agent_version,
             capabilities: self.capabilities.0,
+            senses: self.senses.0,
             health: Health::from_word(&self.health),
             conformance: Conformance::from_word(&self.conformance),
             reasons: self.reasons.0,

@@ -286,6 +286,7 @@ async fn a_change_needs_the_version_it_was_made_on() {
 
 fn report(db: &TenantDb, device: DeviceId, phase: AppPhase, health: Health) -> StatusReport {
     StatusReport {
+        senses: std::collections::BTreeMap::new(),
         tenant: db.tenant(),
         device,
         accepted: Generation { epoch: 1, generation: 7 },

@@ -7,7 +7,8 @@ use anyhow::{Context, Result, bail};
 use crate::tools::{self, Step};
 
 /// Unit file and the highest exposure it may have, in tenths, as `systemd-analyze --threshold` takes it.
-const LIMITS: &[(&str, u32)] = &[("farshore-agent.service", 15), ("farshore-runner.service", 30)];
+const LIMITS: &[(&str, u32)] =
+    &[("farshore-agent.service", 15), ("farshore-runner.service", 30), ("farshore-eyes@.service", 20)];
 
 /// # Errors
 /// When a unit is more exposed than its limit, or cannot be judged.

@@ -34,6 +34,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
                     sent: BTreeMap::new(),
                     incidents: false,
                     operations: false,
+                    live_events: false,
                     heartbeat_ms: 30_000,
                     next_heartbeat: now.plus_ms(30_000),
                     reported: None,
@@ -145,6 +146,8 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             session.welcomed = true;
             session.server_offset = welcome.server_time_ms.saturating_sub(now.0);
             session.sent = sent;
+            session.live_events =
+                welcome.capabilities.iter().any(|capability| capability == "live-events/v1");
             session.incidents = welcome.capabilities.iter().any(|capability| capability == "incidents/v1");
             session.operations =
                 welcome.capabilities.iter().any(|capability| capability == OPERATIONS_CAPABILITY);

@@ -8,6 +8,7 @@ mod events;
 mod health;
 mod hear;
 mod incidents;
+mod kernel;
 mod operate;
 mod operations;
 mod policy;
@@ -33,17 +34,18 @@ use farshore_domain::time::UnixMs;
 use farshore_protocol::{self as wire, AgentFrame, agent_frame};
 use farshore_series::BlockBuilder;
 use farshore_trust::keyset::{self, SignedKeySet, TrustedKeySet};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use crate::claim;
 use crate::clock;
 use crate::executor::{Executor, ExecutorError, ProbeAnswer};
+use crate::eyes::{Eyes, Look, Sources, keep_watching};
 use crate::identity::Identity;
 use crate::journal::{Change, EVENTS, INCIDENTS, Journal, JournalError};
 use crate::link;
-use crate::runner::Signed;
+use crate::runner::{RunnerClient, Signed};
 use desired::{Desired, Rules, StoredDesired};
 use health::{AllHealth, Due};
 
@@ -86,6 +88,9 @@ pub struct AgentSettings {
     pub incident_settle: Duration,
     pub hardware: Hardware,
     pub boot_id: String,
+    /// Where the runner is asked to tell what the kernel tells; `None` for a device without a kernel of its own.
+    pub watch: Option<RunnerClient>,
+    pub(crate) eyes: Eyes,
 }
 
 impl AgentSettings {
@@ -101,6 +106,8 @@ impl AgentSettings {
             incident_settle: Duration::from_secs(60),
             hardware,
             boot_id: clock::boot_id(),
+            watch: None,
+            eyes: Eyes::default(),
         }
     }
 }
@@ -135,6 +142,8 @@ struct Session {
     incidents: bool,
     /// The control plane keeps the stream of operations.
     operations: bool,
+    /// The control plane shows events that are not kept to whoever looks.
+    live_events: bool,
     heartbeat_ms: i64,
     next_heartbeat: MonoMs,
     reported: Option<wire::StatusReport>,
@@ -201,6 +210,12 @@ pub struct Agent<E, J> {
     next_sample: MonoMs,
     batch_due: MonoMs,
     live: Option<Live>,
+
+    /// What was counted last, who tells it, and how much of it may be kept.
+    eyes: Eyes,
+    sources: Sources,
+    allowances: kernel::Allowances,
+    look: watch::Sender<Look>,
 }
 
 impl<E, J> std::fmt::Debug for Agent<E, J> {
@@ -290,6 +305,10 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             next_sample: now.plus_ms(sample_ms),
             batch_due: now.plus_ms(batch_ms),
             live: None,
+            eyes: settings.eyes.clone(),
+            sources: Sources::new(),
+            allowances: kernel::Allowances::new(now),
+            look: watch::Sender::new(Look::default()),
             settings,
             journal,
         };
@@ -381,6 +400,8 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         let offers = rules.offers(&state, &stored.permits, &self.signed, &mut self.manifests);
         let safe = rules.safe(&state, &self.signed, &mut self.manifests);
         self.policy.adopt(state.policy.as_ref(), safe);
+        let look = self.policy.look();
+        self.look.send_if_modified(|known| std::mem::replace(known, look) != look);
         // A mirror that drips must not keep the device from what is wanted now.
         let installed = self.installed();
         for (name, (manifest, give_up)) in &self.staging {
@@ -422,6 +443,10 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         let mut helpers = JoinSet::new();
         helpers.spawn(link::keep_open(Arc::clone(&self.identity), Arc::clone(&renew), events));
         helpers.spawn(claim::keep_renewed(Arc::clone(&self.identity), renew));
+        let (seen, mut glances) = mpsc::channel(16);
+        if let Some(runner) = self.settings.watch.clone() {
+            helpers.spawn(keep_watching(runner, self.look.subscribe(), seen));
+        }
         self.connect_executor();
         let said = Arc::clone(&self.operations.wake);
         let turned = self.turn();
@@ -438,6 +463,10 @@ impl<E: Executor, J: Journal> Agent<E, J> {
                         self.session = None;
                     }
                     self.survive(heard)?;
+                }
+                Some(glance) = glances.recv() => {
+                    let taken = self.glance(glance);
+                    self.survive(taken)?;
                 }
                 Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => match done {
                     Ok(done) => self.take(done),

@@ -13,6 +13,8 @@ use farshore_domain::reconcile::{
 use farshore_domain::schedule::{Look, Purpose, Shut, WindowKind, Zone};
 use farshore_domain::time::{MINUTE_MS, UnixMs};
 
+use crate::eyes::Look;
+
 /// At most this many events are remembered for counting.
 const MAX_EVENTS: usize = 2_000;
 /// A measurement that is older than so many intervals says nothing about now.
@@ -28,7 +30,8 @@ struct Watched {
 struct Heard {
     at: MonoMs,
     kind: &'static str,
-    app: Name,
+    app: Option<Name>,
+    times: u64,
 }
 
 /// What the policy says, and how its conditions stand.
@@ -176,12 +179,34 @@ impl Policy {
     pub(super) fn hear(&mut self, actions: &[Action], now: MonoMs) {
         for action in actions {
             if let Action::Emit(event) = action {
-                self.events.push_back(Heard { at: now, kind: event.kind, app: event.app.clone() });
+                let app = Some(event.app.clone());
+                self.events.push_back(Heard { at: now, kind: event.kind, app, times: 1 });
             }
         }
+        self.forget(now);
+    }
+
+    fn forget(&mut self, now: MonoMs) {
         let old = |heard: &Heard| now.since_ms(heard.at) > device::MAX_EVENT_SPAN_MS;
         while self.events.len() > MAX_EVENTS || self.events.front().is_some_and(old) {
             self.events.pop_front();
+        }
+    }
+
+    /// Takes what the kernel told.
+    pub(super) fn sighted(&mut self, kind: &'static str, app: Option<&Name>, times: u64, now: MonoMs) {
+        self.events.push_back(Heard { at: now, kind, app: app.cloned(), times });
+        self.forget(now);
+    }
+
+    /// How closely the kernel is to be watched.
+    pub(super) fn look(&self) -> Look {
+        let rules = &self.rules.reporting;
+        let given = Look::default();
+        Look {
+            ebpf: rules.ebpf.unwrap_or(given.ebpf),
+            exec: rules.exec_events.unwrap_or(given.exec),
+            connect: rules.connect_events.unwrap_or(given.connect),
         }
     }
 
@@ -269,9 +294,11 @@ impl Facts for World<'_> {
                     .policy
                     .events
                     .iter()
-                    .filter(|heard| heard.kind == kind && self.app.is_none_or(|app| heard.app == *app))
+                    .filter(|heard| {
+                        heard.kind == kind && self.app.is_none_or(|app| heard.app.as_ref() == Some(app))
+                    })
                     .filter(|heard| self.now.since_ms(heard.at) <= span)
-                    .count();
+                    .fold(0u64, |sum, heard| sum.saturating_add(heard.times));
                 Ok(u32::try_from(count).unwrap_or(u32::MAX).into())
             }
             (other, _) => Err(Missing(format!("{other} is not known here"))),

@@ -54,6 +54,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             reasons: view.reasons.iter().map(reason).collect(),
             apps: view.apps.iter().map(app).collect(),
             device_time_ms: 0,
+            senses: self.senses(),
         }
     }
 
@@ -156,6 +157,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             reasons: view.map(|view| view.reasons.clone()).unwrap_or_default(),
             apps: view.map(|view| view.apps.iter().map(AppStatus::of).collect()).unwrap_or_default(),
             capabilities: self.capabilities.clone().unwrap_or_default(),
+            sources: self.sources.clone(),
             dropped: self.journal.dropped().unwrap_or_default(),
             written_at: UnixMs(0),
         }

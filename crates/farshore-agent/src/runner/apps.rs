@@ -88,6 +88,17 @@ impl Apps {
         serde_json::from_slice(&bytes).ok()
     }
 
+    /// The apps that have a folder.
+    pub(crate) fn names(&self) -> Vec<Name> {
+        let entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        entries.filter_map(|entry| Name::new(entry.file_name().to_str()?).ok()).collect()
+    }
+
+    /// What an app's supervisor has written down last, whether or not it still lives.
+    pub(crate) fn status_of(&self, app: &Name) -> Option<ShimStatus> {
+        Self::stored_status(&self.app(app))
+    }
+
     async fn status(folder: &AppFolder) -> Result<Option<ShimStatus>, RunnerError> {
         if !Self::is_supervised(folder)? {
             return Ok(None);

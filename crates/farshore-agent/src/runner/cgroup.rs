@@ -15,6 +15,7 @@ const CPU_PERIOD_US: u64 = 100_000;
 /// The hierarchies that may be written.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Cgroups {
+    group: String,
     v2: Option<PathBuf>,
     v2_controllers: Vec<String>,
     v1_memory: Option<PathBuf>,
@@ -38,7 +39,7 @@ impl Cgroups {
         let unified = [root.to_path_buf(), root.join("unified")]
             .into_iter()
             .find(|candidate| candidate.join("cgroup.controllers").exists());
-        let mut found = Self::default();
+        let mut found = Self { group: group.to_owned(), ..Self::default() };
         if let Some(unified) = unified {
             // Refused where systemd keeps them; then they are on already or not to be had.
             enable(&unified);
@@ -82,6 +83,17 @@ impl Cgroups {
             .flatten()
             .map(|base| base.join(app.as_str()))
             .collect()
+    }
+
+    /// An app's folder in the version 2 hierarchy; the kernel knows the group by its inode.
+    pub(crate) fn folder_v2(&self, app: &Name) -> Option<PathBuf> {
+        self.v2.as_ref().map(|base| base.join(app.as_str()))
+    }
+
+    /// An app's group as `/proc/<pid>/cgroup` names it, in whichever hierarchies it is; `None` where there are none.
+    pub(crate) fn path_of(&self, app: &Name) -> Option<String> {
+        let any = [&self.v2, &self.v1_memory, &self.v1_cpu, &self.v1_pids].into_iter().any(Option::is_some);
+        any.then(|| format!("/{}/{app}", self.group))
     }
 
     /// Makes an app's groups and sets its limits.

@@ -105,6 +105,17 @@ impl RunnerClient {
         }
     }
 
+    /// Asks for something whose answers are read from the connection by whoever asks.
+    ///
+    /// # Errors
+    /// A [`ClientError`].
+    pub(crate) async fn open(&self, request: &Request) -> Result<tokio::net::UnixStream, ClientError> {
+        let unreachable = |source| ClientError::Unreachable { path: self.path.clone(), source };
+        let mut stream = socket::connect(&self.path).await.map_err(unreachable)?;
+        wire::write(&mut stream, request).await.map_err(ClientError::Wire)?;
+        Ok(stream)
+    }
+
     /// Asks for something that is answered with [`Reply::Done`].
     ///
     /// # Errors

@@ -6,7 +6,7 @@
 
 mod allowed;
 mod anchor;
-mod apps;
+pub(crate) mod apps;
 mod cgroup;
 mod client;
 mod error;
@@ -24,7 +24,7 @@ mod spec;
 mod stage;
 mod unpack;
 mod users;
-mod wire;
+pub(crate) mod wire;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -58,6 +58,8 @@ use cgroup::Cgroups;
 use keys::Keys;
 use users::Users;
 
+use crate::eyes::{Loader, Watch};
+
 /// At most this many connections at once.
 const MAX_CONNECTIONS: usize = 64;
 /// Another runner is there when the apps folder is still locked after this long.
@@ -81,6 +83,10 @@ pub struct RunnerSettings {
     pub allowed: Allowed,
     /// The program that reboots the device, with its arguments; empty where that is not to be done.
     pub reboot: Vec<String>,
+    /// eBPF programs may be loaded into the kernel.
+    pub ebpf: bool,
+    /// A socket at which a loader of such programs is started; `None` or not there: the runner starts it itself.
+    pub eyes: Option<PathBuf>,
 }
 
 impl RunnerSettings {
@@ -96,6 +102,8 @@ impl RunnerSettings {
             program: PathBuf::from("/proc/self/exe"),
             allowed: Allowed::default(),
             reboot: Vec::new(),
+            ebpf: true,
+            eyes: None,
         }
     }
 }
@@ -134,6 +142,7 @@ struct Shared {
     commands: Mutex<()>,
     slots: Arc<Semaphore>,
     reboot: Vec<String>,
+    watch: Watch,
 }
 
 impl Runner {
@@ -151,6 +160,8 @@ impl Runner {
             program,
             allowed: device,
             reboot,
+            ebpf,
+            eyes,
         } = settings;
         let make = |path: &std::path::Path, mode| {
             crate::file::make_folder(path, mode)
@@ -177,6 +188,7 @@ impl Runner {
         let mode = if allow_uid.is_some() { 0o666 } else { 0o600 };
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))
             .map_err(|e| RunnerError::io("opening the socket", e))?;
+        let watch = Watch::new(ebpf, Loader { socket: eyes, program: program.clone() });
         let apps = Apps {
             keys: std::sync::Mutex::new(Keys::load(&private)?),
             users: std::sync::Mutex::new(Users::load(user, &private)?),
@@ -198,6 +210,7 @@ impl Runner {
             commands: Mutex::default(),
             slots,
             reboot,
+            watch,
         };
         Ok(Self { listener, _lock: lock, shared: Arc::new(shared) })
     }
@@ -259,6 +272,13 @@ impl Shared {
                 }
             };
             let answered = match request {
+                // The rest of the connection belongs to it.
+                Request::Watch { look } => {
+                    if let Err(error) = self.watch.serve(stream, &self.apps, look).await {
+                        tracing::debug!(error = %crate::chain(&error), "a watch ended");
+                    }
+                    return;
+                }
                 Request::Exec { order } => runbook::run(self, &mut stream, order).await.map(Reply::Ended),
                 request => self.answer(request).await,
             };
@@ -359,6 +379,9 @@ impl Shared {
                 reboot::reboot(&self.reboot).await?;
                 Ok(Reply::Done)
             }
+            Request::Sources {} => Ok(Reply::Sources { sources: self.watch.sources().await }),
+            // Taken before this is asked.
+            Request::Watch { .. } => Ok(Reply::Done),
             Request::Logs { app, bytes } => Ok(Reply::Logs { text: apps.logs(&app, bytes)? }),
         }
     }

@@ -100,6 +100,7 @@ pub async fn supervise(folder: &Path) -> Result<(), ShimError> {
             last_exit: None,
         },
         process: None,
+        supervisor: Process::of(rustix::process::getpid().as_raw_nonzero().get()),
         boot: clock::boot_id(),
     };
     let mut runtime = runtime::of(&folder, &spec);

@@ -113,6 +113,9 @@ pub(crate) struct ShimStatus {
     pub(crate) running: Running,
     /// The app's process while it is up; it leads its own session and process group.
     pub(crate) process: Option<Process>,
+    /// The supervisor itself, which is the parent of the app's process.
+    #[serde(default)]
+    pub(crate) supervisor: Option<Process>,
     pub(crate) boot: String,
 }
 

@@ -105,6 +105,12 @@ pub enum Request {
     },
     /// Reboot the device, where the runner's settings name the program that does it.
     Reboot {},
+    /// Tell what the kernel tells, as frames of [`Glance`](crate::eyes::Glance), until the connection is closed.
+    Watch {
+        look: crate::eyes::Look,
+    },
+    /// Who tells which signal of the kernel.
+    Sources {},
 }
 
 /// What the runner answers.
@@ -132,6 +138,9 @@ pub enum Reply {
         bytes: String,
     },
     Ended(Ended),
+    Sources {
+        sources: crate::eyes::Sources,
+    },
     /// It was not done. `refused`: because of what was asked for, so asking again will not help.
     Failed {
         code: String,

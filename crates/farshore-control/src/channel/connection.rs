@@ -26,9 +26,10 @@ use uuid::Uuid;
 
 use super::admission::TokenBucket;
 use super::hub::{Pending, Session};
+use super::live::{self, Glimpse};
+use super::presence;
 use super::report::{self, Unfit};
 use super::writer::{Answer, Item};
-use super::{live, presence};
 use crate::app::App;
 use crate::clock::now;
 use crate::error::ApiError;
@@ -190,7 +191,9 @@ async fn open(
     let welcome = wire::Welcome {
         protocol_version: PROTOCOL_VERSION,
         server_version: env!("CARGO_PKG_VERSION").to_owned(),
-        capabilities: ["incidents/v1", "live", "operations", OPERATIONS_CAPABILITY].map(str::to_owned).into(),
+        capabilities: ["incidents/v1", "live", "live-events/v1", "operations", OPERATIONS_CAPABILITY]
+            .map(str::to_owned)
+            .into(),
         heartbeat_seconds: app.settings().heartbeat_seconds,
         server_time_ms: now().0,
         acknowledged: opened
@@ -386,6 +389,14 @@ async fn receive(
         }
         agent_frame::Body::Metrics(batch) => metrics(app, session, state, socket, request_id, batch).await,
         agent_frame::Body::Events(batch) => {
+            if batch.sequence == 0 {
+                if app.hub().live().is_watched(tenant, device) {
+                    for event in report::live_events(device, session.name(), batch, now())? {
+                        app.hub().live().publish(tenant, device, Glimpse::Event(event));
+                    }
+                }
+                return Ok(());
+            }
             let events = report::events(tenant, device, session.name(), batch, now())?;
             let sequence = events.sequence.unsigned_abs();
             store(app, Item::Events(Box::new(events))).await?;
@@ -501,7 +512,11 @@ fn pass_on(app: &App, session: &Session, block: &farshore_store::metrics::NewBlo
                 Some((name.clone(), value))
             })
             .collect();
-        app.hub().live().publish(tenant, device, Sample { stream: block.stream.clone(), at: *at, values });
+        app.hub().live().publish(
+            tenant,
+            device,
+            Glimpse::Sample(Sample { stream: block.stream.clone(), at: *at, values }),
+        );
     }
 }
 

@@ -1,9 +1,11 @@
-//! Who looks at a device. The first viewer makes it send a sample each second; when the last is gone it goes back to batches.
+//! Who looks at a device. The first viewer makes it send a sample each second, and events that it does not keep; when the last is gone it goes
+//! back to batches.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use farshore_api::device::Sample;
+use farshore_api::event::Event;
 use farshore_domain::id::{DeviceId, TenantId};
 use tokio::sync::broadcast;
 
@@ -13,15 +15,23 @@ pub const INTERVAL_MS: u32 = 1_000;
 pub const SECONDS: u32 = 60;
 /// How often it is renewed.
 pub const RENEW_SECONDS: u64 = 20;
-/// Samples that wait for a slow viewer before the oldest are dropped.
-const BACKLOG: usize = 32;
+/// Glimpses that wait for a slow viewer before the oldest are dropped.
+const BACKLOG: usize = 128;
 
 type Key = (TenantId, DeviceId);
+
+/// What a viewer sees.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Glimpse {
+    Sample(Sample),
+    /// An event that nobody keeps; its sequence is 0.
+    Event(Event),
+}
 
 #[derive(Debug)]
 struct Topic {
     viewers: usize,
-    samples: broadcast::Sender<Arc<Sample>>,
+    glimpses: broadcast::Sender<Arc<Glimpse>>,
 }
 
 /// Whom somebody looks at.
@@ -35,7 +45,7 @@ pub struct Live {
 pub struct Viewer {
     live: Live,
     key: Key,
-    samples: broadcast::Receiver<Arc<Sample>>,
+    glimpses: broadcast::Receiver<Arc<Glimpse>>,
 }
 
 impl Live {
@@ -50,9 +60,9 @@ impl Live {
         let mut topics = self.topics();
         let topic = topics
             .entry(key)
-            .or_insert_with(|| Topic { viewers: 0, samples: broadcast::Sender::new(BACKLOG) });
+            .or_insert_with(|| Topic { viewers: 0, glimpses: broadcast::Sender::new(BACKLOG) });
         topic.viewers += 1;
-        Viewer { live: self.clone(), key, samples: topic.samples.subscribe() }
+        Viewer { live: self.clone(), key, glimpses: topic.glimpses.subscribe() }
     }
 
     /// Whether anybody looks at the device.
@@ -61,21 +71,21 @@ impl Live {
         self.topics().contains_key(&(tenant, device))
     }
 
-    /// Passes a sample on to whoever looks.
-    pub fn publish(&self, tenant: TenantId, device: DeviceId, sample: Sample) {
+    /// Passes on what a device shows to whoever looks.
+    pub fn publish(&self, tenant: TenantId, device: DeviceId, glimpse: Glimpse) {
         if let Some(topic) = self.topics().get(&(tenant, device)) {
             // Without a receiver there is nobody to tell.
-            let _ = topic.samples.send(Arc::new(sample));
+            let _ = topic.glimpses.send(Arc::new(glimpse));
         }
     }
 }
 
 impl Viewer {
-    /// The next sample; those that came while this viewer was too slow are left out. `None` never comes while the viewer lives.
-    pub async fn next(&mut self) -> Option<Arc<Sample>> {
+    /// The next glimpse; those that came while this viewer was too slow are left out. `None` never comes while the viewer lives.
+    pub async fn next(&mut self) -> Option<Arc<Glimpse>> {
         loop {
-            match self.samples.recv().await {
-                Ok(sample) => return Some(sample),
+            match self.glimpses.recv().await {
+                Ok(glimpse) => return Some(glimpse),
                 Err(broadcast::error::RecvError::Lagged(_)) => {}
                 Err(broadcast::error::RecvError::Closed) => return None,
             }
@@ -109,8 +119,8 @@ mod tests {
 
     use super::*;
 
-    fn sample(at: i64) -> Sample {
-        Sample { stream: "host".to_owned(), at, values: BTreeMap::new() }
+    fn sample(at: i64) -> Glimpse {
+        Glimpse::Sample(Sample { stream: "host".to_owned(), at, values: BTreeMap::new() })
     }
 
     #[tokio::test]
@@ -119,11 +129,11 @@ mod tests {
         let (tenant, device) = (TenantId(uuid::Uuid::from_u128(1)), DeviceId(uuid::Uuid::from_u128(2)));
         live.publish(tenant, device, sample(0));
         let mut viewer = live.look(tenant, device);
-        for at in 1..=100 {
+        for at in 1..=500 {
             live.publish(tenant, device, sample(at));
         }
-        let first = viewer.next().await.unwrap().at;
-        assert_eq!(first, 101 - i64::try_from(BACKLOG).unwrap());
+        let first = viewer.next().await.unwrap();
+        assert_eq!(*first, sample(501 - i64::try_from(BACKLOG).unwrap()));
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use farshore_api::event::{Event, Subject};
 use farshore_domain::desired::Generation;
-use farshore_domain::device::{AppPhase, Conformance, Hardware, Health};
+use farshore_domain::device::{AppPhase, Conformance, Hardware, Health, Sense};
 use farshore_domain::id::{DeviceId, IncidentId, OperationId, TenantId};
 use farshore_domain::incident::{Incident, MAX_ACTIONS, MAX_MESSAGE, Part};
 use farshore_domain::name::Name;
@@ -34,6 +35,8 @@ pub const MAX_BLOCK_ROWS: usize = 20_000;
 pub const MAX_OUTPUT_BYTES: usize = 1024 * 1024;
 /// At most this many updates of operations in a batch.
 const MAX_UPDATES: usize = 64;
+/// At most this many signals of the kernel.
+const MAX_SENSES: usize = 32;
 const MAX_CAPABILITIES: usize = 64;
 const MAX_JSON_BYTES: usize = 16 * 1024;
 
@@ -119,6 +122,13 @@ fn release(text: &str) -> Option<Uuid> {
     Uuid::parse_str(text).ok().filter(|uid| !uid.is_nil())
 }
 
+fn senses(senses: &[wire::Sense]) -> BTreeMap<String, Sense> {
+    let sense = |sense: &wire::Sense| {
+        (word(&sense.signal, 32), Sense { by: word(&sense.by, 16), reason: clean(&sense.reason, 300) })
+    };
+    senses.iter().take(MAX_SENSES).map(sense).collect()
+}
+
 /// What a status report says.
 pub fn status(
     tenant: TenantId,
@@ -160,6 +170,7 @@ pub fn status(
         conformance: Conformance::from_word(&report.conformance),
         reasons: reasons(&report.reasons, now),
         apps: apps.into_values().collect(),
+        senses: senses(&report.senses),
         at: now,
     })
 }
@@ -218,7 +229,13 @@ pub fn block(
 /// The kinds a device may speak of begin with one of these; whatever else it says is put under `agent.`.
 const EVENT_NOUNS: [&str; 7] = ["app", "health", "release", "desired", "agent", "runner", "host"];
 
+/// What the kernel tells the device: names without a noun.
+const KERNEL_EVENTS: [&str; 5] = ["process_exit", "oom_kill", "tcp_retransmit", "exec", "connect"];
+
 fn event_kind(kind: &str) -> String {
+    if KERNEL_EVENTS.contains(&kind) {
+        return kind.to_owned();
+    }
     let kind: String = kind
         .chars()
         .filter(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.'))
@@ -243,8 +260,41 @@ pub fn events(
     if sequence == 0 {
         return Err(Unfit("a batch of events has no number"));
     }
-    let mut events = Vec::with_capacity(batch.events.len());
-    for event in batch.events {
+    let events = new_events(device, name, batch.events, now)?;
+    Ok(DeviceEvents { tenant, device, sequence, events })
+}
+
+/// Events that happened on the device and are kept by nobody: for whoever looks now.
+pub fn live_events(
+    device: DeviceId,
+    name: &str,
+    batch: wire::EventBatch,
+    now: UnixMs,
+) -> Result<Vec<Event>, Unfit> {
+    if batch.events.len() > MAX_EVENTS {
+        return Err(Unfit("the batch has too many events"));
+    }
+    let shown = |event: NewEvent| Event {
+        uid: event.uid,
+        sequence: 0,
+        at: event.at,
+        kind: event.kind,
+        subject: Subject { kind: event.subject_kind, uid: event.subject, name: event.subject_name },
+        actor: event.actor,
+        message: event.message,
+        payload: event.payload,
+    };
+    Ok(new_events(device, name, batch.events, now)?.into_iter().map(shown).collect())
+}
+
+fn new_events(
+    device: DeviceId,
+    name: &str,
+    given: Vec<wire::DeviceEvent>,
+    now: UnixMs,
+) -> Result<Vec<NewEvent>, Unfit> {
+    let mut events = Vec::with_capacity(given.len());
+    for event in given {
         let uid = release(&event.uid).ok_or(Unfit("an event has no uid"))?;
         let mut payload = match event.detail_json.as_str() {
             "" => serde_json::json!({}),
@@ -273,7 +323,7 @@ pub fn events(
             payload,
         });
     }
-    Ok(DeviceEvents { tenant, device, sequence, events })
+    Ok(events)
 }
 
 /// At most this many incidents in a batch, and pieces of evidence.

@@ -93,6 +93,7 @@ pub fn device(row: DeviceRow, detail: Detail, heartbeat_ms: i64, now: UnixMs) ->
             last_seen_at: row.last_seen_at,
             agent_version: row.agent_version,
             capabilities: row.capabilities,
+            senses: row.senses,
             hardware: row.hardware,
             accepted: row.accepted,
             desired: desired_at,

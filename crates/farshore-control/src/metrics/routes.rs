@@ -19,7 +19,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::range::{Aggregate, Range};
 use crate::app::App;
-use crate::channel::live::{RENEW_SECONDS, SECONDS, Viewer};
+use crate::channel::live::{Glimpse, RENEW_SECONDS, SECONDS, Viewer};
 use crate::channel::{Hub, report};
 use crate::clock::now;
 use crate::error::{ApiError, ApiResult};
@@ -118,7 +118,8 @@ async fn read(
     Ok(Json(range.finish(stream, query.aggregate.unwrap_or_default())))
 }
 
-/// Samples of a device as they are taken, one a second, for as long as somebody reads: `event: sample`. `event: device` says that its state changed.
+/// Samples of a device as they are taken, one a second, for as long as somebody reads: `event: sample`. `event: event` is an
+/// event of the kernel that the device shows and nobody keeps, such as a process that ended as it should. `event: device` says that its state changed.
 #[utoipa::path(get, path = "/api/devices/{id}/metrics/stream", tag = "devices", params(("id" = String, Path)),
     responses((status = 200, content_type = "text/event-stream", body = String), (status = "4XX", body = Problem)))]
 async fn follow(
@@ -174,10 +175,14 @@ fn samples(reader: Reader, device: DeviceId) -> impl Stream<Item = Result<SseEve
             tokio::select! {
                 () = &mut over => return,
                 _ = renew.tick() => look.renew(),
-                sample = look.viewer.next() => {
-                    let Some(sample) = sample else { return };
-                    let Ok(json) = serde_json::to_string(&*sample) else { continue };
-                    yield Ok(SseEvent::default().event("sample").data(json));
+                glimpse = look.viewer.next() => {
+                    let Some(glimpse) = glimpse else { return };
+                    let (name, json) = match &*glimpse {
+                        Glimpse::Sample(sample) => ("sample", serde_json::to_string(sample)),
+                        Glimpse::Event(event) => ("event", serde_json::to_string(event)),
+                    };
+                    let Ok(json) = json else { continue };
+                    yield Ok(SseEvent::default().event(name).data(json));
                 }
                 change = changes.recv() => match change {
                     Ok(change) if change.tenant == tenant && change.device == device => {

@@ -25,9 +25,14 @@ pub const METRICS: &[&str] = &[
     "net_retx",
     "uptime",
     "temperature",
+    "io_latency_p99",
+    "process_exits",
+    "oom_kills",
+    "disk_wear",
+    "gpu",
 ];
 
-/// The names that `events(…)` takes: what the agent tells of its apps.
+/// The names that `events(…)` takes: what the agent tells of its apps, and what the kernel tells the agent.
 pub const EVENTS: &[&str] = &[
     "app.started",
     "app.exited",
@@ -39,6 +44,11 @@ pub const EVENTS: &[&str] = &[
     "release.activated",
     "release.rolled-back",
     "release.failed",
+    "process_exit",
+    "oom_kill",
+    "tcp_retransmit",
+    "exec",
+    "connect",
 ];
 
 /// Events are counted over at most this long.

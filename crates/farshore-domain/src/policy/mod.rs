@@ -280,6 +280,15 @@ pub struct ReportingRules {
     /// Between two batches of measurements.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch_seconds: Option<u32>,
+    /// Whether eBPF programs may be loaded into the device's kernel; yes when nothing is said. Without them less is seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ebpf: Option<bool>,
+    /// Tell of programs that are executed; needs eBPF.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exec_events: Option<bool>,
+    /// Tell of TCP connections that are begun; needs eBPF.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connect_events: Option<bool>,
 }
 
 /// What a policy says about running an app, for whoever starts it. It counts from the next start on.

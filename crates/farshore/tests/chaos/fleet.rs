@@ -38,6 +38,8 @@ pub(crate) struct Fleet {
     /// The programs of all signed releases.
     programs: BTreeSet<Digest>,
     rollout: String,
+    /// Whether the runners may use eBPF.
+    ebpf: bool,
 }
 
 /// A program beside the `farshore` that these tests were built with.
@@ -76,8 +78,9 @@ fn clean(program: &Path) -> Command {
     command
 }
 
-fn agent(folder: &Path, role: usize) -> Child {
+fn agent(folder: &Path, role: usize, ebpf: bool) -> Child {
     let mut command = clean(&beside("farshore-agent"));
+    command.env("FARSHORE_EBPF", if ebpf { "on" } else { "off" });
     if role == 0 {
         command.arg("run").arg("--state-dir").arg(folder.join("state"));
         command.arg("--runner-socket").arg(folder.join("runner.sock"));
@@ -102,6 +105,11 @@ fn recorder(folder: &Path) -> Vec<u8> {
 impl Fleet {
     /// A control plane, devices that are claimed, and an app placed on them.
     pub(crate) async fn start(devices: usize) -> Self {
+        Self::seeing(devices, true).await
+    }
+
+    /// The same, where eBPF may be forbidden.
+    pub(crate) async fn seeing(devices: usize, ebpf: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().canonicalize().unwrap();
         let ports = [free_port(), free_port()];
@@ -123,6 +131,7 @@ impl Fleet {
             recorder,
             programs: BTreeSet::new(),
             rollout: String::new(),
+            ebpf,
         };
         let said = |word: &str| {
             let log = std::fs::read_to_string(root.join("serve.log")).unwrap_or_default();
@@ -141,7 +150,7 @@ impl Fleet {
         for folder in folders {
             let token = fleet.line("token create --channel prod");
             std::fs::write(folder.join("token"), token.trim()).unwrap();
-            fleet.agents.push([agent(&folder, 0), agent(&folder, 1)]);
+            fleet.agents.push([agent(&folder, 0, ebpf), agent(&folder, 1, ebpf)]);
         }
         fleet
             .until("the devices", || {
@@ -192,6 +201,14 @@ impl Fleet {
             eprintln!("{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
         }
         done.status.success().then(|| String::from_utf8_lossy(&done.stdout).into_owned())
+    }
+
+    /// Starts a command whose output is read as it comes.
+    pub(crate) fn start_line(&self, line: &str) -> Child {
+        let mut command = clean(Path::new(env!("CARGO_BIN_EXE_farshore")));
+        command.args(line.split_whitespace()).current_dir(self.root());
+        command.env("FARSHORE_CONFIG", self.root().join("config.yaml"));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap()
     }
 
     pub(crate) fn line(&self, line: &str) -> String {

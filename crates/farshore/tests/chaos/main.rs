@@ -7,6 +7,7 @@
 
 mod fleet;
 mod incident;
+mod kernel;
 mod watcher;
 
 use std::time::Duration;

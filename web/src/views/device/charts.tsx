@@ -28,6 +28,8 @@ interface Graph {
   atLeast: (figures: Figures) => number
   /** Its figures are bytes: the axis is cut at powers of two. */
   binary?: boolean
+  /** Only shown where there are figures: not every machine has it. */
+  rare?: boolean
 }
 
 const share = (value: number): string => percent(value, value < 0.095 && value > 0 ? 1 : 0)
@@ -70,7 +72,10 @@ const GRAPHS: Graph[] = [
     binary: true,
     atLeast: (f) => lastOf(f, 'disk_total') || 1024 ** 3,
   },
-  { title: 'Disk latency', lines: [{ metric: 'io_latency', name: 'mean', color: '--accent' }], format: (v) => `${v.toFixed(v < 10 ? 1 : 0)} ms`, atLeast: () => 5 },
+  { title: 'Disk latency', lines: [
+      { metric: 'io_latency', name: 'mean', color: '--accent' },
+      { metric: 'io_latency_p99', name: '99 of 100', color: '--warn' },
+    ], format: (v) => `${v.toFixed(v < 10 ? 1 : 0)} ms`, atLeast: () => 5 },
   { title: 'TCP retransmits', lines: [{ metric: 'net_retx', name: 'per second', color: '--warn', fill: true }], format: (v) => `${v.toFixed(1)}/s`, atLeast: () => 2 },
   {
     title: 'Network',
@@ -82,27 +87,35 @@ const GRAPHS: Graph[] = [
     binary: true,
     atLeast: () => 1024,
   },
+  { title: 'Processes ended', lines: [{ metric: 'process_exits', name: 'per second', color: '--accent', fill: true }], format: (v) => `${v.toFixed(1)}/s`, atLeast: () => 2 },
   { title: 'Temperature', lines: [{ metric: 'temperature', name: 'processor', color: '--warn' }], format: (v) => `${v.toFixed(0)} °C`, atLeast: () => 80 },
+  { title: 'Graphics processor', lines: [{ metric: 'gpu', name: 'busy', color: '--accent', fill: true }], format: share, atLeast: () => 1, rare: true },
+  { title: 'Disk wear', lines: [{ metric: 'disk_wear', name: 'used up', color: '--warn' }], format: share, atLeast: () => 1, rare: true },
 ]
 
 interface Props {
   device: Device
   range: Range
   events: FleetEvent[]
+  onEvent: (event: FleetEvent) => void
 }
 
-export function Charts({ device, range, events }: Props) {
+export function Charts({ device, range, events, onEvent }: Props) {
   const navigate = useNavigate({ from: '/devices/$id' })
-  const measured = useMeasurements(device.metadata.uid, range, device.status.lifecycle !== 'pending')
+  const measured = useMeasurements(device.metadata.uid, range, device.status.lifecycle !== 'pending', onEvent)
   const { figures, from, to } = measured
   const [cursor, setCursor] = useState<number | null>(null)
-  const marks: Mark[] = useMemo(() => events.map((e) => ({ at: e.at, ...eventMark(e.type) })), [events])
+  const marks: Mark[] = useMemo(() => events.map((e) => ({ at: e.at, ...eventMark(e) })), [events])
+  const graphs = useMemo(
+    () => GRAPHS.filter((graph) => graph.rare !== true || graph.lines.some((line) => lastOrUndefined(figures, line.metric) !== undefined)),
+    [figures],
+  )
   const series = useMemo(
     () =>
-      GRAPHS.map((graph) =>
+      graphs.map((graph) =>
         graph.lines.map((line): Series => ({ ...line, values: figures.columns[line.metric] ?? [] })),
       ),
-    [figures],
+    [figures, graphs],
   )
   const at = cursor === null ? undefined : figures.at[cursor]
 
@@ -135,7 +148,7 @@ export function Charts({ device, range, events }: Props) {
         </div>
       )}
       <div className="grid gap-px overflow-hidden bg-line sm:grid-cols-2 xl:grid-cols-3">
-        {GRAPHS.map((graph, i) => (
+        {graphs.map((graph, i) => (
           <figure key={graph.title} className="min-w-0 bg-surface px-3 pt-2 pb-1 last:sm:max-xl:col-span-2">
             <figcaption className="flex items-baseline justify-between gap-2">
               <span className="font-medium">{graph.title}</span>

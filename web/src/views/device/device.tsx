@@ -1,11 +1,11 @@
 /** `/devices/$id`: one device, with why it is as it is. */
 import { useQuery } from '@tanstack/react-query'
 import { Link, useNavigate, useParams, useSearch } from '@tanstack/react-router'
-import { useState, type ReactNode } from 'react'
+import { useMemo, useState, type ReactNode } from 'react'
 
 import { ApiError } from '~/api/client'
 import { deviceQuery, eventsQuery } from '~/api/queries'
-import type { Device } from '~/api/types'
+import type { Device, FleetEvent } from '~/api/types'
 import { useKeys } from '~/frame/keys'
 import { useDenied } from '~/frame/me'
 import { Button } from '~/ui/button'
@@ -31,8 +31,11 @@ import { DevicePolicyPanel } from '../policies/of-device'
 import { DeviceApps, DeviceConfig } from './apps'
 import { Charts } from './charts'
 import { EventList } from './events'
+import { Senses } from './senses'
 
 const EVENTS = 50
+/** What is shown as it happens and not kept: so many of the newest. */
+const MOST_SEEN = 100
 
 export function DeviceView() {
   const { id } = useParams({ from: '/shell/devices/$id' })
@@ -43,6 +46,8 @@ export function DeviceView() {
     ...eventsQuery({ subjectKind: 'Device', subject: uid, limit: EVENTS }),
     enabled: uid !== undefined,
   })
+  const [seen, setSeen] = useState<FleetEvent[]>([])
+  const happened = useMemo(() => together(events.data?.items ?? [], seen, uid), [events.data, seen, uid])
   const near = neighbours(id)
   const navigate = useNavigate()
   const go = (name: string | undefined): void => {
@@ -112,8 +117,9 @@ export function DeviceView() {
       <IncidentPanel of={{ device: shown.metadata.uid }} without="device" />
       <DevicePolicyPanel device={shown.metadata.uid} />
       {shown.status.lifecycle !== 'pending' && (
-        <Charts key={shown.metadata.uid} device={shown} range={range} events={events.data?.items ?? []} />
+        <Charts key={shown.metadata.uid} device={shown} range={range} events={happened} onEvent={(event) => setSeen((before) => [event, ...before].slice(0, MOST_SEEN))} />
       )}
+      <Senses senses={shown.status.senses} />
       <Section title="Events" flush>
         {events.isError ? (
           <div className="p-4">
@@ -123,14 +129,21 @@ export function DeviceView() {
           <div className="p-4">
             <Loading what="events" />
           </div>
-        ) : events.data.items.length === 0 ? (
+        ) : happened.length === 0 ? (
           <p className="px-4 py-3 text-muted">Nothing has happened to this device yet.</p>
         ) : (
-          <EventList events={events.data.items} />
+          <EventList events={happened} />
         )}
       </Section>
     </Page>
   )
+}
+
+/** Kept events and those that are only shown, newest first. */
+function together(kept: FleetEvent[], seen: FleetEvent[], uid: string | undefined): FleetEvent[] {
+  const known = new Set(kept.map((event) => event.uid))
+  const others = seen.filter((event) => event.subject.uid === uid && !known.has(event.uid))
+  return others.length === 0 ? kept : [...kept, ...others].sort((a, b) => b.at - a.at)
 }
 
 function Actions({ device }: { device: Device }) {

@@ -9,7 +9,35 @@ import { Time } from '~/ui/time'
 const BAD = /fail|halt|reject|refus|revok|offline|diverg|rolled-back|abort|held|expired/
 const GOOD = /succeed|passed|healthy|approved|claimed|renewed|activated|committed|online|resumed/
 
-export function eventLook(type: string): { shape: Shape; tone: Tone } {
+/** What the look of an event is decided by. */
+interface Told {
+  type: string
+  payload?: unknown
+}
+
+/** How a process ended says more than that it did. */
+function kernelLook({ type, payload }: Told): { shape: Shape; tone: Tone } | undefined {
+  const detail = (payload ?? {}) as { code?: number; signal?: string }
+  switch (type) {
+    case 'process_exit':
+      if (detail.signal === 'SIGTERM' || detail.code === 0) return { shape: 'dot', tone: 'quiet' }
+      return { shape: 'cross', tone: detail.signal === undefined ? 'warn' : 'bad' }
+    case 'oom_kill':
+      return { shape: 'cross', tone: 'bad' }
+    case 'tcp_retransmit':
+      return { shape: 'dot', tone: 'warn' }
+    case 'exec':
+    case 'connect':
+      return { shape: 'dot', tone: 'quiet' }
+    default:
+      return undefined
+  }
+}
+
+export function eventLook(event: Told): { shape: Shape; tone: Tone } {
+  const { type } = event
+  const kernel = kernelLook(event)
+  if (kernel) return kernel
   if (BAD.test(type)) return { shape: 'cross', tone: 'bad' }
   if (GOOD.test(type)) return { shape: 'check', tone: 'ok' }
   return { shape: 'dot', tone: 'info' }
@@ -19,8 +47,8 @@ const COLORS: Record<Tone, string> = { ok: '--ok', bad: '--bad', warn: '--warn',
 const WEIGHTS: Record<Tone, number> = { bad: 4, warn: 3, ok: 2, info: 1, quiet: 0 }
 
 /** How an event is marked on a chart. */
-export function eventMark(type: string): { color: string; weight: number } {
-  const { tone } = eventLook(type)
+export function eventMark(event: Told): { color: string; weight: number } {
+  const { tone } = eventLook(event)
   return { color: COLORS[tone], weight: WEIGHTS[tone] }
 }
 
@@ -46,7 +74,7 @@ export function EventList({ events, withSubject = false }: { events: FleetEvent[
   return (
     <ol className="divide-y divide-line">
       {events.map((event) => {
-        const { shape, tone } = eventLook(event.type)
+        const { shape, tone } = eventLook(event)
         return (
           <li key={event.uid} className="flex gap-2.5 px-4 py-2">
             <span className="pt-1">
@@ -64,6 +92,7 @@ export function EventList({ events, withSubject = false }: { events: FleetEvent[
               <p className="flex flex-wrap gap-x-2 text-sm text-muted">
                 <span className="font-mono text-xs leading-[18px]">{event.type}</span>
                 <span className="truncate">{event.actor}</span>
+                {event.sequence === 0 && <span>shown as it happens, not kept</span>}
               </p>
             </div>
             <Time at={event.at} className="shrink-0 text-sm text-muted" />

@@ -6,12 +6,14 @@ import { useEffect, useMemo, useState } from 'react'
 import { seg, tenantHeaders } from '~/api/client'
 import { fetchMetrics, keys } from '~/api/queries'
 import { openStream, type StreamState } from '~/api/sse'
-import type { Sample } from '~/api/types'
+import type { FleetEvent, Sample } from '~/api/types'
+import { useLatest } from '~/ui/latest'
 import type { Range } from '~/router'
 
 export const METRICS = [
   'cpu', 'mem_used', 'mem_total', 'load1', 'load5', 'load15', 'psi_cpu', 'psi_mem', 'psi_io',
-  'disk_used', 'disk_total', 'io_latency', 'net_retx', 'net_rx', 'net_tx', 'temperature',
+  'disk_used', 'disk_total', 'io_latency', 'io_latency_p99', 'net_retx', 'net_rx', 'net_tx', 'temperature',
+  'process_exits', 'gpu', 'disk_wear',
 ] as const
 export type Metric = (typeof METRICS)[number]
 
@@ -58,8 +60,10 @@ export interface Measured {
   retry: () => void
 }
 
-export function useMeasurements(id: string, range: Range, wanted: boolean): Measured {
+/** `onEvent` is told what the device shows and nobody keeps, as it happens. */
+export function useMeasurements(id: string, range: Range, wanted: boolean, onEvent: (event: FleetEvent) => void): Measured {
   const client = useQueryClient()
+  const tell = useLatest(onEvent)
   const [samples, setSamples] = useState<Sample[]>([])
   const [live, setLive] = useState<StreamState | 'off'>('off')
   const span = RANGE_MS[range]
@@ -91,6 +95,7 @@ export function useMeasurements(id: string, range: Range, wanted: boolean): Meas
           onState: setLive,
           onMessage: (message) => {
             if (message.event === 'device') void client.invalidateQueries({ queryKey: [...keys.device, id] })
+            if (message.event === 'event') tell.current(JSON.parse(message.data) as FleetEvent)
             if (message.event !== 'sample') return
             const sample = JSON.parse(message.data) as Sample
             if (sample.stream === 'host') setSamples((before) => [...before.slice(-MOST_LIVE), sample])
@@ -104,7 +109,7 @@ export function useMeasurements(id: string, range: Range, wanted: boolean): Meas
       document.removeEventListener('visibilitychange', watch)
       stop?.()
     }
-  }, [id, wanted, client])
+  }, [id, wanted, client, tell])
 
   const newest = Math.max(base.dataUpdatedAt, samples.at(-1)?.at ?? 0)
   const [opened] = useState(() => Date.now())

@@ -21,7 +21,7 @@ export function History({ entries }: { entries: HistoryEntry[] }) {
       ) : (
         <ol className="divide-y divide-line">
           {entries.toReversed().map((entry) => {
-            const { shape, tone } = eventLook(entry.what.toLowerCase())
+            const { shape, tone } = eventLook({ type: entry.what.toLowerCase() })
             const who = person(entry.who)
             return (
               <li key={`${entry.at}${entry.what}${entry.message}`} className="flex gap-2.5 px-4 py-2">
