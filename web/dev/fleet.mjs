@@ -97,6 +97,7 @@ function makeDevice(i, location) {
     status: {
       reachability, health, conformance, lifecycle, reasons, lastSeenAt: lifecycle === 'pending' ? undefined : start - silent, agentVersion: '0.1.0',
       capabilities: ['process', 'psi', 'live-metrics'],
+      senses: senses(i % 4 !== 3),
       hardware: { hostname: name, os: 'linux', arch, variant: '', kernel: '6.1.0-28', osName: 'Debian GNU/Linux 12 (bookworm)', model, cpus, memoryBytes: gib * 1024 ** 3 },
       accepted: { epoch: 1, generation: 14 }, desired: { epoch: 1, generation: conformance === 'converging' ? 15 : 14 },
       certificateExpiresAt: start + (reachability === 'offline' ? 2 : 14) * HOUR,
@@ -212,3 +213,14 @@ export const users = [['anna', 'tenant-admin', 2 * MINUTE], ['ops', 'operator', 
 
 let sequence = 48_210
 export const event = (type, subject, message, actor = 'engine', at = Date.now()) => ({ uid: uid(), sequence: ++sequence, at, type, subject, actor, message, payload: {} })
+
+/** Who tells which signal of the kernel: eBPF, or what there is without it. */
+function senses(ebpf) {
+  const why = 'the kernel has no BTF (/sys/kernel/btf/vmlinux)'
+  const told = (by, reason) => (ebpf ? { by: 'ebpf', reason: 'tracepoints' } : { by, reason: `${reason}; ${why}` })
+  const unasked = { by: 'none', reason: 'not asked for by the policy' }
+  return {
+    process_exit: told('netlink', 'process connector'), oom_kill: told('proc', '/proc/vmstat, a number only'), tcp_retransmit: told('proc', '/proc/net/snmp, a number only'),
+    io_latency: told('proc', '/proc/diskstats, the mean only'), exec: unasked, connect: unasked,
+  }
+}

@@ -100,13 +100,13 @@ function figure(metric, at, device) {
     {
       cpu: Math.min(1, 0.06 + 0.14 * wave + 0.08 * noise + 0.55 * spike), mem_used: gib * (0.31 + 0.04 * wave + 0.12 * spike), mem_total: gib,
       load1: 0.3 + wave * 0.7 + noise * 0.3 + 3 * spike, load5: 0.4 + wave * 0.6, load15: 0.5 + wave * 0.3, psi_cpu: 0.01 + 0.04 * noise * wave + 0.3 * spike, psi_mem: 0.002 * noise,
-      psi_io: 0.008 + 0.02 * noise + 0.1 * spike, disk_used: 9.2e9 + (t % 86400) * 900, disk_total: 3.1e10, io_latency: noise < 0.08 ? null : 0.8 + 2.4 * noise + 18 * spike,
+      psi_io: 0.008 + 0.02 * noise + 0.1 * spike, disk_used: 9.2e9 + (t % 86400) * 900, disk_total: 3.1e10, io_latency: noise < 0.08 ? null : 0.8 + 2.4 * noise + 18 * spike, io_latency_p99: noise < 0.08 ? null : [2.048, 4.096, 8.192][Math.floor(noise * 3)] * (spike ? 8 : 1), process_exits: 0.4 + 3 * noise * wave + 40 * spike,
       net_retx: noise > 0.9 ? noise * 4 : 0, net_rx: 42_000 + 60_000 * wave * noise, net_tx: 12_000 + 9000 * noise, temperature: 48 + 6 * wave,
     }[metric] ?? null
   )
 }
 
-const METRICS = ['cpu', 'mem_used', 'load1', 'load5', 'load15', 'psi_cpu', 'psi_mem', 'psi_io', 'disk_used', 'disk_total', 'io_latency', 'net_retx', 'net_rx', 'net_tx', 'mem_total', 'temperature']
+const METRICS = ['cpu', 'mem_used', 'load1', 'load5', 'load15', 'psi_cpu', 'psi_mem', 'psi_io', 'disk_used', 'disk_total', 'io_latency', 'io_latency_p99', 'process_exits', 'net_retx', 'net_rx', 'net_tx', 'mem_total', 'temperature']
 
 const problem = (status, code, detail, errors) => ({ status, body: { type: `https://farshore.dev/problems/${code}`, title: { 'not-found': 'Not found', internal: 'Internal error', unauthenticated: 'Log in first', conflict: 'Conflict', invalid: 'The request is not valid' }[code], status, code, detail, ...(errors ? { errors } : {}), ...(status >= 500 ? { requestId: '0199aa31-7c1e' } : {}) } })
 const ok = (body, status = 200) => ({ status, body })
@@ -114,6 +114,18 @@ const list = (items) => ok({ items, metadata: { total: items.length } })
 const found = (items, id) => items.find((o) => o.metadata.uid === id || o.metadata.name === id)
 const PERMISSIONS = ['device.read', 'device.write', 'device.revoke', 'device.operate', 'claim.read', 'claim.write', 'release.read', 'release.write', 'trust.read', 'fleet.read', 'fleet.write', 'rollout.read', 'rollout.write', 'rollout.approve', 'incident.read', 'incident.write', 'policy.read', 'policy.write', 'event.read', 'user.read', 'user.write', 'tenant.read']
 const me = { user: fleet.uid(), email: 'anna@northwind.example', tenant: 'northwind', tenantId: fleet.uid(), role: 'tenant-admin', permissions: PERMISSIONS, tenants: ['northwind', 'contoso'], expiresAt: fleet.start + 8 * 3_600_000 }
+
+/** An event of the kernel that is shown and not kept. */
+function seen(device, at) {
+  const n = Math.floor(at / 1000)
+  const [type, message, payload] = [
+    ['process_exit', `sh (pid ${n % 30_000}) exited with 0`, { pid: n % 30_000, comm: 'sh', code: 0, source: 'ebpf' }],
+    ['process_exit', `curl of edge-web (pid ${n % 30_000}) exited with 7`, { pid: n % 30_000, comm: 'curl', code: 7, app: 'edge-web', source: 'ebpf' }],
+    ['tcp_retransmit', '23 TCP segments to 10.20.0.7:443 were sent again', { peer: '10.20.0.7:443', times: 23, source: 'ebpf' }],
+    ['process_exit', `the process of edge-web (server, pid ${n % 30_000}) was killed by SIGKILL`, { pid: n % 30_000, comm: 'server', signal: 'SIGKILL', app: 'edge-web', main: true, source: 'ebpf' }],
+  ][Math.floor(n / 3) % 4]
+  return { uid: fleet.uid(), sequence: 0, at: at - 40, type, subject: dev(device), actor: `device:${device.metadata.name}`, message, payload }
+}
 
 function answer(method, path, query, body) {
   const parts = path.split('/').filter(Boolean).slice(1)
@@ -264,6 +276,7 @@ async function handle(request, response) {
     const device = found(devices, decodeURIComponent(path.split('/')[3] ?? ''))
     stream(request, response, 1000, (send) => {
       const at = Date.now()
+      if (device && Math.floor(at / 1000) % 3 === 0) send('event', seen(device, at))
       if (device) send('sample', { stream: 'host', at, values: Object.fromEntries(METRICS.map((m) => [m, figure(m, at, device)]).filter(([, v]) => v !== null)) })
     })
     return

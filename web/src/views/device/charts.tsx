@@ -149,7 +149,7 @@ export function Charts({ device, range, events, onEvent }: Props) {
       )}
       <div className="grid gap-px overflow-hidden bg-line sm:grid-cols-2 xl:grid-cols-3">
         {graphs.map((graph, i) => (
-          <figure key={graph.title} className="min-w-0 bg-surface px-3 pt-2 pb-1 last:sm:max-xl:col-span-2">
+          <figure key={graph.title} className={cx('min-w-0 bg-surface px-3 pt-2 pb-1', i === graphs.length - 1 && fills(graphs.length))}>
             <figcaption className="flex items-baseline justify-between gap-2">
               <span className="font-medium">{graph.title}</span>
               <span className="flex gap-2.5 truncate text-sm text-muted">
@@ -188,6 +188,10 @@ export function Charts({ device, range, events, onEvent }: Props) {
     </section>
   )
 }
+
+/** The last graph fills what its row has left, in two columns and in three. */
+const fills = (count: number): string =>
+  cx(count % 2 === 1 && 'sm:max-xl:col-span-2', count % 3 === 1 && 'xl:col-span-3', count % 3 === 2 && 'xl:col-span-2')
 
 const lastOrUndefined = (figures: Figures, metric: Metric): number | undefined =>
   figures.columns[metric]?.findLast((v): v is number => v !== null)

@@ -143,7 +143,7 @@ export function DeviceView() {
 function together(kept: FleetEvent[], seen: FleetEvent[], uid: string | undefined): FleetEvent[] {
   const known = new Set(kept.map((event) => event.uid))
   const others = seen.filter((event) => event.subject.uid === uid && !known.has(event.uid))
-  return others.length === 0 ? kept : [...kept, ...others].sort((a, b) => b.at - a.at)
+  return others.length === 0 ? kept : [...kept, ...others].toSorted((a, b) => b.at - a.at)
 }
 
 function Actions({ device }: { device: Device }) {
