@@ -4,10 +4,14 @@
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use farshore_collect::kernel::{Connector, Ended, Event, Eyes, Kind, Wants, hand_over, load, receive};
 use rustix::event::{PollFd, PollFlags, poll};
+
+/// The loader finds its links among all of its process's, so two may not load in one process at once.
+static LOADING: Mutex<()> = Mutex::new(());
 
 fn is_root(test: &str) -> bool {
     let root = rustix::process::geteuid().is_root();
@@ -63,6 +67,7 @@ fn the_kernel_tells_how_processes_end_and_what_they_do() {
     if !is_root("the_kernel_tells_how_processes_end_and_what_they_do") {
         return;
     }
+    let _alone = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
     let mut eyes = eyes(Wants { exec: true, connect: true });
     let own = i32::try_from(std::process::id()).unwrap();
 
@@ -115,6 +120,7 @@ fn the_kernel_ends_looking_when_nobody_holds_the_descriptors() {
         return;
     }
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    let _alone = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
     let loaded = load(Wants::default()).unwrap();
     assert_eq!(loaded.links.len(), 5);
     let id = |fd: &std::os::fd::OwnedFd| {
