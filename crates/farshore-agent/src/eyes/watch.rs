@@ -1,6 +1,6 @@
 //! The runner's side: reads what the kernel tells and passes it on for as long as `run` watches.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::PoisonError;
 use std::time::Duration;
 
@@ -129,8 +129,7 @@ async fn open(watch: &Watch, look: Look) -> (Teller, Sources) {
     tracing::info!(%why, "looking without eBPF");
     let mut sources = Sources::new();
     let opened = connector.map_or_else(Connector::open, Ok);
-    let teller = match opened.and_then(|connector| AsyncFd::register(connector).map_err(std::io::Error::from))
-    {
+    let teller = match opened.and_then(woken) {
         Ok(connector) => {
             sources.insert("process_exit".to_owned(), source("netlink", format!("process connector; {why}")));
             Teller::Netlink(connector)
@@ -147,7 +146,16 @@ async fn open(watch: &Watch, look: Look) -> (Teller, Sources) {
 
 fn attended(maps: [OwnedFd; 4], links: Vec<OwnedFd>) -> Result<AsyncFd<Eyes>, String> {
     let eyes = Eyes::new(maps, links).map_err(|error| crate::chain(&error))?;
-    AsyncFd::register(eyes).map_err(|error| error.to_string())
+    woken(eyes).map_err(|error| error.to_string())
+}
+
+/// Hands a descriptor to the runtime, which says when it is readable.
+#[expect(
+    deprecated,
+    reason = "its successor is unsafe, and asks for what holds here: both types own one descriptor and never change it"
+)]
+fn woken<T: AsRawFd>(from: T) -> std::io::Result<AsyncFd<T>> {
+    AsyncFd::new(from)
 }
 
 /// What /proc tells of the signals that have no source yet.
