@@ -25,7 +25,7 @@ pub(crate) struct Arguments {
 }
 
 /// What the package puts where: file in the repository, place on the device.
-const FILES: [(&str, &str); 4] = [
+const FILES: [(&str, &str); 6] = [
     ("deploy/systemd/farshore-agent.service", "usr/lib/systemd/system/farshore-agent.service"),
     ("deploy/systemd/farshore-runner.service", "usr/lib/systemd/system/farshore-runner.service"),
     ("deploy/systemd/farshore-eyes.socket", "usr/lib/systemd/system/farshore-eyes.socket"),
