@@ -259,7 +259,7 @@ impl Fleet {
             Victim::Run(device) | Victim::Runner(device) => {
                 let role = usize::from(matches!(victim, Victim::Runner(_)));
                 kill(&mut self.agents[device][role]);
-                self.agents[device][role] = agent(&root.join(format!("device-{device}")), role);
+                self.agents[device][role] = agent(&root.join(format!("device-{device}")), role, self.ebpf);
             }
         }
     }
