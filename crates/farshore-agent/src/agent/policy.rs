@@ -13,7 +13,7 @@ use farshore_domain::reconcile::{
 use farshore_domain::schedule::{Look, Purpose, Shut, WindowKind, Zone};
 use farshore_domain::time::{MINUTE_MS, UnixMs};
 
-use crate::eyes::Look;
+use crate::eyes;
 
 /// At most this many events are remembered for counting.
 const MAX_EVENTS: usize = 2_000;
@@ -200,10 +200,10 @@ impl Policy {
     }
 
     /// How closely the kernel is to be watched.
-    pub(super) fn look(&self) -> Look {
+    pub(super) fn look(&self) -> eyes::Look {
         let rules = &self.rules.reporting;
-        let given = Look::default();
-        Look {
+        let given = eyes::Look::default();
+        eyes::Look {
             ebpf: rules.ebpf.unwrap_or(given.ebpf),
             exec: rules.exec_events.unwrap_or(given.exec),
             connect: rules.connect_events.unwrap_or(given.connect),

@@ -92,7 +92,7 @@ mod tests {
     #[test]
     fn boards_are_read_where_they_tell_and_absent_elsewhere() {
         let root = tempfile::tempdir().unwrap();
-        let roots = Roots { proc: root.path().join("proc"), sys: root.path().join("sys") };
+        let roots = Roots::under(root.path());
         let mut buffer = Vec::new();
         let none = Hardware::find(&roots);
         assert!(none.wear(&mut buffer).is_err() && none.gpu(&mut buffer).is_err());

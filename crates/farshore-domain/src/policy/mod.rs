@@ -30,7 +30,7 @@ use crate::word_enum;
 /// The capability that an agent names when it understands [`DesiredPolicy`]. A field that is added to [`Rules`] later needs
 /// a new one: an agent refuses a desired state with fields it does not know.
 pub const POLICY_CAPABILITY: &str = "policy/v1";
-/// The same for what came later: windows, retention beyond log files, recreation and reboots. An agent without it gets the rest ([`Rules::without_v2`]).
+/// The same for what came later: windows, retention beyond log files, recreation and reboots, how closely the kernel is watched. An agent without it gets the rest ([`Rules::without_v2`]).
 pub const POLICY_CAPABILITY_2: &str = "policy/v2";
 
 /// At most this many health conditions in one policy.
@@ -342,6 +342,12 @@ impl Rules {
             rollback: RollbackRules { reboot: None, ..self.rollback.clone() },
             retention: RetentionRules { log_bytes, log_files, ..RetentionRules::default() },
             schedule: ScheduleRules::default(),
+            reporting: ReportingRules {
+                ebpf: None,
+                exec_events: None,
+                connect_events: None,
+                ..self.reporting
+            },
             ..self.clone()
         }
     }
