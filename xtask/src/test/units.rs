@@ -25,7 +25,12 @@ const SUITES: &[(&str, &str)] = &[
         "package(farshore-agent) - binary(hostile) - binary(conformance) - test(/^(runner|line|incidents|policy)::/)",
     ),
     ("farshore-runner.service", "package(farshore-agent) & test(/^(runner|line)::/)"),
+    // Apps that are units themselves, without a sandbox around the test.
+    (NO_UNIT, "package(farshore-agent) & binary(conformance) & test(/^systemd::/)"),
 ];
+
+/// For tests that run under no unit's sandbox.
+const NO_UNIT: &str = "no unit";
 
 /// Longest time for one test process in the machine, in seconds; nextest's own limit strikes before.
 const LONGEST_TEST: u32 = 600;
@@ -165,7 +170,8 @@ fn runner_setting(machine: &Machine, unit: &str) -> Result<String> {
     let host =
         version.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc -vV names no host")?;
     let leader = machine.leader().to_string();
-    let unit = tools::root().join("deploy/systemd").join(unit);
+    let unit =
+        if unit == NO_UNIT { PathBuf::from(unit) } else { tools::root().join("deploy/systemd").join(unit) };
     let words = [
         program.to_string_lossy(),
         "in-machine".into(),
@@ -205,8 +211,12 @@ pub(crate) fn in_machine(arguments: &InMachine) -> ExitCode {
 }
 
 fn in_machine_command(arguments: &InMachine) -> Result<Command> {
-    let unit = std::fs::read_to_string(&arguments.unit)
-        .with_context(|| format!("cannot read {}", arguments.unit.display()))?;
+    let unit = if arguments.unit == Path::new(NO_UNIT) {
+        String::new()
+    } else {
+        std::fs::read_to_string(&arguments.unit)
+            .with_context(|| format!("cannot read {}", arguments.unit.display()))?
+    };
     let here = std::env::current_dir().context("cannot find the working folder")?;
     let mut command = machine::enter(arguments.leader);
     command.args(["systemd-run", "--quiet", "--wait", "--pipe", "--collect", "--service-type=exec"]);
@@ -230,6 +240,8 @@ fn in_machine_command(arguments: &InMachine) -> Result<Command> {
     }
     // Where the runner's tests make control groups: in what is delegated to the apps.
     command.arg("--setenv=FARSHORE_TEST_CGROUP=farshore.slice/farshore-apps.service");
+    // Here is a systemd that tests may play with.
+    command.arg("--setenv=FARSHORE_TEST_SYSTEMD=1");
     command.arg("--").args(&arguments.command);
     Ok(command)
 }

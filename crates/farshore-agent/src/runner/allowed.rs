@@ -32,13 +32,16 @@ pub struct Allowed {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Systemd {
     pub bus: PathBuf,
+    /// Before the app's name in the names of transient units.
+    pub prefix: String,
     /// Installed units that apps may drive, such as `nginx.service`.
     pub units: Vec<String>,
 }
 
 impl Default for Systemd {
     fn default() -> Self {
-        Self { bus: PathBuf::from("/run/dbus/system_bus_socket"), units: Vec::new() }
+        let bus = PathBuf::from("/run/dbus/system_bus_socket");
+        Self { bus, prefix: "farshore-app-".to_owned(), units: Vec::new() }
     }
 }
 
@@ -53,6 +56,8 @@ pub struct Containerd {
     pub mounts: Vec<PathBuf>,
     /// Kinds of CDI devices that may be given, such as `nvidia.com/gpu`.
     pub devices: Vec<String>,
+    /// Where files say what CDI devices are.
+    pub cdi_folders: Vec<PathBuf>,
 }
 
 impl Default for Containerd {
@@ -63,6 +68,7 @@ impl Default for Containerd {
             snapshotter: "overlayfs".to_owned(),
             mounts: Vec::new(),
             devices: Vec::new(),
+            cdi_folders: ["/etc/cdi", "/var/run/cdi"].map(PathBuf::from).to_vec(),
         }
     }
 }

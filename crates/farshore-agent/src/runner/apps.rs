@@ -188,10 +188,15 @@ impl Apps {
             Some(RunUser::Root) => None,
             None => locked(&self.users).of(app)?,
         };
-        let cgroups = self
-            .cgroups
-            .prepare(app, &bounds.limits(&manifest.run.limits))
-            .map_err(|e| RunnerError::io("setting the app's limits", e))?;
+        let limits = bounds.limits(&manifest.run.limits);
+        let cgroups = match manifest.run.kind {
+            // Who runs them sets their limits.
+            Kind::Systemd | Kind::Container | Kind::Compose => Vec::new(),
+            _ => self
+                .cgroups
+                .prepare(app, &limits)
+                .map_err(|e| RunnerError::io("setting the app's limits", e))?,
+        };
         if let Some(user) = user {
             std::os::unix::fs::chown(folder.data(), Some(user.uid), Some(user.gid))
                 .map_err(|e| RunnerError::io("giving the app its data folder", e))?;
@@ -219,8 +224,9 @@ impl Apps {
             log_bytes: bounds.retention.log_bytes.map_or(LOG_BYTES, |bytes| bytes.clamp(1 << 14, 1 << 30)),
             run: Some(manifest.run.clone()),
             allowed: self.allowed.clone(),
+            limits,
             hooks: hooks(&manifest),
-            notifies: manifest.run.ready == Some(Ready::Notify),
+            notifies: manifest.run.kind == Kind::Process && manifest.run.ready == Some(Ready::Notify),
             start_timeout_ms: u64::from(manifest.start_timeout_seconds) * 1000,
             log_files: bounds.retention.log_files.map_or(LOG_FILES, |files| files.clamp(1, 100)),
         };
@@ -397,6 +403,14 @@ impl Apps {
         let up = status.is_some_and(|status| status.running.up);
         let spec = Self::spec(&folder).filter(|_| up).ok_or_else(|| RunnerError::NotRunning(app.clone()))?;
         let check = spec.checks.get(name).ok_or_else(|| RunnerError::NoCheck(name.clone()))?;
+        let limit = Duration::from_millis(check.timeout_ms);
+        if let Some(asked) = runtime::of(&folder, &spec).check(&check.command, limit) {
+            let asked = asked.await;
+            return match asked.map_err(|source| RunnerError::Runtime { what: "running the check", source })? {
+                Ok(()) => Ok((true, String::new())),
+                Err(message) => Ok((false, message)),
+            };
+        }
         let mut child = Command::new(&self.program)
             .arg("app-exec")
             .arg(folder.spec())
@@ -427,13 +441,33 @@ impl Apps {
             .map_err(|e| RunnerError::io("deleting old logs", e))
     }
 
-    pub(crate) fn logs(&self, app: &Name, bytes: u32) -> Result<String, RunnerError> {
-        let folder = self.app(app).logs();
-        let each = u64::from(bytes.min(MAX_LOG_BYTES) / 2);
+    pub(crate) async fn logs(&self, app: &Name, bytes: u32) -> Result<String, RunnerError> {
+        let app = self.app(app);
+        let bytes = u64::from(bytes.min(MAX_LOG_BYTES));
+        if let Some(spec) =
+            Self::spec(&app).filter(|spec| spec.run.as_ref().is_some_and(|run| run.kind == Kind::Systemd))
+        {
+            let text = runtime::journal(&app, &spec, bytes).await;
+            return text.map_err(|source| RunnerError::Runtime { what: "reading the journal", source });
+        }
+        let folder = app.logs();
+        // An app of several containers has a pair for each.
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&folder).into_iter().flatten() {
+            let name = entry.map_err(|e| RunnerError::io("reading logs", e))?.file_name();
+            if let Some(name) =
+                name.to_str().filter(|name| name.ends_with("stdout.log") || name.ends_with("stderr.log"))
+            {
+                names.push(name.to_owned());
+            }
+        }
+        names
+            .sort_by(|a, b| b.ends_with("stdout.log").cmp(&a.ends_with("stdout.log")).then_with(|| a.cmp(b)));
+        let each = bytes / (names.len().max(2) as u64);
         let mut text = String::new();
-        for name in ["stdout.log", "stderr.log"] {
+        for name in names {
             let tail =
-                logs::tail(&folder.join(name), each).map_err(|e| RunnerError::io("reading logs", e))?;
+                logs::tail(&folder.join(&name), each).map_err(|e| RunnerError::io("reading logs", e))?;
             if !tail.is_empty() {
                 text.push_str(&format!("==> {name} <==\n{}\n", String::from_utf8_lossy(&tail)));
             }
@@ -457,7 +491,7 @@ fn environment(
     env.insert("HOME".to_owned(), folder.data().to_string_lossy().into_owned());
     env.insert("FARSHORE_APP".to_owned(), manifest.app.to_string());
     env.insert("FARSHORE_VERSION".to_owned(), manifest.version.to_string());
-    if manifest.run.ready == Some(Ready::Notify) {
+    if manifest.run.kind == Kind::Process && manifest.run.ready == Some(Ready::Notify) {
         env.insert("NOTIFY_SOCKET".to_owned(), folder.notify().to_string_lossy().into_owned());
     }
     if manifest.run.kind == Kind::Files {

@@ -7,6 +7,8 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
+use farshore_domain::release::kind::Kind;
+
 use super::cgroup;
 use super::spec::Spec;
 use crate::file;
@@ -57,6 +59,12 @@ pub fn become_app(spec: &Path, part: Part<'_>) -> Result<std::convert::Infallibl
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o027));
     let mut app = Command::new(spec.folder.join(program));
     app.args(arguments).current_dir(&spec.folder).env_clear().envs(&spec.env);
+    // systemd's own, where that has started it.
+    if let Some(socket) = std::env::var_os("NOTIFY_SOCKET")
+        && spec.run.as_ref().is_some_and(|run| run.kind == Kind::Systemd)
+    {
+        app.env("NOTIFY_SOCKET", socket);
+    }
     if let Some(user) = spec.user {
         // Sets the groups to none but this one, too; capabilities go with the user id.
         app.uid(user.uid).gid(user.gid);

@@ -108,6 +108,11 @@ impl AppFolder {
         self.root.join("notify.sock")
     }
 
+    /// Where the pipes of containers are.
+    pub(crate) fn pipes(&self) -> PathBuf {
+        self.state()
+    }
+
     /// What an app of kind `files` has changed, and what was there before.
     pub(crate) fn files(&self) -> PathBuf {
         self.root.join("files")

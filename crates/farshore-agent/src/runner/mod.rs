@@ -382,7 +382,7 @@ impl Shared {
             Request::Sources {} => Ok(Reply::Sources { sources: self.watch.sources().await }),
             // Taken before this is asked.
             Request::Watch { .. } => Ok(Reply::Done),
-            Request::Logs { app, bytes } => Ok(Reply::Logs { text: apps.logs(&app, bytes)? }),
+            Request::Logs { app, bytes } => Ok(Reply::Logs { text: apps.logs(&app, bytes).await? }),
         }
     }
 }

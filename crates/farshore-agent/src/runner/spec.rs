@@ -7,7 +7,7 @@ use farshore_domain::digest::Digest;
 use farshore_domain::id::ReleaseId;
 use farshore_domain::name::Name;
 use farshore_domain::reconcile::Running;
-use farshore_domain::release::Run;
+use farshore_domain::release::{Limits, Run};
 use farshore_domain::version::Version;
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +43,9 @@ pub(crate) struct Spec {
     /// What the manifest says; an older runner did not write it, and started processes only.
     #[serde(default)]
     pub(crate) run: Option<Run>,
+    /// The manifest's limits within those of the device's policy.
+    #[serde(default)]
+    pub(crate) limits: Limits,
     /// What the device said when it was started.
     #[serde(default)]
     pub(crate) allowed: Allowed,

@@ -4,10 +4,12 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 mod bed;
+mod container;
 mod files;
 mod installer;
 mod process;
 mod suite;
+mod systemd;
 
 #[path = "../device/release.rs"]
 #[expect(dead_code, reason = "shared with the device's tests, which use more of it")]

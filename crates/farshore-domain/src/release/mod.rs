@@ -338,8 +338,8 @@ impl Run {
         if self.stop_timeout_seconds > 600 {
             return Err(invalid("run.stopTimeoutSeconds", "is at most 600"));
         }
-        if self.ready.is_some() && self.kind != Kind::Process {
-            return Err(invalid("run.ready", "is for apps of kind process"));
+        if self.ready.is_some() && !matches!(self.kind, Kind::Process | Kind::Systemd) {
+            return Err(invalid("run.ready", "is for apps of kind process or systemd"));
         }
         Ok(())
     }
@@ -571,7 +571,7 @@ mod tests {
                 "run.command",
             ),
             (serde_json::json!({"kind": "installer", "command": ["bin/x"], "user": "www-data"}), "www-data"),
-            (serde_json::json!({"kind": "systemd", "command": ["bin/x"], "ready": "notify"}), "run.ready"),
+            (serde_json::json!({"kind": "installer", "command": ["bin/x"], "ready": "notify"}), "run.ready"),
         ];
         for (run, expect) in bad {
             let error = of_kind(run.clone()).expect_err(&run.to_string()).to_string();

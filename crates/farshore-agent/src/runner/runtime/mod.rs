@@ -3,22 +3,28 @@
 //! The supervisor is the same for all ([`super::shim`]): it keeps one instance going, restarts it with growing pauses, says how it is, holds the lock that
 //! says that it lives, and is found again by a runner that comes back. A runtime only knows how an instance of its kind begins, ends and is cleared away.
 
+mod container;
 mod files;
 mod hook;
 mod installer;
 mod process;
+mod systemd;
 
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 use farshore_domain::release::kind::Kind;
 
 use super::folder::AppFolder;
 use super::spec::{Process, Spec};
 
-pub(super) use files::FilesRuntime;
-pub(super) use installer::InstallerRuntime;
-pub(super) use process::ProcessRuntime;
+use container::{ComposeRuntime, ContainerRuntime};
+use files::FilesRuntime;
+use installer::InstallerRuntime;
+use process::ProcessRuntime;
+use systemd::SystemdRuntime;
+pub(crate) use systemd::journal;
 
 /// Why an instance could not be begun, watched or ended.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +69,11 @@ pub(crate) trait Runtime: Send {
     /// Clears away what an instance has left, also one of an earlier supervisor that was killed. Fine when there is nothing.
     fn clear(&mut self) -> Work<'_, ()>;
 
+    /// Runs a command check where the app is; whether it was good. `None` where that is simply the release's folder.
+    fn check<'a>(&'a mut self, _: &'a [String], _: Duration) -> Option<Work<'a, Result<(), String>>> {
+        None
+    }
+
     /// Takes back what the app has changed on the device outside of its own folders.
     fn remove(&mut self) -> Work<'_, ()> {
         Box::pin(async { Ok(()) })
@@ -74,6 +85,9 @@ pub(crate) fn of(folder: &AppFolder, spec: &Spec) -> Box<dyn Runtime> {
     let (folder, spec) = (folder.clone(), spec.clone());
     match spec.run.as_ref().map_or(Kind::Process, |run| run.kind) {
         Kind::Files => Box::new(FilesRuntime::new(folder, spec)),
+        Kind::Systemd => Box::new(SystemdRuntime::new(folder, spec)),
+        Kind::Container => Box::new(ContainerRuntime::new(folder, spec)),
+        Kind::Compose => Box::new(ComposeRuntime::new(folder, spec)),
         Kind::Installer => Box::new(InstallerRuntime::new(folder, spec)),
         _ => Box::new(ProcessRuntime::new(folder, spec)),
     }
