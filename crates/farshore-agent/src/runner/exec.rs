@@ -53,7 +53,11 @@ pub fn become_app(spec: &Path, part: Part<'_>) -> Result<std::convert::Infallibl
         }
     };
     let (program, arguments) = command.split_first().ok_or(ExecError::Damaged)?;
-    rustix::process::setsid().map_err(|e| ExecError::Prepare(e.into()))?;
+    match rustix::process::setsid() {
+        // systemd has given it a session of its own already.
+        Ok(_) | Err(rustix::io::Errno::PERM) => {}
+        Err(error) => return Err(ExecError::Prepare(error.into())),
+    }
     cgroup::join(&spec.cgroups).map_err(ExecError::Prepare)?;
     rustix::thread::set_no_new_privs(true).map_err(|e| ExecError::Prepare(e.into()))?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o027));

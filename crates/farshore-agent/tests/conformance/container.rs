@@ -43,7 +43,7 @@ impl Containerd {
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()
-            .expect("containerd is missing; type: apt-get install containerd runc");
+            .unwrap_or_else(|error| panic!("containerd: {error}; type: apt-get install containerd runc"));
         let namespace = format!("farshore-{}", uuid::Uuid::new_v4().simple());
         let it = Self { child, folder, namespace };
         for _ in 0..500 {
@@ -105,8 +105,8 @@ impl Drop for Containerd {
 
 /// An OCI layout of one image with a shell, below `at` in the release: two layers, of which the second is packed.
 fn image(at: &str, script: &str) -> Vec<(String, u32, Vec<u8>)> {
-    let busybox =
-        std::fs::read("/bin/busybox").expect("busybox is missing; type: apt-get install busybox-static");
+    let busybox = std::fs::read("/bin/busybox")
+        .unwrap_or_else(|error| panic!("busybox: {error}; type: apt-get install busybox-static"));
     let layer = |files: &[(&str, u32, &[u8])], links: &[&str]| {
         let mut builder = tar::Builder::new(Vec::new());
         for (path, mode, content) in files {
@@ -221,7 +221,7 @@ impl Sort for Contained {
     }
 }
 
-mod container {
+mod single {
     use super::*;
 
     // `starts_slowly`: what takes time is the unpacking of the image.

@@ -153,10 +153,9 @@ async fn read<A: Message + Default>(
 ) -> Result<Vec<A>, GrpcError> {
     let response = sent.await.map_err(GrpcError::Http)?;
     // An answer without a body has its status here.
-    status(response.headers())?;
+    let mut told = status(response.headers())?;
     let mut body = response.into_body();
     let mut bytes = BytesMut::new();
-    let mut told = false;
     while let Some(frame) = body.frame().await {
         match frame.map_err(GrpcError::Http)?.into_data() {
             Ok(data) => {
