@@ -547,7 +547,10 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Samples of a device as they are taken, one a second, for as long as somebody reads: `event: sample`. `event: device` says that its state changed. */
+        /**
+         * Samples of a device as they are taken, one a second, for as long as somebody reads: `event: sample`. `event: event` is an
+         *     event of the kernel that the device shows and nobody keeps, such as a process that ended as it should. `event: device` says that its state changed.
+         */
         get: operations["get_devices_id_metrics_stream"];
         put?: never;
         post?: never;
@@ -625,6 +628,108 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/devices/{id}:diagnostics": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** How the device is: host, agent, link, disks, what happened last. The output is JSON. */
+        post: operations["post_devices_id_diagnostics"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/devices/{id}:drain": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Stops the device's apps and keeps them stopped until it is uncordoned. Cordons it first; begins when the budgets of its groups allow it. */
+        post: operations["post_devices_id_drain"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/devices/{id}:exec": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Runs a runbook of the device's policy, or a command where the policy allows any; as an unprivileged user, with a time limit. */
+        post: operations["post_devices_id_exec"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/devices/{id}:inventory": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** What the device has: hardware, system, packages, apps. The output is JSON. */
+        post: operations["post_devices_id_inventory"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/devices/{id}:logs": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** The end of an app's log; with `followSeconds` also what comes. */
+        post: operations["post_devices_id_logs"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/devices/{id}:reboot": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Reboots the device, where its policy and its agent allow it. */
+        post: operations["post_devices_id_reboot"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/devices/{id}:reject": {
         parameters: {
             query?: never;
@@ -651,7 +756,7 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Asks the device to restart an app. It is done once, within a quarter of an hour or not at all. */
+        /** Restarts an app. It is done once, within the time it says or not at all. */
         post: operations["post_devices_id_restart_app"];
         delete?: never;
         options?: never;
@@ -693,6 +798,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/devices/{id}:rollback": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Takes one app back to its earlier release on this device, which holds it there until it is resumed. */
+        post: operations["post_devices_id_rollback"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/devices/{id}:uncordon": {
         parameters: {
             query?: never;
@@ -704,6 +826,26 @@ export interface paths {
         put?: never;
         /** Gives a cordoned device assignments again. */
         post: operations["post_devices_id_uncordon"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/devices:operate": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Asks something of many devices. With `dryRun` it only says which, what each would do, and which are refused and why; without, the `preview` of
+         *     that answer is needed, and when the devices have changed since, nothing is done.
+         */
+        post: operations["post_devices_operate"];
         delete?: never;
         options?: never;
         head?: never;
@@ -920,6 +1062,77 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/operations": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Lists operations, newest first. */
+        get: operations["get_operations"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/operations/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Shows an operation. */
+        get: operations["get_operations_id"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/operations/{id}/output": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * What an operation has produced, as plain bytes. With `Accept: text/event-stream` as a stream while it runs: `event: output` with pieces in
+         *     base64 ([`OutputPiece`]), then `event: end` with the operation.
+         */
+        get: operations["get_operations_id_output"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/operations/{id}:cancel": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Gives an operation up. One that nobody has begun ends at once; a running command is ended by its device as soon as it hears of it. */
+        post: operations["post_operations_id_cancel"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/pins": {
         parameters: {
             query?: never;
@@ -1027,6 +1240,26 @@ export interface paths {
         get: operations["get_policies_id_versions"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/policies:preview": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Says which devices would obey something else if a policy were as the request says. Stores nothing; a policy that is not good is refused as it would be
+         *     when it is stored.
+         */
+        post: operations["post_policies_preview"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1611,12 +1844,17 @@ export interface components {
         ActiveOperation: {
             /** @description Empty when it concerns the whole device. */
             app: string;
+            /** @description When this state ends by itself. */
+            deadlineAt: components["schemas"]["UnixMs"];
             device: components["schemas"]["DeviceId"];
             deviceName: string;
             expiresAt: components["schemas"]["UnixMs"];
             /** @description `restart-app`, `logs`, … */
             kind: string;
+            state: components["schemas"]["State"];
             uid: components["schemas"]["OperationId"];
+            /** @description What it waits for; empty when it waits for nothing. */
+            waits: string;
         };
         ActiveOps: {
             /** @description Open incidents. */
@@ -1779,9 +2017,19 @@ export interface components {
         AppAction: {
             app: components["schemas"]["Name"];
         };
+        /**
+         * @description Who runs an app, and what a release of it is made of.
+         * @enum {string}
+         */
+        AppKind: "process" | "systemd" | "container" | "compose" | "files" | "manifest" | "installer";
         /** @enum {string} */
         AppPhase: "absent" | "downloading" | "staged" | "starting" | "soaking" | "running" | "failing" | "rolling-back" | "held" | "stopping" | "stopped" | "refused" | "unsupported" | "unknown";
         AppSpec: {
+            /**
+             * @description Apps that are started before this one and stopped after it, where a device has them. At most 32.
+             * @default []
+             */
+            dependsOn: components["schemas"]["Name"][];
             /** @default  */
             description: string;
         };
@@ -1813,6 +2061,29 @@ export interface components {
             format: components["schemas"]["ArtifactFormat"];
             /** Format: int64 */
             size: number;
+        };
+        /** @description What is asked besides the kind. */
+        Ask: {
+            /** @default null */
+            app: components["schemas"]["Name"] | null;
+            /** @default {} */
+            arguments: components["schemas"]["OperationArguments"];
+            /**
+             * @description How many may be disturbed at once.
+             * @default {}
+             */
+            budget: components["schemas"]["OperationBudget"];
+            /**
+             * Format: int32
+             * @description A device that does not take it in this time does not get it: 10 to 2592000, a day when left out.
+             * @default null
+             */
+            expiresInSeconds: number | null;
+            /**
+             * @description Why. A policy may ask for it. At most 500 characters.
+             * @default
+             */
+            reason: string;
         };
         /** @description One app of one device that would change. */
         AssignmentChange: {
@@ -1929,6 +2200,11 @@ export interface components {
         };
         /** @enum {string} */
         Bucket: "waiting" | "updating" | "ok" | "failed" | "unreachable" | "rolling-back" | "rolled-back" | "excluded" | "unknown";
+        /** @description Why an operation is no longer wanted. */
+        CancelOperation: {
+            /** @default  */
+            reason: string;
+        };
         /** @description One link of the chain. */
         Cause: {
             /** @description One CamelCase word for programs, such as `Budget`. */
@@ -2065,6 +2341,17 @@ export interface components {
             /** @default  */
             comment: string;
         };
+        /** @description Kind `compose`: the `services` of a compose file, and where the images lie. */
+        Compose: {
+            /** @description For each `image` of a service, the folder of its OCI layout inside the release. */
+            images: {
+                [key: string]: string;
+            };
+            /** @description As in a compose file. */
+            services: {
+                [key: string]: Record<string, never>;
+            };
+        };
         /** @description An object as the API shows it, and as YAML holds it. */
         Config: {
             /** @description `farshore.dev/v1`. */
@@ -2085,6 +2372,23 @@ export interface components {
         };
         /** @enum {string} */
         Conformance: "conforming" | "converging" | "diverged" | "held" | "unsupported" | "unknown";
+        /** @description Kind `container`. `run.command` replaces the image's entrypoint and command; left out, they are used. */
+        Container: {
+            /** @description CDI names of devices, such as `nvidia.com/gpu=all`. */
+            devices?: string[];
+            /** @description The folder of the OCI image layout inside the release; `.` when the artifact is one itself. */
+            image: string;
+            mounts?: components["schemas"]["Mount"][];
+            network?: components["schemas"]["ContainerNetwork"];
+            /** @description The root file system can't be written. */
+            readOnly?: boolean;
+            workingFolder?: string | null;
+        };
+        /**
+         * @description A container's network.
+         * @enum {string}
+         */
+        ContainerNetwork: "host" | "none";
         /** @description Devices by [`Bucket`]. */
         Counts: {
             /** Format: int32 */
@@ -2150,7 +2454,10 @@ export interface components {
         DevicePolicy: {
             device: components["schemas"]["Name"];
             effective: components["schemas"]["EffectivePolicy"];
-            /** @description Whether its agent understands policies. One that does not goes on with its own defaults. */
+            /**
+             * @description Whether its agent understands all of this. An older one obeys what it understands, and goes on with its own defaults for the rest; rollouts obey
+             *     the windows for it.
+             */
             understood: boolean;
         };
         DeviceSpec: {
@@ -2179,6 +2486,13 @@ export interface components {
             reachability: components["schemas"]["Reachability"];
             /** @description Why it is in these states. */
             reasons: components["schemas"]["Reason"][];
+            /**
+             * @description Who tells which signal of the kernel (`process_exit`, `oom_kill`, `tcp_retransmit`, `io_latency`, `exec`, `connect`); empty for a device
+             *     that does not say.
+             */
+            senses?: {
+                [key: string]: components["schemas"]["Sense"];
+            };
             /** @description The last hour's CPU use (0 to 1), oldest first, for a sparkline; only in lists that ask with `?sparkline=cpu`. */
             sparkline?: (number | null)[];
         };
@@ -2290,6 +2604,35 @@ export interface components {
             field: string;
             message: string;
         };
+        /** @description One file. */
+        FileEntry: {
+            group?: string | null;
+            /** @description Octal, such as `"0640"`. */
+            mode?: string;
+            /** @description A user's name or number; root when left out. */
+            owner?: string | null;
+            /** @description Inside the release's folder. */
+            source: string;
+            /** @description Where it goes: an absolute path below a folder that the device's settings allow. */
+            target: string;
+            /** @description Replace `${NAME}` by the value of that name; a name without a value is an error. */
+            template?: boolean;
+        };
+        /** @description Kind `files`. */
+        Files: {
+            entries: components["schemas"]["FileEntry"][];
+            /** @description Run after they went live; must exit with 0, or everything is taken back. */
+            reload?: string[];
+            /**
+             * Format: int32
+             * @description How long each of the two may take.
+             */
+            timeoutSeconds?: number;
+            /** @description Run before anything goes live; must exit with 0. The rendered files lie below `$FARSHORE_FILES`, each at its own path. */
+            validate?: string[];
+        };
+        /** @enum {string} */
+        FleetVerb: "restart-app" | "logs" | "diagnostics" | "inventory" | "exec" | "rollback" | "drain" | "reboot" | "cordon" | "uncordon" | "set-channel" | "unknown";
         /** @description How a rollout would go. */
         Forecast: {
             /** @description By time; the API gives a page of it. */
@@ -2357,6 +2700,54 @@ export interface components {
             label: string;
             maxUnavailable?: components["schemas"]["Amount"] | null;
             minAvailable?: components["schemas"]["Amount"] | null;
+        };
+        /** @description One value of a label with a budget. */
+        GroupStand: {
+            /**
+             * Format: int32
+             * @description How many may be down at once.
+             */
+            budget: number;
+            /**
+             * Format: int32
+             * @description Down on purpose now: the sum of the next two.
+             */
+            down: number;
+            /**
+             * Format: int32
+             * @description By other rollouts, the assignment driver, drains; also devices with this label outside of the app and channel.
+             */
+            downByOthers: number;
+            /** Format: int32 */
+            downByRollout: number;
+            /**
+             * Format: int32
+             * @description Of those that this rollout keeps down, the ones out of reach: their permits count until they expire.
+             */
+            downUnreachable: number;
+            /** @description Nobody of it may be taken down now. */
+            full: boolean;
+            /** @example location */
+            label: string;
+            maxUnavailable?: components["schemas"]["Amount"] | null;
+            minAvailable?: components["schemas"]["Amount"] | null;
+            /**
+             * Format: int32
+             * @description Devices of the app and channel in it.
+             */
+            size: number;
+            /**
+             * Format: int32
+             * @description Reachable, with the app running and its checks good, and not down on purpose.
+             */
+            up: number;
+            /** @example riga-3 */
+            value: string;
+            /**
+             * Format: int32
+             * @description Members whose turn it is and that this budget, or the one of another group, keeps waiting.
+             */
+            waiting: number;
         };
         /** @description Waves by rule, instead of `waves`. */
         Growth: {
@@ -2526,10 +2917,32 @@ export interface components {
             signs: number;
             state: components["schemas"]["IncidentState"];
         };
+        /** @description Kind `installer`. */
+        Installer: {
+            /**
+             * Format: int32
+             * @description How often it is asked what is installed.
+             */
+            inventorySeconds?: number;
+            /**
+             * Format: int32
+             * @description How long each step may take.
+             */
+            timeoutSeconds?: number;
+        };
+        /** @enum {string} */
+        Kind: "restart-app" | "logs" | "diagnostics" | "inventory" | "exec" | "rollback" | "drain" | "reboot" | "unknown";
         /** @description A release with the version that people know it by. */
         KnownRelease: {
             uid: components["schemas"]["ReleaseId"];
             version: components["schemas"]["Version"];
+        };
+        /** @description Kind `manifest`: objects for the device's Kubernetes. */
+        KubernetesObjects: {
+            /** @description For objects that name none. */
+            namespace: string;
+            /** @description JSON files inside the release's folder, each one object or a `List`; applied in this order. */
+            objects: string[];
         };
         /**
          * @description A set of `key=value` pairs. A key is an optional DNS prefix (up to 253 characters) and `/`, then a name of 1 to 63
@@ -2629,6 +3042,11 @@ export interface components {
         /** @description One page of a list. */
         List_Incident: {
             items: components["schemas"]["Incident"][];
+            metadata: components["schemas"]["ListMetadata"];
+        };
+        /** @description One page of a list. */
+        List_Operation: {
+            items: components["schemas"]["Operation"][];
             metadata: components["schemas"]["ListMetadata"];
         };
         /** @description One page of a list. */
@@ -2776,6 +3194,13 @@ export interface components {
             /** Format: uuid */
             uid: string;
         };
+        /** @description A folder of the device in a container. */
+        Mount: {
+            readOnly?: boolean;
+            /** @description A relative path is inside the app's data folder; an absolute one must be allowed by the device's settings. */
+            source: string;
+            target: string;
+        };
         /**
          * @description A DNS-1123 label: 1 to 63 of `a-z0-9-`, starting and ending with a letter or digit. Dots are allowed between
          *     labels (a DNS-1123 subdomain, up to 253 characters), because versions appear in names: `edge-web-1.1`.
@@ -2857,6 +3282,11 @@ export interface components {
             kind?: string | null;
             metadata: components["schemas"]["NewMetadata"];
             spec: {
+                /**
+                 * @description Apps that are started before this one and stopped after it, where a device has them. At most 32.
+                 * @default []
+                 */
+                dependsOn: components["schemas"]["Name"][];
                 /** @default  */
                 description: string;
             };
@@ -3043,11 +3473,7 @@ export interface components {
                 /** @description A budget for each value of a label, shared with everything else that keeps devices of the group down. */
                 groupBy?: components["schemas"]["GroupBudget"][];
                 growth?: components["schemas"]["Growth"] | null;
-                /**
-                 * @description How many devices may be in flight at once, counting permits that unreachable devices hold: a number, or a
-                 *     percentage of the population, rounded down, at least one.
-                 */
-                maxUnavailable?: components["schemas"]["Amount"];
+                maxUnavailable?: components["schemas"]["Amount"] | null;
                 minAvailable?: components["schemas"]["Amount"] | null;
                 /**
                  * Format: int32
@@ -3161,6 +3587,41 @@ export interface components {
          * @enum {string}
          */
         OnSmallWave: "halt" | "pause" | "retry-elsewhere";
+        /** @description A request to many devices. */
+        OperateDevices: {
+            ask?: components["schemas"]["Ask"];
+            channel?: components["schemas"]["Name"] | null;
+            /** @description Devices by name or uid, besides those that match. */
+            devices?: string[];
+            /** @description Only say what would happen. */
+            dryRun?: boolean;
+            /** @description The `preview` of the answer to the same request with `dryRun`. What was shown there is done, or nothing. */
+            preview?: string | null;
+            selector?: components["schemas"]["Selector"] | null;
+            verb: components["schemas"]["FleetVerb"];
+        };
+        /** @description What a request to many devices does. */
+        OperatePlan: {
+            /** Format: int32 */
+            accepted: number;
+            /** @description The first 1,000, by name. */
+            devices: components["schemas"]["PlannedDevice"][];
+            dryRun: boolean;
+            /** @description How many are under way at once, and what is kept up meanwhile. */
+            pace: string;
+            /** @description Send it with the same request, without `dryRun`. */
+            preview: string;
+            /** Format: int32 */
+            refused: number;
+            /**
+             * Format: uuid
+             * @description Of operations that were made: filter `/api/operations` by it.
+             */
+            request?: string | null;
+            /** Format: int32 */
+            total: number;
+            verb: components["schemas"]["FleetVerb"];
+        };
         /** @description The plan at one rate of failures. */
         OperatingPoint: {
             /**
@@ -3181,8 +3642,76 @@ export interface components {
              */
             haltProbability: number;
         };
+        /** @description An object as the API shows it, and as YAML holds it. */
+        Operation: {
+            /** @description `farshore.dev/v1`. */
+            apiVersion: string;
+            kind: string;
+            metadata: components["schemas"]["Metadata"];
+            spec: components["schemas"]["OperationSpec"];
+            status: components["schemas"]["OperationStatus"];
+        };
+        /** @description What an operation is told besides its kind and app. */
+        OperationArguments: {
+            /**
+             * @description `exec`: what is given to the runbook.
+             * @default []
+             */
+            arguments: string[];
+            /**
+             * Format: int32
+             * @description `logs`: so many bytes of the end.
+             * @default null
+             */
+            bytes: number | null;
+            /**
+             * @description `exec` without a runbook: a line for `/bin/sh`, where the policy allows any command.
+             * @default null
+             */
+            command: string | null;
+            /**
+             * Format: int32
+             * @description `logs`: what comes is told for so long.
+             * @default null
+             */
+            followSeconds: number | null;
+            /** @default null */
+            runbook: components["schemas"]["Name"] | null;
+            /**
+             * Format: int32
+             * @description `exec`: the command is ended after this long; the runbook's own time when left out.
+             * @default null
+             */
+            timeoutSeconds: number | null;
+        };
+        /** @description How many may be disturbed at once. */
+        OperationBudget: {
+            /**
+             * @description For operations that disturb: in each group of devices with the same value of this label. `location` at 1 where nobody says; an empty list for none.
+             * @default null
+             */
+            groupBy: components["schemas"]["OperationGroupBudget"][] | null;
+            /**
+             * Format: int32
+             * @description So many of one request at once: 50 where nobody says, a tenth of the request where it disturbs.
+             * @default null
+             */
+            maxConcurrent: number | null;
+        };
+        /** @description How many of one group may be down at once. */
+        OperationGroupBudget: {
+            /** @description A label, or `location`. */
+            label: string;
+            maxUnavailable: components["schemas"]["Amount"];
+        };
         /** Format: uuid */
         OperationId: string;
+        /** @description Why a device does not get an operation. */
+        OperationRefusal: {
+            /** @description `PolicyForbids`, `ReasonRequired`, `BadArguments`, `Unsupported`, `Lifecycle`, `NoApp`, `NothingToGoBackTo`. */
+            code: string;
+            message: string;
+        };
         /** @description What may be done from afar. Left out: logs, diagnostics and restarts yes; a shell, a reboot and runbooks no. */
         OperationRules: {
             /** @default null */
@@ -3194,15 +3723,75 @@ export interface components {
             exec: boolean | null;
             /** @default null */
             logs: boolean | null;
+            /**
+             * @description Whoever asks for an operation has to say why.
+             * @default null
+             */
+            reasonRequired: boolean | null;
             /** @default null */
             reboot: boolean | null;
             /** @default null */
             restart: boolean | null;
             /**
-             * @description The runbooks that may be run, by name.
+             * @description The commands that may be run, each with its name.
              * @default null
              */
-            runbooks: components["schemas"]["Name"][] | null;
+            runbooks: components["schemas"]["Runbook"][] | null;
+        };
+        /** @description What was asked. */
+        OperationSpec: {
+            app?: string | null;
+            arguments: components["schemas"]["OperationArguments"];
+            device: components["schemas"]["DeviceId"];
+            deviceName: string;
+            expiresAt: components["schemas"]["UnixMs"];
+            kind: components["schemas"]["Kind"];
+            /** @description Why, as whoever asked said it. */
+            reason: string;
+            /**
+             * Format: uuid
+             * @description The request to many devices that it belongs to.
+             */
+            request?: string | null;
+            requestedBy: string;
+            /**
+             * Format: int32
+             * @description The device may take this long once it has begun.
+             */
+            timeLimitSeconds: number;
+        };
+        /** @description How it stands. */
+        OperationStatus: {
+            cancelRequestedAt?: components["schemas"]["UnixMs"] | null;
+            /** @description Who wanted it to end. */
+            cancelledBy?: string | null;
+            deadlineAt?: components["schemas"]["UnixMs"] | null;
+            deliveredAt?: components["schemas"]["UnixMs"] | null;
+            /** Format: int32 */
+            exitCode?: number | null;
+            finishedAt?: components["schemas"]["UnixMs"] | null;
+            message: string;
+            /**
+             * Format: int64
+             * @description Bytes of output that are kept.
+             */
+            outputBytes: number;
+            /**
+             * Format: int64
+             * @description Bytes of output there were; more than are kept when they were too many.
+             */
+            outputTotal: number;
+            startedAt?: components["schemas"]["UnixMs"] | null;
+            state: components["schemas"]["State"];
+            /** @description What it waits for; empty when it waits for nothing. */
+            waits: string;
+        };
+        /** @description A piece of output, as `event: output` of a stream tells it. */
+        OutputPiece: {
+            /** @description Base64. */
+            bytes: string;
+            /** Format: int64 */
+            offset: number;
         };
         /** @enum {string} */
         Owner: "engine" | "device" | "operator" | "unknown";
@@ -3264,6 +3853,16 @@ export interface components {
             /** @description Empty: every device. */
             selector?: components["schemas"]["Selector"];
         };
+        /** @description One device of a request. */
+        PlannedDevice: {
+            /** @description What it would do. */
+            does: string;
+            name: components["schemas"]["Name"];
+            operation?: components["schemas"]["OperationId"] | null;
+            reachability: components["schemas"]["Reachability"];
+            refused?: components["schemas"]["OperationRefusal"] | null;
+            uid: components["schemas"]["DeviceId"];
+        };
         /** @description One platform's artifact. */
         Platform: {
             arch: string;
@@ -3279,6 +3878,34 @@ export interface components {
             metadata: components["schemas"]["Metadata"];
             spec: components["schemas"]["PolicySpec"];
             status: components["schemas"]["PolicyStatus"];
+        };
+        /** @description One value that changes in the same way for some devices. */
+        PolicyChange: {
+            /** Format: int64 */
+            devices: number;
+            /** @description As JSON; left out where nobody says. */
+            from?: string | null;
+            /** @description `restart.maxRestarts`. */
+            path: string;
+            policy?: components["schemas"]["Name"] | null;
+            to?: string | null;
+        };
+        /** @description What a policy would change for devices if it were as the request says. */
+        PolicyPreview: {
+            /**
+             * Format: int64
+             * @description How many devices would obey something else than now, those that are no longer matched included.
+             */
+            changed: number;
+            /** @description Each change of a value, and for how many devices; those for the most devices first. */
+            changes: components["schemas"]["PolicyChange"][];
+            /** @description Devices that would obey something else, by name; at most 200. */
+            devices: components["schemas"]["Name"][];
+            /**
+             * Format: int64
+             * @description How many devices the selector matches.
+             */
+            matching: number;
         };
         /** @description Which policy a value comes from. */
         PolicyProvenance: {
@@ -3305,6 +3932,8 @@ export interface components {
             retention: components["schemas"]["RetentionRules"];
             /** @default {} */
             rollback: components["schemas"]["RollbackRules"];
+            /** @default {} */
+            schedule: components["schemas"]["ScheduleRules"];
         };
         /** @description What a policy says and where it applies. */
         PolicySpec: {
@@ -3398,6 +4027,11 @@ export interface components {
         PromotionMode: "draft" | "start";
         /** @enum {string} */
         Reachability: "online" | "stale" | "offline" | "unknown";
+        /**
+         * @description When a process counts as started.
+         * @enum {string}
+         */
+        Ready: "notify";
         /** @description The plan's errors in one wave, given that it is reached. Both 0 to 1. */
         RealError: {
             /**
@@ -3473,6 +4107,21 @@ export interface components {
              */
             batchSeconds: number | null;
             /**
+             * @description Tell of TCP connections that are begun; needs eBPF.
+             * @default null
+             */
+            connectEvents: boolean | null;
+            /**
+             * @description Whether eBPF programs may be loaded into the device's kernel; yes when nothing is said. Without them less is seen.
+             * @default null
+             */
+            ebpf: boolean | null;
+            /**
+             * @description Tell of programs that are executed; needs eBPF.
+             * @default null
+             */
+            execEvents: boolean | null;
+            /**
              * Format: int32
              * @description Between two measurements.
              * @default null
@@ -3526,13 +4175,25 @@ export interface components {
             maxRestarts: number | null;
             /**
              * Format: int32
+             * @description After this many restarts within the window, everything of the app is stopped and it is set up anew, once. Left out: not by itself.
+             * @default null
+             */
+            recreateAfter: number | null;
+            /**
+             * Format: int32
              * @description Over how long restarts are counted; 600 where nobody says.
              * @default null
              */
             windowSeconds: number | null;
         };
-        /** @description What the device keeps of its apps' output. */
+        /** @description What is kept: of an app's output, of releases and measurements on the device, of measurements on the control plane. */
         RetentionRules: {
+            /**
+             * Format: int32
+             * @description With less than this of the disk free, old releases are deleted, then old log files.
+             * @default null
+             */
+            diskFreePercent: number | null;
             /**
              * Format: int64
              * @description A log file of an app is rotated at this size.
@@ -3545,6 +4206,36 @@ export interface components {
              * @default null
              */
             logFiles: number | null;
+            /**
+             * Format: int32
+             * @description Log files that were last written longer ago are deleted.
+             * @default null
+             */
+            logSeconds: number | null;
+            /**
+             * Format: int32
+             * @description The control plane keeps the device's measurements for so many days, but never longer than its own setting says.
+             * @default null
+             */
+            measurementDays: number | null;
+            /**
+             * Format: int32
+             * @description So many releases from before the one that runs stay on the device; 1 where nobody says.
+             * @default null
+             */
+            releases: number | null;
+            /**
+             * Format: int64
+             * @description At most so many bytes of measurements wait on the device to be sent; the oldest go first.
+             * @default null
+             */
+            unsentBytes: number | null;
+            /**
+             * Format: int32
+             * @description Measurements that could not be sent are dropped on the device when they are older.
+             * @default null
+             */
+            unsentSeconds: number | null;
         };
         /** @description One row of the table of roles; `GET /api/roles`. */
         Role: {
@@ -3565,6 +4256,11 @@ export interface components {
              * @default null
              */
             afterRestarts: number | null;
+            /**
+             * @description Whether the device is rebooted, at most once a day, before an app is held because nothing else is left. Left out: no.
+             * @default null
+             */
+            reboot: boolean | null;
             /**
              * @description Releases that are kept on the device to go back to when nothing else is good.
              * @default null
@@ -3682,11 +4378,7 @@ export interface components {
             /** @description A budget for each value of a label, shared with everything else that keeps devices of the group down. */
             groupBy?: components["schemas"]["GroupBudget"][];
             growth?: components["schemas"]["Growth"] | null;
-            /**
-             * @description How many devices may be in flight at once, counting permits that unreachable devices hold: a number, or a
-             *     percentage of the population, rounded down, at least one.
-             */
-            maxUnavailable?: components["schemas"]["Amount"];
+            maxUnavailable?: components["schemas"]["Amount"] | null;
             minAvailable?: components["schemas"]["Amount"] | null;
             /**
              * Format: int32
@@ -3731,6 +4423,8 @@ export interface components {
         };
         /** @description How a rollout goes. */
         RolloutStatus: {
+            /** @description How the budget of each group (`groupBy`) stands, those that keep most devices waiting first, at most 100; empty in lists and at the end. */
+            groups?: components["schemas"]["GroupStand"][];
             heldBack?: components["schemas"]["HeldBack"] | null;
             /** @description What happened, oldest first; empty in lists. */
             history?: components["schemas"]["HistoryEntry"][];
@@ -3797,13 +4491,53 @@ export interface components {
              * @description Program and arguments; the program is a relative path inside the release's folder. `${NAME}` in an argument is replaced by the value of the
              *     environment that the app gets.
              */
-            command: string[];
+            command?: string[];
+            compose?: components["schemas"]["Compose"] | null;
+            container?: components["schemas"]["Container"] | null;
             env?: {
                 [key: string]: string;
             };
+            files?: components["schemas"]["Files"] | null;
+            installer?: components["schemas"]["Installer"] | null;
+            /** @description What kind of app it is. Each kind but `process` has a section of its own below. */
+            kind?: components["schemas"]["AppKind"];
             limits?: components["schemas"]["Limits"];
+            manifest?: components["schemas"]["KubernetesObjects"] | null;
+            ready?: components["schemas"]["Ready"] | null;
             /** Format: int32 */
             stopTimeoutSeconds?: number;
+            unit?: components["schemas"]["Unit"] | null;
+            user?: components["schemas"]["RunUser"] | null;
+        };
+        /**
+         * @description Whom an app runs as, where that is not a user of its own.
+         * @enum {string}
+         */
+        RunUser: "root";
+        /** @description A named command. */
+        Runbook: {
+            /** @description What may be given after them, in this order. */
+            arguments?: components["schemas"]["RunbookArgument"][];
+            /** @description The program, as an absolute path, and its fixed arguments. */
+            command: string[];
+            description?: string;
+            name: components["schemas"]["Name"];
+            /**
+             * Format: int32
+             * @description It is ended after this long: 1 to 3600.
+             */
+            timeoutSeconds?: number;
+        };
+        /** @description A place for an argument. */
+        RunbookArgument: {
+            name: components["schemas"]["Name"];
+            /** @description May be left out, with everything after it. */
+            optional?: boolean;
+            /**
+             * @description What may be given: `?` is one character and `*` any number of them (letters, digits, `.`, `_`, `:`, `@`, `%`, `+`, `=`, `,`, `-`), `|` separates
+             *     alternatives, everything else is itself: `eth*|wlan?`.
+             */
+            pattern: string;
         };
         /** @description The safe-mode release of one app. */
         SafeMode: {
@@ -3811,10 +4545,29 @@ export interface components {
             version: components["schemas"]["Version"];
         };
         /**
+         * @description When releases are fetched and installed, on the wall clock of the device's zone. A rollout obeys these and its own: both have to be
+         *     open. `energy` goes with the `windows` of the same policy.
+         */
+        ScheduleRules: {
+            /** @default null */
+            blackouts: components["schemas"]["Blackout"][] | null;
+            /** @default null */
+            energy: components["schemas"]["Energy"] | null;
+            /** @default null */
+            windows: components["schemas"]["WindowSpec"][] | null;
+        };
+        /**
          * @description All requirements must hold. The empty selector matches everything.
          * @example env=prod,site in (a,b),!canary
          */
         Selector: string;
+        /** @description Where one signal of the device's kernel comes from. */
+        Sense: {
+            /** @description `ebpf`, `netlink`, `proc`, or `none`. */
+            by: string;
+            /** @description Where that is read, and where it is not eBPF, why not. */
+            reason: string;
+        };
         /** @enum {string} */
         Severity: "info" | "warning" | "critical" | "unknown";
         /** @description A trusted key set: exact bytes and signature, both in base64. */
@@ -3871,6 +4624,8 @@ export interface components {
              */
             seed: number | null;
         };
+        /** @enum {string} */
+        State: "queued" | "delivered" | "running" | "succeeded" | "failed" | "expired" | "cancelled" | "unsupported" | "unknown";
         /** @description What an event is about. */
         Subject: {
             /** @description `Device`, `Rollout`, `Release`, … */
@@ -3928,6 +4683,11 @@ export interface components {
              * @description From 1.
              */
             wave: number;
+        };
+        /** @description Kind `systemd`. */
+        Unit: {
+            /** @description A unit that is installed on the device and named in its settings. Left out: a transient unit that runs `run.command`. */
+            installed?: string | null;
         };
         /**
          * Format: int64
@@ -6058,6 +6818,204 @@ export interface operations {
             };
         };
     };
+    post_devices_id_diagnostics: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Ask"];
+            };
+        };
+        responses: {
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Operation"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_devices_id_drain: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Ask"];
+            };
+        };
+        responses: {
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Operation"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_devices_id_exec: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Ask"];
+            };
+        };
+        responses: {
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Operation"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_devices_id_inventory: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Ask"];
+            };
+        };
+        responses: {
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Operation"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_devices_id_logs: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Ask"];
+            };
+        };
+        responses: {
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Operation"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_devices_id_reboot: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Ask"];
+            };
+        };
+        responses: {
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Operation"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     post_devices_id_reject: {
         parameters: {
             query?: never;
@@ -6102,7 +7060,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["AppAction"];
+                "application/json": components["schemas"]["Ask"];
             };
         };
         responses: {
@@ -6111,7 +7069,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["Device"];
+                    "application/json": components["schemas"]["Operation"];
                 };
             };
             "4XX": {
@@ -6190,6 +7148,39 @@ export interface operations {
             };
         };
     };
+    post_devices_id_rollback: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Ask"];
+            };
+        };
+        responses: {
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Operation"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     post_devices_id_uncordon: {
         parameters: {
             query?: never;
@@ -6211,6 +7202,45 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Device"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_devices_operate: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["OperateDevices"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OperatePlan"];
+                };
+            };
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["OperatePlan"];
                 };
             };
             "4XX": {
@@ -6595,6 +7625,137 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content?: never;
+            };
+        };
+    };
+    get_operations: {
+        parameters: {
+            query?: {
+                /** @description Only operations of the device with this name or uid. */
+                device?: string;
+                /** @description `exec`, `logs`, `drain`, … */
+                kind?: string;
+                /** @description `queued`, `delivered`, `running`, `succeeded`, `failed`, `expired`, `cancelled`, `unsupported`; `open` for the first three. */
+                state?: string;
+                /** @description Only operations of this request to many devices. */
+                request?: string;
+                /** @description At most this many; 100 when left out, 1,000 at most. */
+                limit?: number;
+                /** @description Where the page before ended. */
+                continue?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["List_Operation"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_operations_id: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Operation"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_operations_id_output: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/plain": string;
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_operations_id_cancel: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CancelOperation"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Operation"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
             };
         };
     };
@@ -7073,6 +8234,37 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["List_PolicyVersion"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_policies_preview: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewObject_PolicySpec"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PolicyPreview"];
                 };
             };
             "4XX": {
