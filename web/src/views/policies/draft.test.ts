@@ -15,7 +15,7 @@ const FULL: PolicySpec = {
     resources: { memoryBytes: 268435456 },
     schedule: { windows: [{ kind: 'maintenance', cron: '0 2 * * *', durationSeconds: 5400, timeZone: 'Europe/Riga' }], energy: 'any', blackouts: [{ from: '2026-12-24', to: '2026-12-26' }] },
     retention: { logBytes: 65536, releases: 2 },
-    operations: { exec: true, runbooks: ['flush', 'dump'] },
+    operations: { exec: true, runbooks: [{ name: 'flush', command: ['/usr/bin/flush'] }] },
     reporting: { sampleSeconds: 5 },
   },
 }
@@ -41,10 +41,10 @@ describe('a policy in the form', () => {
 
 describe('two versions', () => {
   it('differ by path, item by item', () => {
-    const after: PolicySpec = { ...FULL, rules: { ...FULL.rules, restart: { maxRestarts: 3, backoffMs: 500 }, operations: { runbooks: ['flush'] } } }
+    const after: PolicySpec = { ...FULL, rules: { ...FULL.rules, restart: { maxRestarts: 3, backoffMs: 500 }, operations: { runbooks: [{ name: 'flush', command: ['/usr/bin/flush', '-v'] }] } } }
     expect(differences(FULL, after)).toEqual([
       { path: 'rules.operations.exec', from: 'true', to: undefined },
-      { path: 'rules.operations.runbooks[1]', from: 'dump', to: undefined },
+      { path: 'rules.operations.runbooks[0].command[1]', from: undefined, to: '-v' },
       { path: 'rules.restart.maxRestarts', from: '5', to: '3' },
     ])
   })

@@ -41,7 +41,6 @@ export interface Draft {
   safeMode: Safe[]
   windows: PolicyWindow[]
   blackouts: Blackout[]
-  runbooks: string
   /** Every other value, by its path: `restart.maxRestarts`. */
   values: Record<string, Typed>
   /** Rules that this form has no field for; they stay as they are. */
@@ -134,7 +133,7 @@ export const FIELDS = {
 } satisfies Record<string, FieldOf[]>
 
 const ALL: FieldOf[] = Object.values(FIELDS).flat()
-const LISTS = ['health.conditions', 'rollback.safeMode', 'schedule.windows', 'schedule.blackouts', 'operations.runbooks']
+const LISTS = ['health.conditions', 'rollback.safeMode', 'schedule.windows', 'schedule.blackouts']
 
 let keys = 0
 export const nextKey = (): number => (keys += 1)
@@ -179,7 +178,6 @@ export function draftOf(spec: PolicySpec): Draft {
       timeZone: typed(w.timeZone),
     })),
     blackouts: list(rules, 'schedule.blackouts').map((b) => ({ key: nextKey(), from: typed(b.from), to: typed(b.to), timeZone: typed(b.timeZone) })),
-    runbooks: list(rules, 'operations.runbooks').map(typed).join(', '),
     values,
     rest,
   }
@@ -223,8 +221,6 @@ export function specOf(draft: Draft): PolicySpec {
     )
   }
   if (draft.blackouts.length > 0) put('schedule.blackouts', draft.blackouts.map((b) => ({ from: b.from, to: b.to, ...optional('timeZone', b.timeZone) })))
-  const runbooks = draft.runbooks.split(/[\s,]+/).filter(Boolean)
-  if (runbooks.length > 0) put('operations.runbooks', runbooks)
   const priority = figure(draft.priority)
   return { description: draft.description, selector: draft.selector, priority: (priority === '' ? 0 : priority) as number, rules }
 }

@@ -133,11 +133,9 @@ export function PolicyForm({ draft: d, set, error, wrongIn }: Props) {
       <Part title="Retention" note="logs, releases and measurements" open={open('retention')}>
         {values('retention')}
       </Part>
-      <Part title="Operations" note="what may be done from afar" open={open('operations', d.runbooks === '' ? 0 : 1)}>
+      <Part title="Operations" note="what may be done from afar" open={open('operations')}>
         {values('operations')}
-        <Field label="Runbooks" help="Names, separated by commas." error={error('rules.operations.runbooks')}>
-          {(ids) => <input {...ids} className="field" placeholder="not said" value={d.runbooks} onChange={(e) => set({ runbooks: e.target.value })} />}
-        </Field>
+        <p className={`text-sm text-muted ${wide}`}>Runbooks are written as YAML and applied; here they stay as they are.</p>
       </Part>
       <Part title="Reporting" note="how often devices measure and send" open={open('reporting')}>
         {values('reporting')}
