@@ -178,6 +178,7 @@ fn the_budget_of_each_group_is_told_in_figures_with_who_is_down_because_of_what(
     assert!(there.full && there.waiting >= 3, "{there:?}");
     let flying = fleet.rollout.members().find(|(_, member)| member.progress().is_in_flight()).unwrap().0;
     fleet.set_online(flying, false);
+    fleet.tick(1_000);
     let here = of(&fleet, "store-0");
     assert_eq!((here.down_by_rollout, here.down_unreachable), (1, 1), "its permit may still be used");
 }
