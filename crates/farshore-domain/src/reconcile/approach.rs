@@ -124,11 +124,10 @@ impl Decision<'_> {
         // Only what was committed is worth going back to.
         if app.trial.is_none()
             && let Some(before) = app.active.take()
+            && let Some(older) = app.previous.replace(before)
         {
-            if let Some(older) = app.previous.replace(before) {
-                app.older.retain(|known| *known != older.manifest);
-                app.older.insert(0, older.manifest);
-            }
+            app.older.retain(|known| *known != older.manifest);
+            app.older.insert(0, older.manifest);
         }
         let known_good = app.previous.as_ref().is_some_and(|previous| previous.manifest == to.manifest);
         app.trial = (!known_good).then(Trial::default);

@@ -202,11 +202,11 @@ fn what_is_broken_goes_back_at_once_and_what_works_waits_for_its_window() {
 /// The windows of a policy with this name, as the engine sees them.
 fn policy_hours(name: &str, schedule: serde_json::Value) -> Option<Arc<DeviceHours>> {
     let spec: PolicySpec =
-        serde_json::from_value(serde_json::json!({"rules": {"schedule": schedule}})).expect("a policy");
-    spec.check().expect("good");
-    let name = Name::new(name).expect("a name");
+        serde_json::from_value(serde_json::json!({"rules": {"schedule": schedule}})).unwrap();
+    spec.check().unwrap();
+    let name = Name::new(name).unwrap();
     let bound = Bound { name: &name, version: 1, spec: &spec };
-    DeviceHours::of(&effective([bound], &Labels::default()).expect("merges")).map(Arc::new)
+    DeviceHours::of(&effective([bound], &Labels::default()).unwrap()).map(Arc::new)
 }
 
 #[test]
