@@ -24,7 +24,6 @@ pub struct Allowed {
     pub files: Vec<PathBuf>,
     pub systemd: Option<Systemd>,
     pub container: Option<Containerd>,
-    pub kubernetes: Option<Kubernetes>,
 }
 
 /// Apps may be units of systemd.
@@ -73,19 +72,6 @@ impl Default for Containerd {
     }
 }
 
-/// Apps may be objects of the device's Kubernetes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Kubernetes {
-    /// `https://127.0.0.1:6443`, say.
-    pub url: String,
-    /// The certificate authority of the API server, as PEM.
-    pub ca_file: PathBuf,
-    pub token_file: PathBuf,
-    /// Namespaces that apps may write.
-    pub namespaces: Vec<String>,
-}
-
 impl Allowed {
     /// Reads the file; nothing is allowed where there is none.
     ///
@@ -109,7 +95,8 @@ impl Allowed {
             Kind::Container | Kind::Compose => {
                 self.container.as_ref().is_some_and(|containerd| containerd.socket.exists())
             }
-            Kind::Manifest => self.kubernetes.is_some(),
+            // There is no runtime for it yet, so every device says that it can't.
+            Kind::Manifest => false,
         }
     }
 

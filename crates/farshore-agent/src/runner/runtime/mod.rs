@@ -89,6 +89,7 @@ pub(crate) fn of(folder: &AppFolder, spec: &Spec) -> Box<dyn Runtime> {
         Kind::Container => Box::new(ContainerRuntime::new(folder, spec)),
         Kind::Compose => Box::new(ComposeRuntime::new(folder, spec)),
         Kind::Installer => Box::new(InstallerRuntime::new(folder, spec)),
-        _ => Box::new(ProcessRuntime::new(folder, spec)),
+        // The runner starts nothing of kind `manifest`: it allows none.
+        Kind::Process | Kind::Manifest => Box::new(ProcessRuntime::new(folder, spec)),
     }
 }

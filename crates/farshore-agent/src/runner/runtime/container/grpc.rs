@@ -20,6 +20,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// Status of a call for something that is not there, or that is there already.
 pub(super) const NOT_FOUND: u32 = 5;
 pub(super) const ALREADY_EXISTS: u32 = 6;
+const UNKNOWN: u32 = 2;
 const FAILED_PRECONDITION: u32 = 9;
 
 /// Why a call was not answered.
@@ -47,6 +48,11 @@ impl GrpcError {
     /// There is none, or none that still runs.
     pub(super) fn is_gone(&self) -> bool {
         self.is(NOT_FOUND)
+    }
+
+    /// It may not be deleted while it runs, which containerd's shim says without a code of its own.
+    pub(super) fn is_busy(&self) -> bool {
+        self.is(FAILED_PRECONDITION) || self.is(UNKNOWN)
     }
 
     /// Something else still needs it.

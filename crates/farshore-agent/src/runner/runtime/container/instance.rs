@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::fs::{CWD, FileType, Mode};
 use tokio::net::unix::pipe;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::super::super::allowed::Containerd;
 use super::super::super::logs::RotatedLog;
@@ -26,6 +26,8 @@ const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
 const PROCESS_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
 const TERM: u32 = 15;
 const KILL: u32 = 9;
+/// How long a killed container may take to be gone.
+const GONE_WITHIN: Duration = Duration::from_secs(10);
 
 /// A container of this app.
 pub(super) struct Instance {
@@ -197,22 +199,24 @@ impl Instance {
     /// Ends and forgets it. Fine when there is none.
     pub(super) async fn clear(&mut self) -> Result<(), RuntimeError> {
         self.kill("", KILL, true).await?;
-        let ended = timeout(Duration::from_secs(10), async {
-            loop {
-                match self
-                    .client
-                    .call::<Empty>("/containerd.services.tasks.v1.Tasks/Delete", &self.task(""))
-                    .await
-                {
-                    Ok(_) => return Ok(()),
-                    Err(error) if error.is_gone() => return Ok(()),
-                    // It is still ending.
-                    Err(error) if error.is_in_use() => tokio::time::sleep(Duration::from_millis(20)).await,
-                    Err(error) => return Err(grpc_error("forgetting the container's process")(error)),
+        // Gone already, ended, or neither: then deleting says why it can't be.
+        drop(timeout(GONE_WITHIN, self.wait()).await);
+        let deadline = Instant::now() + GONE_WITHIN;
+        loop {
+            match self
+                .client
+                .call::<Empty>("/containerd.services.tasks.v1.Tasks/Delete", &self.task(""))
+                .await
+            {
+                Ok(_) => break,
+                Err(error) if error.is_gone() => break,
+                // It has ended, and not all of containerd knows yet.
+                Err(error) if error.is_busy() && Instant::now() < deadline => {
+                    sleep(Duration::from_millis(20)).await
                 }
+                Err(error) => return Err(grpc_error("forgetting the container's process")(error)),
             }
-        });
-        ended.await.map_err(|_| RuntimeError::Said("the container does not end".to_owned()))??;
+        }
         let id = ContainerId { id: self.wish.id.clone() };
         match self.client.call::<Empty>("/containerd.services.containers.v1.Containers/Delete", &id).await {
             Err(error) if !error.is_gone() => return Err(grpc_error("forgetting the container")(error)),
