@@ -46,7 +46,7 @@ fn eyes(wants: Wants) -> Eyes {
 fn find(eyes: &mut Eyes, wanted: impl Fn(&Event) -> bool) -> Event {
     let until = Instant::now() + Duration::from_secs(20);
     loop {
-        while let Some(event) = eyes.next() {
+        while let Some(event) = eyes.take() {
             if wanted(&event) {
                 return event;
             }
@@ -152,7 +152,7 @@ fn the_process_connector_tells_how_processes_end() {
     let pid = run("exit 4");
     let until = Instant::now() + Duration::from_secs(20);
     loop {
-        while let Some(events) = connector.next().unwrap() {
+        while let Some(events) = connector.take().unwrap() {
             if let Some(event) = events.iter().find(|event| event.pid == pid) {
                 assert_eq!(event.kind, Kind::ProcessExit);
                 assert_eq!(event.ended, Some(Ended::Code(4)));

@@ -438,7 +438,7 @@ impl<'a> Batch<'a> {
         }
         let mut rest = content.get(4..).ok_or(SHORT)?;
         let length = usize::from(u16::from_le_bytes(take(&mut rest)?));
-        if length > MAX_HEADER_BYTES || length < FIXED_BYTES {
+        if !(FIXED_BYTES..=MAX_HEADER_BYTES).contains(&length) {
             return Err(SealError::Damaged { what: "the header has an impossible length" });
         }
         let (head, body) = content.split_at_checked(length).ok_or(SHORT)?;

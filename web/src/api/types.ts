@@ -137,6 +137,12 @@ export interface DeviceSpec {
   driver: string
 }
 
+/** Who tells one signal of a device's kernel: `ebpf`, `netlink`, `proc` or `none`, and why not something better. */
+export interface Sense {
+  by: string
+  reason: string
+}
+
 export interface DeviceStatus {
   reachability: Reachability
   health: Health
@@ -146,6 +152,8 @@ export interface DeviceStatus {
   lastSeenAt?: UnixMs
   agentVersion: string
   capabilities: string[]
+  /** Who tells which signal of the kernel; left out by agents that do not say. */
+  senses?: Record<string, Sense>
   hardware: Hardware
   accepted: Generation
   desired: Generation

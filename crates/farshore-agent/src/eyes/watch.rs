@@ -68,7 +68,7 @@ impl Teller {
         let mut events = Vec::new();
         match self {
             Self::Ebpf(eyes, _) => {
-                while let Some(event) = eyes.get_mut().next() {
+                while let Some(event) = eyes.get_mut().take() {
                     events.push(event);
                     if events.len() >= BATCH {
                         break;
@@ -76,7 +76,7 @@ impl Teller {
                 }
             }
             Self::Netlink(connector) => {
-                while let Some(some) = connector.get_mut().next()? {
+                while let Some(some) = connector.get_mut().take()? {
                     events.extend(some);
                     if events.len() >= BATCH {
                         break;

@@ -85,7 +85,7 @@ impl Connector {
     ///
     /// # Errors
     /// When the socket fails.
-    pub fn next(&mut self) -> io::Result<Option<Vec<Event>>> {
+    pub fn take(&mut self) -> io::Result<Option<Vec<Event>>> {
         match recv(&self.socket, self.buffer.as_mut_slice(), RecvFlags::DONTWAIT) {
             Ok((_, length)) => {
                 let mut events = parse_connector(self.buffer.get(..length).unwrap_or_default());

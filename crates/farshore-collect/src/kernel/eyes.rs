@@ -72,7 +72,7 @@ impl Eyes {
     }
 
     /// The next event; `None` when there is none now. The descriptor is readable while there are some.
-    pub fn next(&mut self) -> Option<Event> {
+    pub fn take(&mut self) -> Option<Event> {
         loop {
             let record = self.ring.next()?;
             if let Some(event) = Event::parse(&record) {
