@@ -1,6 +1,8 @@
 //! The programs in this machine's kernel, and the process connector: real processes end, and are told of. Both need root; without it
 //! there is nothing to test, and the tests say so.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 use std::process::Command;

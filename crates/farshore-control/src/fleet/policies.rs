@@ -101,6 +101,9 @@ pub(super) async fn of_device(Db(db): Db, Path(id): Path<String>) -> ApiResult<J
     }))
 }
 
+/// Names and versions of the policies that apply to a device, and whether the new one does.
+type Applying = (Vec<(Name, i64)>, bool);
+
 /// At most this many devices are named in a preview.
 const MAX_NAMED_DEVICES: usize = 200;
 
@@ -135,7 +138,7 @@ pub(super) async fn preview(
             .map_err(|error| StoreError::Corrupt(format!("policies can't be merged: {error}")))
     };
     // Devices to which the same policies apply change alike.
-    let mut known: BTreeMap<(Vec<(Name, i64)>, bool), Vec<Changed>> = BTreeMap::new();
+    let mut known: BTreeMap<Applying, Vec<Changed>> = BTreeMap::new();
     let mut counted: BTreeMap<Changed, u64> = BTreeMap::new();
     let mut answer = PolicyPreview { matching: 0, changed: 0, changes: Vec::new(), devices: Vec::new() };
     for device in &devices {
