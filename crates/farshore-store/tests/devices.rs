@@ -696,7 +696,9 @@ async fn an_operation_is_finished_once_or_expires() {
         let of = OperationFilter { device: Some(other), ..OperationFilter::default() };
         assert_eq!(names(of, None, 9).await, [0; 0]);
         // What was given up here and was done there is shown as done, once.
-        write(vec![report(mine, 4, vec![progress(mine, 2, State::Succeeded)])]).await;
+        let operations = vec![report(mine, 4, vec![progress(mine, 2, State::Succeeded)])];
+        let batch = ChannelBatch { operations, ..ChannelBatch::default() };
+        system.write_channel("r", &batch, NOW.plus_ms(200)).await.unwrap();
         let late = db.operation(Uuid::from_u128(2)).await.unwrap();
         assert_eq!((late.state, late.message.as_str()), (State::Succeeded, "told after it expired"));
         let month = NOW.plus_ms(31 * farshore_domain::time::DAY_MS);
