@@ -224,7 +224,12 @@ impl Fleet {
         let mode: std::fs::Permissions = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(folder.join("bin/app"), mode).unwrap();
         self.programs.insert(Digest::of(&program));
-        let manifest = MANIFEST.replace("\"run\"]", if good { "\"run\"]" } else { "\"crash\"]" });
+        // A bad one has to soak: on a busy machine its check can be good before it crashes, and it would be committed.
+        let manifest = if good {
+            MANIFEST.to_owned()
+        } else {
+            MANIFEST.replace("\"run\"]", "\"crash\"]").replace("\"soakSeconds\": 0", "\"soakSeconds\": 3")
+        };
         std::fs::write(self.root().join("manifest.json"), manifest).unwrap();
         self.line(&format!("release pack release-{version}"));
         let arch = std::env::consts::ARCH;
