@@ -76,8 +76,8 @@ impl Loader {
         // The command holds the loader's end of the socket, which must end with the loader.
         drop(command);
         let taken = ask(&ours, look).map_err(HandoverError::Io).and_then(|()| kernel::receive(&ours));
-        if taken.is_err() {
-            // It may hang in the kernel.
+        if !matches!(taken, Ok(_) | Err(HandoverError::Nothing { .. })) {
+            // It gave no answer, and may hang in the kernel.
             child.kill()?;
         }
         child.wait()?;
