@@ -42,6 +42,8 @@ pub struct Outcome {
     pub steps: u32,
     /// Whether too many failures were the reason for its end.
     pub halted: bool,
+    /// It halted by counting in a wave too small to tell noise from a bad release.
+    pub halted_small: bool,
     /// Devices that ever had a permit or the new release.
     pub touched: u32,
     /// When each wave started and when its gate opened.
@@ -124,6 +126,9 @@ pub(super) fn watched(
         ended: now,
         steps,
         halted,
+        halted_small: rollout.waves().iter().any(|wave| {
+            wave.state() == WaveState::Halted && wave.verdict().is_some_and(|verdict| verdict.small)
+        }),
         touched: u32::try_from(touched).unwrap_or(u32::MAX),
         waves: rollout
             .waves()

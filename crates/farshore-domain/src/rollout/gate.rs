@@ -120,7 +120,8 @@ impl Step<'_> {
         let how = if wave.skipped { "was left behind" } else { "passed" };
         wave.state = WaveState::Passed;
         wave.at_gate_since = None;
-        wave.verdict = Some(Verdict { at: now, succeeded: tally.succeeded, failed: tally.failed });
+        wave.verdict =
+            Some(Verdict { at: now, succeeded: tally.succeeded, failed: tally.failed, small: false });
         let missing = match tally.unreachable {
             0 => String::new(),
             missing if last => format!("; {missing} unreachable devices get the release when they return"),
@@ -186,8 +187,12 @@ impl Step<'_> {
             OnInconclusive::Rollback => {
                 if let Some(wave) = self.next.current_mut() {
                     wave.state = WaveState::Halted;
-                    wave.verdict =
-                        Some(Verdict { at: now, succeeded: tally.succeeded, failed: tally.failed });
+                    wave.verdict = Some(Verdict {
+                        at: now,
+                        succeeded: tally.succeeded,
+                        failed: tally.failed,
+                        small: false,
+                    });
                 }
                 let event = self.next.note("GateInconclusive", ENGINE, message, None, now);
                 self.actions.push(event);

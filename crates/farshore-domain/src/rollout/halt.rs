@@ -193,7 +193,7 @@ impl Step<'_> {
         if let Some(wave) = self.next.waves.get_mut(halt.wave) {
             wave.state = WaveState::Halted;
             wave.verdict =
-                Some(Verdict { at: now, succeeded: halt.tally.succeeded, failed: halt.tally.failed });
+                Some(Verdict { at: now, succeeded: halt.tally.succeeded, failed: halt.tally.failed, small });
             if let Why::Tripwire(name) = &halt.why {
                 wave.tripped.push(name.clone());
             }

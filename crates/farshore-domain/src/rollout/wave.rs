@@ -16,6 +16,9 @@ pub struct Verdict {
     pub at: UnixMs,
     pub succeeded: u32,
     pub failed: u32,
+    /// It halted by counting, in a wave too small for the promised error: noise alone may do that to a good release.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub small: bool,
 }
 
 /// Somebody said that a gate may open.

@@ -17,7 +17,7 @@ use super::readers::Read;
 use super::worker::Workers;
 
 /// One control plane is one process, and that holds fewer than 20,000 sockets here.
-const MAX_DEVICES: u32 = 18_000;
+pub(super) const MAX_DEVICES: u32 = 18_000;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {

@@ -7,6 +7,7 @@
 mod agent;
 mod chaos;
 mod claim;
+mod converge;
 mod device;
 mod figures;
 mod fleet;
@@ -74,7 +75,7 @@ pub(crate) async fn run(words: Vec<String>) -> Result<()> {
         Which::Fleet(arguments) => Box::pin(fleet::run(arguments)).await?,
         Which::Reconnect(arguments) => Box::pin(reconnect::run(arguments)).await?,
         Which::Agent(arguments) => Box::pin(agent::run(arguments)).await?,
-        Which::Rollout(arguments) => rollout::run(&arguments)?,
+        Which::Rollout(arguments) => Box::pin(rollout::run(&arguments)).await?,
         Which::ChaosAgent(arguments) => Box::pin(chaos::run(arguments)).await?,
         Which::Worker(arguments) => return Box::pin(worker::run(arguments)).await,
         Which::Readers(arguments) => return Box::pin(readers::run(arguments)).await,

@@ -13,7 +13,7 @@ use farshore_domain::name::Name;
 use farshore_trust::blob;
 use farshore_trust::key::{Algorithm, SigningKey};
 use farshore_trust::keyset::{TrustedKey, document};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::helper;
 use super::plane::Plane;
@@ -36,6 +36,8 @@ pub(crate) struct Releases {
     digest: Digest,
     size: usize,
     port: u16,
+    /// The waves of the rollouts that are begun.
+    pub(crate) waves: Value,
 }
 
 impl Releases {
@@ -58,7 +60,7 @@ impl Releases {
         plane.patch(&format!("/api/artifacts/uploads/{upload}"), bytes).await?;
         plane.post("/api/apps", &json!({"metadata": {"name": "web"}, "spec": {}})).await?;
         plane.post("/api/placements", &json!({"metadata": {"name": "web"}, "spec": {"app": "web"}})).await?;
-        Ok(Self { key, tenant_name, digest, size, port })
+        Ok(Self { key, tenant_name, digest, size, port, waves: json!([{"percent": 100, "soakSeconds": 1}]) })
     }
 
     /// Signs a version, uploads it, and begins to roll it out. The rollout is named for the version.
@@ -87,7 +89,7 @@ impl Releases {
             json!({"manifest": STANDARD.encode(&manifest), "signature": STANDARD.encode(signature)});
         plane.post("/api/releases", &release).await?;
         let spec = json!({"app": "web", "channel": "prod", "release": format!("web@{version}"),
-            "waves": [{"percent": 100, "soakSeconds": 1}]});
+            "waves": self.waves});
         let name = format!("to-{}", version.replace('.', "-"));
         plane.post("/api/rollouts", &json!({"metadata": {"name": name}, "spec": spec})).await?;
         let started = plane.get(&format!("/api/rollouts/{name}")).await?;

@@ -21,6 +21,7 @@ use farshore_domain::rollout::{
 use farshore_domain::time::{DAY_MS, MINUTE_MS, UnixMs};
 use uuid::Uuid;
 
+use super::converge;
 use super::figures::{Figures, Times};
 
 #[derive(Debug, clap::Args)]
@@ -34,6 +35,9 @@ pub(crate) struct Arguments {
     /// Fleets of these sizes
     #[arg(long, value_delimiter = ',', default_values_t = [10, 100, 1_000, 10_000])]
     sizes: Vec<u32>,
+    /// Virtual devices behind a real control plane that take a release; 0 leaves this part out
+    #[arg(long, default_value_t = LARGE)]
+    converge: u32,
 }
 
 const NOW: UnixMs = UnixMs(1_760_000_000_000);
@@ -177,6 +181,8 @@ fn each_seed<T: Send, W>(
 struct Rate {
     touched: Times,
     halted: u32,
+    /// Of those, by counting in a wave too small for the promise.
+    small: u32,
     runs: u32,
 }
 
@@ -187,12 +193,18 @@ impl Rate {
         }
         self.touched.add_ms(f64::from(outcome.touched));
         self.halted += u32::from(outcome.halted);
+        self.small += u32::from(outcome.halted_small);
         self.runs += 1;
         Ok(())
     }
 
     fn ratio(&self) -> f64 {
         f64::from(self.halted) / f64::from(self.runs.max(1))
+    }
+
+    /// Halts that the promised error is about.
+    fn promised(&self) -> f64 {
+        f64::from(self.halted - self.small) / f64::from(self.runs.max(1))
     }
 }
 
@@ -251,6 +263,7 @@ fn rates(figures: &mut Figures, size: u32, kind: Kind, seeds: u64) -> Result<()>
         }
         if kind == Kind::Independent && NOISE.contains(percent) {
             figures.put(&format!("false_halt_ratio_noise{percent:02}{suffix}"), rate.ratio());
+            figures.put(&format!("false_halt_ratio_judged_noise{percent:02}{suffix}"), rate.promised());
         }
     }
     Ok(())
@@ -365,11 +378,14 @@ fn forecast(figures: &mut Figures) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Result<Figures> {
+pub(crate) async fn run(arguments: &Arguments) -> Result<Figures> {
     let seeds = if arguments.quick { 100 } else { arguments.seeds.clamp(1, 100_000) };
     let begin = Instant::now();
     let mut figures = Figures::default();
     figures.put("seeds", seeds);
+    if arguments.converge > 0 {
+        converge::measure(&mut figures, arguments.converge).await?;
+    }
     // Alone, before the cores are busy.
     costs(&mut figures)?;
     forecast(&mut figures)?;
