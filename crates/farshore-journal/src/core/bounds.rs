@@ -104,8 +104,8 @@ impl Core {
     ) -> Result<bool, JournalError> {
         let Some(stream) = self.streams.get_mut(name) else { return Ok(false) };
         let sealed =
-            stream.sealed.iter().find(|(_, sealed)| !sealed.in_flight).map(|(s, b)| (*s, b.kept.span));
-        let closed = stream.closed.iter().next().map(|(sequence, kept)| (*sequence, kept.span));
+            stream.held.sealed().iter().find(|(_, sealed)| !sealed.in_flight).map(|(s, b)| (*s, b.kept.span));
+        let closed = stream.held.closed().iter().next().map(|(sequence, kept)| (*sequence, kept.span));
         let oldest = sealed.into_iter().chain(closed).min_by_key(|(sequence, _)| *sequence);
         let (sequence, span) = match oldest {
             Some(oldest) => oldest,
@@ -133,13 +133,13 @@ impl Core {
         let io = |e| JournalError::io("remove a batch", e);
         let Some(stream) = self.streams.get_mut(name) else { return Ok(()) };
         stream.keep_number(&*self.files, &self.keys, now, sequence)?;
-        if let Some(sealed) = stream.sealed.get(&sequence) {
+        if let Some(sealed) = stream.held.sealed().get(&sequence) {
             self.files.remove(&sealed.name).map_err(io)?;
-            stream.sealed.remove(&sequence);
+            stream.held.remove_sealed(sequence);
         }
-        if stream.closed.contains_key(&sequence) {
+        if stream.held.closed().contains_key(&sequence) {
             self.files.remove(&segment_name(&stream.folder, sequence)).map_err(io)?;
-            stream.closed.remove(&sequence);
+            stream.held.remove_closed(sequence);
         }
         self.files.sync_folder(&stream.folder).map_err(io)
     }
@@ -159,12 +159,9 @@ impl Core {
         for name in names {
             while let Some(stream) = self.streams.get(&name) {
                 let age = i64::try_from(stream.config.bounds.age.as_nanos()).unwrap_or(i64::MAX);
-                let oldest = stream
-                    .sealed
-                    .iter()
-                    .map(|(sequence, sealed)| (*sequence, sealed.kept.span))
-                    .chain(stream.closed.iter().map(|(sequence, kept)| (*sequence, kept.span)))
-                    .min_by_key(|(sequence, _)| *sequence);
+                let sealed = stream.held.sealed().first_key_value().map(|(s, batch)| (*s, batch.kept.span));
+                let closed = stream.held.closed().first_key_value().map(|(s, kept)| (*s, kept.span));
+                let oldest = sealed.into_iter().chain(closed).min_by_key(|(sequence, _)| *sequence);
                 let expired =
                     oldest.is_some_and(|(_, span)| span.latest_ns < now.wall_ns.saturating_sub(age));
                 if !expired {
@@ -186,14 +183,14 @@ impl Core {
     fn thin_oldest(&mut self, now: Now, name: &StreamName, window: Duration) -> Result<bool, JournalError> {
         // What is not sealed yet is sealed here: it must be in columns to be summed up.
         while let Some(sequence) =
-            self.streams.get(name).and_then(|stream| stream.closed.keys().next().copied())
+            self.streams.get(name).and_then(|stream| stream.held.closed().keys().next().copied())
         {
             let Some(job) = self.job(name, sequence) else { break };
             let made = job.run(now)?;
             self.finish_seal(now, &job, made)?;
         }
         let Some(stream) = self.streams.get(name) else { return Ok(false) };
-        let candidate = stream.sealed.iter().find(|(_, sealed)| !sealed.in_flight && !sealed.thinned);
+        let candidate = stream.held.sealed().iter().find(|(_, sealed)| !sealed.in_flight && !sealed.thinned);
         let Some((sequence, sealed)) = candidate.map(|(sequence, sealed)| (*sequence, sealed.clone())) else {
             return Ok(false);
         };
@@ -223,7 +220,9 @@ impl Core {
         self.files.remove(&sealed.name).map_err(io)?;
         self.files.sync_folder(&stream.folder).map_err(io)?;
         let kept = Kept { bytes: written, span: kept };
-        stream.sealed.insert(sequence, Sealed { name: path, kept, thinned: true, in_flight: false });
+        stream
+            .held
+            .insert_sealed(sequence, Sealed { name: path, kept, thinned: true, in_flight: false });
         self.reported.remove(&(name.clone(), sequence, LossReason::Thinned));
         Ok(true)
     }

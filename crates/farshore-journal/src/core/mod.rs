@@ -6,6 +6,7 @@
 //! are there, the segment goes. A number is never used twice: before the highest file of a stream goes, a higher one is there.
 
 mod bounds;
+mod held;
 mod losses;
 mod recover;
 mod seal;
@@ -18,6 +19,7 @@ use farshore_trust::sealed::{
     DEVICE_WRAP_BYTES, DataKey, DeviceKey, INGEST_WRAP_BYTES, IngestPublicKey, SealError,
 };
 
+use self::held::Held;
 pub(crate) use self::losses::Loss;
 pub use self::send::{Outgoing, PeerMark};
 use crate::clock::Now;
@@ -84,9 +86,7 @@ struct Stream {
     config: StreamConfig,
     folder: String,
     open: Option<OpenSegment>,
-    /// Segments that take no more.
-    closed: BTreeMap<u64, Kept>,
-    sealed: BTreeMap<u64, Sealed>,
+    held: Held,
     /// An empty segment that only keeps its number from being used again.
     marker: Option<u64>,
     next_sequence: u64,
@@ -134,8 +134,7 @@ impl Core {
             config,
             folder: format!("streams/{}", name.folder()),
             open: None,
-            closed: BTreeMap::new(),
-            sealed: BTreeMap::new(),
+            held: Held::default(),
             marker: None,
             next_sequence: 1,
             appended: 0,
@@ -335,7 +334,7 @@ impl Stream {
     }
 
     fn close(&mut self, open: OpenSegment) {
-        self.closed.insert(open.sequence, Kept { bytes: open.written, span: open.span });
+        self.held.insert_closed(open.sequence, Kept { bytes: open.written, span: open.span });
     }
 
     /// Makes sure that the highest number stays on disk when everything below goes.
@@ -353,43 +352,32 @@ impl Stream {
         Ok(())
     }
 
+    /// The open segment, where it holds points.
+    fn growing(&self) -> Option<Kept> {
+        let open = self.open.as_ref().filter(|open| open.span.points > 0);
+        open.map(|open| Kept { bytes: open.written, span: open.span })
+    }
+
     fn bytes(&self) -> u64 {
-        self.kept().map(|kept| kept.bytes).sum()
+        self.held.bytes() + self.growing().map_or(0, |kept| kept.bytes)
     }
 
     fn points(&self) -> u64 {
-        self.kept().map(|kept| u64::from(kept.span.points)).sum()
-    }
-
-    fn kept(&self) -> impl Iterator<Item = Kept> + '_ {
-        let open = self.open.as_ref().filter(|open| open.span.points > 0);
-        self.sealed
-            .values()
-            .map(|sealed| sealed.kept)
-            .chain(self.closed.values().copied())
-            .chain(open.map(|open| Kept { bytes: open.written, span: open.span }))
+        self.held.points() + self.growing().map_or(0, |kept| u64::from(kept.span.points))
     }
 
     fn stats(&self) -> StreamStats {
-        let mut stats = StreamStats {
+        let growing = self.growing();
+        let oldest = self.held.oldest_ns().into_iter().chain(growing.map(|kept| kept.span.earliest_ns));
+        StreamStats {
             class: self.config.class,
             appended: self.appended,
-            pending_points: 0,
-            pending_bytes: 0,
-            pending_batches: 0,
-            oldest_ns: None,
+            pending_points: self.points(),
+            pending_bytes: self.bytes(),
+            pending_batches: self.held.count() + u64::from(growing.is_some()),
+            oldest_ns: oldest.min(),
             next_sequence: self.next_sequence,
             lost: self.lost.clone(),
-        };
-        for kept in self.kept() {
-            stats.pending_points += u64::from(kept.span.points);
-            stats.pending_bytes += kept.bytes;
-            stats.pending_batches += 1;
-            if kept.span.points > 0 {
-                let earliest = kept.span.earliest_ns;
-                stats.oldest_ns = Some(stats.oldest_ns.map_or(earliest, |oldest| oldest.min(earliest)));
-            }
         }
-        stats
     }
 }

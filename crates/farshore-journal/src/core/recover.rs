@@ -100,15 +100,15 @@ impl Core {
                 let kept = Kept { bytes, span: batch.span };
                 let sealed = Sealed { name: path.clone(), kept, thinned: batch.thinned, in_flight: false };
                 stream.next_sequence = stream.next_sequence.max(batch.sequence + 1);
-                match stream.sealed.get(&batch.sequence) {
+                match stream.held.sealed().get(&batch.sequence) {
                     // A crash between writing the thinned one and removing the other.
                     Some(other) if other.thinned => self.files.remove(&path).map_err(io)?,
                     Some(other) => {
                         self.files.remove(&other.name).map_err(io)?;
-                        stream.sealed.insert(batch.sequence, sealed);
+                        stream.held.insert_sealed(batch.sequence, sealed);
                     }
                     None => {
-                        stream.sealed.insert(batch.sequence, sealed);
+                        stream.held.insert_sealed(batch.sequence, sealed);
                     }
                 }
             } else if let Some(sequence) =
@@ -122,7 +122,7 @@ impl Core {
         }
         for (sequence, bytes) in segments {
             let path = segment_name(&stream.folder, sequence);
-            if stream.sealed.contains_key(&sequence) {
+            if stream.held.sealed().contains_key(&sequence) {
                 self.files.remove(&path).map_err(io)?;
                 continue;
             }
@@ -143,7 +143,7 @@ impl Core {
                 if stream.folder == format!("streams/{}", self.losses.folder()) {
                     self.read_losses(&content);
                 }
-                stream.closed.insert(sequence, Kept { bytes, span });
+                stream.held.insert_closed(sequence, Kept { bytes, span });
             } else if sequence + 1 == stream.next_sequence {
                 stream.marker = Some(sequence);
             } else {
@@ -174,9 +174,7 @@ impl Core {
             .map(|(name, sequence, _)| (name.clone(), *sequence))
             .collect();
         for (name, sequence) in gone {
-            let left = self.streams.get(&name).is_some_and(|stream| {
-                stream.sealed.contains_key(&sequence) || stream.closed.contains_key(&sequence)
-            });
+            let left = self.streams.get(&name).is_some_and(|stream| stream.held.contains(sequence));
             if left {
                 self.forget(now, &name, sequence)?;
             }
@@ -190,7 +188,7 @@ impl Core {
         let streams = &self.streams;
         self.reported.retain(|(name, sequence, reason)| {
             let Some(stream) = streams.get(name) else { return false };
-            let (closed, sealed) = (stream.closed.contains_key(sequence), stream.sealed.get(sequence));
+            let (closed, sealed) = (stream.held.closed().contains_key(sequence), stream.held.sealed().get(sequence));
             match reason {
                 LossReason::DropOldest | LossReason::Expired => closed || sealed.is_some(),
                 LossReason::Corrupt | LossReason::TornTail => closed,

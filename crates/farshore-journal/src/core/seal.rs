@@ -127,7 +127,7 @@ impl Core {
             .filter(|(name, _)| !waits(name))
             .filter_map(|(name, stream)| {
                 let going = self.going(name);
-                let sequence = stream.closed.keys().find(|sequence| !going.contains(sequence))?;
+                let sequence = stream.held.closed().keys().find(|sequence| !going.contains(sequence))?;
                 Some((stream.config.class, *sequence, name))
             })
             .min()
@@ -158,7 +158,7 @@ impl Core {
     ) -> Result<(), JournalError> {
         let io = |e| JournalError::io("put a batch in its place", e);
         let there =
-            self.streams.get(&job.stream).is_some_and(|stream| stream.closed.contains_key(&job.sequence));
+            self.streams.get(&job.stream).is_some_and(|stream| stream.held.closed().contains_key(&job.sequence));
         if !there {
             // Dropped in the meantime.
             return self.files.remove(&job.passing_name()).map_err(io);
@@ -183,9 +183,9 @@ impl Core {
             self.files.rename(&job.passing_name(), &name).map_err(io)?;
             self.files.sync_folder(&stream.folder).map_err(io)?;
             let sealed = Sealed { name, kept: Kept { bytes, span }, thinned: false, in_flight: false };
-            stream.sealed.insert(job.sequence, sealed);
+            stream.held.insert_sealed(job.sequence, sealed);
         }
-        stream.closed.remove(&job.sequence);
+        stream.held.remove_closed(job.sequence);
         if made.damaged {
             let aside = format!("{QUARANTINE}/{}-{:016x}.open", job.stream.folder(), job.sequence);
             self.files.rename(&segment, &aside).map_err(io)?;

@@ -61,7 +61,7 @@ impl Core {
         while let Some((name, sequence)) = self.choose(budget) {
             let Some(stream) = self.streams.get_mut(&name) else { break };
             let floor = floor(stream);
-            let Some(sealed) = stream.sealed.get_mut(&sequence) else { break };
+            let Some(sealed) = stream.held.sealed().get(&sequence) else { break };
             let bytes = self.files.read(&sealed.name, super::MAX_FILE_BYTES);
             let bytes = bytes.map_err(|e| JournalError::io("read a batch", e))?;
             let whole = Batch::read(&bytes).is_ok_and(|batch| {
@@ -71,7 +71,8 @@ impl Core {
                 self.set_aside(now, &name, sequence)?;
                 continue;
             }
-            sealed.in_flight = true;
+            let points = sealed.kept.span.points;
+            stream.held.set_in_flight(sequence, true);
             let epoch = Batch::read(&bytes).map_or(self.epoch, |batch| batch.header().epoch);
             return Ok(Some(Outgoing {
                 class: stream.config.class,
@@ -79,7 +80,7 @@ impl Core {
                 epoch,
                 sequence,
                 floor,
-                points: sealed.kept.span.points,
+                points,
                 bytes,
             }));
         }
@@ -95,7 +96,7 @@ impl Core {
                 let fits = |(n, s): (&u64, &super::Sealed)| {
                     !s.in_flight && s.kept.bytes <= budget && !going.contains(n)
                 };
-                stream.sealed.iter().any(fits)
+                stream.held.sealed().iter().any(fits)
             })
             .map(|(name, stream)| (stream.config.class, name.clone()))
             .collect();
@@ -113,7 +114,8 @@ impl Core {
         let stream = self.streams.get(&name)?;
         let going = self.going(&name);
         let mut fitting = stream
-            .sealed
+            .held
+            .sealed()
             .iter()
             .filter(|(n, s)| !s.in_flight && s.kept.bytes <= budget && !going.contains(n))
             .map(|(n, _)| *n);
@@ -152,23 +154,21 @@ impl Core {
         name: &StreamName,
         sequence: u64,
     ) -> Result<(), JournalError> {
-        let there = self.streams.get(name).is_some_and(|stream| stream.sealed.contains_key(&sequence));
+        let there = self.streams.get(name).is_some_and(|stream| stream.held.sealed().contains_key(&sequence));
         if there { self.forget(now, name, sequence) } else { Ok(()) }
     }
 
     /// It did not arrive, or nobody knows: it may go again.
     pub(crate) fn release(&mut self, name: &StreamName, sequence: u64) {
-        if let Some(sealed) = self.streams.get_mut(name).and_then(|stream| stream.sealed.get_mut(&sequence)) {
-            sealed.in_flight = false;
+        if let Some(stream) = self.streams.get_mut(name) {
+            stream.held.set_in_flight(sequence, false);
         }
     }
 
     /// The link is gone: whatever was on its way may go again.
     pub(crate) fn release_all(&mut self) {
         for stream in self.streams.values_mut() {
-            for sealed in stream.sealed.values_mut() {
-                sealed.in_flight = false;
-            }
+            stream.held.land_all();
         }
     }
 
@@ -194,7 +194,7 @@ impl Core {
         reason: LossReason,
     ) -> Result<(), JournalError> {
         let io = |e| JournalError::io("set a batch aside", e);
-        let Some(sealed) = self.streams.get(name).and_then(|s| s.sealed.get(&sequence)).cloned() else {
+        let Some(sealed) = self.streams.get(name).and_then(|s| s.held.sealed().get(&sequence)).cloned() else {
             return Ok(());
         };
         let loss = Loss { stream: name.clone(), sequence, reason, span: sealed.kept.span };
@@ -203,7 +203,7 @@ impl Core {
         stream.keep_number(&*self.files, &self.keys, now, sequence)?;
         let aside = format!("{QUARANTINE}/{}-{sequence:016x}.batch", name.folder());
         self.files.rename(&sealed.name, &aside).map_err(io)?;
-        stream.sealed.remove(&sequence);
+        stream.held.remove_sealed(sequence);
         self.files.sync_folder(&stream.folder).map_err(io)?;
         self.reported.remove(&(name.clone(), sequence, reason));
         Ok(())
@@ -227,7 +227,8 @@ impl Core {
             return Ok(PeerMark::Ahead);
         }
         let settled: Vec<u64> = stream
-            .sealed
+            .held
+            .sealed()
             .keys()
             .copied()
             .filter(|sequence| *sequence < floor || seen.contains(sequence))
@@ -241,9 +242,5 @@ impl Core {
 
 fn floor(stream: &super::Stream) -> u64 {
     let open = stream.open.as_ref().map(|open| open.sequence);
-    [stream.sealed.keys().next().copied(), stream.closed.keys().next().copied(), open]
-        .into_iter()
-        .flatten()
-        .min()
-        .unwrap_or(stream.next_sequence)
+    stream.held.first().into_iter().chain(open).min().unwrap_or(stream.next_sequence)
 }
