@@ -39,7 +39,7 @@ impl Class {
 /// When the future of an append is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
-    /// Durable. Appends gather for at most this long, so that one sync serves many.
+    /// Durable. Appends gather for at most this long, so that one sync serves many; sooner, when nobody is left to wait for.
     Group(Duration),
     /// Durable, without waiting for company.
     Strict,

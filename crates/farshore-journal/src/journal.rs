@@ -19,6 +19,7 @@ use crate::core::{Core, Keys, Outgoing, PeerMark, Rows};
 use crate::error::JournalError;
 use crate::files::RealFiles;
 use crate::frame::{MAX_PAYLOAD_BYTES, Span};
+use crate::gather::{Gather, Producer};
 use crate::stats::Stats;
 use crate::stream::StreamName;
 
@@ -41,6 +42,7 @@ struct Shared {
     wake_sealer: Condvar,
     sealing: Mutex<()>,
     future_times: AtomicU64,
+    producers: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -53,14 +55,16 @@ struct Sealer {
 struct Queue {
     entries: Vec<Entry>,
     bytes: usize,
-    /// When the first of the entries has to be written.
-    due: Option<Instant>,
+    gather: Gather,
+    /// The thread that writes waits, until then or for ever.
+    waits: Option<Option<Instant>>,
     closing: bool,
 }
 
 #[derive(Debug)]
 struct Entry {
     rows: Rows,
+    producer: Option<Producer>,
     done: oneshot::Sender<Result<Receipt, JournalError>>,
 }
 
@@ -126,6 +130,7 @@ impl Journal {
             wake_sealer: Condvar::new(),
             sealing: Mutex::new(()),
             future_times: AtomicU64::new(0),
+            producers: AtomicU64::new(0),
         });
         let mut ends = EndsThreads { shared: Arc::clone(&shared), threads: Mutex::default() };
         for (name, work) in [("journal", write_groups as fn(&Shared)), ("journal-seal", seal_segments)] {
@@ -139,8 +144,25 @@ impl Journal {
         Ok(Self { shared, ends: Arc::new(ends) })
     }
 
+    /// Someone who sends and waits for the answer, such as a connection: what is known of its habits decides how long others wait
+    /// for it. One that is never heard of again is forgotten by itself.
+    #[must_use]
+    pub fn producer(&self) -> Producer {
+        Producer(self.shared.producers.fetch_add(1, Ordering::Relaxed))
+    }
+
     /// Hands points over. What the future says is final: after an error nothing of the batch may be counted on.
     pub fn append(&self, stream: &StreamName, points: &PointBatch) -> Append {
+        self.append_from(None, stream, points)
+    }
+
+    /// Hands points over, for a producer that [`producer`](Self::producer) named.
+    pub fn append_from(
+        &self,
+        producer: Option<Producer>,
+        stream: &StreamName,
+        points: &PointBatch,
+    ) -> Append {
         let Some((earliest_ns, mut latest_ns)) = points.span_ns() else {
             return Append::ready(Ok(Receipt { sequence: 0, points: 0 }));
         };
@@ -170,7 +192,7 @@ impl Journal {
         }
         let rows =
             Rows { stream: stream.clone(), bytes, span: Span { points: count, earliest_ns, latest_ns } };
-        self.shared.enqueue(rows)
+        self.shared.enqueue(rows, producer)
     }
 
     /// Figures, a moment old at most.
@@ -252,7 +274,7 @@ impl Journal {
 }
 
 impl Shared {
-    fn enqueue(&self, rows: Rows) -> Append {
+    fn enqueue(&self, rows: Rows, producer: Option<Producer>) -> Append {
         let durability = self.config.stream(&rows.stream).durability;
         let mut queue = lock(&self.queue);
         if queue.closing {
@@ -261,18 +283,24 @@ impl Shared {
         if queue.bytes + rows.bytes.len() > self.config.max_waiting_bytes && !queue.entries.is_empty() {
             return Append::ready(Err(JournalError::Busy));
         }
-        let gather = match durability {
-            Durability::Group(_) | Durability::Strict | Durability::Os => Duration::ZERO,
-            Durability::Memory => Duration::from_millis(20),
-        };
-        let due = Instant::now() + gather;
-        queue.due = Some(queue.due.map_or(due, |before| before.min(due)));
-        queue.bytes += rows.bytes.len();
+        let (now, window, bytes) = (Instant::now(), window(durability), rows.bytes.len());
+        match durability {
+            Durability::Memory => queue.gather.add(now, window, bytes),
+            _ => queue.gather.arrive(now, producer, window, bytes),
+        }
+        queue.bytes += bytes;
         let (done, receiver) = oneshot::channel();
         let points = rows.span.points;
-        queue.entries.push(Entry { rows, done });
+        queue.entries.push(Entry { rows, producer, done });
+        let due = queue.gather.due(now);
+        let sooner = queue.waits.is_some_and(|until| until.is_none() || due < until);
+        if sooner {
+            queue.waits = Some(due);
+        }
         drop(queue);
-        self.wake.notify_one();
+        if sooner {
+            self.wake.notify_one();
+        }
         if durability == Durability::Memory {
             return Append::ready(Ok(Receipt { sequence: 0, points }));
         }
@@ -284,30 +312,58 @@ impl Shared {
         let mut queue = lock(&self.queue);
         loop {
             let now = Instant::now();
-            match queue.due {
+            let due = queue.gather.due(now);
+            match due {
                 Some(due) if due <= now || queue.closing => {
-                    queue.due = None;
+                    queue.gather.taken();
                     queue.bytes = 0;
                     return Some(std::mem::take(&mut queue.entries));
                 }
-                Some(due) => {
-                    let (next, _) =
-                        self.wake.wait_timeout(queue, due - now).unwrap_or_else(PoisonError::into_inner);
-                    queue = next;
-                }
                 None if queue.closing => return None,
-                None => queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner),
+                _ => {}
             }
+            queue.waits = Some(due);
+            queue = match due {
+                Some(due) => {
+                    self.wake.wait_timeout(queue, due - now).unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner),
+            };
+            queue.waits = None;
         }
+    }
+}
+
+/// How long an append may wait for company.
+fn window(durability: Durability) -> Duration {
+    match durability {
+        Durability::Group(window) => window,
+        Durability::Strict | Durability::Os => Duration::ZERO,
+        Durability::Memory => Duration::from_millis(20),
     }
 }
 
 fn write_groups(shared: &Shared) {
     while let Some(group) = shared.next_group() {
-        let (rows, senders): (Vec<Rows>, Vec<_>) =
-            group.into_iter().map(|entry| (entry.rows, entry.done)).unzip();
+        let begun = Instant::now();
+        let mut producers = Vec::with_capacity(group.len());
+        let (rows, senders): (Vec<Rows>, Vec<_>) = group
+            .into_iter()
+            .map(|entry| {
+                producers.push(entry.producer);
+                (entry.rows, entry.done)
+            })
+            .unzip();
         let answers = lock(&shared.core).commit(clock::now(), &rows);
         shared.publish();
+        let now = Instant::now();
+        let mut queue = lock(&shared.queue);
+        queue.gather.committed(now.duration_since(begun));
+        for (producer, rows) in producers.into_iter().zip(&rows) {
+            let durability = shared.config.stream(&rows.stream).durability;
+            queue.gather.answered(now, producer, window(durability));
+        }
+        drop(queue);
         for ((answer, done), rows) in answers.into_iter().zip(senders).zip(&rows) {
             // A producer that no longer waits is no fault.
             let _ = done.send(answer.map(|sequence| Receipt { sequence, points: rows.span.points }));

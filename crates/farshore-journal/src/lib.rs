@@ -24,6 +24,7 @@ mod core;
 mod error;
 mod files;
 mod frame;
+mod gather;
 mod journal;
 #[cfg(test)]
 mod model;
@@ -36,6 +37,7 @@ pub use error::JournalError;
 pub use farshore_series::{
     KeyError, Kind, Point, PointBatch, PointError, Sample, SeriesId, SeriesKey, Value,
 };
+pub use gather::Producer;
 pub use journal::{Append, Journal, Receipt};
 pub use stats::{LossReason, Stats, StreamStats};
 pub use stream::{StreamName, StreamNameError};
