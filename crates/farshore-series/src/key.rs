@@ -176,20 +176,30 @@ pub(crate) fn write_key<'t>(
     }
     put_text(out, "the measurement", measurement)?;
     put_text(out, "the field", field)?;
-    let mut sorted: Vec<(&str, &str)> = Vec::new();
+    // The usual few on the stack: this runs for every point.
+    let (mut few, mut many) = ([("", ""); 8], Vec::new());
+    let mut count = 0;
     for tag in tags {
-        if sorted.len() == MAX_TAGS {
-            return Err(KeyError::TooManyTags);
+        match few.get_mut(count) {
+            Some(place) => *place = tag,
+            None if count < MAX_TAGS => {
+                if many.is_empty() {
+                    many.extend(few);
+                }
+                many.push(tag);
+            }
+            None => return Err(KeyError::TooManyTags),
         }
-        sorted.push(tag);
+        count += 1;
     }
+    let sorted = if many.is_empty() { few.get_mut(..count).unwrap_or_default() } else { many.as_mut_slice() };
     if !sorted.is_sorted_by(|a, b| a.0 < b.0) {
         sorted.sort_unstable();
         if let Some(pair) = sorted.windows(2).find(|pair| pair[0].0 == pair[1].0) {
             return Err(KeyError::TagTwice { name: pair[0].0.to_owned() });
         }
     }
-    varint::put(out, sorted.len() as u64);
+    varint::put(out, count as u64);
     for (name, value) in sorted {
         if name.is_empty() {
             return Err(KeyError::Empty { part: "a tag's name" });
