@@ -235,7 +235,7 @@ impl EdgeGateway {
             point.tags.push(("unit".into(), unit.into()));
         }
         let stream = default_stream()?;
-        let taken = shared.ingest.point(&stream, &mut point).map_err(GatewayError::Point)?;
+        let taken = shared.ingest.point(None, &stream, &mut point).map_err(GatewayError::Point)?;
         shared.ingest.durable(taken).await.map_err(GatewayError::Journal)?;
         Ok(true)
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use farshore_journal::{Append, Journal, JournalError, PointBatch, SeriesKey, StreamName};
+use farshore_journal::{Append, Journal, JournalError, PointBatch, Producer, SeriesKey, StreamName};
 
 use crate::clock;
 use crate::counters::Counters;
@@ -39,9 +39,12 @@ pub(crate) struct Ingest {
     journal: Journal,
     pub(crate) counters: Arc<Counters>,
     max_series: usize,
-    known: Mutex<HashMap<StreamName, HashSet<SeriesKey>>>,
-    latest: Mutex<BTreeMap<String, Latest>>,
+    known: Mutex<HashMap<StreamName, Arc<KnownSeries>>>,
+    latest: Mutex<BTreeMap<SeriesKey, (i64, farshore_journal::Value)>>,
 }
+
+/// The series of a stream. Locked for a moment for each series of a body, never while one is read.
+type KnownSeries = Mutex<HashSet<SeriesKey>>;
 
 /// The newest value of a series, for the page.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,8 +57,7 @@ pub(crate) struct Latest {
 struct Collector<'k> {
     batch: PointBatch,
     now_ns: i64,
-    /// The series of the stream, those of this body included.
-    known: &'k mut HashSet<SeriesKey>,
+    known: &'k KnownSeries,
     max_series: usize,
     newest: Option<farshore_journal::SeriesId>,
     refused: HashSet<farshore_journal::SeriesId>,
@@ -72,13 +74,14 @@ impl Collector<'_> {
             // Ids are given in order: a new one is larger than all before.
             if self.newest.is_none_or(|newest| series > newest) {
                 self.newest = Some(series);
-                if let Some(key) = self.batch.key(series)
-                    && !self.known.contains(key)
-                {
-                    if self.known.len() >= self.max_series {
-                        self.refused.insert(series);
-                    } else {
-                        self.known.insert(key.clone());
+                if let Some(key) = self.batch.key(series) {
+                    let mut known = lock(self.known);
+                    if !known.contains(key) {
+                        if known.len() >= self.max_series {
+                            self.refused.insert(series);
+                        } else {
+                            known.insert(key.clone());
+                        }
                     }
                 }
             }
@@ -116,27 +119,38 @@ impl Ingest {
     ///
     /// # Errors
     /// When the body as a whole can't be read: nothing of it is taken.
-    pub(crate) fn body(&self, stream: &StreamName, form: Form, body: &[u8]) -> Result<Taken, PointError> {
+    pub(crate) fn body(
+        &self,
+        from: Option<Producer>,
+        stream: &StreamName,
+        form: Form,
+        body: &[u8],
+    ) -> Result<Taken, PointError> {
         let (batch, outcome, points) = self.collect(stream, |sink| match form {
             Form::Json => Ok(json::decode(body, sink)),
             Form::Lines(precision) => Ok(line::decode(body, precision, sink)),
             Form::OtlpProtobuf => otlp::decode_protobuf(body, sink),
             Form::OtlpJson => otlp::decode_json(body, sink),
         })?;
-        Ok(self.hand_over(stream, &batch, outcome, points))
+        Ok(self.hand_over(from, stream, &batch, outcome, points))
     }
 
     /// Hands one point to the journal.
     ///
     /// # Errors
     /// When it isn't one.
-    pub(crate) fn point(&self, stream: &StreamName, point: &mut Point<'_>) -> Result<Taken, PointError> {
+    pub(crate) fn point(
+        &self,
+        from: Option<Producer>,
+        stream: &StreamName,
+        point: &mut Point<'_>,
+    ) -> Result<Taken, PointError> {
         point.finish()?;
         let (batch, outcome, points) = self.collect(stream, |sink| {
             sink(point)?;
             Ok(Outcome { accepted: 1, ..Outcome::default() })
         })?;
-        Ok(self.hand_over(stream, &batch, outcome, points))
+        Ok(self.hand_over(from, stream, &batch, outcome, points))
     }
 
     fn collect(
@@ -144,11 +158,11 @@ impl Ingest {
         stream: &StreamName,
         decode: impl FnOnce(&mut crate::decode::Sink<'_>) -> Result<Outcome, PointError>,
     ) -> Result<(PointBatch, Outcome, usize), PointError> {
-        let mut known = lock(&self.known);
+        let known = Arc::clone(lock(&self.known).entry(stream.clone()).or_default());
         let mut collector = Collector {
             batch: PointBatch::new(),
             now_ns: clock::wall_ns(),
-            known: known.entry(stream.clone()).or_default(),
+            known: &known,
             max_series: self.max_series,
             newest: None,
             refused: HashSet::new(),
@@ -162,21 +176,27 @@ impl Ingest {
         Ok((collector.batch, result?, collector.points))
     }
 
-    fn hand_over(&self, stream: &StreamName, batch: &PointBatch, outcome: Outcome, points: usize) -> Taken {
+    fn hand_over(
+        &self,
+        from: Option<Producer>,
+        stream: &StreamName,
+        batch: &PointBatch,
+        outcome: Outcome,
+        points: usize,
+    ) -> Taken {
         if batch.is_empty() {
             return Taken { outcome, append: None, points: 0 };
         }
-        let append = self.journal.append(stream, batch);
+        let append = self.journal.append_from(from, stream, batch);
         let mut latest = lock(&self.latest);
         for sample in batch.samples().iter().rev().take(LATEST_OF_BATCH) {
             let Some(key) = batch.key(sample.series) else { continue };
-            let name = key.to_string();
             let room = latest.len() < MAX_LATEST;
-            match latest.get_mut(&name) {
-                Some(entry) if entry.at_ns >= sample.at_ns => {}
-                Some(entry) => *entry = Latest { at_ns: sample.at_ns, value: shown(&sample.value) },
+            match latest.get_mut(key) {
+                Some((at_ns, _)) if *at_ns >= sample.at_ns => {}
+                Some(entry) => *entry = (sample.at_ns, short(&sample.value)),
                 None if room => {
-                    latest.insert(name, Latest { at_ns: sample.at_ns, value: shown(&sample.value) });
+                    latest.insert(key.clone(), (sample.at_ns, short(&sample.value)));
                 }
                 None => {}
             }
@@ -199,7 +219,20 @@ impl Ingest {
 
     /// The newest values, by series.
     pub(crate) fn latest(&self) -> BTreeMap<String, Latest> {
-        lock(&self.latest).clone()
+        let latest = lock(&self.latest).clone();
+        let named = |(key, (at_ns, value)): (SeriesKey, (i64, farshore_journal::Value))| {
+            (key.to_string(), Latest { at_ns, value: shown(&value) })
+        };
+        latest.into_iter().map(named).collect()
+    }
+}
+
+/// A value, with no more of a text than is shown.
+fn short(value: &farshore_journal::Value) -> farshore_journal::Value {
+    use farshore_journal::Value;
+    match value {
+        Value::Text(text) | Value::Json(text) => Value::Text(text.chars().take(80).collect()),
+        other => other.clone(),
     }
 }
 
@@ -209,7 +242,7 @@ fn shown(value: &farshore_journal::Value) -> String {
         Value::Float(number) => number.to_string(),
         Value::Integer(number) => number.to_string(),
         Value::Boolean(flag) => flag.to_string(),
-        Value::Text(text) | Value::Json(text) => text.chars().take(80).collect(),
+        Value::Text(text) | Value::Json(text) => text.clone(),
     }
 }
 
@@ -235,7 +268,7 @@ mod tests {
         let (_folder, journal, ingest) = ingest(100);
         let stream = "data/default".parse().expect("a name");
         let taken = ingest
-            .body(&stream, Form::Lines(Precision::Seconds), b"a x=1,y=2 5\nbad\nb x=3 6")
+            .body(None, &stream, Form::Lines(Precision::Seconds), b"a x=1,y=2 5\nbad\nb x=3 6")
             .expect("lines");
         let outcome = ingest.durable(taken).await.expect("durable");
         assert_eq!((outcome.accepted, outcome.rejected), (2, 1));
@@ -250,7 +283,7 @@ mod tests {
         let stream = "data/default".parse().expect("a name");
         let body = b"a,n=1 x=1\na,n=2 x=1\na,n=3 x=1\na,n=3 x=2\na,n=1 x=3";
         for _ in 0..2 {
-            let taken = ingest.body(&stream, Form::Lines(Precision::Seconds), body).expect("lines");
+            let taken = ingest.body(None, &stream, Form::Lines(Precision::Seconds), body).expect("lines");
             let outcome = ingest.durable(taken).await.expect("durable");
             assert_eq!((outcome.accepted, outcome.rejected), (3, 2));
             assert!(outcome.message().contains("more than 2 series"), "{}", outcome.message());
@@ -262,8 +295,8 @@ mod tests {
     async fn a_body_that_is_broken_as_a_whole_leaves_nothing() {
         let (_folder, journal, ingest) = ingest(2);
         let stream = "data/default".parse().expect("a name");
-        assert!(ingest.body(&stream, Form::OtlpProtobuf, b"\xff").is_err());
-        assert!(ingest.body(&stream, Form::OtlpJson, b"{").is_err());
+        assert!(ingest.body(None, &stream, Form::OtlpProtobuf, b"\xff").is_err());
+        assert!(ingest.body(None, &stream, Form::OtlpJson, b"{").is_err());
         assert_eq!(journal.stats().pending_points(), 0);
     }
 }

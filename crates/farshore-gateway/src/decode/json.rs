@@ -13,9 +13,10 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::quick::Quick;
 use super::time::{by_magnitude, parse_rfc3339, whole_by_magnitude};
 use super::{Outcome, Sink};
 use crate::limits::{MAX_FIELDS, MAX_LINE_BYTES, MAX_NAME_BYTES, MAX_TAGS};
@@ -33,20 +34,16 @@ pub fn decode(body: &[u8], sink: &mut Sink<'_>) -> Outcome {
     };
     let text = text.trim_start_matches(['\u{feff}', ' ', '\t', '\r', '\n']);
     if text.starts_with('[') {
-        let mut reader = serde_json::Deserializer::from_str(text);
-        let result =
-            Elements { outcome: &mut outcome, sink }.deserialize(&mut reader).and_then(|()| reader.end());
-        if let Err(error) = result {
+        if let Err(error) = elements(text, &mut outcome, sink) {
             let place = outcome.accepted + outcome.rejected + 1;
-            outcome.count(place, Err(broken(&error)));
+            outcome.count(place, Err(error));
         }
         return outcome;
     }
     // A single object may be written over several lines; a line that does not end its object is tried as the whole.
     let mut point = Point::default();
-    if let Ok(raw) = serde_json::from_str::<&RawValue>(text) {
-        let result = read(raw.get(), &mut point).and_then(|()| sink(&point));
-        outcome.count(1, result);
+    if let Some(result) = whole(text, &mut point) {
+        outcome.count(1, result.and_then(|()| sink(&point)));
         return outcome;
     }
     for (index, line) in text.split('\n').enumerate() {
@@ -54,11 +51,11 @@ pub fn decode(body: &[u8], sink: &mut Sink<'_>) -> Outcome {
         if line.is_empty() {
             continue;
         }
+        point.clear();
         let result = if line.len() > MAX_LINE_BYTES {
             Err(PointError::TooLong { what: "the line", bytes: line.len(), max: MAX_LINE_BYTES })
         } else {
-            let mut point = Point::default();
-            read(line, &mut point).and_then(|()| sink(&point))
+            whole(line, &mut point).unwrap_or_else(|| read(line, &mut point)).and_then(|()| sink(&point))
         };
         outcome.count(index + 1, result);
     }
@@ -68,42 +65,74 @@ pub fn decode(body: &[u8], sink: &mut Sink<'_>) -> Outcome {
     outcome
 }
 
-fn broken(error: &serde_json::Error) -> PointError {
-    PointError::Json(error.to_string().chars().take(200).collect())
+/// The text as one value; nothing when it is not one.
+fn whole<'a>(text: &'a str, point: &mut Point<'a>) -> Option<Result<(), PointError>> {
+    let mut quick = Quick::new(text, 0);
+    if quick.object(point).is_some() {
+        quick.skip_blanks();
+        if quick.at == text.len() {
+            return Some(Ok(()));
+        }
+        // More stands behind it.
+        point.clear();
+        return None;
+    }
+    point.clear();
+    let raw = serde_json::from_str::<&RawValue>(text).ok()?;
+    Some(read(raw.get(), point))
 }
 
 /// An array's elements, one after another, never all at once.
-struct Elements<'a, 's> {
-    outcome: &'a mut Outcome,
-    sink: &'a mut Sink<'s>,
-}
-
-impl<'de> DeserializeSeed<'de> for Elements<'_, '_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_seq(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Elements<'_, '_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an array of points")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<(), A::Error> {
-        let mut place = 0;
-        let mut point = Point::default();
-        while let Some(raw) = elements.next_element::<&'de RawValue>()? {
-            place += 1;
-            point.clear();
-            let result = read(raw.get(), &mut point).and_then(|()| (self.sink)(&point));
-            self.outcome.count(place, result);
+///
+/// # Errors
+/// Where the array itself is broken: what comes behind is not looked at.
+fn elements(text: &str, outcome: &mut Outcome, sink: &mut Sink<'_>) -> Result<(), PointError> {
+    let mut reader = Quick::new(text, 1);
+    let mut point = Point::default();
+    let broken_at = |what: &str, at: usize| PointError::Json(format!("{what} at byte {at}"));
+    reader.skip_blanks();
+    let mut first = true;
+    loop {
+        match reader.peek() {
+            None => return Err(broken_at("EOF while parsing an array", reader.at)),
+            Some(b']') if first => break,
+            Some(_) => {}
         }
-        Ok(())
+        first = false;
+        let start = reader.at;
+        point.clear();
+        let result = if reader.object(&mut point).is_some() {
+            Ok(())
+        } else {
+            point.clear();
+            let mut slow = serde_json::Deserializer::from_str(text.get(start..).unwrap_or_default())
+                .into_iter::<&RawValue>();
+            let raw = match slow.next() {
+                Some(Ok(raw)) => raw.get(),
+                Some(Err(error)) => return Err(broken(&error)),
+                None => return Err(broken_at("EOF while parsing an array", start)),
+            };
+            reader.at = start + slow.byte_offset();
+            read(raw, &mut point)
+        };
+        let place = outcome.accepted + outcome.rejected + 1;
+        outcome.count(place, result.and_then(|()| sink(&point)));
+        reader.skip_blanks();
+        match reader.peek() {
+            Some(b',') => reader.at += 1,
+            Some(b']') => break,
+            None => return Err(broken_at("EOF while parsing an array", reader.at)),
+            Some(_) => return Err(broken_at("expected `,` or `]`", reader.at)),
+        }
+        reader.skip_blanks();
     }
+    reader.at += 1;
+    reader.skip_blanks();
+    if reader.at < text.len() { Err(broken_at("trailing characters", reader.at)) } else { Ok(()) }
+}
+
+fn broken(error: &serde_json::Error) -> PointError {
+    PointError::Json(error.to_string().chars().take(200).collect())
 }
 
 /// The object as it is written. `tags` and `fields` are read in place, without a map in between.
@@ -276,7 +305,7 @@ pub(crate) fn value(raw: &str) -> Result<Option<Value<'_>>, PointError> {
     }))
 }
 
-fn number(raw: &str) -> Result<Value<'static>, PointError> {
+pub(super) fn number(raw: &str) -> Result<Value<'static>, PointError> {
     if let Ok(whole) = raw.parse::<i64>()
         && whole.unsigned_abs() > EXACT
     {
@@ -286,7 +315,7 @@ fn number(raw: &str) -> Result<Value<'static>, PointError> {
     float.map(Value::Float).ok_or_else(|| PointError::malformed("the number", raw, "it is too large"))
 }
 
-fn time(raw: &str) -> Result<Option<i64>, PointError> {
+pub(super) fn time(raw: &str) -> Result<Option<i64>, PointError> {
     let bad = |text: &str| {
         PointError::malformed("the timestamp", text, "write RFC 3339, or a Unix time between 1677 and 2262")
     };
@@ -406,7 +435,63 @@ mod tests {
         assert_eq!((points.len(), outcome.rejected, outcome.told[0].place), (2, 1, 2));
     }
 
+    /// What both readers make of an object.
+    fn both(text: &str) -> Option<(Point<'_>, Result<Point<'_>, PointError>)> {
+        let (mut quick, mut slow) = (Point::default(), Point::default());
+        let mut reader = Quick::new(text, 0);
+        reader.object(&mut quick)?;
+        reader.skip_blanks();
+        if reader.at < text.len() {
+            return None;
+        }
+        Some((quick, read(text, &mut slow).map(|()| slow)))
+    }
+
+    #[test]
+    fn the_usual_object_is_read_in_one_pass() {
+        for usual in [
+            DOCUMENTED,
+            r#"{"sensor_id":"a","value":1}"#,
+            r#"{ "measurement" : "m" , "fields" : { "a" : 1.5 , "b" : "x", "c" : true } , "time" : 1700000000.25 }"#,
+            r#"{"sensor_id":"a","value":-0.0,"tags":{},"unit":""}"#,
+        ] {
+            let (quick, slow) = both(usual).expect(usual);
+            assert_eq!(Ok(quick), slow, "{usual}");
+        }
+        for unusual in [
+            r#"{"sensor_id":"a\u0041","value":1}"#,
+            r#"{"sensor_id":"a","value":null}"#,
+            r#"{"sensor_id":"a","value":1,"value":2}"#,
+            r#"{"sensor_id":"a","value":01}"#,
+            r#"{"sensor_id":"a","value":1,}"#,
+            r#"{"sensor_id":"a","value":{"b":1}}"#,
+        ] {
+            assert!(both(unusual).is_none(), "{unusual}");
+        }
+    }
+
     proptest! {
+        /// Whatever the quick reader takes, the general one takes for the same.
+        #[test]
+        fn both_readers_agree(text in prop_oneof![
+            (0..DOCUMENTED.len(), "[ -~]").prop_map(|(at, byte)| {
+                let mut text = DOCUMENTED.to_owned();
+                text.replace_range(at..=at, &byte);
+                text
+            }),
+            prop::collection::vec(("(sensor_id|measurement|value|unit|tags|fields|time|timestamp|x)", prop_oneof![
+                "-?[0-9]{1,4}(\\.[0-9]{0,3})?(e[0-9]{1,2})?", "\"[a-z0-9 ]{0,4}\"", "(true|false|null|\\{\\}|\\[\\])",
+                "\\{\"[a-c]\":(1|\"b\"|true)(,\"[a-c]\":2)?\\}",
+            ]), 0..6).prop_map(|members| {
+                let members: Vec<String> = members.iter().map(|(key, value)| format!("\"{key}\":{value}")).collect();
+                format!("{{{}}}", members.join(","))
+            }),
+        ]) {
+            if let Some((quick, slow)) = both(&text) {
+                prop_assert_eq!(Ok(quick), slow);
+            }
+        }
+
         #[test]
         fn any_bytes_are_read_or_refused(body in prop_oneof![
             prop::collection::vec(any::<u8>(), 0..200),

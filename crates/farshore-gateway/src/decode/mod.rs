@@ -5,6 +5,7 @@ pub mod body;
 pub mod json;
 pub mod line;
 pub mod otlp;
+mod quick;
 mod time;
 
 pub use time::{Precision, parse_rfc3339};

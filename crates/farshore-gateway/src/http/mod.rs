@@ -61,12 +61,13 @@ pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>, mut stop: 
             tracing::debug!(%error, "a connection waits for full packets");
         }
         let server = Arc::clone(&server);
+        let from = server.shared.journal.producer();
         let mut stop = stop.clone();
         connections.spawn(async move {
             let _place = place;
             let service = service_fn(move |request| {
                 let server = Arc::clone(&server);
-                async move { Ok::<_, Infallible>(routes::answer(&server, request).await) }
+                async move { Ok::<_, Infallible>(routes::answer(&server, from, request).await) }
             });
             let mut builder = http1::Builder::new();
             builder.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(64 * 1024);

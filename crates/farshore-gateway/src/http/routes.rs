@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use farshore_domain::digest::Digest;
-use farshore_journal::{JournalError, StreamName};
+use farshore_journal::{JournalError, Producer, StreamName};
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
@@ -37,7 +37,7 @@ enum Dialect {
     Otlp { json: bool },
 }
 
-pub(super) async fn answer(server: &Arc<Server>, request: Request<Incoming>) -> Answer {
+pub(super) async fn answer(server: &Arc<Server>, from: Producer, request: Request<Incoming>) -> Answer {
     let query: Vec<(String, String)> =
         form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes())
             .take(32)
@@ -104,7 +104,7 @@ pub(super) async fn answer(server: &Arc<Server>, request: Request<Incoming>) -> 
         Ok(stream) => stream,
         Err(message) => return answer::failure(StatusCode::NOT_FOUND, "not found", &message),
     };
-    take(server, request, dialect, form, stream).await
+    take(server, request, Readings { from, dialect, form, stream }).await
 }
 
 /// `data/NAME`; a name of InfluxDB (`db/retention`, capital letters) is made to fit.
@@ -124,13 +124,21 @@ fn ready(shared: &Shared) -> Answer {
     answer::json(StatusCode::OK, &serde_json::json!({"ready": true, "device_id": shared.config.device_id}))
 }
 
-async fn take(
-    server: &Arc<Server>,
-    request: Request<Incoming>,
+/// Who sends what to where.
+struct Readings {
+    /// The connection.
+    from: Producer,
     dialect: Dialect,
     form: Form,
     stream: StreamName,
+}
+
+async fn take(
+    server: &Arc<Server>,
+    request: Request<Incoming>,
+    readings: Readings,
 ) -> Answer {
+    let dialect = readings.dialect;
     let begun = Instant::now();
     let (head, incoming) = request.into_parts();
     let encoding = head.headers.get(CONTENT_ENCODING).map_or("", |value| value.to_str().unwrap_or("?"));
@@ -172,12 +180,12 @@ async fn take(
     };
     let key = head.headers.get("idempotency-key").map(|key| key.to_str().unwrap_or_default());
     let Some(key) = key else {
-        return take_body(server, dialect, form, stream, encoding, body, begun).await;
+        return take_body(server, readings, encoding, body, begun).await;
     };
     if key.is_empty() || key.len() > MAX_KEY_BYTES {
         return answer::invalid(&format!("an Idempotency-Key has 1 to {MAX_KEY_BYTES} characters"));
     }
-    let key = format!("{stream} {key}");
+    let key = format!("{} {key}", readings.stream);
     match server.recent.claim(&key, Digest::of(&body)) {
         Key::New => {}
         Key::Other => {
@@ -196,7 +204,7 @@ async fn take(
         }
     }
     let mut settle = Settle { server, key: &key, said: None };
-    let answer = take_body(server, dialect, form, stream, encoding, body, begun).await;
+    let answer = take_body(server, readings, encoding, body, begun).await;
     let (head, body) = answer.into_parts();
     // A full body is there at once.
     let bytes = match body.collect().await {
@@ -231,18 +239,17 @@ impl Drop for Settle<'_> {
 
 async fn take_body(
     server: &Arc<Server>,
-    dialect: Dialect,
-    form: Form,
-    stream: StreamName,
+    readings: Readings,
     encoding: Encoding,
     body: Bytes,
     begun: Instant,
 ) -> Answer {
     let shared = Arc::clone(&server.shared);
+    let Readings { from, dialect, form, stream } = readings;
     let elsewhere = encoding != Encoding::Plain || body.len() > LARGE;
     let read = move || -> Result<_, Unreadable> {
         let plain: Cow<'_, [u8]> = unpack(&body, encoding)?;
-        Ok(shared.ingest.body(&stream, form, &plain)?)
+        Ok(shared.ingest.body(Some(from), &stream, form, &plain)?)
     };
     let taken = if elsewhere {
         match tokio::task::spawn_blocking(read).await {

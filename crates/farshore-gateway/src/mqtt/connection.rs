@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, BytesMut};
-use farshore_journal::JournalError;
+use farshore_journal::{JournalError, Producer};
 use futures_util::FutureExt as _;
 use futures_util::stream::{FuturesOrdered, StreamExt as _};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -63,6 +63,7 @@ type UnderWay<'s> = FuturesOrdered<Pin<Box<dyn Future<Output = Settled> + Send +
 struct Connection<'s, S> {
     stream: S,
     shared: &'s Shared,
+    producer: Producer,
     buffer: BytesMut,
     out: Vec<u8>,
     version: Version,
@@ -76,6 +77,7 @@ pub(super) async fn run<S: AsyncRead + AsyncWrite + Unpin + Send>(
     let mut connection = Connection {
         stream,
         shared,
+        producer: shared.journal.producer(),
         buffer: BytesMut::with_capacity(4096),
         out: Vec::new(),
         version: Version::V311,
@@ -215,7 +217,7 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'s, S> {
                     Ok(Some((Packet::Disconnect { .. }, _))) => return Ok(()),
                     Ok(Some((packet, length))) => {
                         let answered =
-                            hear(self.shared, self.version, &mut self.out, under_way, acknowledged, packet);
+                            hear(self.shared, self.version, &mut self.out, under_way, acknowledged, (self.producer, packet));
                         self.buffer.advance(length);
                         answered?;
                     }
@@ -297,10 +299,10 @@ fn hear<'s>(
     out: &mut Vec<u8>,
     under_way: &mut UnderWay<'s>,
     acknowledged: &Acknowledged,
-    packet: Packet<'_>,
+    (from, packet): (Producer, Packet<'_>),
 ) -> Result<(), ConnectionError> {
     match packet {
-        Packet::Publish(message) => publish(shared, under_way, acknowledged, &message),
+        Packet::Publish(message) => publish(shared, from, under_way, acknowledged, &message),
         Packet::PingRequest => codec::ping_response(out),
         Packet::Subscribe { id, filters } => codec::sub_ack_refused(out, version, id, filters.len()),
         Packet::Unsubscribe { id, filters } => codec::unsub_ack(out, version, id, filters),
@@ -312,6 +314,7 @@ fn hear<'s>(
 
 fn publish<'s>(
     shared: &'s Shared,
+    from: Producer,
     under_way: &mut UnderWay<'s>,
     acknowledged: &Acknowledged,
     message: &Publish<'_>,
@@ -332,7 +335,7 @@ fn publish<'s>(
         })));
         return;
     }
-    match payload::take(&shared.ingest, &shared.mqtt_stream, message.topic, message.payload) {
+    match payload::take(&shared.ingest, Some(from), &shared.mqtt_stream, message.topic, message.payload) {
         Ok(taken) => under_way.push_back(Box::pin(settled(shared, id, begun, taken))),
         Err(error) => {
             shared.counters.rejected.add(1);

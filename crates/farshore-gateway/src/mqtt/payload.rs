@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use farshore_journal::StreamName;
+use farshore_journal::{Producer, StreamName};
 
 use crate::decode::{Precision, json};
 use crate::ingest::{Form, Ingest, Taken};
@@ -18,6 +18,7 @@ use crate::point::{Point, PointError};
 /// When it is no reading at all. A message with some good points gives those.
 pub(super) fn take(
     ingest: &Ingest,
+    from: Option<Producer>,
     stream: &StreamName,
     topic: &str,
     payload: &[u8],
@@ -27,12 +28,12 @@ pub(super) fn take(
         None => return Err(PointError::Missing { what: "a reading" }),
         Some(b'{') if !json::names_a_sensor(text) => {
             let mut point = json::fields_of(topic, text)?;
-            return ingest.point(stream, &mut point);
+            return ingest.point(from, stream, &mut point);
         }
-        Some(b'{' | b'[') => ingest.body(stream, Form::Json, text.as_bytes())?,
-        Some(b'"') => return bare(ingest, stream, topic, text),
-        Some(_) if !text.contains(['=', '\n']) => return bare(ingest, stream, topic, text),
-        Some(_) => ingest.body(stream, Form::Lines(Precision::Nanoseconds), text.as_bytes())?,
+        Some(b'{' | b'[') => ingest.body(from, stream, Form::Json, text.as_bytes())?,
+        Some(b'"') => return bare(ingest, from, stream, topic, text),
+        Some(_) if !text.contains(['=', '\n']) => return bare(ingest, from, stream, topic, text),
+        Some(_) => ingest.body(from, stream, Form::Lines(Precision::Nanoseconds), text.as_bytes())?,
     };
     match taken.outcome.told.first() {
         Some(first) if taken.outcome.accepted == 0 => Err(first.error.clone()),
@@ -41,7 +42,13 @@ pub(super) fn take(
     }
 }
 
-fn bare(ingest: &Ingest, stream: &StreamName, topic: &str, text: &str) -> Result<Taken, PointError> {
+fn bare(
+    ingest: &Ingest,
+    from: Option<Producer>,
+    stream: &StreamName,
+    topic: &str,
+    text: &str,
+) -> Result<Taken, PointError> {
     let unknown =
         || PointError::malformed("the message", text, "it is no number, no JSON and no line protocol");
     // A number may look like nothing else.
@@ -55,7 +62,7 @@ fn bare(ingest: &Ingest, stream: &StreamName, topic: &str, text: &str) -> Result
         fields: vec![(Cow::Borrowed("value"), value)],
         ..Point::default()
     };
-    ingest.point(stream, &mut point)
+    ingest.point(from, stream, &mut point)
 }
 
 #[cfg(test)]
@@ -81,7 +88,7 @@ mod tests {
             ("array", "[{\"sensor_id\": \"s2\", \"value\": 1}]"),
             ("line", "weather,site=a wind=3 1700000000000000000"),
         ] {
-            let taken = take(&ingest, &stream, topic, payload.as_bytes()).expect(payload);
+            let taken = take(&ingest, None, &stream, topic, payload.as_bytes()).expect(payload);
             ingest.durable(taken).await.expect("durable");
         }
         let latest = ingest.latest();
@@ -104,8 +111,8 @@ mod tests {
             Some(1_700_000_000_000_000_000)
         );
         for payload in ["", "hello", "nan", "inf", "{", "{}", "[]", "null", "a=b", "{\"ts\":1}"] {
-            assert!(take(&ingest, &stream, "t", payload.as_bytes()).is_err(), "{payload}");
+            assert!(take(&ingest, None, &stream, "t", payload.as_bytes()).is_err(), "{payload}");
         }
-        assert!(take(&ingest, &stream, "t", b"\xff").is_err());
+        assert!(take(&ingest, None, &stream, "t", b"\xff").is_err());
     }
 }
