@@ -18,6 +18,8 @@ use farshore_trust::sealed::{DEVICE_WRAP_BYTES, DataKey, DeviceKey, SealError};
 use crate::stats::LossReason;
 
 pub(crate) const HEADER_BYTES: usize = 44;
+/// A shorter piece was never acknowledged: it is the beginning of a write that did not end.
+const LEAST_FRAME_BYTES: usize = 2 * HEADER_BYTES + 16;
 pub(crate) const HEAD_BYTES: usize = 8 + DEVICE_WRAP_BYTES + 16 + 4;
 const AUTHENTICATED_BYTES: usize = 36;
 const HEAD_MAGIC: &[u8; 8] = b"FSJS\x01\0\0\0";
@@ -156,10 +158,40 @@ pub(crate) enum Found<'a> {
     Frame(FrameHeader, &'a [u8]),
     /// A frame that is damaged, and counted by its header or trailer.
     Damaged(FrameHeader),
-    /// Bytes between frames that are none.
-    Gap,
+    /// So many bytes between frames that are none.
+    Gap(usize),
     /// The rest of the segment holds no whole frame: what a power cut left of the last write, or damage at the very end.
-    Tail(Option<FrameHeader>),
+    Tail(Option<FrameHeader>, usize),
+}
+
+impl Found<'_> {
+    /// Bytes that held points of which nobody knows how many: neither header nor trailer of their frame is left.
+    pub(crate) fn unknown_bytes(&self) -> u64 {
+        match self {
+            Self::Gap(bytes) | Self::Tail(None, bytes) if *bytes >= LEAST_FRAME_BYTES => *bytes as u64,
+            _ => 0,
+        }
+    }
+}
+
+/// A place in the header and one in the trailer of each frame.
+#[cfg(test)]
+pub(crate) fn marks(content: &[u8]) -> Vec<(usize, usize)> {
+    let frames = after_head(content);
+    let end_of = |rest: &[u8]| content.len() - rest.len();
+    let mut reader = Frames::new(frames);
+    let mut marks = Vec::new();
+    if content.starts_with(HEAD_MAGIC) {
+        loop {
+            let start = end_of(reader.rest);
+            match reader.next() {
+                Some(Found::Frame(..)) => marks.push((start + 20, end_of(reader.rest) - 20)),
+                Some(_) => {}
+                None => break,
+            }
+        }
+    }
+    marks
 }
 
 /// Goes through the frames of a segment, and past what is damaged.
@@ -206,33 +238,44 @@ impl<'a> Iterator for Frames<'a> {
             return Some(match self.next_mark() {
                 Some((at, None)) => {
                     self.skip(at);
-                    Found::Gap
+                    Found::Gap(at)
                 }
                 Some((at, Some(trailer))) => {
                     self.skip(at + HEADER_BYTES);
                     Found::Damaged(trailer)
                 }
                 None => {
-                    self.rest = &[];
-                    Found::Tail(None)
+                    let rest = std::mem::take(&mut self.rest);
+                    // Blocks that the file was given and that were never written.
+                    let written = rest.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+                    Found::Tail(None, written)
                 }
             });
         };
         let end = HEADER_BYTES + header.length as usize;
         let Some(payload) = self.rest.get(HEADER_BYTES..end) else {
-            self.rest = &[];
-            return Some(Found::Tail(Some(header)));
+            let rest = std::mem::take(&mut self.rest);
+            return Some(Found::Tail(Some(header), rest.len()));
         };
         let last = self.rest.len() <= end + HEADER_BYTES;
         self.skip(end + HEADER_BYTES);
         Some(if crc32c(payload) == header.payload_crc {
             Found::Frame(header, payload)
         } else if last {
-            Found::Tail(Some(header))
+            Found::Tail(Some(header), end + HEADER_BYTES)
         } else {
             Found::Damaged(header)
         })
     }
+}
+
+/// What of a segment could not be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Missing {
+    pub(crate) reason: LossReason,
+    pub(crate) span: Span,
+    /// More points than the span counts: those of so many bytes, whatever their number.
+    pub(crate) unknown_bytes: u64,
 }
 
 /// A segment, read.
@@ -243,7 +286,7 @@ pub(crate) struct Opened {
     /// What the frame of these rows says of itself.
     pub(crate) spans: Vec<Span>,
     /// What could not be read.
-    pub(crate) lost: Vec<(LossReason, Span)>,
+    pub(crate) lost: Vec<Missing>,
     /// Whether anything could not be read, known by number or not.
     pub(crate) damaged: bool,
 }
@@ -252,14 +295,16 @@ pub(crate) struct Opened {
 ///
 /// # Errors
 /// When the head is damaged or of another device: what the frames say they held.
-pub(crate) fn open(device: &DeviceKey, content: &[u8]) -> Result<Opened, Span> {
+pub(crate) fn open(device: &DeviceKey, content: &[u8]) -> Result<Opened, Missing> {
     let key = read_head(content).and_then(|(wrapped, nonce)| Some((device.unwrap(&wrapped).ok()?, nonce)));
     let mut opened = Opened::default();
-    let mut all = Span::EMPTY;
+    let mut all = Missing { reason: LossReason::Corrupt, span: Span::EMPTY, unknown_bytes: 0 };
     for found in Frames::new(after_head(content)) {
+        let unknown_bytes = found.unknown_bytes();
+        all.unknown_bytes += unknown_bytes;
         let (reason, span) = match found {
             Found::Frame(header, payload) => {
-                all.add(header.span);
+                all.span.add(header.span);
                 let aad = authenticated(header.index, header.span, header.length);
                 let rows = key.as_ref().and_then(|(key, prefix)| {
                     key.decrypt(&nonce_of(prefix, header.index), &aad, payload).ok()
@@ -272,17 +317,17 @@ pub(crate) fn open(device: &DeviceKey, content: &[u8]) -> Result<Opened, Span> {
                 (LossReason::Corrupt, header.span)
             }
             Found::Damaged(header) => (LossReason::Corrupt, header.span),
-            Found::Tail(Some(header)) => (LossReason::TornTail, header.span),
-            Found::Gap | Found::Tail(None) => {
-                opened.damaged = true;
-                continue;
-            }
+            Found::Tail(Some(header), _) => (LossReason::TornTail, header.span),
+            Found::Gap(_) => (LossReason::Corrupt, Span::EMPTY),
+            Found::Tail(None, _) => (LossReason::TornTail, Span::EMPTY),
         };
         if !matches!(found, Found::Frame(..)) {
-            all.add(span);
+            all.span.add(span);
         }
         opened.damaged = true;
-        opened.lost.push((reason, span));
+        if span.points > 0 || unknown_bytes > 0 {
+            opened.lost.push(Missing { reason, span, unknown_bytes });
+        }
     }
     if key.is_some() { Ok(opened) } else { Err(all) }
 }
@@ -306,8 +351,8 @@ mod tests {
             .map(|found| match found {
                 Found::Frame(header, payload) => format!("{}:{} ", header.index, payload.len()),
                 Found::Damaged(header) => format!("{}! ", header.index),
-                Found::Gap => "gap ".into(),
-                Found::Tail(header) => format!("tail {:?}", header.map(|h| h.span.points)),
+                Found::Gap(bytes) => format!("gap {bytes} "),
+                Found::Tail(header, bytes) => format!("tail {:?} {bytes}", header.map(|h| h.span.points)),
             })
             .collect()
     }
@@ -326,12 +371,43 @@ mod tests {
         assert_eq!(flipped(0), "0! 1:11 2:12 ", "a header");
         assert_eq!(flipped(60), "0:10 1:11 2:12 ", "a trailer");
         assert_eq!(flipped(first + 20), "0:10 1! 2:12 ", "a header between");
-        assert_eq!(flipped(good.len() - 50), "0:10 1:11 tail Some(3)", "the last payload");
+        assert_eq!(flipped(good.len() - 50), "0:10 1:11 tail Some(3) 100", "the last payload");
         assert_eq!(flipped(good.len() - 80), "0:10 1:11 2! ", "the last header");
         assert_eq!(show(&good[..good.len() - 3]), "0:10 1:11 2:12 ", "a torn trailer");
-        assert_eq!(show(&good[..good.len() - 50]), "0:10 1:11 tail Some(3)", "a torn payload");
-        assert_eq!(show(&good[..first + 10]), "0:10 tail None", "a torn header");
+        assert_eq!(show(&good[..good.len() - 50]), "0:10 1:11 tail Some(3) 50", "a torn payload");
+        assert_eq!(show(&good[..first + 9]), "0:10 tail None 9", "a torn header");
         assert_eq!(show(&[]), "");
+    }
+
+    #[test]
+    fn a_frame_of_which_neither_header_nor_trailer_is_left_is_counted_in_bytes() {
+        let unknown = |bytes: &[u8]| Frames::new(bytes).map(|found| found.unknown_bytes()).sum::<u64>();
+        let good = segment();
+        let frame = |payload: usize| payload + 2 * HEADER_BYTES;
+        let flipped = |at: [usize; 2]| {
+            let mut bytes = good.clone();
+            at.iter().for_each(|at| bytes[*at] ^= 0x10);
+            (show(&bytes), unknown(&bytes))
+        };
+        let middle = frame(10);
+        let between = flipped([middle + 20, middle + frame(11) - 20]);
+        assert_eq!(between, ("0:10 gap 99 2:12 ".into(), 0), "shorter than any real frame here");
+        let last = middle + frame(11);
+        assert_eq!(flipped([last + 20, good.len() - 20]).0, "0:10 1:11 tail None 100");
+        // Payloads that are encrypted are longer.
+        let mut long = good.clone();
+        let payload = [9; 40];
+        let span = Span { points: 7, earliest_ns: 1, latest_ns: 2 };
+        long.extend(assemble(&authenticated(3, span, 40), &payload));
+        assert_eq!(unknown(&long), 0);
+        let end = long.len();
+        long[good.len() + 20] ^= 1;
+        long[end - 20] ^= 1;
+        assert_eq!(unknown(&long), frame(40) as u64);
+        // What a power cut leaves: the beginning of a header, or blocks that were never written.
+        assert_eq!(unknown(&good[..last + 30]), 0);
+        long[good.len()..].fill(0);
+        assert_eq!(unknown(&long), 0);
     }
 
     #[test]
@@ -343,10 +419,11 @@ mod tests {
         bytes.extend(seal(&key, &[7; 16], 0, span, b"rows").unwrap());
         let opened = open(&device, &bytes).unwrap();
         assert_eq!((opened.rows, opened.damaged), (vec![b"rows".to_vec()], false));
-        assert_eq!(open(&DeviceKey::generate().unwrap(), &bytes).unwrap_err(), span);
+        let all = Missing { reason: LossReason::Corrupt, span, unknown_bytes: 0 };
+        assert_eq!(open(&DeviceKey::generate().unwrap(), &bytes).unwrap_err(), all);
         // A frame moved to another place is no frame of this segment.
         let mut moved = bytes.clone();
         moved[80] ^= 1;
-        assert_eq!(open(&device, &moved).unwrap_err(), span);
+        assert_eq!(open(&device, &moved).unwrap_err(), all);
     }
 }

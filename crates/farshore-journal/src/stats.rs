@@ -83,6 +83,8 @@ pub struct StreamStats {
     pub next_sequence: u64,
     /// Points lost since the journal was opened, by reason.
     pub lost: BTreeMap<LossReason, u64>,
+    /// Bytes that held further points, nobody knows how many: neither end of what was damaged is left.
+    pub lost_bytes: u64,
 }
 
 /// Figures of a journal.

@@ -104,10 +104,10 @@ impl Core {
     ) -> Result<bool, JournalError> {
         let Some(stream) = self.streams.get_mut(name) else { return Ok(false) };
         let sealed =
-            stream.held.sealed().iter().find(|(_, sealed)| !sealed.in_flight).map(|(s, b)| (*s, b.kept.span));
-        let closed = stream.held.closed().iter().next().map(|(sequence, kept)| (*sequence, kept.span));
+            stream.held.sealed().iter().find(|(_, sealed)| !sealed.in_flight).map(|(s, b)| (*s, b.kept));
+        let closed = stream.held.closed().iter().next().map(|(sequence, kept)| (*sequence, *kept));
         let oldest = sealed.into_iter().chain(closed).min_by_key(|(sequence, _)| *sequence);
-        let (sequence, span) = match oldest {
+        let (sequence, kept) = match oldest {
             Some(oldest) => oldest,
             None => {
                 let Some(open) = stream.open.take() else { return Ok(false) };
@@ -115,12 +115,12 @@ impl Core {
                     stream.open = Some(open);
                     return Ok(false);
                 }
-                let oldest = (open.sequence, open.span);
+                let oldest = (open.sequence, Kept::new(open.written, open.span));
                 stream.close(open);
                 oldest
             }
         };
-        let loss = Loss { stream: name.clone(), sequence, reason, span };
+        let loss = Loss { unknown_bytes: kept.unknown_bytes, ..Loss::new(name, sequence, reason, kept.span) };
         self.report(now, &[loss])?;
         self.forget(now, name, sequence)?;
         // The file is gone for good: nothing is left to remember.
@@ -211,7 +211,7 @@ impl Core {
             encode_columns(&Columns::of(&thin), self.config.zstd_level).map_err(JournalError::encode)?;
         let written = job.write(now, &contents, kept, true)?;
         let gone = Span { points: sealed.kept.span.points.saturating_sub(kept.points), ..sealed.kept.span };
-        let loss = Loss { stream: name.clone(), sequence, reason: LossReason::Thinned, span: gone };
+        let loss = Loss::new(name, sequence, LossReason::Thinned, gone);
         self.report(now, &[loss])?;
         let Some(stream) = self.streams.get_mut(name) else { return Ok(false) };
         let text = BatchName { sequence, span: kept, thinned: true }.to_text();
@@ -219,10 +219,8 @@ impl Core {
         self.files.rename(&format!("{}/{sequence:016x}.new", stream.folder), &path).map_err(io)?;
         self.files.remove(&sealed.name).map_err(io)?;
         self.files.sync_folder(&stream.folder).map_err(io)?;
-        let kept = Kept { bytes: written, span: kept };
-        stream
-            .held
-            .insert_sealed(sequence, Sealed { name: path, kept, thinned: true, in_flight: false });
+        let kept = Kept::new(written, kept);
+        stream.held.insert_sealed(sequence, Sealed { name: path, kept, thinned: true, in_flight: false });
         self.reported.remove(&(name.clone(), sequence, LossReason::Thinned));
         Ok(true)
     }

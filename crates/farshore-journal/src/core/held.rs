@@ -112,9 +112,8 @@ mod tests {
 
     #[test]
     fn the_sums_are_those_of_what_is_there() {
-        let kept = |bytes, points, earliest_ns| Kept {
-            bytes,
-            span: Span { points, earliest_ns, latest_ns: earliest_ns + 1 },
+        let kept = |bytes, points, earliest_ns| {
+            Kept::new(bytes, Span { points, earliest_ns, latest_ns: earliest_ns + 1 })
         };
         let sealed = |kept| Sealed { name: String::new(), kept, thinned: false, in_flight: false };
         let mut held = Held::default();

@@ -19,9 +19,15 @@ pub(crate) struct Loss {
     pub(crate) sequence: u64,
     pub(crate) reason: LossReason,
     pub(crate) span: Span,
+    /// Bytes that held further points, nobody knows how many.
+    pub(crate) unknown_bytes: u64,
 }
 
 impl Loss {
+    pub(crate) fn new(stream: &StreamName, sequence: u64, reason: LossReason, span: Span) -> Self {
+        Self { stream: stream.clone(), sequence, reason, span, unknown_bytes: 0 }
+    }
+
     fn add_to(&self, batch: &mut PointBatch, now: Now) -> Result<(), JournalError> {
         let tags = [("reason", self.reason.as_str()), ("stream", self.stream.as_str())];
         let fields = [
@@ -30,7 +36,9 @@ impl Loss {
             ("earliest_ns", self.span.earliest_ns),
             ("latest_ns", self.span.latest_ns),
         ];
-        for (field, value) in fields {
+        let unknown = i64::try_from(self.unknown_bytes).unwrap_or(i64::MAX);
+        let unknown = (unknown > 0).then_some(("unknown_bytes", unknown));
+        for (field, value) in fields.into_iter().chain(unknown) {
             let series = batch.series(MEASUREMENT, field, tags)?;
             batch.push(series, now.wall_ns, Value::Integer(value))?;
         }
@@ -55,7 +63,7 @@ impl Core {
         let fresh: Vec<&Loss> = losses
             .iter()
             .filter(|loss| !self.reported.contains(&(loss.stream.clone(), loss.sequence, loss.reason)))
-            .filter(|loss| loss.span.points > 0)
+            .filter(|loss| loss.span.points > 0 || loss.unknown_bytes > 0)
             .collect();
         for loss in &fresh {
             loss.add_to(&mut batch, now)?;
@@ -72,11 +80,12 @@ impl Core {
         }
         for loss in fresh {
             tracing::warn!(
-                stream = %loss.stream, reason = loss.reason.as_str(), points = loss.span.points,
+                stream = %loss.stream, reason = loss.reason.as_str(), points = loss.span.points, loss.unknown_bytes,
                 earliest_ns = loss.span.earliest_ns, latest_ns = loss.span.latest_ns, "points were lost"
             );
             if let Some(stream) = self.streams.get_mut(&loss.stream) {
                 *stream.lost.entry(loss.reason).or_default() += u64::from(loss.span.points);
+                stream.lost_bytes += loss.unknown_bytes;
             }
             // New points are discarded again and again under the same number; everything else happens once.
             if loss.reason != LossReason::DropNewest {

@@ -21,6 +21,7 @@ use farshore_trust::sealed::{
 
 use self::held::Held;
 pub(crate) use self::losses::Loss;
+pub(crate) use self::recover::{BatchName, epoch, epoch_of};
 pub use self::send::{Outgoing, PeerMark};
 use crate::clock::Now;
 use crate::config::{Class, Config, Durability, Overflow, StreamConfig};
@@ -30,10 +31,10 @@ use crate::frame::{self, MAX_PAYLOAD_BYTES, Span};
 use crate::stats::{LossReason, Stats, StreamStats};
 use crate::stream::StreamName;
 
-const MAX_FILE_BYTES: u64 = 256 * 1024 * 1024;
+pub(crate) const MAX_FILE_BYTES: u64 = 256 * 1024 * 1024;
 /// The stream that says what was lost.
 pub(crate) const LOSSES: &str = "journal/losses";
-const QUARANTINE: &str = "quarantine";
+pub(crate) const QUARANTINE: &str = "quarantine";
 
 /// One append, encoded by its producer.
 #[derive(Debug)]
@@ -92,12 +93,21 @@ struct Stream {
     next_sequence: u64,
     appended: u64,
     lost: BTreeMap<LossReason, u64>,
+    lost_bytes: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Kept {
     bytes: u64,
     span: Span,
+    /// Of the bytes, those of damaged frames that nobody can count.
+    unknown_bytes: u64,
+}
+
+impl Kept {
+    fn new(bytes: u64, span: Span) -> Self {
+        Self { bytes, span, unknown_bytes: 0 }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -139,6 +149,7 @@ impl Core {
             next_sequence: 1,
             appended: 0,
             lost: BTreeMap::new(),
+            lost_bytes: 0,
         }
     }
 
@@ -193,7 +204,7 @@ impl Core {
         if !self.make_room(now, name, payload.len() as u64, u64::from(span.points))? {
             // Taken and thrown away, as the stream is set; never without saying so.
             let sequence = self.streams.get(name).map_or(0, |stream| stream.next_sequence);
-            let loss = Loss { stream: name.clone(), sequence, reason: LossReason::DropNewest, span };
+            let loss = Loss::new(name, sequence, LossReason::DropNewest, span);
             self.report(now, &[loss])?;
             return Ok(0);
         }
@@ -334,7 +345,7 @@ impl Stream {
     }
 
     fn close(&mut self, open: OpenSegment) {
-        self.held.insert_closed(open.sequence, Kept { bytes: open.written, span: open.span });
+        self.held.insert_closed(open.sequence, Kept::new(open.written, open.span));
     }
 
     /// Makes sure that the highest number stays on disk when everything below goes.
@@ -355,7 +366,7 @@ impl Stream {
     /// The open segment, where it holds points.
     fn growing(&self) -> Option<Kept> {
         let open = self.open.as_ref().filter(|open| open.span.points > 0);
-        open.map(|open| Kept { bytes: open.written, span: open.span })
+        open.map(|open| Kept::new(open.written, open.span))
     }
 
     fn bytes(&self) -> u64 {
@@ -378,6 +389,7 @@ impl Stream {
             oldest_ns: oldest.min(),
             next_sequence: self.next_sequence,
             lost: self.lost.clone(),
+            lost_bytes: self.lost_bytes,
         }
     }
 }

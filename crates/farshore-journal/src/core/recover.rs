@@ -97,7 +97,7 @@ impl Core {
         for (name, bytes) in self.files.list(&stream.folder).map_err(io)? {
             let path = format!("{}/{name}", stream.folder);
             if let Some(batch) = BatchName::read(&name) {
-                let kept = Kept { bytes, span: batch.span };
+                let kept = Kept::new(bytes, batch.span);
                 let sealed = Sealed { name: path.clone(), kept, thinned: batch.thinned, in_flight: false };
                 stream.next_sequence = stream.next_sequence.max(batch.sequence + 1);
                 match stream.held.sealed().get(&batch.sequence) {
@@ -129,21 +129,23 @@ impl Core {
             let content = self.files.read(&path, super::MAX_FILE_BYTES).map_err(io)?;
             let mut span = Span::EMPTY;
             let mut anything = false;
+            let mut unknown_bytes = 0;
             for found in Frames::new(frame::after_head(&content)) {
                 anything = true;
+                unknown_bytes += found.unknown_bytes();
                 match found {
                     // What is damaged counts until the segment is sealed and it is said to be lost.
-                    Found::Frame(header, _) | Found::Damaged(header) | Found::Tail(Some(header)) => {
+                    Found::Frame(header, _) | Found::Damaged(header) | Found::Tail(Some(header), _) => {
                         span.add(header.span);
                     }
-                    Found::Gap | Found::Tail(None) => {}
+                    Found::Gap(_) | Found::Tail(None, _) => {}
                 }
             }
             if anything {
                 if stream.folder == format!("streams/{}", self.losses.folder()) {
                     self.read_losses(&content);
                 }
-                stream.held.insert_closed(sequence, Kept { bytes, span });
+                stream.held.insert_closed(sequence, Kept { unknown_bytes, ..Kept::new(bytes, span) });
             } else if sequence + 1 == stream.next_sequence {
                 stream.marker = Some(sequence);
             } else {
@@ -188,7 +190,8 @@ impl Core {
         let streams = &self.streams;
         self.reported.retain(|(name, sequence, reason)| {
             let Some(stream) = streams.get(name) else { return false };
-            let (closed, sealed) = (stream.held.closed().contains_key(sequence), stream.held.sealed().get(sequence));
+            let (closed, sealed) =
+                (stream.held.closed().contains_key(sequence), stream.held.sealed().get(sequence));
             match reason {
                 LossReason::DropOldest | LossReason::Expired => closed || sealed.is_some(),
                 LossReason::Corrupt | LossReason::TornTail => closed,
@@ -209,14 +212,18 @@ impl Core {
     }
 }
 
+/// What the file of the epoch says.
+pub(crate) fn epoch_of(text: &[u8]) -> Option<u64> {
+    str::from_utf8(text).ok().and_then(|text| u64::from_str_radix(text.trim(), 16).ok())
+}
+
 /// The journal's life: drawn once, when the folder is new.
-fn epoch(files: &dyn Files) -> Result<u64, JournalError> {
+pub(crate) fn epoch(files: &dyn Files) -> Result<u64, JournalError> {
     let io = |e| JournalError::io("read its epoch", e);
     let there = files.list("").map_err(io)?.iter().any(|(name, _)| name == "epoch");
     if there {
         let text = files.read("epoch", 64).map_err(io)?;
-        let epoch = str::from_utf8(&text).ok().and_then(|text| u64::from_str_radix(text.trim(), 16).ok());
-        if let Some(epoch) = epoch {
+        if let Some(epoch) = epoch_of(&text) {
             return Ok(epoch);
         }
         // Damaged: a new life, under which nothing that was sent before can be taken for sent.

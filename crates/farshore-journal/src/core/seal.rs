@@ -10,7 +10,7 @@ use super::{Core, Kept, Keys, Loss, QUARANTINE, Sealed, segment_name};
 use crate::clock::Now;
 use crate::error::JournalError;
 use crate::files::Files;
-use crate::frame::{self, Span};
+use crate::frame::{self, Missing, Span};
 use crate::stats::LossReason;
 use crate::stream::StreamName;
 
@@ -32,7 +32,7 @@ pub(crate) struct SealJob {
 #[derive(Debug)]
 pub(crate) struct SealedSegment {
     batch: Option<(u64, Span)>,
-    lost: Vec<(LossReason, Span)>,
+    lost: Vec<Missing>,
     damaged: bool,
 }
 
@@ -50,11 +50,7 @@ impl SealJob {
             Ok(opened) => opened,
             // The head is gone: the frames' own heads say what was there.
             Err(lost) => {
-                return Ok(SealedSegment {
-                    batch: None,
-                    lost: vec![(LossReason::Corrupt, lost)],
-                    damaged: true,
-                });
+                return Ok(SealedSegment { batch: None, lost: vec![lost], damaged: true });
             }
         };
         let mut points = PointBatch::new();
@@ -66,7 +62,7 @@ impl SealJob {
                 Ok(()) => {}
                 // Whole by its checksum and not to be read: written by a fault of ours. Set aside, said, and on.
                 Err(()) => {
-                    lost.push((LossReason::Corrupt, *span));
+                    lost.push(Missing { reason: LossReason::Corrupt, span: *span, unknown_bytes: 0 });
                     damaged = true;
                 }
             }
@@ -134,6 +130,18 @@ impl Core {
             .and_then(|(_, sequence, name)| self.job(name, sequence))
     }
 
+    /// Seals one segment that is damaged, so that what can be read of it is kept and the rest is on record.
+    pub(crate) fn seal_damaged(
+        &mut self,
+        now: Now,
+        name: &StreamName,
+        sequence: u64,
+    ) -> Result<(), JournalError> {
+        let Some(job) = self.job(name, sequence) else { return Ok(()) };
+        let made = job.run(now)?;
+        self.finish_seal(now, &job, made)
+    }
+
     pub(super) fn job(&self, name: &StreamName, sequence: u64) -> Option<SealJob> {
         let stream = self.streams.get(name)?;
         Some(SealJob {
@@ -157,8 +165,10 @@ impl Core {
         made: SealedSegment,
     ) -> Result<(), JournalError> {
         let io = |e| JournalError::io("put a batch in its place", e);
-        let there =
-            self.streams.get(&job.stream).is_some_and(|stream| stream.held.closed().contains_key(&job.sequence));
+        let there = self
+            .streams
+            .get(&job.stream)
+            .is_some_and(|stream| stream.held.closed().contains_key(&job.sequence));
         if !there {
             // Dropped in the meantime.
             return self.files.remove(&job.passing_name()).map_err(io);
@@ -166,11 +176,16 @@ impl Core {
         let losses: Vec<Loss> = made
             .lost
             .iter()
-            .map(|(reason, span)| Loss {
-                stream: job.stream.clone(),
-                sequence: job.sequence,
-                reason: *reason,
-                span: *span,
+            .map(|missing| {
+                let mut span = missing.span;
+                if span.points == 0 {
+                    // Nobody knows when they were taken: no sooner than what is left of the segment, and before now.
+                    let known = made.batch.map(|(_, span)| span.earliest_ns);
+                    span.earliest_ns = known.unwrap_or(now.wall_ns).min(now.wall_ns);
+                    span.latest_ns = now.wall_ns;
+                }
+                let loss = Loss::new(&job.stream, job.sequence, missing.reason, span);
+                Loss { unknown_bytes: missing.unknown_bytes, ..loss }
             })
             .collect();
         self.report(now, &merge(losses))?;
@@ -182,7 +197,7 @@ impl Core {
             let name = format!("{}/{name}", stream.folder);
             self.files.rename(&job.passing_name(), &name).map_err(io)?;
             self.files.sync_folder(&stream.folder).map_err(io)?;
-            let sealed = Sealed { name, kept: Kept { bytes, span }, thinned: false, in_flight: false };
+            let sealed = Sealed { name, kept: Kept::new(bytes, span), thinned: false, in_flight: false };
             stream.held.insert_sealed(job.sequence, sealed);
         }
         stream.held.remove_closed(job.sequence);
@@ -207,7 +222,10 @@ fn merge(losses: Vec<Loss>) -> Vec<Loss> {
     let mut merged: Vec<Loss> = Vec::new();
     for loss in losses {
         match merged.iter_mut().find(|other| other.reason == loss.reason) {
-            Some(other) => other.span.add(loss.span),
+            Some(other) => {
+                other.span.add(loss.span);
+                other.unknown_bytes += loss.unknown_bytes;
+            }
             None => merged.push(loss),
         }
     }

@@ -177,7 +177,7 @@ impl Core {
         self.set_aside_for(now, name, sequence, LossReason::Refused)
     }
 
-    pub(super) fn set_aside(
+    pub(crate) fn set_aside(
         &mut self,
         now: Now,
         name: &StreamName,
@@ -194,10 +194,11 @@ impl Core {
         reason: LossReason,
     ) -> Result<(), JournalError> {
         let io = |e| JournalError::io("set a batch aside", e);
-        let Some(sealed) = self.streams.get(name).and_then(|s| s.held.sealed().get(&sequence)).cloned() else {
+        let Some(sealed) = self.streams.get(name).and_then(|s| s.held.sealed().get(&sequence)).cloned()
+        else {
             return Ok(());
         };
-        let loss = Loss { stream: name.clone(), sequence, reason, span: sealed.kept.span };
+        let loss = Loss::new(name, sequence, reason, sealed.kept.span);
         self.report(now, &[loss])?;
         let Some(stream) = self.streams.get_mut(name) else { return Ok(()) };
         stream.keep_number(&*self.files, &self.keys, now, sequence)?;

@@ -145,6 +145,35 @@ impl SimFiles {
     }
 }
 
+impl SimFiles {
+    /// Flips a bit in both of two places of one durable file, which `pairs` finds.
+    pub(super) fn rot_both(
+        &self,
+        of: impl Fn(&str) -> bool,
+        pairs: impl Fn(&[u8]) -> Vec<(usize, usize)>,
+    ) -> bool {
+        let mut disk = self.disk();
+        let disk = &mut *disk;
+        let ids: Vec<u64> = disk.names.iter().filter(|(name, _)| of(name)).map(|(_, id)| *id).collect();
+        let mut found: Vec<(u64, (usize, usize))> = Vec::new();
+        for id in ids.into_iter().filter(|id| !disk.rotten.contains(id)) {
+            let content = disk.contents.get(&id).map(|content| content.bytes.as_slice()).unwrap_or_default();
+            found.extend(pairs(content).into_iter().map(|pair| (id, pair)));
+        }
+        if found.is_empty() {
+            return false;
+        }
+        let (id, (one, other)) = found[disk.random.random_range(0..found.len())];
+        disk.rotten.insert(id);
+        let Some(content) = disk.contents.get_mut(&id) else { return false };
+        for at in [one, other] {
+            content.bytes[at] ^= 1 << disk.random.random_range(0..8);
+        }
+        disk.seen.flips += 1;
+        true
+    }
+}
+
 impl Disk {
     fn step(&mut self) -> io::Result<()> {
         if let Some(fuse) = &mut self.fuse {
