@@ -1,6 +1,7 @@
 //! The program of a device: `run`, `runner`, `gateway`, and what one asks it by hand.
 
 mod gateway_role;
+mod journal_verb;
 mod settings;
 
 use std::process::ExitCode;
@@ -57,8 +58,12 @@ fn start(role: Role) -> ExitCode {
     if let Role::Gateway(settings) = role {
         return gateway_role::start(*settings);
     }
-    let filter = EnvFilter::try_from_env("FARSHORE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let quiet = if matches!(role, Role::Journal(_)) { "error" } else { "info" };
+    let filter = EnvFilter::try_from_env("FARSHORE_LOG").unwrap_or_else(|_| EnvFilter::new(quiet));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    if let Role::Journal(work) = role {
+        return journal_verb::start(work);
+    }
     if let Role::EyesLoader = role {
         return done(eyes::load_and_hand_over());
     }
@@ -145,7 +150,9 @@ async fn work(role: Role) -> ExitCode {
         Role::EyesLoader => ExitCode::FAILURE,
         Role::Shim { folder } => done(runner::supervise(&folder).await),
         // Handled before the runtime was made.
-        Role::AppExec { .. } | Role::CommandExec { .. } | Role::Gateway(_) => ExitCode::FAILURE,
+        Role::AppExec { .. } | Role::CommandExec { .. } | Role::Gateway(_) | Role::Journal(_) => {
+            ExitCode::FAILURE
+        }
     }
 }
 

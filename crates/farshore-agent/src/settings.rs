@@ -10,6 +10,7 @@ use farshore_domain::label::Labels;
 use farshore_trust::token::ClaimToken;
 
 use crate::gateway_role::{GatewayArgs, GatewaySettings};
+use crate::journal_verb::{JournalArgs, JournalWork};
 
 /// The agent of a Farshore device.
 #[derive(Debug, Parser)]
@@ -27,6 +28,8 @@ pub(crate) enum Verb {
     Runner(RunnerArgs),
     /// Take readings by HTTP, MQTT and OTLP, and keep them until the cloud has them. Needs neither a claim nor the other roles.
     Gateway(GatewayArgs),
+    /// Look into a gateway's journal, check it, take points out and put them back.
+    Journal(JournalArgs),
     /// Register this device with its control plane.
     Claim(ClaimArgs),
     /// Say what the agent does and why, with or without network.
@@ -162,6 +165,7 @@ pub(crate) enum Role {
     Run(RunSettings),
     Runner(Box<RunnerSettings>),
     Gateway(Box<GatewaySettings>),
+    Journal(JournalWork),
     Claim { state: PathBuf, token: ClaimToken, labels: BTreeMap<String, String> },
     Status { state: PathBuf, output: Output },
     Capabilities { socket: PathBuf },
@@ -248,6 +252,7 @@ impl Verb {
                 Role::Runner(Box::new(settings))
             }
             Self::Gateway(args) => return args.validate().map(|settings| Role::Gateway(Box::new(settings))),
+            Self::Journal(args) => return args.validate().map(Role::Journal),
             Self::Claim(ClaimArgs { state, token }) => {
                 let (token, labels) = token.validate(&mut errors);
                 match token {

@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
+pub mod by_hand;
 mod clock;
 pub mod config;
 mod counters;
@@ -33,6 +34,7 @@ mod process;
 mod status;
 
 pub use config::GatewayConfig;
+pub use farshore_journal::StreamName;
 pub use gateway::{Addresses, Applied, EdgeGateway, GatewayError, Options, init_db};
 pub use log_file::LogFile;
 pub use point::{Point, PointError, Value};

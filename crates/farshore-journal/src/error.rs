@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use farshore_series::{EncodeError, PointError};
+use farshore_series::{DecodeError, EncodeError, PointError};
 use farshore_trust::sealed::SealError;
 
 use crate::stream::StreamName;
@@ -41,6 +41,9 @@ pub enum JournalError {
     /// Points could not be put in columns.
     #[error("a batch could not be encoded")]
     Encode(#[source] Arc<EncodeError>),
+    /// A batch holds no points that can be read.
+    #[error("a batch could not be decoded")]
+    Decode(#[source] Arc<DecodeError>),
     /// The journal is closing or closed.
     #[error("the journal is closed")]
     Closed,
@@ -48,6 +51,18 @@ pub enum JournalError {
     #[error("the journal in {} is in use by another process", path.display())]
     InUse {
         /// Its folder.
+        path: PathBuf,
+    },
+    /// The device's key is missing, without which its batches cannot be opened.
+    #[error("the device's key {} is missing; put it back, without it nothing here can be opened", path.display())]
+    NoKey {
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// The folder holds none.
+    #[error("there is no journal in {}", path.display())]
+    NoJournal {
+        /// The folder.
         path: PathBuf,
     },
     /// A point does not fit.
@@ -93,7 +108,13 @@ impl JournalError {
                 Some(Duration::from_secs(30))
             }
             Self::Closed => Some(Duration::from_secs(5)),
-            Self::InUse { .. } | Self::Point(_) | Self::TooManyStreams { .. } | Self::TooLarge { .. } => None,
+            Self::InUse { .. }
+            | Self::NoJournal { .. }
+            | Self::NoKey { .. }
+            | Self::Decode(_)
+            | Self::Point(_)
+            | Self::TooManyStreams { .. }
+            | Self::TooLarge { .. } => None,
         }
     }
 }

@@ -44,7 +44,7 @@ pub(crate) trait AppendFile: Debug + Send {
 pub(crate) struct RealFiles {
     root: PathBuf,
     /// Held as long as the journal is open, so that two processes cannot write one journal.
-    _lock: File,
+    _lock: Option<File>,
 }
 
 impl RealFiles {
@@ -58,10 +58,15 @@ impl RealFiles {
             .mode(0o600)
             .open(root.join("lock"))?;
         match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Self { root: root.to_owned(), _lock: lock })),
+            Ok(()) => Ok(Some(Self { root: root.to_owned(), _lock: Some(lock) })),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// The folder without a lock: for reading only.
+    pub(crate) fn look(root: &Path) -> Self {
+        Self { root: root.to_owned(), _lock: None }
     }
 
     fn path(&self, name: &str) -> PathBuf {

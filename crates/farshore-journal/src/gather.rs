@@ -72,7 +72,13 @@ impl Gather {
     }
 
     /// An append joins the group, and its producer waits.
-    pub(crate) fn arrive(&mut self, now: Instant, producer: Option<Producer>, window: Duration, bytes: usize) {
+    pub(crate) fn arrive(
+        &mut self,
+        now: Instant,
+        producer: Option<Producer>,
+        window: Duration,
+        bytes: usize,
+    ) {
         let Some(producer) = producer else {
             return self.add(now, Duration::ZERO, bytes);
         };
@@ -87,8 +93,7 @@ impl Gather {
             self.group.eager = true;
             return;
         }
-        let habit =
-            self.habits.entry(producer).or_insert(Habit { waiting: 0, answered: None, pause: None });
+        let habit = self.habits.entry(producer).or_insert(Habit { waiting: 0, answered: None, pause: None });
         if habit.waiting == 0
             && let Some(at) = habit.answered
         {
@@ -111,7 +116,11 @@ impl Gather {
         if self.missed_until.is_none_or(|end| end <= now) {
             self.missing.clear();
         }
-        if self.missing.is_empty() { Some(now) } else { Some(self.missed_until.map_or(until, |end| end.min(until))) }
+        if self.missing.is_empty() {
+            Some(now)
+        } else {
+            Some(self.missed_until.map_or(until, |end| end.min(until)))
+        }
     }
 
     /// The group was taken to be written.

@@ -28,6 +28,8 @@ mod gather;
 mod journal;
 #[cfg(test)]
 mod model;
+mod repair;
+mod rest;
 mod stats;
 mod stream;
 
@@ -39,5 +41,7 @@ pub use farshore_series::{
 };
 pub use gather::Producer;
 pub use journal::{Append, Journal, Receipt};
+pub use repair::{Repair, new_epoch, repair};
+pub use rest::{AtRest, Fault, Part, PartContents, PartKind, RecordedLoss, batch_length, points_of};
 pub use stats::{LossReason, Stats, StreamStats};
 pub use stream::{StreamName, StreamNameError};

@@ -116,7 +116,11 @@ impl<'a> Quick<'a> {
                 "unit" => unit.replace(reader.plain()?).is_none(),
                 "timestamp" | "time" => {
                     let start = reader.at;
-                    if reader.peek() == Some(b'"') { reader.plain()? } else { reader.bare()? };
+                    if reader.peek() == Some(b'"') {
+                        reader.plain()?
+                    } else {
+                        reader.bare()?
+                    };
                     at.replace(time(reader.text.get(start..reader.at)?).ok()??).is_none()
                 }
                 "tags" => {
@@ -184,7 +188,8 @@ mod tests {
         for good in ["0", "-0", "10", "1.5", "-1.25e3", "1E+9", "1e-9", "0.1"] {
             assert!(is_number(good.as_bytes()), "{good}");
         }
-        for bad in ["", "-", "01", "1.", ".5", "+1", "1e", "1e+", "1.e3", "0x1", "1a", "--1", "nan", "1.5.5"] {
+        for bad in ["", "-", "01", "1.", ".5", "+1", "1e", "1e+", "1.e3", "0x1", "1a", "--1", "nan", "1.5.5"]
+        {
             assert!(!is_number(bad.as_bytes()), "{bad}");
         }
     }

@@ -133,11 +133,7 @@ struct Readings {
     stream: StreamName,
 }
 
-async fn take(
-    server: &Arc<Server>,
-    request: Request<Incoming>,
-    readings: Readings,
-) -> Answer {
+async fn take(server: &Arc<Server>, request: Request<Incoming>, readings: Readings) -> Answer {
     let dialect = readings.dialect;
     let begun = Instant::now();
     let (head, incoming) = request.into_parts();

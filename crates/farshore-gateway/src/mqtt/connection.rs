@@ -216,8 +216,14 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'s, S> {
                     Ok(None) => break,
                     Ok(Some((Packet::Disconnect { .. }, _))) => return Ok(()),
                     Ok(Some((packet, length))) => {
-                        let answered =
-                            hear(self.shared, self.version, &mut self.out, under_way, acknowledged, (self.producer, packet));
+                        let answered = hear(
+                            self.shared,
+                            self.version,
+                            &mut self.out,
+                            under_way,
+                            acknowledged,
+                            (self.producer, packet),
+                        );
                         self.buffer.advance(length);
                         answered?;
                     }

@@ -3,6 +3,7 @@
 #![expect(clippy::expect_used, reason = "tests fail by panicking")]
 
 mod api;
+mod by_hand;
 mod http;
 mod mqtt;
 mod support;
