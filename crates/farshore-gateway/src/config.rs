@@ -261,9 +261,12 @@ impl GatewayConfig {
         reader.number("DATA_RETENTION_DAYS", 1, 36_500, &mut days);
         config.max_age = (days > 0).then(|| Duration::from_secs(days * 86_400));
         match reader.text("GATEWAY_DURABILITY").as_deref() {
-            None | Some("group") => {}
-            Some("strict") => config.durability = Durability::Strict,
-            Some(_) => reader.error("GATEWAY_DURABILITY is group or strict"),
+            None => {}
+            Some(text) => match durability(text) {
+                Some(durability) => config.durability = durability,
+                None => reader
+                    .error("GATEWAY_DURABILITY is group, group(MS) with 1 to 1000 milliseconds, or strict"),
+            },
         }
         if let Some(level) = reader.text("LOG_LEVEL") {
             let level = level.to_ascii_lowercase();
@@ -306,6 +309,18 @@ impl GatewayConfig {
             }
         }
         if errors.is_empty() { Ok(()) } else { Err(errors) }
+    }
+}
+
+/// `group`, `group(50)`, `strict`.
+fn durability(text: &str) -> Option<Durability> {
+    match text {
+        "group" => Some(Durability::default()),
+        "strict" => Some(Durability::Strict),
+        _ => {
+            let ms: u64 = text.strip_prefix("group(")?.strip_suffix(')')?.parse().ok()?;
+            (1..=1000).contains(&ms).then(|| Durability::Group(Duration::from_millis(ms)))
+        }
     }
 }
 
@@ -468,6 +483,22 @@ mod tests {
         let errors = of("BATCH_SIZE=0\nWORKER_THREADS=many\nLOG_LEVEL=loud\nCLOUD_API_URL=http://x\nGATEWAY_USER=u\nGATEWAY_HTTP_LISTEN=8000\nSYNC_STRATEGY=x\nGATEWAY_MQTT_TLS_LISTEN=127.0.0.1:8883\nGATEWAY_TOKEN_FILE=/none\nCOMPRESSION_ENABLED=maybe")
             .expect_err("wrong");
         assert_eq!(errors.len(), 10, "{errors:?}");
+    }
+
+    #[test]
+    fn the_window_of_the_group_commit() {
+        for (text, expected) in [
+            ("group", Some(Durability::Group(Duration::from_millis(20)))),
+            ("group(5)", Some(Durability::Group(Duration::from_millis(5)))),
+            ("strict", Some(Durability::Strict)),
+            ("group(0)", None),
+            ("group(1001)", None),
+            ("group(5", None),
+            ("memory", None),
+        ] {
+            let config = of(&format!("GATEWAY_DURABILITY={text}"));
+            assert_eq!(config.ok().map(|config| config.durability), expected, "{text}");
+        }
     }
 
     #[test]

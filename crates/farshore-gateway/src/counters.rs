@@ -76,8 +76,11 @@ pub(crate) struct Observed {
     pub(crate) oldest_age_s: Option<f64>,
     pub(crate) drain_s: Option<f64>,
     pub(crate) clock_offset_s: f64,
+    pub(crate) rebased: u64,
     /// Stream, reason, points.
     pub(crate) lost: Vec<(String, &'static str, u64)>,
+    /// Stream, bytes of damage in which points can't be counted.
+    pub(crate) lost_bytes: Vec<(String, u64)>,
     pub(crate) mqtt_connections: u64,
 }
 
@@ -141,6 +144,12 @@ impl Counters {
             "How far the wall clock was moved since the start.",
             &one(observed.clock_offset_s.to_string()),
         );
+        metric(
+            "points_rebased_total",
+            "counter",
+            "Points whose times were set right after the clock had been wrong.",
+            &one(observed.rebased.to_string()),
+        );
         let lost: Vec<_> = observed
             .lost
             .iter()
@@ -153,6 +162,17 @@ impl Counters {
             "counter",
             "Points that were taken and then discarded or damaged.",
             &lost,
+        );
+        let lost_bytes: Vec<_> = observed
+            .lost_bytes
+            .iter()
+            .map(|(stream, bytes)| (format!("{{stream=\"{stream}\"}}"), bytes.to_string()))
+            .collect();
+        metric(
+            "bytes_lost_total",
+            "counter",
+            "Bytes of damage that held points which can't be counted.",
+            &lost_bytes,
         );
         metric(
             "points_rejected_total",
@@ -195,7 +215,11 @@ mod tests {
         counters.points.add(3);
         counters.processing.record(Duration::from_millis(3));
         counters.processing.record(Duration::from_secs(60));
-        let observed = Observed { lost: vec![("data/a".to_owned(), "expired", 2)], ..Observed::default() };
+        let observed = Observed {
+            lost: vec![("data/a".to_owned(), "expired", 2)],
+            lost_bytes: vec![("data/a".to_owned(), 300)],
+            ..Observed::default()
+        };
         let text = counters.render(&observed);
         for line in [
             "edge_gateway_data_points_total 3",
@@ -208,6 +232,7 @@ mod tests {
             "edge_gateway_processing_duration_seconds_count 2",
             "edge_gateway_drain_estimate_seconds NaN",
             "edge_gateway_points_lost_total{stream=\"data/a\",reason=\"expired\"} 2",
+            "edge_gateway_bytes_lost_total{stream=\"data/a\"} 300",
             "edge_gateway_duplicates_dropped_total{protocol=\"mqtt\"} 0",
         ] {
             assert!(text.lines().any(|have| have == line), "{line} is missing in\n{text}");

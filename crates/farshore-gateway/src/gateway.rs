@@ -419,7 +419,10 @@ impl Shared {
 
     pub(crate) fn health(&self) -> HealthStatus {
         let stats = self.journal.stats();
-        let lost = stats.streams.values().any(|stream| stream.lost.values().any(|lost| *lost > 0));
+        let lost = stats
+            .streams
+            .values()
+            .any(|stream| stream.lost_bytes > 0 || stream.lost.values().any(|lost| *lost > 0));
         #[expect(clippy::cast_precision_loss, reason = "a figure to be looked at")]
         let mb = |bytes: u64| (bytes as f64 / MB as f64 * 10.0).round() / 10.0;
         HealthStatus {
@@ -450,7 +453,14 @@ impl Shared {
             oldest_age_s: self.oldest_age_s(stats.oldest_ns()),
             drain_s: (stats.pending_points() == 0).then_some(0.0),
             clock_offset_s,
+            rebased: stats.rebased,
             lost: lost.collect(),
+            lost_bytes: stats
+                .streams
+                .iter()
+                .filter(|(_, stream)| stream.lost_bytes > 0)
+                .map(|(name, stream)| (name.to_string(), stream.lost_bytes))
+                .collect(),
             mqtt_connections: self.mqtt.connections(),
         })
     }

@@ -197,3 +197,67 @@ fn wrong_settings_are_told_and_init_db_makes_the_journal() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(folder.path().join("data/edge_gateway.db").is_dir());
 }
+
+#[test]
+fn the_journal_by_hand() {
+    let gateway = Gateway::start(&[]);
+    let data = format!("{}/api/data", gateway.http);
+    run(
+        "curl",
+        &["-sS", "--fail", "-d", r#"[{"sensor_id":"a","value":1.5},{"sensor_id":"b","value":true}]"#, &data],
+    );
+    let folder = gateway.folder.path().to_owned();
+    let journal = folder.join("journal");
+    let by_hand = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_farshore-agent"));
+        command.arg("journal").args(arguments).env_clear().env("LOCAL_DB_PATH", &journal);
+        let output = command.current_dir(&folder).output().expect("ran");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.code(), said, String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    // While it runs: looking is fine, changing is not.
+    let (code, said, _) = by_hand(&["inspect"]);
+    assert!(code == Some(0) && said.contains("data/default: 2 points in 1 segments"), "{said}");
+    assert_eq!(by_hand(&["fsck"]).0, Some(0));
+    let (code, said, _) = by_hand(&["export", "--form", "points", "--out", "-"]);
+    assert!(code == Some(0) && said.contains(r#""measurement":"a","field":"value""#), "{said}");
+    let (code, _, complaint) = by_hand(&["fsck", "--repair"]);
+    assert!(code == Some(1) && complaint.contains("in use by another process"), "{complaint}");
+    assert_eq!(by_hand(&["export", "--out", "x", "--stream", "../y"]).0, Some(2));
+    assert_eq!(gateway.kill_and_count(), 2);
+
+    // Its folder went with it; a journal of another life.
+    let folder = tempfile::tempdir().expect("a folder");
+    let journal = folder.path().join("journal");
+    let text = r#"{"stream":"data/a","measurement":"m","field":"","time_ns":1,"kind":"text","value":"x"}"#;
+    std::fs::write(folder.path().join("points"), text).expect("written");
+    let by_hand = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_farshore-agent"));
+        command.arg("journal").args(arguments).env_clear().env("LOCAL_DB_PATH", &journal);
+        let output = command.current_dir(folder.path()).output().expect("ran");
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    assert_eq!(by_hand(&["inspect"]).0, Some(1), "there is none yet");
+    let (code, said) = by_hand(&["import", "points", "-o", "json"]);
+    let imported: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+    assert!(code == Some(0) && imported["points"] == 1, "{said}");
+    assert_eq!(by_hand(&["export", "--out", "batches"]), (Some(0), said_of(&folder.path().join("batches"))));
+    let batch = std::fs::read_dir(journal.join("streams/data+a"))
+        .expect("a stream")
+        .map(|entry| entry.expect("an entry").path())
+        .find(|path| path.extension().is_some_and(|extension| extension == "batch"))
+        .expect("a batch");
+    let mut bytes = std::fs::read(&batch).expect("read");
+    bytes[200] ^= 1;
+    std::fs::write(&batch, bytes).expect("written");
+    let (code, said) = by_hand(&["fsck"]);
+    assert!(code == Some(3) && said.contains("the checksum is wrong, 1 points"), "{said}");
+    let (code, said) = by_hand(&["fsck", "--repair"]);
+    assert!(code == Some(0) && said.contains("mended"), "{said}");
+    let (code, said) = by_hand(&["inspect"]);
+    assert!(code == Some(0) && said.contains("lost (corrupt-batch): 1 points of data/a"), "{said}");
+}
+
+fn said_of(export: &Path) -> String {
+    format!("1 batches with 1 points, {} bytes\n", std::fs::metadata(export).expect("metadata").len())
+}

@@ -252,7 +252,7 @@ fn what_is_no_export_is_refused_with_its_place() {
     export(&path, Form::Batches, &[], &out).expect("exported");
     let whole = fs::read(&out).expect("read");
     let other = folder.path().join("other");
-    let mut refused = |bytes: &[u8], part: &str| {
+    let refused = |bytes: &[u8], part: &str| {
         fs::write(&out, bytes).expect("written");
         let error = import(&other, &out, Some(&path.join("device.key"))).expect_err("no export");
         assert!(matches!(&error, ByHandError::NoExport { what, .. } if what.contains(part)), "{error}");
