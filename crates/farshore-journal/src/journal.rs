@@ -400,10 +400,12 @@ impl Shared {
         // Two at once would write the same file.
         let _one = lock(&self.sealing);
         loop {
-            let Some(job) = lock(&self.core).seal_job() else { return Ok(()) };
+            let Some(job) = lock(&self.core).seal_job() else { break };
             let made = job.run(clock::now())?;
             lock(&self.core).finish_seal(clock::now(), &job, made)?;
         }
+        while lock(&self.core).rebase_next(clock::now())? {}
+        Ok(())
     }
 
     fn wake_sealer(&self) {

@@ -98,6 +98,8 @@ pub struct Stats {
     pub syncs: u64,
     /// Points whose time was too far ahead and was set to the clock's, since it was opened.
     pub future_times: u64,
+    /// Points whose times were set right because the clock had been wrong, since it was opened.
+    pub rebased: u64,
     /// The journal's life: another after a new image.
     pub epoch: u64,
 }

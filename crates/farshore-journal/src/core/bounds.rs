@@ -216,7 +216,7 @@ impl Core {
         let Some(stream) = self.streams.get_mut(name) else { return Ok(false) };
         let text = BatchName { sequence, span: kept, thinned: true }.to_text();
         let path = format!("{}/{text}", stream.folder);
-        self.files.rename(&format!("{}/{sequence:016x}.new", stream.folder), &path).map_err(io)?;
+        self.files.rename(&job.passing_name(), &path).map_err(io)?;
         self.files.remove(&sealed.name).map_err(io)?;
         self.files.sync_folder(&stream.folder).map_err(io)?;
         let kept = Kept::new(written, kept);

@@ -8,12 +8,14 @@
 mod bounds;
 mod held;
 mod losses;
+mod rebase;
 mod recover;
 mod seal;
 mod send;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use farshore_trust::sealed::{
     DEVICE_WRAP_BYTES, DataKey, DeviceKey, INGEST_WRAP_BYTES, IngestPublicKey, SealError,
@@ -80,6 +82,12 @@ pub(crate) struct Core {
     /// Wall minus monotonic clock, and since when (monotonic) it has not moved.
     clock: Option<(i64, i64)>,
     last_asked: Option<i64>,
+    attempts: AtomicU64,
+    /// The clocks when the wall clock was last known to be set, as far as this journal knows.
+    clock_since: Now,
+    corrections: Vec<rebase::Correction>,
+    /// Points whose times were set right.
+    rebased: u64,
 }
 
 #[derive(Debug)]
@@ -281,6 +289,7 @@ impl Core {
     /// Closes segments that are old, and lets go what is older than its stream keeps. To be called every second or so.
     pub(crate) fn maintain(&mut self, now: Now) {
         let age = self.closing_age(now);
+        self.watch_clock(now);
         if let Err(error) = self.finish_removals(now) {
             tracing::warn!(%error, "what is to go stays for now");
         }
@@ -308,7 +317,7 @@ impl Core {
         let streams: BTreeMap<_, _> =
             self.streams.iter().map(|(name, stream)| (name.clone(), stream.stats())).collect();
         let bytes = streams.values().map(|stream| stream.pending_bytes).sum();
-        Stats { streams, bytes, syncs: self.syncs, future_times: 0, epoch: self.epoch }
+        Stats { streams, bytes, syncs: self.syncs, future_times: 0, rebased: self.rebased, epoch: self.epoch }
     }
 }
 
@@ -336,7 +345,11 @@ impl Stream {
     fn close_if_done(&mut self, config: &Config, now: Now, age: i64) {
         if let Some(open) = self.open.take() {
             let old = now.mono_ns.saturating_sub(open.opened_at.mono_ns) >= age;
-            if open.span.points > 0 && (open.written >= config.segment_bytes || old) {
+            // What goes when bounds are reached, goes in whole segments: they are small where bounds are.
+            let bounds = &self.config.bounds;
+            let large = open.written >= config.segment_bytes.min(bounds.bytes / 8)
+                || u64::from(open.span.points) >= bounds.points / 8;
+            if open.span.points > 0 && (large || old) {
                 self.close(open);
             } else {
                 self.open = Some(open);

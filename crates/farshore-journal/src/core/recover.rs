@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use farshore_series::PointBatch;
 use farshore_trust::sealed::random_bytes;
@@ -78,6 +79,10 @@ impl Core {
             turns: super::send::Turns::default(),
             clock: None,
             last_asked: None,
+            attempts: AtomicU64::new(0),
+            clock_since: now,
+            corrections: Vec::new(),
+            rebased: 0,
         };
         let folders = core.files.folders("streams").map_err(|e| JournalError::io("list its streams", e))?;
         for folder in folders {

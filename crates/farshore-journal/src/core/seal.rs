@@ -1,6 +1,7 @@
 //! From a segment to a batch.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use farshore_series::{Columns, PointBatch, encode_columns};
 use farshore_trust::sealed::{BatchHeader, seal};
@@ -26,6 +27,8 @@ pub(crate) struct SealJob {
     epoch: u64,
     boot: [u8; 16],
     level: i32,
+    /// Tells this attempt's file from that of another, which may be written at the same time.
+    attempt: u64,
 }
 
 /// What became of it: a batch under a passing name, unless nothing could be read; and what could not.
@@ -37,8 +40,8 @@ pub(crate) struct SealedSegment {
 }
 
 impl SealJob {
-    fn passing_name(&self) -> String {
-        format!("{}/{:016x}.new", self.folder, self.sequence)
+    pub(super) fn passing_name(&self) -> String {
+        format!("{}/{:016x}-{:x}.new", self.folder, self.sequence, self.attempt)
     }
 
     /// Reads the segment, puts it in columns, seals and writes it.
@@ -154,6 +157,7 @@ impl Core {
             epoch: self.epoch,
             boot: self.boot,
             level: self.config.zstd_level,
+            attempt: self.attempts.fetch_add(1, Ordering::Relaxed),
         })
     }
 

@@ -87,12 +87,21 @@ impl Core {
         Ok(None)
     }
 
+    /// Batches that are gone, or whose times are about to be set right.
+    fn not_to_send(&self, name: &StreamName) -> std::collections::HashSet<u64> {
+        let mut numbers = self.going(name);
+        if !self.corrections.is_empty() {
+            numbers.extend(self.held_back(name));
+        }
+        numbers
+    }
+
     fn choose(&mut self, budget: u64) -> Option<(StreamName, u64)> {
         let ready: Vec<(Class, StreamName)> = self
             .streams
             .iter()
             .filter(|(name, stream)| {
-                let going = self.going(name);
+                let going = self.not_to_send(name);
                 let fits = |(n, s): (&u64, &super::Sealed)| {
                     !s.in_flight && s.kept.bytes <= budget && !going.contains(n)
                 };
@@ -112,7 +121,7 @@ impl Core {
         self.turns.served += 1;
         let other_end = self.turns.served.is_multiple_of(OTHER_END_EVERY);
         let stream = self.streams.get(&name)?;
-        let going = self.going(&name);
+        let going = self.not_to_send(&name);
         let mut fitting = stream
             .held
             .sealed()

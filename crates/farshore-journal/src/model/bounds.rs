@@ -1,0 +1,299 @@
+//! What bounds, age and a wrong clock do to points, one step at a time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use farshore_series::{PointBatch, Value};
+use farshore_trust::sealed::{Batch, DeviceKey};
+
+use super::files::SimFiles;
+use crate::clock::Now;
+use crate::config::{Bounds, Class, Config, Overflow, StreamConfig};
+use crate::core::{Core, Keys, LOSSES, Rows};
+use crate::error::JournalError;
+use crate::frame::Span;
+use crate::rest::points_of;
+
+const SECOND: i64 = 1_000_000_000;
+const START: i64 = 1_764_000_000 * SECOND;
+const HOUR: i64 = 3_600 * SECOND;
+
+struct Device {
+    key: tempfile::TempDir,
+    files: SimFiles,
+    config: Config,
+    core: Core,
+    now: Now,
+}
+
+/// A point as it was delivered: stream, series, time, value.
+type Delivered = (String, String, i64, f64);
+
+impl Device {
+    fn new(stream: StreamConfig) -> Self {
+        let config = Config { default_stream: stream, segment_bytes: 100_000, ..Config::default() };
+        let (key, files) = (tempfile::tempdir().unwrap(), SimFiles::new(7));
+        let now = Now { wall_ns: START, mono_ns: 50 * SECOND };
+        let core = Self::open(&key, &files, &config, now);
+        Self { key, files, config, core, now }
+    }
+
+    fn open(key: &tempfile::TempDir, files: &SimFiles, config: &Config, now: Now) -> Core {
+        let keys = Keys::new(Self::device_key(key), None).unwrap();
+        Core::open(Arc::new(files.clone()), config.clone(), keys, [1; 16], now).unwrap()
+    }
+
+    fn device_key(folder: &tempfile::TempDir) -> DeviceKey {
+        DeviceKey::open_or_create(&folder.path().join("device.key")).unwrap()
+    }
+
+    fn reopen(&mut self) {
+        self.core = Self::open(&self.key, &self.files, &self.config, self.now);
+    }
+
+    fn pass(&mut self, ns: i64) {
+        self.now.wall_ns += ns;
+        self.now.mono_ns += ns;
+        self.core.maintain(self.now);
+    }
+
+    fn append(&mut self, points: &[(i64, f64)]) -> Result<u64, JournalError> {
+        let mut batch = PointBatch::new();
+        let series = batch.series("m", "v", []).unwrap();
+        for (at_ns, value) in points {
+            batch.push(series, *at_ns, Value::Float(*value)).unwrap();
+        }
+        let mut bytes = Vec::new();
+        batch.write_rows(&mut bytes);
+        let (earliest_ns, latest_ns) = batch.span_ns().unwrap();
+        let span = Span { points: batch.len() as u32, earliest_ns, latest_ns };
+        self.core.commit(self.now, &[Rows { stream: "s".parse().unwrap(), bytes, span }]).remove(0)
+    }
+
+    fn settle(&mut self) {
+        while let Some(job) = self.core.seal_job() {
+            let made = job.run(self.now).unwrap();
+            self.core.finish_seal(self.now, &job, made).unwrap();
+        }
+        while self.core.rebase_next(self.now).unwrap() {}
+    }
+
+    /// Everything that waits, delivered.
+    fn deliver(&mut self) -> Vec<Delivered> {
+        let mut delivered = Vec::new();
+        loop {
+            self.core.close_segments();
+            self.settle();
+            let Some(outgoing) = self.core.next_batch(self.now, u64::MAX).unwrap() else { break };
+            let contents =
+                Batch::read(&outgoing.bytes).unwrap().open_on_device(&Self::device_key(&self.key)).unwrap();
+            for (key, at_ns, value) in points_of(&contents).unwrap().points() {
+                let series = format!("{key}");
+                delivered.push((outgoing.stream.to_string(), series, at_ns, value.number().unwrap()));
+            }
+            self.core.acknowledge(self.now, &outgoing.stream, outgoing.sequence).unwrap();
+        }
+        delivered
+    }
+
+    /// Points of the stream that wait; losses are points of another.
+    fn pending(&self) -> u64 {
+        self.core.stats().streams[&"s".parse().unwrap()].pending_points
+    }
+
+    fn lost(&self, reason: &str) -> u64 {
+        let stats = self.core.stats();
+        let of = |stream: &crate::stats::StreamStats| -> u64 {
+            stream.lost.iter().filter(|(r, _)| r.as_str() == reason).map(|(_, points)| *points).sum()
+        };
+        stats.streams.values().map(of).sum()
+    }
+}
+
+fn stream(bounds: Bounds, overflow: Overflow) -> StreamConfig {
+    StreamConfig { bounds, overflow, ..StreamConfig::of(Class::Telemetry) }
+}
+
+fn second(number: i64) -> (i64, f64) {
+    (START + number * SECOND, number as f64)
+}
+
+#[test]
+fn thinning_keeps_what_a_window_was_like_and_counts_the_rest() {
+    let bounds = Bounds { points: 1_000, ..Bounds::NONE };
+    let mut device = Device::new(stream(bounds, Overflow::Thin(Duration::from_secs(60))));
+    for batch in 0..60 {
+        let points: Vec<(i64, f64)> = (batch * 50..(batch + 1) * 50).map(second).collect();
+        device.append(&points).unwrap();
+        device.pass(SECOND);
+        assert!(device.pending() <= 1_000, "the bound holds");
+    }
+    let thinned = device.lost("thinned");
+    assert_eq!(device.lost("drop-oldest"), 0, "3,000 points in summaries and the newest fit");
+    let delivered = device.deliver();
+    let of = |series: &str| -> Vec<(i64, f64)> {
+        let points = delivered.iter().filter(|(stream, name, ..)| stream == "s" && name == series);
+        points.map(|(_, _, at_ns, value)| (*at_ns, *value)).collect()
+    };
+    let (own, counts) = (of("m v"), of("m v.count"));
+    let (least, most) = (of("m v.min"), of("m v.max"));
+    let all = own.len() + counts.len() + least.len() + most.len();
+    assert_eq!(all as u64 + thinned, 3_000, "what is missing is counted exactly");
+    assert!(!counts.is_empty() && counts.len() == least.len() && counts.len() == most.len());
+    // Each window: mean between minimum and maximum, and as many points as lie between.
+    let counted: f64 = counts.iter().map(|(_, count)| count).sum();
+    assert_eq!(counted as usize + own.len() - counts.len(), 3_000, "no point is in two summaries");
+    for ((at_ns, count), ((_, low), (_, high))) in counts.iter().zip(least.iter().zip(&most)) {
+        assert_eq!(high - low + 1.0, *count, "each second had one point");
+        let mean = own.iter().find(|(at, _)| at == at_ns).unwrap().1;
+        assert_eq!(mean, (low + high) / 2.0);
+        assert!(*count <= 60.0);
+    }
+    // The newest are as they were sent.
+    assert_eq!(own.iter().max_by_key(|(at_ns, _)| *at_ns), Some(&second(2_999)));
+}
+
+#[test]
+fn what_can_not_be_thinned_any_further_goes_oldest_first() {
+    let bounds = Bounds { points: 200, ..Bounds::NONE };
+    let mut device = Device::new(stream(bounds, Overflow::Thin(Duration::from_secs(10))));
+    for batch in 0..100 {
+        device.append(&(batch * 50..(batch + 1) * 50).map(second).collect::<Vec<_>>()).unwrap();
+    }
+    assert!(device.pending() <= 200);
+    assert!(device.lost("drop-oldest") > 0 && device.lost("thinned") > 0);
+    let (gone, thinned) = (device.lost("drop-oldest"), device.lost("thinned"));
+    let delivered = device.deliver().into_iter().filter(|(stream, ..)| stream == "s").count() as u64;
+    assert_eq!(delivered + gone + thinned, 5_000);
+}
+
+#[test]
+fn bounds_let_go_little_at_a_time() {
+    let bounds = Bounds { points: 1_000, ..Bounds::NONE };
+    let mut device = Device::new(stream(bounds, Overflow::DropOldest));
+    for number in 0..1_001 {
+        device.append(&[second(number)]).unwrap();
+    }
+    let lost = device.lost("drop-oldest");
+    assert!((1..=125).contains(&lost), "an eighth goes, not all: {lost}");
+    let delivered = device.deliver();
+    let left = delivered.iter().filter(|(stream, ..)| stream == "s").count() as u64;
+    assert_eq!(left + lost, 1_001);
+}
+
+#[test]
+fn what_is_too_old_goes_once_the_clock_is_calm_and_is_counted() {
+    let bounds = Bounds { age: Duration::from_secs(3_600), ..Bounds::NONE };
+    let mut device = Device::new(stream(bounds, Overflow::DropOldest));
+    device.append(&[second(0), second(1)]).unwrap();
+    device.pass(301 * SECOND);
+    device.append(&[second(301)]).unwrap();
+    for _ in 0..50 {
+        device.pass(60 * SECOND);
+    }
+    assert_eq!(device.lost("expired"), 0, "{} s old", (device.now.wall_ns - START) / SECOND);
+    for _ in 0..5 {
+        device.pass(60 * SECOND);
+    }
+    assert_eq!(device.pending(), 3, "the newest of the first two is an hour old, not more");
+    device.pass(60 * SECOND);
+    assert_eq!(device.lost("expired"), 2);
+    device.reopen();
+    assert_eq!(device.pending(), 1);
+    let delivered = device.deliver();
+    let points = |stream: &str| delivered.iter().filter(|(name, ..)| name == stream).count();
+    assert_eq!((points("s"), points(LOSSES)), (1, 4));
+}
+
+#[test]
+fn a_clock_that_jumps_costs_no_point_before_it_is_calm() {
+    let bounds = Bounds { age: Duration::from_secs(3_600), ..Bounds::NONE };
+    let mut device = Device::new(stream(bounds, Overflow::DropOldest));
+    device.pass(2 * HOUR);
+    let at_ns = device.now.wall_ns;
+    device.append(&[(at_ns, 1.0)]).unwrap();
+    device.pass(400 * SECOND);
+    // A day ahead, for five minutes, and back.
+    device.now.wall_ns += 24 * HOUR;
+    for _ in 0..5 {
+        device.pass(60 * SECOND);
+    }
+    device.now.wall_ns -= 24 * HOUR;
+    for _ in 0..20 {
+        device.pass(60 * SECOND);
+    }
+    assert_eq!(device.lost("expired"), 0);
+    assert_eq!(device.pending(), 1);
+}
+
+#[test]
+fn points_of_a_clock_that_was_never_set_get_their_times_once() {
+    let mut device = Device::new(StreamConfig::of(Class::Telemetry));
+    // Booted in 1970.
+    device.now = Now { wall_ns: 40 * SECOND, mono_ns: 40 * SECOND };
+    device.reopen();
+    for number in 0..100 {
+        device.pass(SECOND);
+        let stamped = device.now.wall_ns;
+        device.append(&[(stamped, f64::from(number))]).unwrap();
+    }
+    // A part is sealed already, and one point came with a time of its own.
+    device.core.close_segments();
+    device.settle();
+    device.append(&[(START - HOUR, -1.0)]).unwrap();
+    device.pass(SECOND);
+    let ran = device.now.wall_ns;
+    device.append(&[(ran, 100.0)]).unwrap();
+    let booted_ns = START - device.now.mono_ns;
+    device.now.wall_ns = START;
+    device.core.maintain(device.now);
+    assert_eq!(
+        device.core.next_batch(device.now, u64::MAX).unwrap(),
+        None,
+        "nothing is sent with a wrong time"
+    );
+    device.settle();
+    assert_eq!(device.core.stats().rebased, 101);
+    device.pass(SECOND);
+    device.settle();
+    assert_eq!(device.core.stats().rebased, 101, "once");
+    device.append(&[(device.now.wall_ns, 101.0)]).unwrap();
+    device.reopen();
+    let delivered = device.deliver();
+    let mut times: Vec<(i64, f64)> = delivered
+        .iter()
+        .filter(|(stream, ..)| stream == "s")
+        .map(|(_, _, at_ns, value)| (*at_ns, *value))
+        .collect();
+    times.sort_by(|a, b| a.1.total_cmp(&b.1));
+    assert_eq!(times.len(), 103);
+    assert_eq!(times[0], (START - HOUR, -1.0), "its own time stays");
+    for number in 0..100 {
+        let taken_ns = booted_ns + (41 + number) * SECOND;
+        assert_eq!(times[1 + number as usize], (taken_ns, number as f64));
+    }
+    let of = |series: &str| -> Vec<f64> {
+        let found = delivered.iter().filter(|(stream, name, ..)| stream == "journal/clock" && name == series);
+        found.map(|(.., value)| *value).collect()
+    };
+    assert_eq!(of("journal_clock points"), [101.0]);
+    assert_eq!(of("journal_clock by_ns").len(), 1);
+}
+
+#[test]
+fn a_clock_that_was_wrong_for_longer_than_it_jumps_moves_nothing() {
+    let mut device = Device::new(StreamConfig::of(Class::Telemetry));
+    let stamped = device.now.wall_ns;
+    device.append(&[(stamped, 1.0)]).unwrap();
+    // Two hours later it turns out that the clock was an hour behind: times with and without it overlap.
+    device.pass(2 * HOUR);
+    device.now.wall_ns += HOUR;
+    device.pass(SECOND);
+    device.settle();
+    assert_eq!(device.core.stats().rebased, 0);
+    // Nor does a small correction.
+    device.now.wall_ns += 60 * SECOND;
+    device.pass(SECOND);
+    device.settle();
+    assert_eq!(device.deliver().first().map(|(_, _, at_ns, _)| *at_ns), Some(stamped));
+}
