@@ -7,7 +7,7 @@
 //! Layout: [`id`], [`name`], [`label`], [`selector`], [`digest`], [`version`], [`time`] are the words everything
 //! else is made of; [`object`] is the envelope of every object; [`device`], [`release`], [`desired`],
 //! [`access`], [`config`], [`claim`] are nouns; `schedule` says when; `rollout` and `reconcile` decide, and `forecast` says how a rollout would go.
-//! [`operation`] is one imperative request to a device.
+//! [`operation`] is one imperative request to a device; [`received`] is which of a stream's batches have arrived.
 //! [`policy`] is how devices heal and what may be done to them; [`condition`] reads the conditions that people write into policies and rollouts.
 
 pub mod access;
@@ -29,6 +29,7 @@ pub mod nearest;
 pub mod object;
 pub mod operation;
 pub mod policy;
+pub mod received;
 pub mod reconcile;
 pub mod release;
 pub mod rollout;

@@ -10,6 +10,7 @@ pub(crate) enum Argument {
     Uuid(Uuid),
     Integer(i64),
     Text(String),
+    Bytes(Vec<u8>),
 }
 
 /// The text after `WHERE`, all of whose conditions must hold, and the parameters.
@@ -36,6 +37,10 @@ impl Conditions {
 
     pub(crate) fn text(&mut self, text: &str) -> String {
         self.argument(Argument::Text(text.to_owned()))
+    }
+
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) -> String {
+        self.argument(Argument::Bytes(bytes.to_vec()))
     }
 
     /// `$4, $5, $6`
@@ -82,6 +87,7 @@ macro_rules! bind_all {
                 $crate::condition::Argument::Uuid(value) => query.bind(*value),
                 $crate::condition::Argument::Integer(value) => query.bind(*value),
                 $crate::condition::Argument::Text(value) => query.bind(value.as_str()),
+                $crate::condition::Argument::Bytes(value) => query.bind(value.as_slice()),
             };
         }
         query
