@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use farshore_series::PointBatch;
-use farshore_trust::sealed::DeviceKey;
+use farshore_trust::sealed::{DeviceKey, IngestPublicKey};
 use tokio::sync::oneshot;
 
 use crate::clock;
@@ -262,11 +262,35 @@ impl Journal {
         lock(&self.shared.core).release_all();
     }
 
-    /// After a reconnect: what the other side has of a stream, in this epoch: everything below `floor`, and `seen` above it.
+    /// Batches that are sealed from now on can be opened with this ingest key, too. Those that were sealed before are not touched; see
+    /// [`Journal::reseal`].
+    ///
+    /// # Errors
+    /// [`JournalError`] for a key that is none.
+    pub fn seal_for(&self, ingest: &IngestPublicKey) -> Result<(), JournalError> {
+        lock(&self.shared.core).seal_for(ingest).map_err(JournalError::seal)
+    }
+
+    /// The same batch, sealed for the present ingest key, to be sent in its place: for what was sealed before there was one.
+    ///
+    /// # Errors
+    /// [`JournalError`] when it can't be opened here.
+    pub fn reseal(&self, outgoing: Outgoing) -> Result<Outgoing, JournalError> {
+        let bytes = lock(&self.shared.core).reseal(&outgoing).map_err(JournalError::seal)?;
+        Ok(Outgoing { bytes, ..outgoing })
+    }
+
+    /// After a reconnect: what the other side has of a stream, in this epoch: everything below `floor`, and the ranges `seen` above it, both ends
+    /// included.
     ///
     /// # Errors
     /// [`JournalError`] when the disk fails.
-    pub fn peer_mark(&self, stream: &StreamName, floor: u64, seen: &[u64]) -> Result<PeerMark, JournalError> {
+    pub fn peer_mark(
+        &self,
+        stream: &StreamName,
+        floor: u64,
+        seen: &[(u64, u64)],
+    ) -> Result<PeerMark, JournalError> {
         let result = lock(&self.shared.core).peer_mark(clock::now(), stream, floor, seen);
         self.shared.publish();
         result
@@ -513,6 +537,39 @@ mod tests {
         let journal = Journal::open(folder.path(), Config::default()).unwrap();
         assert_eq!(journal.stats().epoch, epoch);
         assert!(journal.append(&data, &batch(1)).wait().unwrap().sequence > 1);
+    }
+
+    #[test]
+    fn what_was_sealed_before_there_was_an_ingest_key_is_sealed_again_for_it() {
+        use farshore_trust::sealed::{Batch, IngestKey};
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::open(folder.path(), Config::default()).unwrap();
+        let stream: StreamName = "data/a".parse().unwrap();
+        let sent = |journal: &Journal| {
+            journal.append(&stream, &batch(10)).wait().unwrap();
+            journal.seal_all().unwrap();
+            journal.next_batch(u64::MAX).unwrap().unwrap()
+        };
+        let before = sent(&journal);
+        assert_eq!(before.sealed_for(), None);
+        let (first, second) = (IngestKey::generate().unwrap(), IngestKey::generate().unwrap());
+        journal.seal_for(&first.public()).unwrap();
+        let mine = sent(&journal);
+        journal.seal_for(&second.public()).unwrap();
+        // What was sealed for the key before stays as it is, and is still read with it.
+        assert_eq!(mine.sealed_for(), Some(first.public().id()));
+        let points = |outgoing: &Outgoing, key| {
+            let contents = Batch::read(&outgoing.bytes).unwrap().open(key).unwrap();
+            farshore_series::decode_columns(&contents).unwrap().len()
+        };
+        assert_eq!(points(&mine, &first), 10);
+        drop(journal);
+        // Also by another start of the journal, with another data key.
+        let journal = Journal::open(folder.path(), Config::default()).unwrap();
+        journal.seal_for(&second.public()).unwrap();
+        let again = journal.reseal(before.clone()).unwrap();
+        assert_eq!((again.sequence, points(&again, &second)), (before.sequence, 10));
+        assert_eq!(Batch::read(&again.bytes).unwrap().header().epoch, before.epoch);
     }
 
     #[test]

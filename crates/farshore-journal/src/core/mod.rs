@@ -14,8 +14,8 @@ mod seal;
 mod send;
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use farshore_trust::sealed::{
     DEVICE_WRAP_BYTES, DataKey, DeviceKey, INGEST_WRAP_BYTES, IngestPublicKey, SealError,
@@ -52,17 +52,32 @@ pub(crate) struct Keys {
     device: DeviceKey,
     data: DataKey,
     for_device: [u8; DEVICE_WRAP_BYTES],
-    for_ingest: Option<([u8; 8], [u8; INGEST_WRAP_BYTES])>,
+    for_ingest: Mutex<ForIngest>,
 }
+
+/// Which ingest key, and the data key for it.
+type ForIngest = Option<([u8; 8], [u8; INGEST_WRAP_BYTES])>;
 
 impl Keys {
     pub(crate) fn new(device: DeviceKey, ingest: Option<&IngestPublicKey>) -> Result<Self, SealError> {
         let data = DataKey::generate()?;
         let for_device = data.wrap_for_device(&device)?;
-        let for_ingest = ingest
-            .map(|ingest| Ok::<_, SealError>((ingest.id(), data.wrap_for_ingest(ingest)?)))
-            .transpose()?;
-        Ok(Self { device, data, for_device, for_ingest })
+        let keys = Self { device, data, for_device, for_ingest: Mutex::default() };
+        if let Some(ingest) = ingest {
+            keys.seal_for(ingest)?;
+        }
+        Ok(keys)
+    }
+
+    /// Batches that are sealed from now on can be opened with this ingest key.
+    pub(crate) fn seal_for(&self, ingest: &IngestPublicKey) -> Result<(), SealError> {
+        let wrapped = (ingest.id(), self.data.wrap_for_ingest(ingest)?);
+        *self.for_ingest.lock().unwrap_or_else(PoisonError::into_inner) = Some(wrapped);
+        Ok(())
+    }
+
+    fn for_ingest(&self) -> ForIngest {
+        *self.for_ingest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -100,7 +100,7 @@ impl SealJob {
             sealed_mono_ns: now.mono_ns,
             stream: self.stream.as_str().to_owned(),
             for_device: self.keys.for_device,
-            for_ingest: self.keys.for_ingest,
+            for_ingest: self.keys.for_ingest(),
         };
         let bytes = seal(&header, &self.keys.data, contents).map_err(JournalError::seal)?;
         let io = |e| JournalError::io("write a batch", e);

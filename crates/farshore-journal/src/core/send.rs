@@ -1,6 +1,6 @@
 //! What goes next, and what has arrived.
 
-use farshore_trust::sealed::Batch;
+use farshore_trust::sealed::{Batch, IngestPublicKey, SealError, seal};
 
 use super::{Core, Loss, QUARANTINE};
 use crate::clock::Now;
@@ -27,6 +27,14 @@ pub struct Outgoing {
     pub points: u32,
     /// The sealed bytes.
     pub bytes: Vec<u8>,
+}
+
+impl Outgoing {
+    /// The id of the ingest key that it was sealed for.
+    #[must_use]
+    pub fn sealed_for(&self) -> Option<[u8; 8]> {
+        Batch::read(&self.bytes).ok()?.header().for_ingest.map(|(id, _)| id)
+    }
 }
 
 /// What a look at the other side's mark says.
@@ -156,6 +164,21 @@ impl Core {
         Some(class)
     }
 
+    /// Batches that are sealed from now on can be opened with this ingest key, too.
+    pub(crate) fn seal_for(&self, ingest: &IngestPublicKey) -> Result<(), SealError> {
+        self.keys.seal_for(ingest)
+    }
+
+    /// The same batch for the present ingest key: what was sealed before there was one, or for one that the other side does not have.
+    pub(crate) fn reseal(&self, outgoing: &Outgoing) -> Result<Vec<u8>, SealError> {
+        let batch = Batch::read(&outgoing.bytes)?;
+        let contents = batch.open_on_device(&self.keys.device)?;
+        let mut header = batch.header().clone();
+        header.for_device = self.keys.for_device;
+        header.for_ingest = self.keys.for_ingest();
+        seal(&header, &self.keys.data, &contents)
+    }
+
     /// The other side has stored it. Twice is as good as once.
     pub(crate) fn acknowledge(
         &mut self,
@@ -219,16 +242,16 @@ impl Core {
         Ok(())
     }
 
-    /// What the other side says it has of this epoch: everything below `floor`, and these numbers above.
+    /// What the other side says it has of this epoch: everything below `floor`, and these ranges above, both ends included.
     pub(crate) fn peer_mark(
         &mut self,
         now: Now,
         name: &StreamName,
         floor: u64,
-        seen: &[u64],
+        seen: &[(u64, u64)],
     ) -> Result<PeerMark, JournalError> {
         let Some(stream) = self.streams.get_mut(name) else { return Ok(PeerMark::Settled(0)) };
-        let highest = seen.iter().copied().max().unwrap_or(0).max(floor.saturating_sub(1));
+        let highest = seen.iter().map(|(_, to)| *to).max().unwrap_or(0).max(floor.saturating_sub(1));
         if highest >= stream.next_sequence {
             if let Some(open) = stream.open.take() {
                 stream.close(open);
@@ -241,7 +264,7 @@ impl Core {
             .sealed()
             .keys()
             .copied()
-            .filter(|sequence| *sequence < floor || seen.contains(sequence))
+            .filter(|n| *n < floor || seen.iter().any(|(from, to)| (*from..=*to).contains(n)))
             .collect();
         for sequence in &settled {
             self.forget(now, name, *sequence)?;

@@ -250,7 +250,7 @@ impl History {
         let core = self.core.as_mut().unwrap();
         core.release_all();
         for (stream, seen) in &self.server.seen {
-            let seen: Vec<u64> = seen.iter().copied().collect();
+            let seen: Vec<(u64, u64)> = seen.iter().map(|number| (*number, *number)).collect();
             let mark = core.peer_mark(self.now, &stream.parse().unwrap(), 0, &seen);
             assert!(!matches!(mark, Ok(crate::core::PeerMark::Ahead)), "a number was used twice in {stream}");
         }
