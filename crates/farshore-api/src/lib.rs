@@ -19,6 +19,8 @@ pub mod problem;
 pub mod release;
 pub mod rollout;
 mod schema;
+pub mod series;
+pub mod sync;
 pub mod why;
 
 pub use problem::{ErrorCode, FieldError, Problem};

@@ -29,8 +29,12 @@ pub enum ErrorCode {
     UnsupportedMediaType,
     /// 416
     RangeNotSatisfiable,
+    /// 409: a batch was sealed for a key that is not the tenant's: seal it again for the present one.
+    OtherKey,
     /// 422: a signature, digest or trust rule refuses it.
     Untrusted,
+    /// 422: a batch that can never be read; sending it again is of no use.
+    BadBatch,
     /// 429: see `Retry-After`.
     TooManyRequests,
     /// 500: ours; the log has it under `requestId`.
@@ -77,12 +81,12 @@ impl ErrorCode {
             Self::Forbidden => 403,
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
-            Self::Conflict => 409,
+            Self::Conflict | Self::OtherKey => 409,
             Self::VersionMismatch => 412,
             Self::TooLarge => 413,
             Self::UnsupportedMediaType => 415,
             Self::RangeNotSatisfiable => 416,
-            Self::Untrusted => 422,
+            Self::Untrusted | Self::BadBatch => 422,
             Self::TooManyRequests => 429,
             Self::Internal | Self::Unknown => 500,
             Self::Unavailable => 503,
@@ -104,7 +108,9 @@ impl ErrorCode {
             Self::TooLarge => "Too large",
             Self::UnsupportedMediaType => "Unsupported media type",
             Self::RangeNotSatisfiable => "Range not satisfiable",
+            Self::OtherKey => "Sealed for another key",
             Self::Untrusted => "Not trusted",
+            Self::BadBatch => "Not a readable batch",
             Self::TooManyRequests => "Too many requests",
             Self::Internal | Self::Unknown => "Internal error",
             Self::Unavailable => "Not available now",

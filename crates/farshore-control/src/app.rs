@@ -20,6 +20,7 @@ use crate::fleet::Fleet;
 use crate::install::Packages;
 use crate::server::{Addresses, Metrics};
 use crate::settings::Settings;
+use crate::sync::Sync;
 
 /// The control plane's shared parts. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -53,6 +54,7 @@ struct Inner {
     addresses: Addresses,
     passwords: Passwords,
     standings: Standings,
+    sync: Sync,
     metrics: Metrics,
     shutdown: CancellationToken,
     events_written: Notify,
@@ -78,6 +80,7 @@ impl App {
                 addresses,
                 passwords: Passwords::default(),
                 standings: Standings::default(),
+                sync: Sync::default(),
                 metrics: Metrics::default(),
                 shutdown,
                 events_written: Notify::new(),
@@ -158,6 +161,12 @@ impl App {
     #[must_use]
     pub fn standings(&self) -> &Standings {
         &self.inner.standings
+    }
+
+    /// Room for batches from gateways.
+    #[must_use]
+    pub fn sync(&self) -> &Sync {
+        &self.inner.sync
     }
 
     #[must_use]

@@ -29,5 +29,7 @@ pub mod operations;
 pub mod releases;
 pub mod rollouts;
 pub mod route;
+pub mod series;
 pub mod server;
 pub mod settings;
+pub mod sync;

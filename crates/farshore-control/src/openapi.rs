@@ -36,6 +36,9 @@ pub fn openapi() -> OpenApi {
         crate::operations::OperationDocs::openapi(),
         crate::active_ops::ActiveOpsDocs::openapi(),
         crate::channel::ChannelDocs::openapi(),
+        crate::sync::SyncDocs::openapi(),
+        crate::sync::SyncPortDocs::openapi(),
+        crate::series::SeriesDocs::openapi(),
     ] {
         document.merge(part);
     }

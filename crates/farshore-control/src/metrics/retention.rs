@@ -20,6 +20,8 @@ const CHUNK: u32 = 1_000;
 const DEVICES: usize = 100;
 /// Between two chunks others get to write.
 const PAUSE: Duration = Duration::from_millis(50);
+/// Losses, and which batches have arrived, are kept at least as long as measurements and not for less than this.
+const SYNC_MS: i64 = 400 * DAY_MS;
 
 /// Starts the driver. It ends when the app shuts down.
 pub fn spawn(app: &App) -> JoinHandle<()> {
@@ -49,6 +51,20 @@ async fn run(app: &App) {
                 }
             }
             tokio::time::sleep(PAUSE).await;
+        }
+        let sync_cutoff = now().plus_ms(-app.settings().retention.metrics_ms.max(SYNC_MS));
+        loop {
+            match db.delete_old_sync(sync_cutoff, cutoff, CHUNK).await {
+                Ok(0) => break,
+                Ok(_) => tokio::time::sleep(PAUSE).await,
+                Err(error) => {
+                    tracing::error!(
+                        error = crate::error::chain(&error),
+                        "old marks of gateways were not deleted"
+                    );
+                    break;
+                }
+            }
         }
         match by_policy(app, now()).await {
             Ok(more) => deleted += more,

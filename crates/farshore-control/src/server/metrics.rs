@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ pub struct Metrics {
     requests: Mutex<BTreeMap<(String, &'static str, u16), Latency>>,
     handshakes_failed: Mutex<BTreeMap<&'static str, u64>>,
     connections_shed: Mutex<BTreeMap<&'static str, u64>>,
+    batches_refused: AtomicU64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -64,6 +66,11 @@ impl Metrics {
         *locked(&self.connections_shed).entry(port).or_default() += 1;
     }
 
+    /// A gateway's batch can never be read.
+    pub(crate) fn batch_refused(&self) {
+        self.batches_refused.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Everything, as text.
     pub(super) fn text(&self, app: &App) -> String {
         let mut out = String::with_capacity(8 * 1024);
@@ -99,6 +106,9 @@ impl Metrics {
                 let _ = writeln!(out, "{name}{{port=\"{port}\"}} {count}");
             }
         }
+        let name = "farshore_batches_refused_total";
+        head(&mut out, name, "counter", "Batches of gateways that can never be read.");
+        let _ = writeln!(out, "{name} {}", self.batches_refused.load(Ordering::Relaxed));
         let pool = app.store().pool();
         let (devices, streams) = (app.hub().connected() as u64, app.hub().feed().streams() as u64);
         for (name, help, value) in [

@@ -230,6 +230,8 @@ pub fn api_routes() -> Vec<Route> {
         crate::alerts::routes(),
         crate::operations::routes(),
         crate::active_ops::routes(),
+        crate::sync::routes(),
+        crate::series::routes(),
     ]
     .into_iter()
     .flatten()
@@ -239,10 +241,15 @@ pub fn api_routes() -> Vec<Route> {
 /// The rows of the device port.
 #[must_use]
 pub fn device_port_routes() -> Vec<Route> {
-    [claims::device_port_routes(), artifacts::device_port_routes(), crate::channel::routes()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        claims::device_port_routes(),
+        artifacts::device_port_routes(),
+        crate::channel::routes(),
+        crate::sync::device_port_routes(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 impl Running {

@@ -23,4 +23,5 @@ mod operations;
 mod policies;
 mod rollouts;
 mod server;
+mod sync;
 mod wire;

@@ -196,6 +196,10 @@ fn examples(own: &Things, other: &Things) -> BTreeMap<String, Example> {
     {
         add(&format!("GET {path}"), None, None, &[200]);
     }
+    for path in ["/api/sync", "/api/ingest-keys", "/api/series", "/api/series/latest"] {
+        add(&format!("GET {path}"), None, None, &[200]);
+    }
+    add("POST /api/ingest-keys/~rotate", None, None, &[201]);
     add("GET /install/{file}", None, None, &[404]);
     add("POST /api/login", None, fixed(json!({"email": "x@example.com", "password": "x"})), &[401, 429]);
     add("POST /api/login/link", None, fixed(json!({"link": "x"})), &[401, 429]);

@@ -1,0 +1,7 @@
+//! The series that gateways send: latest values, and ranges out of stored blocks, thinned out here.
+
+mod fold;
+mod query;
+mod routes;
+
+pub use routes::{SeriesDocs, routes};
