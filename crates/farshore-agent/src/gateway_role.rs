@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use farshore_agent::DeviceUplink;
 use farshore_gateway::{EdgeGateway, GatewayConfig, GatewayError, LogFile};
 use tracing_subscriber::EnvFilter;
 
@@ -17,13 +19,20 @@ pub(crate) struct GatewayArgs {
     /// Make the journal, see whether it can be opened, and end.
     #[arg(long)]
     init_db: bool,
+    /// The agent's state folder. With the identity in there, what the journal has is sent to the control plane.
+    #[arg(long, env = "FARSHORE_STATE_DIR")]
+    state_dir: Option<PathBuf>,
 }
+
+/// Where the agent keeps its state unless it is told otherwise.
+const STATE_DIR: &str = "/var/lib/farshore-agent";
 
 /// Settings that are good.
 #[derive(Debug)]
 pub(crate) struct GatewaySettings {
     config: GatewayConfig,
     init_db: bool,
+    state_dir: PathBuf,
 }
 
 impl GatewayArgs {
@@ -41,7 +50,9 @@ impl GatewayArgs {
         };
         let read = |name: &str| std::env::var(name).ok().or_else(|| file.get(name).cloned());
         let config = GatewayConfig::from_variables(&read)?;
-        Ok(GatewaySettings { config, init_db: self.init_db })
+        let state_dir = self.state_dir.or_else(|| read("FARSHORE_STATE_DIR").map(PathBuf::from));
+        let state_dir = state_dir.unwrap_or_else(|| PathBuf::from(STATE_DIR));
+        Ok(GatewaySettings { config, init_db: self.init_db, state_dir })
     }
 }
 
@@ -62,7 +73,7 @@ fn log(config: &GatewayConfig) -> std::io::Result<()> {
 }
 
 pub(crate) fn start(settings: GatewaySettings) -> ExitCode {
-    let GatewaySettings { config, init_db } = settings;
+    let GatewaySettings { config, init_db, state_dir } = settings;
     if let Err(error) = log(&config) {
         eprintln!("farshore-agent: the log file can't be opened: {error}");
         return ExitCode::FAILURE;
@@ -86,15 +97,15 @@ pub(crate) fn start(settings: GatewaySettings) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error),
     };
-    match runtime.block_on(serve(config)) {
+    match runtime.block_on(serve(config, DeviceUplink::new(&state_dir))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }
 }
 
-async fn serve(config: GatewayConfig) -> Result<(), GatewayError> {
+async fn serve(config: GatewayConfig, uplink: DeviceUplink) -> Result<(), GatewayError> {
     let stop = stop_on_signal().map_err(GatewayError::Signals)?;
-    let gateway = EdgeGateway::new(config)?;
+    let gateway = EdgeGateway::new(config)?.with_uplink(Arc::new(uplink));
     gateway.start().await?;
     if let Some(addresses) = gateway.addresses().await {
         // For scripts that let the system choose the ports.

@@ -21,6 +21,7 @@ mod memory_executor;
 pub mod roles;
 pub mod runner;
 mod status;
+mod uplink;
 
 pub use agent::{Agent, AgentError, AgentSettings, Sampler, keep_key_sets};
 pub use download::{DownloadError, Downloads};
@@ -32,6 +33,7 @@ pub use identity::{Credentials, Identity, IdentityFileError, Registration, devic
 pub use journal::{Batch, Change, EVENTS, Journal, JournalError, MemoryJournal, SqliteJournal};
 pub use memory_executor::{Behaviour, MemoryExecutor};
 pub use status::{AppStatus, STATUS_FILE, Status, StatusError};
+pub use uplink::DeviceUplink;
 
 /// An error with its causes, in one line.
 #[must_use]

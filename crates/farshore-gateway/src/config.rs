@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use farshore_journal::Durability;
+use farshore_journal::{Backfill, Durability};
 use farshore_trust::token::{TokenHash, hash_secret};
 use zeroize::Zeroizing;
 
@@ -133,6 +133,10 @@ pub struct GatewayConfig {
     pub max_retry_attempts: u32,
     pub sync_strategy: SyncStrategy,
     pub sync_interval: Duration,
+    /// Most bytes a second to the cloud, on average; nothing: no limit.
+    pub sync_bytes_per_second: Option<u64>,
+    /// Which end of a backlog goes first.
+    pub backfill: Backfill,
     pub batch_size: u32,
     /// zstd level by way of gzip's scale, 1 to 9; nothing for the journal's own.
     pub compression_level: Option<u8>,
@@ -171,6 +175,8 @@ impl GatewayConfig {
             max_retry_attempts: 5,
             sync_strategy: SyncStrategy::default(),
             sync_interval: Duration::from_secs(60),
+            sync_bytes_per_second: None,
+            backfill: Backfill::default(),
             batch_size: 100,
             compression_level: None,
             worker_threads: 2,
@@ -242,6 +248,14 @@ impl GatewayConfig {
             }
         }
         reader.seconds("SYNC_INTERVAL_SECONDS", 1, 86_400, &mut config.sync_interval);
+        let mut rate = 0;
+        reader.number("SYNC_MAX_BYTES_PER_SECOND", 1024, u64::MAX, &mut rate);
+        config.sync_bytes_per_second = (rate > 0).then_some(rate);
+        match reader.text("SYNC_BACKFILL").as_deref() {
+            None | Some("oldest") => {}
+            Some("newest") => config.backfill = Backfill::Newest,
+            Some(_) => reader.error("SYNC_BACKFILL is oldest or newest"),
+        }
         reader.number("BATCH_SIZE", 1, 1_000_000, &mut config.batch_size);
         let mut on = true;
         reader.flag("COMPRESSION_ENABLED", &mut on);

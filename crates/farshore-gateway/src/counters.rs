@@ -75,6 +75,8 @@ pub(crate) struct Observed {
     pub(crate) queue_bytes: u64,
     pub(crate) oldest_age_s: Option<f64>,
     pub(crate) drain_s: Option<f64>,
+    pub(crate) online: bool,
+    pub(crate) refused_batches: u64,
     pub(crate) clock_offset_s: f64,
     pub(crate) rebased: u64,
     /// Stream, reason, points.
@@ -137,6 +139,18 @@ impl Counters {
             "gauge",
             "Until nothing waits at the pace of the last minutes; NaN when nothing was sent yet.",
             &one(number(observed.drain_s)),
+        );
+        metric(
+            "online",
+            "gauge",
+            "1 while exchanges with the cloud go well.",
+            &one(u8::from(observed.online).to_string()),
+        );
+        metric(
+            "batches_refused_total",
+            "counter",
+            "Batches that the cloud can never read; they lie in the quarantine.",
+            &one(observed.refused_batches.to_string()),
         );
         metric(
             "clock_offset_seconds",

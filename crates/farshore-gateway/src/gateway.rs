@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use farshore_journal::{Bounds, Class, Config, Journal, JournalError, Overflow, StreamConfig, StreamName};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::clock;
@@ -18,6 +18,7 @@ use crate::mqtt;
 use crate::point::{Point, PointError};
 use crate::process;
 use crate::status::{DataPoint, GatewayStatus, Health, HealthStatus, StreamStatus, SyncResult};
+use crate::sync::{Forced, Sender, SyncState, Uplink, ingest_key_on_disk};
 
 const MB: u64 = 1024 * 1024;
 /// How long a stop waits for requests that are under way.
@@ -83,6 +84,7 @@ pub enum Applied {
 #[derive(Debug)]
 pub struct EdgeGateway {
     config: Mutex<GatewayConfig>,
+    uplink: Option<Arc<dyn Uplink>>,
     running: tokio::sync::Mutex<Option<Running>>,
     shared: Mutex<Option<Arc<Shared>>>,
 }
@@ -111,6 +113,9 @@ pub(crate) struct Shared {
     pub(crate) counters: Arc<Counters>,
     pub(crate) mqtt: mqtt::Sessions,
     pub(crate) mqtt_stream: StreamName,
+    pub(crate) sync: SyncState,
+    /// Asks the sender to send everything now; nothing where there is no sender.
+    force: Option<mpsc::Sender<Forced>>,
     started_wall_ns: i64,
     started_mono_ns: i64,
     cpu: Mutex<CpuSample>,
@@ -132,9 +137,16 @@ impl EdgeGateway {
         config.check().map_err(GatewayError::Settings)?;
         Ok(Self {
             config: Mutex::new(config),
+            uplink: None,
             running: tokio::sync::Mutex::default(),
             shared: Mutex::default(),
         })
+    }
+
+    /// The same gateway with a way to a control plane, to which it sends what its journal has.
+    #[must_use]
+    pub fn with_uplink(self, uplink: Arc<dyn Uplink>) -> Self {
+        Self { uplink: Some(uplink), ..self }
     }
 
     /// Opens the journal and starts to listen.
@@ -150,12 +162,15 @@ impl EdgeGateway {
         config.check().map_err(GatewayError::Settings)?;
         let journal = open_journal(&config)?;
         let counters = Arc::new(Counters::default());
+        let (force, forced) = mpsc::channel(16);
         let shared = Arc::new(Shared {
             ingest: Ingest::new(journal.clone(), Arc::clone(&counters), config.max_series),
             journal,
             counters,
             mqtt: mqtt::Sessions::default(),
             mqtt_stream: stream("data/mqtt")?,
+            sync: SyncState::default(),
+            force: self.uplink.is_some().then_some(force),
             started_wall_ns: clock::wall_ns(),
             started_mono_ns: clock::mono_ns(),
             cpu: Mutex::new(CpuSample {
@@ -183,7 +198,11 @@ impl EdgeGateway {
             let tls = mqtt::tls_acceptor(files)?;
             let (listener, at) = listen("MQTT over TLS", *address).await?;
             addresses.mqtt_tls = Some(at);
-            tasks.spawn(mqtt::serve(listener, Some(tls), Arc::clone(&shared), stopped));
+            tasks.spawn(mqtt::serve(listener, Some(tls), Arc::clone(&shared), stopped.clone()));
+        }
+        if let Some(uplink) = &self.uplink {
+            let sender = Sender::new(Arc::clone(&shared), Arc::clone(uplink));
+            tasks.spawn(sender.run(stopped, forced));
         }
         tracing::info!(device = %config.device_id, http = ?addresses.http, mqtt = ?addresses.mqtt, mqtt_tls = ?addresses.mqtt_tls, folder = %config.folder.display(), "the gateway takes readings");
         *lock(&self.shared) = Some(shared);
@@ -258,6 +277,13 @@ impl EdgeGateway {
     /// When it is not running. That the cloud can't be reached is no error but the result.
     pub async fn force_sync(&self) -> Result<SyncResult, GatewayError> {
         let shared = self.shared()?;
+        let (tell, told) = oneshot::channel();
+        if let Some(force) = &shared.force
+            && force.send(tell).await.is_ok()
+            && let Ok(result) = told.await
+        {
+            return Ok(result);
+        }
         let status = shared.status();
         Ok(SyncResult {
             success: status.pending_sync_count == 0,
@@ -351,7 +377,13 @@ pub(crate) fn open_journal(config: &GatewayConfig) -> Result<Journal, GatewayErr
         CleanupStrategy::OldestFirst => Overflow::DropOldest,
         CleanupStrategy::Reject => Overflow::Reject,
     };
-    let settings = Config { default_stream: stream, max_bytes, ..Config::default() };
+    let settings = Config {
+        default_stream: stream,
+        max_bytes,
+        backfill: config.backfill,
+        ingest_key: ingest_key_on_disk(&config.folder),
+        ..Config::default()
+    };
     Journal::open(&config.folder, settings).map_err(GatewayError::Journal)
 }
 
@@ -376,20 +408,23 @@ impl Shared {
 
     pub(crate) fn status(&self) -> GatewayStatus {
         let stats = self.journal.stats();
-        let note = match &self.config.cloud_url {
-            None => "no cloud is set; readings are kept here",
-            Some(_) => "this version has no sender of its own yet; readings are kept here",
+        let sync = self.sync.seen(stats.pending_points());
+        let note = match &self.force {
+            None => Some("no control plane is set; readings are kept here".to_owned()),
+            Some(_) => sync.last_error,
         };
         GatewayStatus {
             device_id: self.config.device_id.clone(),
             device_name: self.config.device_name.clone(),
-            is_online: false,
+            is_online: sync.online,
             pending_sync_count: stats.pending_points(),
             pending_bytes: stats.bytes,
             oldest_unsent_age: self.oldest_age_s(stats.oldest_ns()),
-            last_sync_time: None,
+            drain_estimate: sync.drain.map(|drain| drain.as_secs_f64()),
+            last_sync_time: sync.last_sync_ns.map(clock::rfc3339),
             failed_sync_count: self.counters.sync_failures.get(),
-            sync_note: Some(note.to_owned()),
+            refused_batches: sync.refused_batches,
+            sync_note: note,
             streams: stats
                 .streams
                 .iter()
@@ -423,14 +458,15 @@ impl Shared {
             .streams
             .values()
             .any(|stream| stream.lost_bytes > 0 || stream.lost.values().any(|lost| *lost > 0));
+        let sync = self.sync.seen(stats.pending_points());
         #[expect(clippy::cast_precision_loss, reason = "a figure to be looked at")]
         let mb = |bytes: u64| (bytes as f64 / MB as f64 * 10.0).round() / 10.0;
         HealthStatus {
             status: if lost { Health::Degraded } else { Health::Healthy },
             device_id: self.config.device_id.clone(),
-            is_online: false,
+            is_online: sync.online,
             pending_sync_count: stats.pending_points(),
-            last_sync: None,
+            last_sync: sync.last_sync_ns.map(clock::rfc3339),
             uptime_seconds: self.uptime_seconds(),
             local_storage_mb: mb(stats.bytes),
             cpu_percent: self.cpu_percent(),
@@ -445,13 +481,16 @@ impl Shared {
         let lost = stats.streams.iter().flat_map(|(name, stream)| {
             stream.lost.iter().map(|(reason, points)| (name.to_string(), reason.as_str(), *points))
         });
+        let sync = self.sync.seen(stats.pending_points());
         #[expect(clippy::cast_precision_loss, reason = "a figure to be looked at")]
         let clock_offset_s = (wall.saturating_sub(mono)) as f64 / 1e9;
         self.counters.render(&Observed {
             queue_points: stats.pending_points(),
             queue_bytes: stats.bytes,
             oldest_age_s: self.oldest_age_s(stats.oldest_ns()),
-            drain_s: (stats.pending_points() == 0).then_some(0.0),
+            drain_s: sync.drain.map(|drain| drain.as_secs_f64()),
+            online: sync.online,
+            refused_batches: sync.refused_batches,
             clock_offset_s,
             rebased: stats.rebased,
             lost: lost.collect(),

@@ -32,6 +32,7 @@ pub mod mqtt;
 pub mod point;
 mod process;
 mod status;
+pub mod sync;
 
 pub use config::GatewayConfig;
 pub use farshore_journal::StreamName;

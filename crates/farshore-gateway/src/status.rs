@@ -50,9 +50,13 @@ pub struct GatewayStatus {
     pub pending_bytes: u64,
     /// Seconds.
     pub oldest_unsent_age: Option<f64>,
+    /// Seconds until nothing waits, at the present pace; nothing while nobody can say.
+    pub drain_estimate: Option<f64>,
     pub last_sync_time: Option<String>,
     pub failed_sync_count: u64,
-    /// Why there is no exchange, when there is none.
+    /// Batches that the cloud can never read.
+    pub refused_batches: u64,
+    /// Why there is no exchange, or why the last one came to nothing.
     pub sync_note: Option<String>,
     pub streams: Vec<StreamStatus>,
 }

@@ -7,3 +7,4 @@ mod by_hand;
 mod http;
 mod mqtt;
 mod support;
+mod sync;

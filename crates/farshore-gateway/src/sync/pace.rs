@@ -1,0 +1,216 @@
+//! When to send and how fast. Pure: times and randomness are arguments.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// The longest pause between two attempts.
+pub(super) const MAX_BACKOFF: Duration = Duration::from_secs(300);
+/// The longest pause that somebody else may ask for.
+const MAX_ASKED: Duration = Duration::from_secs(3600);
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+const LEAST: Duration = Duration::from_millis(100);
+/// What is older says nothing of the link now.
+const WINDOW_NS: i64 = 5 * 60 * 1_000_000_000;
+const MAX_SAMPLES: usize = 512;
+
+/// Pauses after failures: full jitter under a cap that doubles, so that gateways do not all come back at once.
+#[derive(Debug, Default)]
+pub(super) struct Backoff {
+    failures: u32,
+}
+
+impl Backoff {
+    /// The next pause; `random` is any number, `asked` what the other side wants at least.
+    pub(super) fn next(&mut self, random: u64, asked: Option<Duration>) -> Duration {
+        let cap = FIRST_BACKOFF.saturating_mul(1 << self.failures.min(16)).min(MAX_BACKOFF);
+        self.failures = self.failures.saturating_add(1);
+        let cap_ms = u64::try_from(cap.as_millis()).unwrap_or(u64::MAX).max(1);
+        let jitter = Duration::from_millis(random % (cap_ms + 1));
+        // Who is asked to wait waits that long and then some, for the same reason.
+        asked.map_or(jitter, |asked| asked.min(MAX_ASKED) + jitter.min(asked / 4)).max(LEAST)
+    }
+
+    pub(super) fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
+
+/// Keeps under a number of bytes a second.
+#[derive(Debug)]
+pub(super) struct Throttle {
+    bytes_per_second: Option<u64>,
+    free_at_ns: i64,
+}
+
+impl Throttle {
+    pub(super) fn new(bytes_per_second: Option<u64>) -> Self {
+        Self { bytes_per_second, free_at_ns: 0 }
+    }
+
+    /// Takes the link for so many bytes; what has to pass before they may go.
+    pub(super) fn reserve(&mut self, now_ns: i64, bytes: usize) -> Duration {
+        let Some(rate) = self.bytes_per_second else { return Duration::ZERO };
+        let begin = self.free_at_ns.max(now_ns);
+        let takes = (bytes as u128 * 1_000_000_000 / u128::from(rate.max(1))).min(i64::MAX as u128);
+        self.free_at_ns = begin.saturating_add(i64::try_from(takes).unwrap_or(i64::MAX));
+        Duration::from_nanos(begin.saturating_sub(now_ns).unsigned_abs())
+    }
+}
+
+/// How good the link is: a smoothed time of one exchange, which failures make worse.
+#[derive(Debug)]
+pub(super) struct Link {
+    exchange_s: f64,
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Self { exchange_s: 0.05 }
+    }
+}
+
+impl Link {
+    pub(super) fn took(&mut self, took: Duration) {
+        self.exchange_s = self.exchange_s * 0.8 + took.as_secs_f64() * 0.2;
+    }
+
+    pub(super) fn failed(&mut self) {
+        self.exchange_s = (self.exchange_s * 2.0).min(60.0);
+    }
+
+    /// Between two rounds, exchanges take a twentieth of the time at most: a good link is used each second, a slow one less often and with larger
+    /// batches.
+    pub(super) fn interval(&self, most: Duration) -> Duration {
+        Duration::from_secs_f64((self.exchange_s * 20.0).max(1.0)).min(most.max(Duration::from_secs(1)))
+    }
+}
+
+/// How fast the backlog goes.
+#[derive(Debug, Default)]
+pub(super) struct Drain {
+    /// When, how many points, and how long that took.
+    sent: VecDeque<(i64, u64, Duration)>,
+    /// When, and how many points had come in by then.
+    came: VecDeque<(i64, u64)>,
+}
+
+impl Drain {
+    pub(super) fn sent(&mut self, now_ns: i64, points: u64, took: Duration) {
+        self.sent.push_back((now_ns, points, took));
+        self.sent.retain(|(at, ..)| now_ns.saturating_sub(*at) <= WINDOW_NS);
+        while self.sent.len() > MAX_SAMPLES {
+            self.sent.pop_front();
+        }
+    }
+
+    /// So many points have come in since the start.
+    pub(super) fn came(&mut self, now_ns: i64, total: u64) {
+        if self.came.back().is_none_or(|(at, _)| now_ns.saturating_sub(*at) >= 1_000_000_000) {
+            self.came.push_back((now_ns, total));
+        }
+        while self.came.len() > 2 && self.came.get(1).is_some_and(|(at, _)| now_ns - at >= WINDOW_NS) {
+            self.came.pop_front();
+        }
+        while self.came.len() > MAX_SAMPLES {
+            self.came.pop_front();
+        }
+    }
+
+    /// Until `pending` points have gone; `None` while nobody can say, or more comes than goes.
+    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+    pub(super) fn estimate(&self, pending: u64) -> Option<Duration> {
+        if pending == 0 {
+            return Some(Duration::ZERO);
+        }
+        let points: u64 = self.sent.iter().map(|(_, points, _)| points).sum();
+        let busy: f64 = self.sent.iter().map(|(.., took)| took.as_secs_f64()).sum();
+        if points == 0 || busy <= 0.0 {
+            return None;
+        }
+        let coming = match (self.came.front(), self.came.back()) {
+            (Some((first, before)), Some((last, after))) if last > first => {
+                after.saturating_sub(*before) as f64 / ((last - first) as f64 / 1e9)
+            }
+            _ => 0.0,
+        };
+        let net = points as f64 / busy - coming;
+        (net > 0.0).then(|| Duration::from_secs_f64((pending as f64 / net).min(1e9)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: i64 = 1_000_000_000;
+
+    #[test]
+    fn pauses_are_spread_under_a_cap_that_doubles_up_to_five_minutes() {
+        let mut backoff = Backoff::default();
+        let mut caps = Vec::new();
+        for _ in 0..12 {
+            // The largest that a random number can give.
+            let failures = backoff.failures;
+            let most = (0..4_000u64)
+                .map(|random| Backoff { failures }.next(random * 97, None))
+                .max()
+                .unwrap_or_default();
+            caps.push(most.as_secs_f64().round() as u64);
+            assert!(Backoff { failures }.next(0, None) >= LEAST);
+            backoff.next(0, None);
+        }
+        assert_eq!(caps, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]);
+        let asked = Some(Duration::from_secs(40));
+        assert!((0..500).all(|random| {
+            let pause = Backoff { failures: 9 }.next(random * 7_919, asked);
+            (Duration::from_secs(40)..=Duration::from_secs(50)).contains(&pause)
+        }));
+        let far = Backoff::default().next(0, Some(Duration::from_secs(1_000_000)));
+        assert_eq!(far, MAX_ASKED);
+        backoff.reset();
+        assert!(backoff.next(u64::MAX, None) <= FIRST_BACKOFF);
+    }
+
+    #[test]
+    fn a_throttle_spreads_bytes_over_time() {
+        let mut throttle = Throttle::new(Some(1_000));
+        assert_eq!(throttle.reserve(0, 500), Duration::ZERO);
+        assert_eq!(throttle.reserve(0, 1_000), Duration::from_millis(500));
+        assert_eq!(throttle.reserve(S, 1), Duration::from_millis(500));
+        assert_eq!(throttle.reserve(100 * S, 1), Duration::ZERO, "what was not used is not saved up");
+        assert_eq!(Throttle::new(None).reserve(0, usize::MAX), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_slow_or_failing_link_is_used_less_often() {
+        let most = Duration::from_secs(60);
+        let mut link = Link::default();
+        assert_eq!(link.interval(most), Duration::from_secs(1));
+        for _ in 0..30 {
+            link.took(Duration::from_secs(1));
+        }
+        assert!((15..=20).contains(&link.interval(most).as_secs()));
+        for _ in 0..5 {
+            link.failed();
+        }
+        assert_eq!(link.interval(most), most);
+        for _ in 0..60 {
+            link.took(Duration::from_millis(20));
+        }
+        assert_eq!(link.interval(most), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn the_drain_estimate_counts_what_comes_in_meanwhile() {
+        let mut drain = Drain::default();
+        assert_eq!(drain.estimate(0), Some(Duration::ZERO));
+        assert_eq!(drain.estimate(10), None, "nothing was sent yet");
+        drain.sent(0, 1_000, Duration::from_secs(1));
+        assert_eq!(drain.estimate(10_000), Some(Duration::from_secs(10)));
+        drain.came(0, 0);
+        drain.came(10 * S, 5_000);
+        assert_eq!(drain.estimate(10_000), Some(Duration::from_secs(20)));
+        drain.came(20 * S, 30_000);
+        assert_eq!(drain.estimate(10_000), None, "more comes than goes");
+    }
+}

@@ -1,0 +1,413 @@
+//! Sends what the journal has, as long as the gateway runs.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use farshore_journal::{Journal, JournalError, Outgoing, PeerMark, StreamName};
+use farshore_trust::sealed::{IngestPublicKey, random_bytes};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::pace::{Backoff, Link, Throttle};
+use super::uplink::{SyncAnswer, SyncRequest, Uplink, UplinkError};
+use crate::clock;
+use crate::config::SyncStrategy;
+use crate::gateway::Shared;
+use crate::ingest::lock;
+use crate::status::SyncResult;
+
+/// Batches under way at once: while one is stored, the next is on the link.
+const LANES: usize = 2;
+/// The control plane is told how the gateway stands at least this often.
+const REPORT_EVERY: Duration = Duration::from_secs(60);
+/// How often it is looked for news under [`SyncStrategy::OnChange`].
+const LOOK: Duration = Duration::from_millis(250);
+/// The tenant's key from the last exchange, in the journal's folder: what is sealed before the next one is sealed for it, too.
+const INGEST_KEY_FILE: &str = "ingest.pub";
+
+/// Somebody wants everything sent now, and to know what came of it.
+pub(crate) type Forced = oneshot::Sender<SyncResult>;
+
+#[derive(Debug)]
+pub(crate) struct Sender {
+    shared: Arc<Shared>,
+    uplink: Arc<dyn Uplink>,
+    backoff: Backoff,
+    throttle: Mutex<Throttle>,
+    link: Link,
+    /// What has arrived was asked since the start and since the last failure.
+    met: bool,
+    reported: Option<Instant>,
+    key: Option<IngestPublicKey>,
+    /// Ids of ingest keys that the control plane does not have.
+    strange: HashSet<[u8; 8]>,
+}
+
+/// A batch, and what came of it.
+struct Delivery {
+    batch: Outgoing,
+    took: Duration,
+    result: Result<bool, UplinkError>,
+}
+
+impl Sender {
+    pub(crate) fn new(shared: Arc<Shared>, uplink: Arc<dyn Uplink>) -> Self {
+        let throttle = Mutex::new(Throttle::new(shared.config.sync_bytes_per_second));
+        Self {
+            shared,
+            uplink,
+            backoff: Backoff::default(),
+            throttle,
+            link: Link::default(),
+            met: false,
+            reported: None,
+            key: None,
+            strange: HashSet::new(),
+        }
+    }
+
+    /// Works until it is told to stop.
+    pub(crate) async fn run(
+        mut self,
+        mut stopped: watch::Receiver<bool>,
+        mut forced: mpsc::Receiver<Forced>,
+    ) {
+        let mut waiting: Vec<Forced> = Vec::new();
+        let mut attempts = 0;
+        loop {
+            let seal = !waiting.is_empty() || self.shared.config.sync_strategy != SyncStrategy::Adaptive;
+            let round = tokio::select! {
+                // Whoever told it is gone: the gateway ends.
+                _ = stopped.wait_for(|stop| *stop) => return,
+                round = self.round(seal) => round,
+            };
+            let pause = match round {
+                Ok(points) => {
+                    self.backoff.reset();
+                    attempts = 0;
+                    self.answer(&mut waiting, points, None);
+                    self.pause()
+                }
+                Err((points, error)) => {
+                    let pause = self.failed(&error);
+                    attempts += 1;
+                    if attempts > self.shared.config.max_retry_attempts || is_final(&error) {
+                        self.answer(&mut waiting, points, Some(error.to_string()));
+                    }
+                    // Who waits for an answer does not wait for the longest pause.
+                    if waiting.is_empty() { pause } else { pause.min(Duration::from_secs(2)) }
+                }
+            };
+            tokio::select! {
+                _ = stopped.wait_for(|stop| *stop) => return,
+                () = self.rest(pause) => {}
+                Some(asked) = forced.recv() => {
+                    attempts = 0;
+                    waiting.push(asked);
+                }
+            }
+            while let Ok(asked) = forced.try_recv() {
+                waiting.push(asked);
+            }
+        }
+    }
+
+    fn answer(&self, waiting: &mut Vec<Forced>, points_sent: u64, error: Option<String>) {
+        let points_pending = self.shared.journal.stats().pending_points();
+        for asked in waiting.drain(..) {
+            let success = error.is_none();
+            // Who asked may be gone.
+            let _ = asked.send(SyncResult { success, points_sent, points_pending, error: error.clone() });
+        }
+    }
+
+    /// Until the next round, when all goes well.
+    fn pause(&self) -> Duration {
+        let config = &self.shared.config;
+        match config.sync_strategy {
+            SyncStrategy::Adaptive => self.link.interval(config.sync_interval),
+            SyncStrategy::FixedInterval => config.sync_interval,
+            SyncStrategy::OnChange => REPORT_EVERY,
+        }
+    }
+
+    /// The pause, or less where something new ends it.
+    async fn rest(&self, pause: Duration) {
+        let rest = tokio::time::sleep(pause);
+        if self.shared.config.sync_strategy != SyncStrategy::OnChange || !self.met {
+            return rest.await;
+        }
+        let news = async {
+            while self.shared.journal.stats().pending_points() == 0 {
+                tokio::time::sleep(LOOK).await;
+            }
+            // Readings come in company.
+            tokio::time::sleep(LOOK).await;
+        };
+        tokio::select! {
+            () = rest => {}
+            () = news => {}
+        }
+    }
+
+    fn failed(&mut self, error: &UplinkError) -> Duration {
+        self.met = false;
+        self.shared.journal.release_all();
+        self.shared.counters.sync_failures.add(1);
+        self.link.failed();
+        let asked = match error {
+            UplinkError::Later { after, .. } => *after,
+            _ => None,
+        };
+        let random = random_bytes::<8>().map_or(u64::MAX / 2, u64::from_le_bytes);
+        let pause = self.backoff.next(random, asked);
+        let why = error.to_string();
+        // The same again and again is said once.
+        if self.shared.sync.seen(0).last_error.as_ref() != Some(&why) {
+            tracing::warn!(error = %why, retry_ms = pause.as_millis(), "readings are not sent and are kept here");
+        }
+        self.shared.sync.failed(why);
+        pause
+    }
+
+    /// Asks where it was if it has to, sends what waits, and says how it stands. How many points went, in either case.
+    async fn round(&mut self, seal: bool) -> Result<u64, (u64, UplinkError)> {
+        if seal && let Err(error) = self.on_disk(Journal::seal_all).await {
+            tracing::warn!(%error, "not everything could be sealed; what is, is sent");
+        }
+        if !self.met {
+            self.ask().await.map_err(|error| (0, error))?;
+        }
+        let points = self.drain().await?;
+        let due = self.reported.is_none_or(|at| at.elapsed() >= REPORT_EVERY);
+        if points > 0 || due {
+            self.ask().await.map_err(|error| (points, error))?;
+        }
+        Ok(points)
+    }
+
+    async fn drain(&mut self) -> Result<u64, (u64, UplinkError)> {
+        let mut points = 0;
+        let mut failure = None;
+        let mut lanes = FuturesUnordered::new();
+        loop {
+            while failure.is_none() && lanes.len() < LANES {
+                let next = match self.on_disk(|journal| journal.next_batch(u64::MAX)).await {
+                    Ok(Some(next)) => next,
+                    Ok(None) => break,
+                    Err(error) => {
+                        tracing::error!(%error, "a batch could not be read");
+                        break;
+                    }
+                };
+                let next = match self.for_this_key(next).await {
+                    Ok(next) => next,
+                    // Nobody can open it, not even this device: it goes as it is, to be refused and set aside.
+                    Err((next, error)) => {
+                        tracing::error!(%error, stream = %next.stream, "a batch could not be sealed again");
+                        next
+                    }
+                };
+                let wait = lock(&self.throttle).reserve(clock::mono_ns(), next.bytes.len());
+                lanes.push(deliver(Arc::clone(&self.uplink), next, wait));
+            }
+            let Some(delivery) = lanes.next().await else { break };
+            match self.settle(delivery).await {
+                Ok(sent) => points += sent,
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        match failure {
+            None => Ok(points),
+            Some(error) => Err((points, error)),
+        }
+    }
+
+    async fn settle(&mut self, delivery: Delivery) -> Result<u64, UplinkError> {
+        let Delivery { batch, took, result } = delivery;
+        let points = u64::from(batch.points);
+        let (stream, sequence) = (batch.stream.clone(), batch.sequence);
+        match result {
+            Ok(_) => {
+                let acknowledged = self.on_disk(move |journal| journal.acknowledge(&stream, sequence)).await;
+                if let Err(error) = acknowledged {
+                    // It is sent again, and known there.
+                    tracing::error!(%error, "a batch that has arrived could not be removed");
+                }
+                self.link.took(took);
+                self.shared.sync.sent(clock::mono_ns(), points, took);
+                self.shared.sync.went_well(clock::wall_ns());
+                self.shared.counters.sync_success.add(1);
+                Ok(points)
+            }
+            Err(UplinkError::BadBatch(why)) => {
+                tracing::error!(%stream, sequence, why, "the control plane refused a batch for good: it is set aside");
+                match self.on_disk(move |journal| journal.refuse(&stream, sequence)).await {
+                    Ok(()) => self.shared.sync.refused(),
+                    Err(error) => {
+                        tracing::error!(%error, "a refused batch could not be set aside");
+                        return Err(UplinkError::BadBatch(why));
+                    }
+                }
+                Ok(0)
+            }
+            Err(UplinkError::OtherKey) => {
+                self.shared.journal.release(&stream, sequence);
+                let present = self.key.map(|key| key.id());
+                match batch.sealed_for() {
+                    // Once more, sealed for the key that it named.
+                    Some(id) if Some(id) != present && self.strange.insert(id) => Ok(0),
+                    _ => Err(UplinkError::OtherKey),
+                }
+            }
+            Err(error) => {
+                self.shared.journal.release(&stream, sequence);
+                Err(error)
+            }
+        }
+    }
+
+    /// The batch as the control plane can open it.
+    async fn for_this_key(&self, batch: Outgoing) -> Result<Outgoing, (Outgoing, JournalError)> {
+        let fits = batch.sealed_for().is_some_and(|id| !self.strange.contains(&id));
+        if fits || self.key.is_none() {
+            return Ok(batch);
+        }
+        let kept = batch.clone();
+        self.on_disk(move |journal| journal.reseal(batch)).await.map_err(|error| (kept, error))
+    }
+
+    /// Says how the gateway stands and takes in what has arrived.
+    async fn ask(&mut self) -> Result<(), UplinkError> {
+        let stats = self.shared.journal.stats();
+        let request = SyncRequest {
+            epoch: format!("{:016x}", stats.epoch),
+            report: self.shared.sync.report(clock::mono_ns(), &stats),
+        };
+        let begun = Instant::now();
+        let answer = self.uplink.ask(&request).await?;
+        self.link.took(begun.elapsed());
+        if !self.met {
+            tracing::info!(backlog_points = stats.pending_points(), "the control plane takes batches");
+        }
+        self.take_key(&answer)?;
+        if !self.met {
+            self.take_marks(answer).await?;
+        }
+        self.met = true;
+        self.reported = Some(Instant::now());
+        self.shared.sync.went_well(clock::wall_ns());
+        self.shared.counters.sync_success.add(1);
+        Ok(())
+    }
+
+    fn take_key(&mut self, answer: &SyncAnswer) -> Result<(), UplinkError> {
+        let key = read_key(&answer.ingest_key.public_key)
+            .ok_or_else(|| UplinkError::Answer("its ingest key is none".to_owned()))?;
+        if self.key == Some(key) {
+            return Ok(());
+        }
+        self.shared.journal.seal_for(&key).map_err(|error| UplinkError::Answer(error.to_string()))?;
+        self.key = Some(key);
+        if let Err(error) = keep_key(&self.shared.config.folder, &key) {
+            // What is sealed before the next exchange after a restart will be sealed again.
+            tracing::warn!(%error, "the tenant's ingest key could not be kept");
+        }
+        Ok(())
+    }
+
+    async fn take_marks(&self, answer: SyncAnswer) -> Result<(), UplinkError> {
+        for mark in answer.streams {
+            let stream: StreamName = mark
+                .stream
+                .parse()
+                .map_err(|error: farshore_journal::StreamNameError| UplinkError::Answer(error.to_string()))?;
+            let name = stream.clone();
+            let taken = self.on_disk(move |journal| journal.peer_mark(&name, mark.floor, &mark.above)).await;
+            match taken {
+                Ok(PeerMark::Settled(0)) => {}
+                Ok(PeerMark::Settled(batches)) => {
+                    tracing::info!(%stream, batches, "batches had arrived whose acknowledgement had not");
+                }
+                Ok(PeerMark::Ahead) => {
+                    tracing::warn!(%stream, "the control plane has batches that this journal never wrote: it was set back");
+                }
+                Err(error) => tracing::error!(%error, %stream, "what has arrived could not be removed"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Work on the journal that may wait for the disk.
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Journal) -> Result<T, JournalError> + Send + 'static,
+    ) -> Result<T, JournalError> {
+        let journal = self.shared.journal.clone();
+        match tokio::task::spawn_blocking(move || work(&journal)).await {
+            Ok(done) => done,
+            Err(error) => {
+                tracing::error!(%error, "work on the journal broke off");
+                Err(JournalError::Closed)
+            }
+        }
+    }
+}
+
+fn is_final(error: &UplinkError) -> bool {
+    matches!(error, UplinkError::Unclaimed(_) | UplinkError::NoSync | UplinkError::Refused(_))
+}
+
+async fn deliver(uplink: Arc<dyn Uplink>, batch: Outgoing, wait: Duration) -> Delivery {
+    if !wait.is_zero() {
+        tokio::time::sleep(wait).await;
+    }
+    let begun = Instant::now();
+    let result = uplink.put(&batch).await;
+    Delivery { batch, took: begun.elapsed(), result }
+}
+
+fn read_key(text: &str) -> Option<IngestPublicKey> {
+    let text = text.trim();
+    let byte = |at: usize| text.get(at * 2..at * 2 + 2).and_then(|hex| u8::from_str_radix(hex, 16).ok());
+    let bytes: Vec<u8> = (text.len() == 64).then(|| (0..32).map_while(byte).collect())?;
+    Some(IngestPublicKey::from_bytes(bytes.try_into().ok()?))
+}
+
+/// The tenant's key as the last exchange left it.
+pub(crate) fn ingest_key_on_disk(folder: &Path) -> Option<IngestPublicKey> {
+    read_key(&fs::read_to_string(folder.join(INGEST_KEY_FILE)).ok()?)
+}
+
+fn keep_key(folder: &Path, key: &IngestPublicKey) -> std::io::Result<()> {
+    let passing = folder.join(format!("{INGEST_KEY_FILE}.new"));
+    let mut file = fs::File::create(&passing)?;
+    for byte in key.as_bytes() {
+        write!(file, "{byte:02x}")?;
+    }
+    file.sync_all()?;
+    fs::rename(&passing, folder.join(INGEST_KEY_FILE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_on_disk_is_the_key_that_was_kept_or_none() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(ingest_key_on_disk(folder.path()), None);
+        let key = IngestPublicKey::from_bytes([0xa7; 32]);
+        keep_key(folder.path(), &key).unwrap();
+        assert_eq!(ingest_key_on_disk(folder.path()), Some(key));
+        for bad in ["", "a7", &"a".repeat(63), &"x".repeat(64), &"é".repeat(32)] {
+            fs::write(folder.path().join(INGEST_KEY_FILE), bad).unwrap();
+            assert_eq!(ingest_key_on_disk(folder.path()), None, "{bad}");
+        }
+    }
+}

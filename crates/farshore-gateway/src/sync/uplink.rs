@@ -1,0 +1,110 @@
+//! What carries the exchanges: a seam, so that this crate knows nothing of certificates and connections.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use farshore_journal::Outgoing;
+use serde::{Deserialize, Serialize};
+
+/// An exchange on its way.
+pub type Exchange<'a, T> = Pin<Box<dyn Future<Output = Result<T, UplinkError>> + Send + 'a>>;
+
+/// The way to a control plane.
+pub trait Uplink: Send + Sync + fmt::Debug {
+    /// Says how the gateway stands, and asks what has arrived.
+    fn ask<'a>(&'a self, request: &'a SyncRequest) -> Exchange<'a, SyncAnswer>;
+
+    /// Sends a batch. `false`: it was there already.
+    fn put<'a>(&'a self, batch: &'a Outgoing) -> Exchange<'a, bool>;
+}
+
+/// Why an exchange came to nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UplinkError {
+    /// This gateway has nobody to send to. Looked at again from time to time.
+    #[error("{0}")]
+    Unclaimed(String),
+    #[error("the control plane can't be reached: {0}")]
+    Unreachable(String),
+    /// It asks to come back later.
+    #[error("the control plane asks to come back later: {why}")]
+    Later { why: String, after: Option<Duration> },
+    /// It is of a version that takes no batches. They are kept.
+    #[error("this control plane takes no batches yet; readings are kept here")]
+    NoSync,
+    /// This device is not welcome.
+    #[error("the control plane refused this device: {0}")]
+    Refused(String),
+    /// The batch can never be read.
+    #[error("the control plane can never read the batch: {0}")]
+    BadBatch(String),
+    /// The batch was sealed for a key that the control plane does not have.
+    #[error("the control plane does not have the key that the batch was sealed for")]
+    OtherKey,
+    #[error("the control plane's answer can't be read: {0}")]
+    Answer(String),
+}
+
+/// What the gateway says with each question.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SyncRequest {
+    pub epoch: String,
+    pub report: SyncReport,
+}
+
+/// How the gateway stands. Times are Unix milliseconds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SyncReport {
+    pub backlog_points: u64,
+    pub backlog_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oldest_unsent_at: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drain_seconds: Option<u64>,
+    pub lost_points: u64,
+    pub refused_batches: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+    pub streams: Vec<StreamReport>,
+}
+
+/// How one of its streams stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StreamReport {
+    pub name: String,
+    pub class: String,
+    pub backlog_points: u64,
+    pub backlog_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oldest_unsent_at: Option<i64>,
+}
+
+/// What has arrived, and which key to seal for.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SyncAnswer {
+    pub ingest_key: IngestKeyName,
+    pub streams: Vec<StreamMark>,
+}
+
+/// The public half of the tenant's ingest key, in hex.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IngestKeyName {
+    pub public_key: String,
+}
+
+/// Which batches of a stream have arrived: everything below `floor`, and ranges above, both ends included.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StreamMark {
+    pub stream: String,
+    pub floor: u64,
+    pub above: Vec<(u64, u64)>,
+}

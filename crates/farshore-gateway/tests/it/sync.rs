@@ -1,0 +1,207 @@
+//! The sender, against a cloud that stores by hand and says what it is told to say. Whether the real one stores once is tested with the real one.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use farshore_gateway::config::SyncStrategy;
+use farshore_gateway::sync::{
+    Exchange, IngestKeyName, StreamMark, SyncAnswer, SyncRequest, Uplink, UplinkError,
+};
+use farshore_gateway::{DataPoint, EdgeGateway, GatewayConfig};
+use farshore_journal::Outgoing;
+use farshore_trust::sealed::{Batch, IngestKey};
+
+#[derive(Debug)]
+struct Cloud(Mutex<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    keys: Vec<IngestKey>,
+    /// Points by stream and number.
+    stored: BTreeMap<(String, u64), u32>,
+    twice: u32,
+    /// What the next batches are answered; when it is empty, they are stored.
+    say: VecDeque<Option<UplinkError>>,
+    /// Stores and says that it did not arrive.
+    mute: bool,
+    reports: Vec<SyncRequest>,
+}
+
+impl Cloud {
+    fn new() -> Arc<Self> {
+        let key = IngestKey::generate().expect("a key");
+        Arc::new(Self(Mutex::new(Inner {
+            keys: vec![key],
+            stored: BTreeMap::new(),
+            twice: 0,
+            say: VecDeque::new(),
+            mute: false,
+            reports: Vec::new(),
+        })))
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut Inner) -> T) -> T {
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn points(&self) -> u32 {
+        self.with(|cloud| cloud.stored.values().sum())
+    }
+}
+
+impl Uplink for Cloud {
+    fn ask<'a>(&'a self, request: &'a SyncRequest) -> Exchange<'a, SyncAnswer> {
+        let answer = self.with(|cloud| {
+            cloud.reports.push(request.clone());
+            let mut streams: BTreeMap<&str, Vec<(u64, u64)>> = BTreeMap::new();
+            for (stream, sequence) in cloud.stored.keys() {
+                streams.entry(stream).or_default().push((*sequence, *sequence));
+            }
+            let key = cloud.keys.last().expect("a key").public();
+            let public_key = key.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+            let mark = |(stream, above): (&str, _)| StreamMark { stream: stream.to_owned(), floor: 1, above };
+            SyncAnswer {
+                ingest_key: IngestKeyName { public_key },
+                streams: streams.into_iter().map(mark).collect(),
+            }
+        });
+        Box::pin(async move { Ok(answer) })
+    }
+
+    fn put<'a>(&'a self, batch: &'a Outgoing) -> Exchange<'a, bool> {
+        let answer = self.with(|cloud| {
+            if let Some(Some(error)) = cloud.say.pop_front() {
+                return Err(error);
+            }
+            let sealed = Batch::read(&batch.bytes).expect("a batch");
+            let key = cloud.keys.iter().find(|key| Some(key.public().id()) == batch.sealed_for());
+            let Some(key) = key else { return Err(UplinkError::OtherKey) };
+            sealed.open(key).expect("it opens");
+            let name = (batch.stream.to_string(), batch.sequence);
+            let fresh = cloud.stored.insert(name, batch.points).is_none();
+            cloud.twice += u32::from(!fresh);
+            if cloud.mute { Err(UplinkError::Unreachable("cut off".to_owned())) } else { Ok(fresh) }
+        });
+        Box::pin(async move { answer })
+    }
+}
+
+async fn gateway(folder: &std::path::Path, cloud: &Arc<Cloud>) -> EdgeGateway {
+    let mut config = GatewayConfig::new("gw", folder.join("journal"));
+    config.http = None;
+    config.mqtt = None;
+    config.sync_strategy = SyncStrategy::FixedInterval;
+    config.sync_interval = Duration::from_secs(3600);
+    config.max_retry_attempts = 0;
+    let gateway =
+        EdgeGateway::new(config).expect("settings").with_uplink(Arc::clone(cloud) as Arc<dyn Uplink>);
+    gateway.start().await.expect("a gateway");
+    gateway
+}
+
+async fn send(gateway: &EdgeGateway, points: usize) {
+    for n in 0..points {
+        gateway.send_data(DataPoint::new("temp", n as f64)).await.expect("taken");
+    }
+}
+
+#[tokio::test]
+async fn what_waits_is_sent_on_demand_and_forgotten_and_a_lost_acknowledgement_doubles_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cloud = Cloud::new();
+    let site = gateway(folder.path(), &cloud).await;
+    send(&site, 3).await;
+    let sync = site.force_sync().await.expect("running");
+    assert!(sync.success && sync.points_pending == 0, "{sync:?}");
+    assert_eq!(cloud.points(), 3);
+    // It arrives, and nobody hears of it.
+    cloud.with(|cloud| cloud.mute = true);
+    send(&site, 4).await;
+    let sync = site.force_sync().await.expect("running");
+    assert!(
+        !sync.success && sync.error.as_deref().is_some_and(|error| error.contains("cut off")),
+        "{sync:?}"
+    );
+    let status = site.get_status().await.expect("running");
+    assert!(!status.is_online && status.sync_note.is_some_and(|note| note.contains("cut off")));
+    cloud.with(|cloud| cloud.mute = false);
+    // Also across a restart: it asks first.
+    site.stop().await;
+    let site = gateway(folder.path(), &cloud).await;
+    let sync = site.force_sync().await.expect("running");
+    assert!(sync.success && sync.points_pending == 0, "{sync:?}");
+    assert_eq!(
+        (cloud.points(), cloud.with(|cloud| cloud.twice)),
+        (7, 0),
+        "it was asked for and not sent again"
+    );
+    let status = site.get_status().await.expect("running");
+    assert!(status.is_online && status.last_sync_time.is_some() && status.drain_estimate == Some(0.0));
+    site.stop().await;
+}
+
+#[tokio::test]
+async fn one_batch_that_can_never_be_read_is_set_aside_and_blocks_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cloud = Cloud::new();
+    let site = gateway(folder.path(), &cloud).await;
+    assert!(site.force_sync().await.expect("running").success);
+    cloud.with(|cloud| cloud.say.push_back(Some(UplinkError::BadBatch("nonsense".to_owned()))));
+    send(&site, 5).await;
+    assert!(site.force_sync().await.expect("running").success);
+    send(&site, 2).await;
+    // The next one takes the loss along.
+    assert!(site.force_sync().await.expect("running").success);
+    let status = site.get_status().await.expect("running");
+    assert_eq!((status.refused_batches, status.pending_sync_count), (1, 0));
+    let lost: u64 = status.streams.iter().map(|stream| stream.lost_points).sum();
+    assert_eq!(lost, 5);
+    let stored: Vec<(String, u32)> = cloud
+        .with(|cloud| cloud.stored.iter().map(|((stream, _), points)| (stream.clone(), *points)).collect());
+    assert_eq!(stored, [("data/default".to_owned(), 2), ("journal/losses".to_owned(), 4)]);
+    let aside = std::fs::read_dir(folder.path().join("journal/quarantine")).expect("a folder").count();
+    assert_eq!(aside, 1);
+    let told =
+        cloud.with(|cloud| cloud.reports.last().map(|request| request.report.clone())).expect("a report");
+    assert_eq!((told.refused_batches, told.lost_points, told.backlog_points), (1, 5, 0));
+    site.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_sealed_for_another_key_is_sealed_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cloud = Cloud::new();
+    let site = gateway(folder.path(), &cloud).await;
+    assert!(site.force_sync().await.expect("running").success);
+    send(&site, 5).await;
+    // The cloud has another key, and the old one no more.
+    cloud.with(|cloud| cloud.keys = vec![IngestKey::generate().expect("a key")]);
+    let first = site.force_sync().await.expect("running");
+    let second = site.force_sync().await.expect("running");
+    assert!(second.success && second.points_pending == 0, "{first:?} {second:?}");
+    assert_eq!((cloud.points(), cloud.with(|cloud| cloud.twice)), (5, 0));
+    site.stop().await;
+}
+
+#[tokio::test]
+async fn whoever_asks_to_wait_is_waited_for_and_nothing_is_lost() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cloud = Cloud::new();
+    let site = gateway(folder.path(), &cloud).await;
+    assert!(site.force_sync().await.expect("running").success);
+    for error in [
+        UplinkError::Later { why: "busy".to_owned(), after: Some(Duration::from_secs(1)) },
+        UplinkError::NoSync,
+        UplinkError::Refused("revoked".to_owned()),
+    ] {
+        send(&site, 1).await;
+        cloud.with(|cloud| cloud.say.push_back(Some(error.clone())));
+        let sync = site.force_sync().await.expect("running");
+        assert_eq!((sync.success, sync.error), (false, Some(error.to_string())));
+    }
+    let sync = site.force_sync().await.expect("running");
+    assert!(sync.success && sync.points_pending == 0, "{sync:?}");
+    assert_eq!(cloud.points(), 3);
+    site.stop().await;
+}
