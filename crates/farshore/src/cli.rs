@@ -72,6 +72,10 @@ pub(crate) enum Command {
     Alert(verb::alert::AlertArguments),
     /// Tell nobody of alerts that match, for a while
     Silence(verb::alert::SilenceArguments),
+    /// Show how the readings of gateways come in
+    Sync(verb::sync::Arguments),
+    /// Read the series that gateways send: series -m temp-01 --since 1d --step 1h -a max
+    Series(verb::sync::SeriesArguments),
     /// Run the control plane
     Serve(verb::serve::Arguments),
     /// Run everything on this machine, with a demonstration fleet
@@ -134,6 +138,8 @@ impl Command {
             Self::Incident(arguments) => verb::incident::run(session, arguments).await,
             Self::Alert(arguments) => verb::alert::alert(session, arguments).await,
             Self::Silence(arguments) => verb::alert::silence(session, arguments).await,
+            Self::Sync(arguments) => verb::sync::run(session, arguments).await,
+            Self::Series(arguments) => verb::sync::series(session, arguments).await,
             Self::Serve(arguments) => verb::serve::run(arguments).await,
             Self::Dev(arguments) => verb::dev::run(session, arguments).await,
             Self::Openapi => verb::openapi::run(),

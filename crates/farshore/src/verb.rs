@@ -25,6 +25,7 @@ pub(crate) mod operate;
 pub(crate) mod release;
 pub(crate) mod rollout;
 pub(crate) mod serve;
+pub(crate) mod sync;
 pub(crate) mod token;
 pub(crate) mod wait;
 

@@ -405,6 +405,70 @@ pub(crate) const KINDS: &[Kind] = &[
         ],
     ),
     Kind {
+        name: "/name",
+        single: false,
+        ..envelope(
+            "Series",
+            "series",
+            "series",
+            &["ser"],
+            "/api/series/latest",
+            &[
+                column("SERIES", |o, _| text(o, "/name")),
+                column("DEVICE", |o, _| text(o, "/deviceName")),
+                column("VALUE", |o, _| text(o, "/value")),
+                column("AGE", |o, now| age(o, "/at", now)),
+                wide("KIND", |o, _| text(o, "/kind")),
+                wide("STREAM", |o, _| text(o, "/stream")),
+                wide("LOCATION", |o, _| text(o, "/location")),
+            ],
+        )
+    },
+    Kind {
+        name: "/deviceName",
+        single: false,
+        ..envelope(
+            "Gateway",
+            "gateway",
+            "gateways",
+            &["gw"],
+            "/api/sync",
+            &[
+                column("DEVICE", |o, _| text(o, "/deviceName")),
+                column("BACKLOG", |o, _| text(o, "/report/backlogPoints")),
+                column("OLDEST UNSENT", |o, now| age(o, "/report/oldestUnsentAt", now)),
+                column("DRAINED IN", |o, _| drained_in(o)),
+                column("RECEIVED", |o, _| text(o, "/receivedPoints")),
+                column("LOST", |o, _| text(o, "/lostPoints")),
+                column("REPORTED", |o, now| age(o, "/reportedAt", now)),
+                wide("LOCATION", |o, _| text(o, "/location")),
+                wide("LAST BATCH", |o, now| age(o, "/lastBatchAt", now)),
+                wide("REFUSED", |o, _| text(o, "/refusedBatches")),
+                wide("LAST ERROR", |o, _| text(o, "/report/lastError")),
+            ],
+        )
+    },
+    Kind {
+        name: "/id",
+        single: false,
+        ..envelope(
+            "IngestKey",
+            "ingest-key",
+            "ingest-keys",
+            &["ingestkey", "ingestkeys"],
+            "/api/ingest-keys",
+            &[
+                column("ID", |o, _| text(o, "/id")),
+                column("STATE", |o, _| {
+                    let current = o.pointer("/current").and_then(Value::as_bool).unwrap_or(false);
+                    Cell::Text(if current { "current" } else { "retired" }.to_owned())
+                }),
+                column("AGE", |o, now| age(o, "/createdAt", now)),
+                wide("PUBLIC KEY", |o, _| text(o, "/publicKey")),
+            ],
+        )
+    },
+    Kind {
         name: "/uid",
         ..envelope(
             "Alert",
@@ -568,4 +632,14 @@ fn platforms(object: &Value) -> Cell {
         })
         .collect();
     Cell::Text(names.join(","))
+}
+
+fn drained_in(object: &Value) -> Cell {
+    let seconds = object.pointer("/report/drainSeconds").and_then(Value::as_i64);
+    Cell::Text(
+        seconds.map_or_else(
+            || "-".to_owned(),
+            |seconds| crate::output::time::span(seconds.saturating_mul(1_000)),
+        ),
+    )
 }

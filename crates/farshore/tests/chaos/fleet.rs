@@ -43,23 +43,23 @@ pub(crate) struct Fleet {
 }
 
 /// A program beside the `farshore` that these tests were built with.
-fn beside(name: &str) -> PathBuf {
+pub(crate) fn beside(name: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_BIN_EXE_farshore")).with_file_name(name);
     assert!(path.exists(), "{} is missing: cargo build -p {name}", path.display());
     path
 }
 
-fn spawn(mut command: Command, log: &Path) -> Child {
+pub(crate) fn spawn(mut command: Command, log: &Path) -> Child {
     let log = File::options().create(true).append(true).open(log).unwrap();
     command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
 }
 
 /// A port that was free a moment ago. It has to stay the same when the control plane comes back.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-fn serve(folder: &Path, [api, device]: [u16; 2]) -> Child {
+pub(crate) fn serve(folder: &Path, [api, device]: [u16; 2]) -> Child {
     let mut command = clean(Path::new(env!("CARGO_BIN_EXE_farshore")));
     command.arg("serve").arg("--data-dir").arg(folder.join("server"));
     command.args([
@@ -72,7 +72,7 @@ fn serve(folder: &Path, [api, device]: [u16; 2]) -> Child {
     spawn(command, &folder.join("serve.log"))
 }
 
-fn clean(program: &Path) -> Command {
+pub(crate) fn clean(program: &Path) -> Command {
     let mut command = Command::new(program);
     command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("FARSHORE_LOG", "warn");
     command
@@ -319,7 +319,7 @@ fn walk(folder: &Path, extension: &str) -> Vec<PathBuf> {
     found
 }
 
-fn tail(path: &Path) -> String {
+pub(crate) fn tail(path: &Path) -> String {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let lines: Vec<_> = text.lines().rev().take(6).collect();
     format!("{}:\n{}", path.display(), lines.into_iter().rev().collect::<Vec<_>>().join("\n"))

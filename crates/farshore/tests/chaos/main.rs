@@ -8,6 +8,7 @@
 mod fleet;
 mod incident;
 mod kernel;
+mod sync;
 mod watcher;
 
 use std::time::Duration;
