@@ -10,6 +10,7 @@ import { extname, join, normalize } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 import * as fleet from './fleet.mjs'
+import * as sensors from './gateways.mjs'
 import * as troubles from './incidents.mjs'
 import * as operations from './operations.mjs'
 import * as policies from './policies.mjs'
@@ -141,6 +142,8 @@ function answer(method, path, query, body) {
   if (noun === 'incidents') return list(incidents.filter((i) => ['device', 'rollout', 'state'].every((k) => !query.get(k) || [i.spec[k], i.status[k]].includes(query.get(k)))))
   if (noun === 'alerts') return list(alerts.filter((a) => !query.get('state') || a.state === query.get('state')))
   if (noun === 'silences') return list(silences)
+  if (noun === 'sync') return list(sensors.gateways(devices, found(devices, 'gw-1563')))
+  if (noun === 'series') return ok(sensors.series(query))
   if (noun === 'artifacts') return list(fleet.artifacts)
   if (noun === 'events') {
     const subject = query.get('subject')

@@ -155,11 +155,17 @@ const alerts = createRoute({
   component: lazyRouteComponent(() => import('./views/alerts/alerts'), 'Alerts'),
 })
 
+const gateways = createRoute({
+  getParentRoute: () => shell,
+  path: '/gateways',
+  component: lazyRouteComponent(() => import('./views/gateways'), 'Gateways'),
+})
+
 const nowhere = createRoute({ getParentRoute: () => shell, path: '$', component: NotFound })
 
 const tree = root.addChildren([
   login,
-  shell.addChildren([home, devices, device, rollouts, newRollout, rollout, releases, artifacts, apps, policies, policy, incidents, incident, alerts, tokens, users, nowhere]),
+  shell.addChildren([home, devices, device, rollouts, newRollout, rollout, releases, artifacts, apps, policies, policy, incidents, incident, alerts, gateways, tokens, users, nowhere]),
 ])
 
 /** A value as it stands in the address: no quotes around text, so that addresses can be typed. */

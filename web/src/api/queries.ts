@@ -42,6 +42,8 @@ export const keys = {
   incidents: ['incidents'],
   alerts: ['alerts'],
   silences: ['silences'],
+  gateways: ['gateways'],
+  readings: ['readings'],
 } as const satisfies Record<string, readonly string[]>
 
 /** How many objects of the short lists (apps, channels, tokens, …) are shown at most. */

@@ -36,6 +36,8 @@ interface Props {
   format: (value: number) => string
   /** The axis reaches at least up to here. */
   atLeast: number
+  /** The axis keeps near to the figures, and need not begin at zero. */
+  near?: boolean
   /** Cut the axis at powers of two. */
   binary?: boolean
   /** Charts with the same name share their crosshair. */
@@ -45,9 +47,16 @@ interface Props {
   height?: number
 }
 
+/** The figures with room above and below. */
+function around(min: number | null, max: number | null): [number, number] {
+  const [low, high] = [min ?? 0, max ?? 1]
+  const room = (high - low) * 0.12 || Math.abs(high) * 0.1 || 1
+  return [low - room, high + room]
+}
+
 const css = (name: string): string => getComputedStyle(document.documentElement).getPropertyValue(name).trim()
 
-export function Chart({ label, at, from, to, series, marks, format, atLeast, sync, binary = false, onCursor, height = 128 }: Props) {
+export function Chart({ label, at, from, to, series, marks, format, atLeast, sync, binary = false, near = false, onCursor, height = 128 }: Props) {
   const box = useRef<HTMLDivElement>(null)
   const plot = useRef<uPlot | null>(null)
   const theme = usePaintedTheme()
@@ -74,7 +83,7 @@ export function Chart({ label, at, from, to, series, marks, format, atLeast, syn
         },
         scales: {
           x: { time: true, range: () => [latest.current.from / 1000, latest.current.to / 1000] },
-          y: { range: (_, __, max) => [0, Math.max(latest.current.atLeast, (max || 0) * 1.12)] },
+          y: { range: (_, min, max) => (near ? around(min, max) : [0, Math.max(latest.current.atLeast, (max || 0) * 1.12)]) },
         },
         axes: [
           { ...axis, grid: { show: false }, size: 22, gap: 4, space: 70, values: timeLabels },
@@ -141,7 +150,7 @@ export function Chart({ label, at, from, to, series, marks, format, atLeast, syn
     }
     // A chart is made anew when its series or colours change; figures are set below.
     // oxlint-disable-next-line react/exhaustive-deps
-  }, [shape, theme, sync, binary, height])
+  }, [shape, theme, sync, binary, near, height])
 
   useEffect(() => {
     plot.current?.setData([at.map((ms) => ms / 1000), ...series.map((s) => s.values)] as unknown as uPlot.AlignedData)

@@ -190,7 +190,7 @@ export function Charts({ device, range, events, onEvent }: Props) {
 }
 
 /** The last graph fills what its row has left, in two columns and in three. */
-const fills = (count: number): string =>
+export const fills = (count: number): string =>
   cx(count % 2 === 1 && 'sm:max-xl:col-span-2', count % 3 === 1 && 'xl:col-span-3', count % 3 === 2 && 'xl:col-span-2')
 
 const lastOrUndefined = (figures: Figures, metric: Metric): number | undefined =>

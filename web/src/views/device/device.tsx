@@ -31,6 +31,7 @@ import { DevicePolicyPanel } from '../policies/of-device'
 import { DeviceApps, DeviceConfig } from './apps'
 import { Charts } from './charts'
 import { EventList } from './events'
+import { Readings } from './readings'
 import { Senses } from './senses'
 
 const EVENTS = 50
@@ -119,6 +120,7 @@ export function DeviceView() {
       {shown.status.lifecycle !== 'pending' && (
         <Charts key={shown.metadata.uid} device={shown} range={range} events={happened} onEvent={(event) => setSeen((before) => [event, ...before].slice(0, MOST_SEEN))} />
       )}
+      <Readings device={shown.metadata.uid} range={range} />
       <Senses senses={shown.status.senses} />
       <Section title="Events" flush>
         {events.isError ? (

@@ -1,0 +1,57 @@
+/** Gateways of the demonstration fleet, and what their sensors measure. */
+
+const MINUTE = 60_000
+
+/** The gateways among these devices: one that is up to date, one that drains a backlog, one that is away, one that lost something. */
+export function gateways(devices, first) {
+  const some = [first, ...devices.filter((d) => d.metadata.name.startsWith('gw-') && d !== first).slice(0, 3)].filter(Boolean)
+  return some.map((device, n) => gateway(device, n))
+}
+
+function gateway(device, n) {
+  const now = Date.now()
+  const backlog = [140, 2_418_332, 18_200, 0][n] ?? 0
+  const stream = (name, kind, points) => ({ stream: name, class: kind, points, batches: Math.ceil(points / 9000), bytes: Math.round(points * 0.9), refusedBatches: 0, newestAt: now - 4000, lastAt: now - 3000 })
+  return {
+    device: device.metadata.uid,
+    deviceName: device.metadata.name,
+    location: device.spec.location,
+    epoch: '5c3f0a9e77d10b42',
+    reportedAt: now - [12_000, 20_000, 47 * MINUTE, 31_000][n],
+    report: {
+      backlogPoints: backlog,
+      backlogBytes: Math.round(backlog * 1.1),
+      ...(backlog > 0 ? { oldestUnsentAt: now - [9_000, 260 * MINUTE, 55 * MINUTE, 0][n], drainSeconds: [1, 412, undefined, 0][n] } : { drainSeconds: 0 }),
+      lostPoints: 0,
+      refusedBatches: 0,
+      ...(n === 2 ? { lastError: 'the control plane can’t be reached: 10.0.0.1:8443 took too long' } : {}),
+      streams: [{ name: 'data/default', class: 'telemetry', backlogPoints: backlog, backlogBytes: Math.round(backlog * 1.1) }],
+    },
+    receivedPoints: 38_410_220 + n * 9_000_111,
+    receivedBatches: 4_100 + n * 77,
+    receivedBytes: 34_900_000 + n * 8_000_000,
+    refusedBatches: 0,
+    lastBatchAt: now - 3000,
+    newestAt: now - 4000,
+    lostPoints: n === 3 ? 120_400 : 0,
+    losses: n === 3 ? [{ stream: 'data/default', reason: 'drop-oldest', times: 12, points: 120_400, from: now - 3000 * MINUTE, to: now - 2400 * MINUTE, lastAt: now - 2300 * MINUTE }] : [],
+    streams: [stream('data/default', 'telemetry', 30_000_000), stream('journal/losses', 'alert', 48)],
+  }
+}
+
+const SERIES = [
+  ['temp-01', 'value', { location: 'warehouse-A', unit: 'celsius' }, (t) => -4 + 3 * Math.sin(t / 9e5) + noise(t, 0.3)],
+  ['climate', 'humidity', { room: 'a' }, (t) => 47 + 6 * Math.sin(t / 15e5) + noise(t, 1)],
+  ['press', 'bar', { line: '3' }, (t) => 101.3 + noise(t, 0.05)],
+  ['belt', 'speed', {}, (t) => (Math.floor(t / 6e5) % 5 === 0 ? 0 : 1.2 + noise(t, 0.02))],
+]
+
+const noise = (t, size) => ((Math.sin(t * 12.9898) * 43758.5453) % 1) * size
+
+export function series(query) {
+  const [from, to, step] = ['from', 'to', 'step'].map((name) => Number(query.get(name)))
+  const first = Math.ceil(from / step) * step
+  const at = Array.from({ length: Math.max(0, Math.floor((to - first) / step)) }, (_, i) => first + i * step)
+  const items = SERIES.map(([measurement, field, tags, of]) => ({ measurement, field, tags, stream: 'data/default', at, values: at.map((t) => Number(of(t).toFixed(3))) }))
+  return { from, to, stepMs: step, aggregate: 'mean', by: 'series', items, truncated: false }
+}

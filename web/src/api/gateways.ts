@@ -1,0 +1,85 @@
+/** Gateways: how their readings come in, and the readings. */
+import { keepPreviousData, queryOptions } from '@tanstack/react-query'
+
+import { get } from './client'
+import { keys, SHORT_LIST } from './queries'
+import type { List, UnixMs } from './types'
+
+export interface GatewayReport {
+  backlogPoints: number
+  backlogBytes: number
+  oldestUnsentAt?: UnixMs
+  drainSeconds?: number
+  lostPoints: number
+  refusedBatches: number
+  lastError?: string
+  streams: { name: string; class: string; backlogPoints: number; backlogBytes: number; oldestUnsentAt?: UnixMs }[]
+}
+
+export interface SyncLoss {
+  stream: string
+  reason: string
+  times: number
+  points: number
+  from: UnixMs
+  to: UnixMs
+  lastAt: UnixMs
+}
+
+export interface GatewaySync {
+  device: string
+  deviceName: string
+  location: string
+  epoch: string
+  reportedAt: UnixMs
+  report: GatewayReport
+  receivedPoints: number
+  receivedBatches: number
+  receivedBytes: number
+  refusedBatches: number
+  lastBatchAt?: UnixMs
+  newestAt?: UnixMs
+  lostPoints: number
+  losses: SyncLoss[]
+  streams: { stream: string; class: string; points: number; batches: number; bytes: number; refusedBatches: number; newestAt?: UnixMs; lastAt: UnixMs }[]
+}
+
+export interface SeriesLine {
+  measurement: string
+  field: string
+  tags?: Record<string, string>
+  stream?: string
+  at: UnixMs[]
+  values: (number | null)[]
+}
+
+export interface SeriesRange {
+  from: UnixMs
+  to: UnixMs
+  stepMs: number
+  items: SeriesLine[]
+  truncated: boolean
+}
+
+/** A gateway reports at least once a minute. */
+const EVERY = 10_000
+const STEPS = 240
+
+export const gatewaysQuery = queryOptions({
+  queryKey: keys.gateways,
+  queryFn: ({ signal }) => get<List<GatewaySync>>('/sync', { limit: SHORT_LIST }, signal),
+  refetchInterval: EVERY,
+})
+
+/** What a device's sensors measured over the last `span` milliseconds. */
+export const readingsQuery = (device: string, span: number) =>
+  queryOptions({
+    queryKey: [...keys.readings, device, span],
+    queryFn: ({ signal }) => {
+      const step = Math.max(1000, Math.ceil(span / STEPS))
+      const to = Date.now()
+      return get<SeriesRange>('/series', { device, from: to - span, to, step }, signal)
+    },
+    refetchInterval: EVERY,
+    placeholderData: keepPreviousData,
+  })
