@@ -2,6 +2,7 @@
  * Holds the page's types to the API's document: `schema.gen.ts` is generated from `openapi.json` (`npm run gen`), and a name, a field or a
  * type that has moved there fails `npm run check` here. Nothing of this is in the page.
  */
+import type * as gateway from './gateways'
 import type * as rollout from './rollout-types'
 import type { components } from './schema.gen'
 import type * as page from './types'
@@ -27,6 +28,8 @@ type Words<Page, Document> = [Exclude<Page, 'unknown'>] extends [Exclude<Documen
   : { notInDocument: Exclude<Page, Document> }
 
 export type Contract = [
+  Holds<Mirrors<gateway.SyncLoss, Schemas['SyncLoss']>>,
+  Holds<Mirrors<Omit<gateway.GatewaySync, 'report'>, Omit<Schemas['GatewaySync'], 'report'>>>,
   Holds<Mirrors<page.Metadata, Schemas['Metadata']>>,
   Holds<Mirrors<page.Reason, Schemas['Reason']>>,
   Holds<Mirrors<page.FieldError, Schemas['FieldError']>>,

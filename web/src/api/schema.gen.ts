@@ -436,6 +436,43 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/device/batches/{stream}/{epoch}/{sequence}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        /**
+         * Takes a sealed batch, as it lies on the gateway's disk. The same batch again is taken for taken and changes nothing. `bad-batch`: it can never be
+         *     read, set it aside; `other-key`: seal it for the key that `POST /api/device/sync` names; 429 and 503: later.
+         */
+        put: operations["put_device_batches_stream_epoch_sequence"];
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/device/sync": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** A gateway says how it stands, and is told what has arrived of its journal and which key to seal for. */
+        post: operations["post_device_sync"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/devices": {
         parameters: {
             query?: never;
@@ -971,6 +1008,40 @@ export interface paths {
         put?: never;
         /** Says that it is over. It opens again when the device tells of more. */
         post: operations["post_incidents_id_resolve"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/ingest-keys": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Lists the keys that gateways sealed their batches for, the present one first. */
+        get: operations["get_ingest_keys"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/ingest-keys:rotate": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Takes a new ingest key into use. Gateways seal for it from their next exchange on; the old ones go on opening what was sealed for them. */
+        post: operations["post_ingest_keys_rotate"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1610,6 +1681,40 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/series": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Reads points of series: a line for each series, device or location, thinned out to steps. */
+        get: operations["get_series"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/series/latest": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Lists series with their latest values. */
+        get: operations["get_series_latest"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/silences": {
         parameters: {
             query?: never;
@@ -1642,6 +1747,23 @@ export interface paths {
         post?: never;
         /** Ends a silence. Alerts that still fire are told now. */
         delete: operations["delete_silences_id"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/sync": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** How the sync of each gateway stands: what waits there, what has arrived, what was lost. */
+        get: operations["get_sync"];
+        put?: never;
+        post?: never;
+        delete?: never;
         options?: never;
         head?: never;
         patch?: never;
@@ -2144,6 +2266,11 @@ export interface components {
              */
             installTimes: number;
         };
+        /** @description `PUT /api/device/batches/{stream}/{epoch}/{sequence}`: the batch is stored, now or before. */
+        BatchTaken: {
+            /** @description `false`: it was there already. */
+            stored: boolean;
+        };
         /** @description Precedence: pin > rollout > channel. */
         Because: {
             channel: components["schemas"]["Name"];
@@ -2558,7 +2685,7 @@ export interface components {
          * @description The closed list of error codes; what programs look at.
          * @enum {string}
          */
-        ErrorCode: "malformed" | "invalid" | "unauthenticated" | "forbidden" | "not-found" | "method-not-allowed" | "conflict" | "version-mismatch" | "too-large" | "unsupported-media-type" | "range-not-satisfiable" | "untrusted" | "too-many-requests" | "internal" | "unavailable" | "unknown";
+        ErrorCode: "malformed" | "invalid" | "unauthenticated" | "forbidden" | "not-found" | "method-not-allowed" | "conflict" | "version-mismatch" | "too-large" | "unsupported-media-type" | "range-not-satisfiable" | "other-key" | "untrusted" | "bad-batch" | "too-many-requests" | "internal" | "unavailable" | "unknown";
         /** @description One event. `sequence` orders the events of a tenant and is the SSE `id:`. */
         Event: {
             /** @description Who did it: `user:<email>`, `token:<name>`, `device:<name>`, `driver:<name>`. */
@@ -2683,6 +2810,87 @@ export interface components {
              */
             seed: number;
             waves: components["schemas"]["WaveForecast"][];
+        };
+        /** @description What a gateway says of itself. */
+        GatewayReport: {
+            /**
+             * Format: int64
+             * @description Bytes of the journal on disk.
+             * @default 0
+             */
+            backlogBytes: number;
+            /**
+             * Format: int64
+             * @description Points that wait.
+             * @default 0
+             */
+            backlogPoints: number;
+            /**
+             * Format: int64
+             * @description Until nothing waits, at the present pace; absent while nobody can say.
+             * @default null
+             */
+            drainSeconds: number | null;
+            /**
+             * @description What went wrong the last time something did.
+             * @default null
+             */
+            lastError: string | null;
+            /**
+             * Format: int64
+             * @description Points that were taken and discarded or damaged since the gateway started.
+             * @default 0
+             */
+            lostPoints: number;
+            /** @default null */
+            oldestUnsentAt: components["schemas"]["UnixMs"] | null;
+            /**
+             * Format: int64
+             * @description Batches that were refused for good and lie in the gateway's quarantine, since it started.
+             * @default 0
+             */
+            refusedBatches: number;
+            /**
+             * @description Up to 64 streams.
+             * @default []
+             */
+            streams: components["schemas"]["StreamReport"][];
+        };
+        /** @description A gateway in `GET /api/sync`. */
+        GatewaySync: {
+            device: components["schemas"]["DeviceId"];
+            deviceName: components["schemas"]["Name"];
+            epoch: string;
+            lastBatchAt?: components["schemas"]["UnixMs"] | null;
+            location: string;
+            losses: components["schemas"]["SyncLoss"][];
+            /**
+             * Format: int64
+             * @description Points that the gateway told as lost.
+             */
+            lostPoints: number;
+            newestAt?: components["schemas"]["UnixMs"] | null;
+            /** Format: int64 */
+            receivedBatches: number;
+            /**
+             * Format: int64
+             * @description Bytes as they came over the wire.
+             */
+            receivedBytes: number;
+            /**
+             * Format: int64
+             * @description Points that arrived, ever.
+             */
+            receivedPoints: number;
+            /**
+             * Format: int64
+             * @description Batches that can never be read.
+             */
+            refusedBatches: number;
+            report: components["schemas"]["GatewayReport"];
+            /** @description When it said the following of itself. */
+            reportedAt: components["schemas"]["UnixMs"];
+            streams: components["schemas"]["StreamSync"][];
         };
         /** @description The order of desired states: a restored database raises the epoch. */
         Generation: {
@@ -2917,6 +3125,21 @@ export interface components {
             signs: number;
             state: components["schemas"]["IncidentState"];
         };
+        /** @description A tenant's ingest key, without its secret half. */
+        IngestKey: {
+            createdAt: components["schemas"]["UnixMs"];
+            /** @description Whether batches are sealed for it now; older ones go on opening what was. */
+            current: boolean;
+            id: string;
+            publicKey: string;
+            retiredAt?: components["schemas"]["UnixMs"] | null;
+        };
+        /** @description The public half of a tenant's ingest key: X25519, hex. */
+        IngestPublicKey: {
+            /** @description The first eight bytes of the key. */
+            id: string;
+            publicKey: string;
+        };
         /** @description Kind `installer`. */
         Installer: {
             /**
@@ -3040,8 +3263,18 @@ export interface components {
             metadata: components["schemas"]["ListMetadata"];
         };
         /** @description One page of a list. */
+        List_GatewaySync: {
+            items: components["schemas"]["GatewaySync"][];
+            metadata: components["schemas"]["ListMetadata"];
+        };
+        /** @description One page of a list. */
         List_Incident: {
             items: components["schemas"]["Incident"][];
+            metadata: components["schemas"]["ListMetadata"];
+        };
+        /** @description One page of a list. */
+        List_IngestKey: {
+            items: components["schemas"]["IngestKey"][];
             metadata: components["schemas"]["ListMetadata"];
         };
         /** @description One page of a list. */
@@ -3082,6 +3315,11 @@ export interface components {
         /** @description One page of a list. */
         List_RolloutDevice: {
             items: components["schemas"]["RolloutDevice"][];
+            metadata: components["schemas"]["ListMetadata"];
+        };
+        /** @description One page of a list. */
+        List_SeriesLatest: {
+            items: components["schemas"]["SeriesLatest"][];
             metadata: components["schemas"]["ListMetadata"];
         };
         /** @description One page of a list. */
@@ -4568,6 +4806,63 @@ export interface components {
             /** @description Where that is read, and where it is not eBPF, why not. */
             reason: string;
         };
+        /**
+         * @description Which value stands for the points of a step.
+         * @enum {string}
+         */
+        SeriesAggregate: "mean" | "min" | "max" | "sum" | "count" | "last";
+        /**
+         * @description What makes one line.
+         * @enum {string}
+         */
+        SeriesGroup: "series" | "device" | "location" | "all";
+        /** @description The newest point of a series, in `GET /api/series/latest`. */
+        SeriesLatest: {
+            at: components["schemas"]["UnixMs"];
+            device: components["schemas"]["DeviceId"];
+            deviceName: components["schemas"]["Name"];
+            field: string;
+            /** @description `float`, `integer`, `boolean`, `text` or `json`. */
+            kind: string;
+            location: string;
+            measurement: string;
+            /** @description `measurement{tag=value,…} field`, to be read, not parsed. */
+            name: string;
+            stream: string;
+            tags?: {
+                [key: string]: string;
+            };
+            /** @description A long text is cut. */
+            value: unknown;
+        };
+        /** @description One line. What its points do not share is left out. */
+        SeriesLine: {
+            /** @description Starts of the steps that hold points. */
+            at: number[];
+            device?: components["schemas"]["DeviceId"] | null;
+            deviceName?: components["schemas"]["Name"] | null;
+            field: string;
+            location?: string | null;
+            measurement: string;
+            stream?: string | null;
+            tags?: {
+                [key: string]: string;
+            };
+            /** @description A value for each; `null` where the points are no numbers. */
+            values: (number | null)[];
+        };
+        /** @description `GET /api/series`. */
+        SeriesRange: {
+            aggregate: components["schemas"]["SeriesAggregate"];
+            by: components["schemas"]["SeriesGroup"];
+            from: components["schemas"]["UnixMs"];
+            items: components["schemas"]["SeriesLine"][];
+            /** Format: int64 */
+            stepMs: number;
+            to: components["schemas"]["UnixMs"];
+            /** @description There was more than one answer may hold: select less. */
+            truncated: boolean;
+        };
         /** @enum {string} */
         Severity: "info" | "warning" | "critical" | "unknown";
         /** @description A trusted key set: exact bytes and signature, both in base64. */
@@ -4626,6 +4921,54 @@ export interface components {
         };
         /** @enum {string} */
         State: "queued" | "delivered" | "running" | "succeeded" | "failed" | "expired" | "cancelled" | "unsupported" | "unknown";
+        /** @description Which batches of a stream have arrived. */
+        StreamMark: {
+            /** @description Ranges above it, both ends included. */
+            above: number[][];
+            /**
+             * Format: int64
+             * @description Everything below has arrived or is settled.
+             */
+            floor: number;
+            stream: string;
+        };
+        /** @description A stream of a gateway's journal. */
+        StreamReport: {
+            /**
+             * Format: int64
+             * @default 0
+             */
+            backlogBytes: number;
+            /**
+             * Format: int64
+             * @default 0
+             */
+            backlogPoints: number;
+            /**
+             * @description `alert`, `document`, `telemetry` or `log`.
+             * @default
+             */
+            class: string;
+            /** @default  */
+            name: string;
+            /** @default null */
+            oldestUnsentAt: components["schemas"]["UnixMs"] | null;
+        };
+        /** @description What has arrived of one stream, all lives of the journal together. */
+        StreamSync: {
+            /** Format: int64 */
+            batches: number;
+            /** Format: int64 */
+            bytes: number;
+            class: string;
+            lastAt: components["schemas"]["UnixMs"];
+            newestAt?: components["schemas"]["UnixMs"] | null;
+            /** Format: int64 */
+            points: number;
+            /** Format: int64 */
+            refusedBatches: number;
+            stream: string;
+        };
         /** @description What an event is about. */
         Subject: {
             /** @description `Device`, `Rollout`, `Release`, … */
@@ -4633,6 +4976,36 @@ export interface components {
             name: string;
             /** Format: uuid */
             uid: string;
+        };
+        /** @description What has arrived, and which key to seal for. */
+        SyncAnswer: {
+            ingestKey: components["schemas"]["IngestPublicKey"];
+            serverTime: components["schemas"]["UnixMs"];
+            /** @description The streams of this epoch of which anything has arrived. */
+            streams: components["schemas"]["StreamMark"][];
+        };
+        /** @description Losses of one stream for one reason. */
+        SyncLoss: {
+            /** @description The points' times. */
+            from: components["schemas"]["UnixMs"];
+            lastAt: components["schemas"]["UnixMs"];
+            /** Format: int64 */
+            points: number;
+            /** @description `drop-oldest`, `drop-newest`, `thinned`, `expired`, `corrupt`, `corrupt-batch`, `torn-tail` or `refused`. */
+            reason: string;
+            stream: string;
+            /**
+             * Format: int64
+             * @description How often.
+             */
+            times: number;
+            to: components["schemas"]["UnixMs"];
+        };
+        /** @description `POST /api/device/sync`: a gateway says how it stands and asks what has arrived. Members of later versions are passed over. */
+        SyncRequest: {
+            /** @description The life of the journal: 16 hex digits. */
+            epoch: string;
+            report?: components["schemas"]["GatewayReport"];
         };
         /** @description An object as the API shows it, and as YAML holds it. */
         Tenant: {
@@ -6352,6 +6725,85 @@ export interface operations {
             };
         };
     };
+    put_device_batches_stream_epoch_sequence: {
+        parameters: {
+            query?: {
+                /** @description Everything of the stream below this number is settled on the gateway. */
+                floor?: number;
+            };
+            header?: never;
+            path: {
+                /** @description its name, with + for / */
+                stream: string;
+                /** @description 16 hex digits */
+                epoch: string;
+                sequence: number;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/octet-stream": number[];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BatchTaken"];
+                };
+            };
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_device_sync: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["SyncRequest"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SyncAnswer"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     get_devices: {
         parameters: {
             query?: {
@@ -7485,6 +7937,60 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Incident"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_ingest_keys: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["List_IngestKey"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_ingest_keys_rotate: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["IngestKey"];
                 };
             };
             "4XX": {
@@ -9044,6 +9550,100 @@ export interface operations {
             };
         };
     };
+    get_series: {
+        parameters: {
+            query?: {
+                /** @description A device's name or uid. */
+                device?: string;
+                /** @description Devices at this location. */
+                location?: string;
+                /** @description Devices whose labels match, in Kubernetes' grammar. */
+                labelSelector?: string;
+                /** @description `data/default`, … */
+                stream?: string;
+                measurement?: string;
+                field?: string;
+                /** @description `room=12,hall!=b`; a `\` goes before a comma, `=` or `\` that belongs to a name or value. */
+                tags?: string;
+                /** @description Unix milliseconds; an hour before `to` when left out. */
+                from?: number;
+                /** @description Unix milliseconds; now when left out. */
+                to?: number;
+                /** @description Length of a step in milliseconds; what gives 300 steps when left out. Steps begin at multiples of it. */
+                step?: number;
+                /** @description What stands for the points of a step: `mean` (when left out), `min`, `max`, `sum`, `count` or `last`. */
+                aggregate?: "mean" | "min" | "max" | "sum" | "count" | "last";
+                /** @description What makes a line: `series` (when left out), `device`, `location` or `all`. */
+                by?: "series" | "device" | "location" | "all";
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SeriesRange"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_series_latest: {
+        parameters: {
+            query?: {
+                /** @description A device's name or uid. */
+                device?: string;
+                /** @description Devices at this location. */
+                location?: string;
+                /** @description Devices whose labels match, in Kubernetes' grammar. */
+                labelSelector?: string;
+                /** @description `data/default`, … */
+                stream?: string;
+                measurement?: string;
+                field?: string;
+                /** @description `room=12,hall!=b`; a `\` goes before a comma, `=` or `\` that belongs to a name or value. */
+                tags?: string;
+                /** @description At most this many; 100 when left out, 1,000 at most. */
+                limit?: number;
+                /** @description Where the page before ended. */
+                continue?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["List_SeriesLatest"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     get_silences: {
         parameters: {
             query?: {
@@ -9185,6 +9785,40 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content?: never;
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_sync: {
+        parameters: {
+            query?: {
+                /** @description Gateways at this location. */
+                location?: string;
+                /** @description At most this many; 100 when left out, 1,000 at most. */
+                limit?: number;
+                /** @description Where the page before ended. */
+                continue?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["List_GatewaySync"];
+                };
             };
             "4XX": {
                 headers: {
