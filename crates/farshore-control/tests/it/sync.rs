@@ -157,7 +157,7 @@ async fn a_batch_that_can_never_be_read_is_refused_and_blocks_nothing() {
         let (_, key) = ask(&device).await;
         let good = |sequence| sealed("data/a", sequence, &points(100, &[1.0]), Some(&key));
         // Nonsense under a good seal, a changed byte, and a wrap that does not open.
-        let nonsense = sealed("data/a", 1, b"nonsense", Some(&key));
+        let nonsense = sealed("data/a", 1, b"\x02nonsense", Some(&key));
         put(&device, &at("data/a", 1), nonsense).await.problem(422, "bad-batch");
         let mut changed = good(2);
         let last = changed.len() - 1;
