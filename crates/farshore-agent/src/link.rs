@@ -56,6 +56,8 @@ enum LinkError {
     Goodbye { reason: String, retry_after_ms: u64 },
     #[error("closed")]
     Closed,
+    #[error("hung up, to begin anew")]
+    HungUp,
     #[error("the agent ends")]
     AgentEnds,
 }
@@ -241,7 +243,8 @@ where
             }
             frame = inbox.recv() => match frame {
                 Some(frame) => Message::Binary(frame.to_bytes().into()),
-                None => return Err(LinkError::AgentEnds),
+                // Wanted by the agent, which goes on: a new channel follows.
+                None => return Err(LinkError::HungUp),
             },
             _ = ping.tick() => Message::Ping(bytes::Bytes::new()),
             () = sleep_until(last_heard + SILENCE) => return Err(LinkError::Silence),

@@ -106,7 +106,7 @@ export class Site {
   async agent(name: string, token: string, label: string): Promise<void> {
     await mkdir(this.path(name), { recursive: true })
     const socket = this.path(name, 'runner.sock')
-    this.start('farshore-agent', ['runner', '--unprivileged', '--socket', socket, '--apps-dir', this.path(name, 'apps'), '--cgroup', ''])
+    this.start('farshore-agent', ['runner', '--unprivileged', '--socket', socket, '--apps-dir', this.path(name, 'apps'), '--cgroup', '', '--reboot-command', ''])
     this.start('farshore-agent', ['run', '--state-dir', this.path(name, 'state'), '--runner-socket', socket, '--token', token, '--label', label])
   }
 

@@ -27,6 +27,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         match event {
             LinkEvent::Open(outbox) => {
                 let now = clock::mono();
+                let hello = self.hello();
                 self.session = Some(Session {
                     outbox,
                     welcomed: false,
@@ -38,9 +39,9 @@ impl<E: Executor, J: Journal> Agent<E, J> {
                     heartbeat_ms: 30_000,
                     next_heartbeat: now.plus_ms(30_000),
                     reported: None,
+                    told: hello.capabilities.clone(),
                 });
                 self.tell_output_again();
-                let hello = self.hello();
                 self.send(agent_frame::Body::Hello(hello));
                 Ok(())
             }
@@ -55,7 +56,16 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         }
     }
 
-    fn hello(&self) -> wire::Hello {
+    /// What this device can do is said once on each channel. Where it can do something else now, a new channel says so.
+    pub(super) fn tell_capabilities(&mut self) {
+        let can = self.abilities();
+        if self.session.as_ref().is_some_and(|session| session.told != can) {
+            tracing::info!("the device can do something else now; a new channel says so");
+            self.session = None;
+        }
+    }
+
+    fn abilities(&self) -> Vec<String> {
         let mut capabilities = [
             "desired/v1",
             "manifest/v1",
@@ -70,10 +80,14 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         capabilities.extend(self.capabilities.iter().flatten().cloned());
         capabilities.sort();
         capabilities.dedup();
+        capabilities
+    }
+
+    fn hello(&self) -> wire::Hello {
         wire::Hello {
             protocol_version: wire::PROTOCOL_VERSION,
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-            capabilities,
+            capabilities: self.abilities(),
             hardware_json: serde_json::to_string(&self.settings.hardware).unwrap_or_default(),
             epoch: self.accepted.epoch,
             generation: self.accepted.generation,

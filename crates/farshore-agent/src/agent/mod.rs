@@ -117,9 +117,21 @@ impl AgentSettings {
 enum Done {
     Listed(u64, Result<BTreeMap<Name, Observed>, ExecutorError>),
     Connected(Result<Vec<String>, ExecutorError>),
-    Outcome { app: Name, staging: bool, acting: bool, outcome: Option<Outcome>, error: Option<ExecutorError> },
-    Probed { app: Name, due: Due, answer: ProbeAnswer },
+    Outcome {
+        app: Name,
+        staging: bool,
+        acting: bool,
+        outcome: Option<Outcome>,
+        error: Option<ExecutorError>,
+    },
+    Probed {
+        app: Name,
+        due: Due,
+        answer: ProbeAnswer,
+    },
     Operation(wire::OperationUpdate),
+    /// The device is on its way down.
+    Rebooting,
     Obeyed(Result<(), ExecutorError>),
     Evidence(incidents::Gathered),
 }
@@ -147,6 +159,8 @@ struct Session {
     heartbeat_ms: i64,
     next_heartbeat: MonoMs,
     reported: Option<wire::StatusReport>,
+    /// The abilities that its hello named.
+    told: Vec<String>,
 }
 
 /// The agent of one device.

@@ -22,6 +22,8 @@ use crate::{clock, file};
 const LOG_BYTES: u32 = 64 * 1024;
 /// An app that goes back must run its earlier release after this long.
 pub(super) const BACK_WITHIN_MS: i64 = 10 * MINUTE_MS;
+/// A device that was told to reboot must be down after this long.
+pub(super) const DOWN_WITHIN_MS: i64 = 5 * MINUTE_MS;
 /// Followed logs are looked at this often.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const MAX_PACKAGES: usize = 4_000;
@@ -40,6 +42,9 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         arguments.check(request.kind, app.as_ref()).map_err(|error| failed(uid, error.to_string()))?;
         permitted(request.kind, &arguments, &request.reason, self.policy.operations())
             .map_err(|refusal| failed(uid, refusal.message))?;
+        if request.kind == Kind::Reboot {
+            request.boot = Some(self.settings.boot_id.clone());
+        }
         let Some(app) = app else { return Ok(()) };
         let Some(state) = self.state.apps.get(&app) else {
             return Err(failed(uid, "no such app is on this device"));
@@ -91,12 +96,35 @@ impl<E: Executor, J: Journal> Agent<E, J> {
                     })
                 });
             }
+            (Kind::Reboot, _) => self.reboot(uid),
             (Kind::Exec, _) => self.exec(uid, arguments, request.reason.clone()),
             (kind, _) => {
                 let answer = update(uid, State::Unsupported, format!("this agent does not do {kind}"));
                 self.operations.answers.push(answer);
             }
         }
+    }
+
+    /// Its result is told by the next boot, if all goes well.
+    fn reboot(&mut self, uid: &str) {
+        self.operations.rebooting.insert(uid.to_owned(), clock::mono().plus_ms(DOWN_WITHIN_MS));
+        let executor = Arc::clone(&self.executor);
+        let (anchor, state) = (self.anchor(), self.signed_state());
+        let uid = uid.to_owned();
+        self.tasks.spawn(async move {
+            let work = async {
+                // The runner asks its own copy of the policy; it has to be the newest.
+                executor.obey(anchor, state).await?;
+                executor.reboot().await
+            };
+            match work.await {
+                Ok(()) => Done::Rebooting,
+                Err(error) if error.code == "Unsupported" => {
+                    Done::Operation(update(&uid, State::Unsupported, error.message))
+                }
+                Err(error) => Done::Operation(failed(&uid, error.to_string())),
+            }
+        });
     }
 
     fn exec(&mut self, uid: &str, arguments: Arguments, reason: String) {
@@ -200,8 +228,14 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         Anchor::new(registration.tenant, registration.device, registration.trust_domain.clone(), roots)
     }
 
-    /// Looks whether apps that were to go back have done so.
-    pub(super) fn watch_rollbacks(&mut self, now: MonoMs) {
+    /// Looks whether apps that were to go back have done so, and whether a device that was to go down is still there.
+    pub(super) fn watch_operations(&mut self, now: MonoMs) {
+        for (uid, until) in &self.operations.rebooting {
+            if now >= *until && !self.operations.answers.iter().any(|known| known.uid == *uid) {
+                let message = "it was told to reboot, and is still up";
+                self.operations.answers.push(failed(uid, message));
+            }
+        }
         for (uid, watched) in &self.operations.watched {
             let app = self.state.apps.get(&watched.app);
             let active = app.and_then(|app| app.active.as_ref());

@@ -41,6 +41,9 @@ pub(super) struct Request {
     /// What a rollback goes to, once it has begun.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) target: Option<Digest>,
+    /// The boot that a reboot is to end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) boot: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -131,6 +134,8 @@ pub(super) struct Operations {
     pub(super) ledger: Ledger,
     pub(super) doing: BTreeMap<String, Doing>,
     pub(super) watched: BTreeMap<String, Watched>,
+    /// The reboot that is under way, and when the device has to be down.
+    pub(super) rebooting: BTreeMap<String, MonoMs>,
     /// Results that wait to be kept.
     pub(super) answers: Vec<OperationUpdate>,
     /// There is more output to be sent.
@@ -178,6 +183,14 @@ impl<E: Executor, J: Journal> Agent<E, J> {
                 (Kind::Rollback, Some(target), Ok(app)) => {
                     let until = clock::mono().plus_ms(super::operate::BACK_WITHIN_MS);
                     self.operations.watched.insert(uid, Watched { app, target, until });
+                }
+                // The agent begins anew in the same boot: the device may be on its way down still.
+                (Kind::Reboot, ..) if request.boot.as_ref() == Some(&self.settings.boot_id) => {
+                    let until = clock::mono().plus_ms(super::operate::DOWN_WITHIN_MS);
+                    self.operations.rebooting.insert(uid, until);
+                }
+                (Kind::Reboot, ..) => {
+                    self.operations.answers.push(update(&uid, State::Succeeded, "it was rebooted"));
                 }
                 _ => {
                     let message = "the agent ended while it was under way; it is not done again";
@@ -229,6 +242,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             reason: operation.reason,
             expires_at: UnixMs(operation.expires_at_ms),
             target: None,
+            boot: None,
         };
         self.keep_operation(&uid, Stage::Taken(request), vec![update(&uid, State::Delivered, "")])
     }
@@ -251,9 +265,15 @@ impl<E: Executor, J: Journal> Agent<E, J> {
     /// Takes what can be begun now, and keeps that it was begun.
     pub(super) fn begin_operations(&mut self) -> Result<(), AgentError> {
         loop {
+            // What begins now would be cut off.
+            if !self.operations.rebooting.is_empty() {
+                return Ok(());
+            }
             let exec = self.operations.doing.values().any(|doing| doing.kind == Kind::Exec);
+            let busy = !self.operations.doing.is_empty() || !self.operations.watched.is_empty();
+            let must_wait = |kind: Kind| (exec && kind == Kind::Exec) || (busy && kind == Kind::Reboot);
             let next = self.operations.ledger.0.iter().find_map(|entry| match &entry.stage {
-                Stage::Taken(request) if !(exec && request.kind == Kind::Exec) => {
+                Stage::Taken(request) if !must_wait(request.kind) => {
                     Some((entry.uid.clone(), request.clone()))
                 }
                 _ => None,
@@ -282,6 +302,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             self.operations.answers.pop();
             self.operations.doing.remove(&uid);
             self.operations.watched.remove(&uid);
+            self.operations.rebooting.remove(&uid);
         }
         Ok(())
     }
@@ -335,6 +356,7 @@ mod tests {
             reason: String::new(),
             expires_at: UnixMs(0),
             target: None,
+            boot: None,
         };
         let mut ledger = Ledger::default().with("first", Stage::Running(request.clone()));
         for number in 0..2 * REMEMBERED {

@@ -61,6 +61,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             Done::Connected(Ok(capabilities)) => {
                 let news = self.capabilities.as_ref() != Some(&capabilities);
                 self.capabilities = Some(capabilities);
+                self.tell_capabilities();
                 if news {
                     self.commit_again();
                     if let Err(error) = self.offer_again() {
@@ -121,7 +122,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
                 }
             }
             Done::Operation(update) => self.operations.answers.push(update),
-            Done::Obeyed(Ok(())) => {}
+            Done::Obeyed(Ok(())) | Done::Rebooting => {}
             Done::Obeyed(Err(error)) => {
                 tracing::warn!(%error, code = %error.code, "the runner does not take the policy");
             }
@@ -321,7 +322,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         self.measure(now.mono, now.wall)?;
         self.gather()?;
         self.keep_evidence()?;
-        self.watch_rollbacks(now.mono);
+        self.watch_operations(now.mono);
         self.keep_answers()?;
         // What has become free by an answer.
         self.begin_operations()?;

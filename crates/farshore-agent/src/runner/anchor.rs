@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use farshore_domain::desired::{DesiredState, Generation};
 use farshore_domain::digest::Digest;
 use farshore_domain::id::{DeviceId, TenantId};
-use farshore_domain::policy::OperationRules;
+use farshore_domain::policy::{OperationRules, RemoteOperation};
 use farshore_domain::time::UnixMs;
 use farshore_trust::identity::TrustDomain;
 use farshore_trust::online::{self, SignedDesired};
@@ -162,5 +162,18 @@ impl Anchored {
     pub(crate) fn rules(&self) -> Result<OperationRules, RunnerError> {
         let (state, _) = self.state.as_ref().ok_or(RunnerError::NoState)?;
         Ok(state.policy.as_ref().map(|policy| policy.rules.operations.clone()).unwrap_or_default())
+    }
+
+    /// Whether the signed policy lets this device be rebooted: because somebody asks, or as the last step of healing.
+    pub(crate) fn may_reboot(&self) -> Result<(), RunnerError> {
+        let (state, _) = self.state.as_ref().ok_or(RunnerError::NoState)?;
+        let rules = state.policy.as_ref().map(|policy| &policy.rules);
+        let may = rules.is_some_and(|rules| {
+            rules.operations.allow(RemoteOperation::Reboot) || rules.rollback.reboot == Some(true)
+        });
+        if may {
+            return Ok(());
+        }
+        Err(RunnerError::NotAllowed("the device's policy does not allow a reboot".to_owned()))
     }
 }

@@ -34,7 +34,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use farshore_domain::name::Name;
-use farshore_domain::operation::EXEC_CAPABILITY;
+use farshore_domain::operation::{EXEC_CAPABILITY, REBOOT_CAPABILITY};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::timeout;
@@ -179,6 +179,9 @@ impl Runner {
         let mut capabilities =
             vec!["process".to_owned(), "manifest/v1".to_owned(), EXEC_CAPABILITY.to_owned()];
         capabilities.extend(groups.capabilities());
+        if reboot::is_possible(&reboot) {
+            capabilities.push(REBOOT_CAPABILITY.to_owned());
+        }
         if user != AppsUser::Unprivileged {
             capabilities.push("users".to_owned());
         }
@@ -376,6 +379,10 @@ impl Shared {
                 Ok(Reply::Done)
             }
             Request::Reboot {} => {
+                if !self.reboot.is_empty() {
+                    let anchored = self.anchored.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    anchored.may_reboot()?;
+                }
                 reboot::reboot(&self.reboot).await?;
                 Ok(Reply::Done)
             }

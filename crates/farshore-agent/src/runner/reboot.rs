@@ -1,5 +1,6 @@
 //! The device's reboot, by the program that the runner's settings name.
 
+use std::os::unix::fs::MetadataExt;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -7,6 +8,12 @@ use super::RunnerError;
 
 /// How long the program may take to say that the device is going down.
 const WITHIN: Duration = Duration::from_secs(30);
+
+/// Whether there is a program that could be run.
+pub(super) fn is_possible(command: &[String]) -> bool {
+    let executable = |program: &String| std::fs::metadata(program).is_ok_and(|meta| meta.mode() & 0o111 != 0);
+    command.first().is_some_and(executable)
+}
 
 /// Runs the program. An empty command means that this device is not rebooted from here.
 pub(super) async fn reboot(command: &[String]) -> Result<(), RunnerError> {
@@ -40,6 +47,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let sign = folder.path().join("rebooted");
         let touch = ["/usr/bin/touch".to_owned(), sign.display().to_string()];
+        assert!(is_possible(&touch));
+        assert!(!is_possible(&[]) && !is_possible(&["/nowhere/reboot".to_owned()]));
+        assert!(!is_possible(&["/etc/passwd".to_owned()]));
         reboot(&touch).await.unwrap();
         assert!(sign.exists());
         assert!(matches!(reboot(&[]).await, Err(RunnerError::NoReboot)));

@@ -72,6 +72,9 @@ fn main() {
         .open(format!("{home}/../../../record"))
         .expect("opening the record");
     record.write_all(line.as_bytes()).expect("recording");
+    if arguments.first().is_some_and(|first| first != "check") {
+        println!("started with {}", arguments.join(" "));
+    }
     match arguments.first().map(String::as_str) {
         Some("check") => {}
         Some("crash") => std::process::exit(3),

@@ -156,6 +156,10 @@ async fn step(app: &App, tenant: TenantId, dirty: &Dirty) -> StoreResult<UnixMs>
         told.union(&operated.devices).copied().collect()
     };
     let permit_deadline = assign(app, &db, &mut snapshot, &devices, now).await?;
+    // The policy that allows it goes first.
+    for device in operated.begun {
+        app.hub().push_operations(tenant, device);
+    }
     if outcome.wrote || operated.wrote {
         app.events_written();
     }

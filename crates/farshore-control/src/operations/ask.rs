@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 
 use farshore_api::operation::Ask;
+use farshore_domain::desired::DesiredState;
 use farshore_domain::device::Lifecycle;
 use farshore_domain::id::{DeviceId, OperationId};
 use farshore_domain::name::Name;
 use farshore_domain::operation::{
     DEFAULT_EXPIRY_SECONDS, DRAIN_CAPABILITY, EXEC_CAPABILITY, Kind, MAX_EXPIRY_SECONDS, MAX_REASON,
-    OPERATIONS_CAPABILITY, Refusal, permitted,
+    OPERATIONS_CAPABILITY, REBOOT_CAPABILITY, Refusal, permitted,
 };
 use farshore_domain::policy::{OperationRules, PolicySpec};
 use farshore_domain::time::UnixMs;
@@ -20,9 +21,6 @@ use uuid::Uuid;
 
 use crate::error::{ApiError, ApiResult};
 use crate::extract::check_text;
-
-/// What a device that may be rebooted from afar says.
-const REBOOT_CAPABILITY: &str = "reboot/v1";
 
 /// Everything that decides which devices get what.
 pub(super) struct Fleet {
@@ -80,6 +78,18 @@ impl Fleet {
         }
         Ok(permitted(kind, &ask.arguments, &ask.reason, &self.rules(device)?))
     }
+}
+
+/// Whether the device's desired state says of operations what its policies say now.
+pub(super) async fn has_been_told(
+    db: &TenantDb,
+    device: DeviceId,
+    rules: &OperationRules,
+) -> StoreResult<bool> {
+    let stored = db.desired_state(device).await?;
+    // What can't be read was written by another version; the driver writes it anew.
+    let told = stored.and_then(|row| DesiredState::parse(&row.body).ok()).and_then(|state| state.policy);
+    Ok(told.map(|policy| policy.rules.operations).unwrap_or_default() == *rules)
 }
 
 /// Checks what does not depend on the device.

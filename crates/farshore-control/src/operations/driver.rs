@@ -21,6 +21,8 @@ const LOOK_AGAIN_MS: i64 = 5 * SECOND_MS;
 pub(crate) struct Stepped {
     /// Devices that should have another desired state now.
     pub(crate) devices: BTreeSet<DeviceId>,
+    /// Devices that have something to do, as soon as they have heard of what their policies say now.
+    pub(crate) begun: BTreeSet<DeviceId>,
     pub(crate) wrote: bool,
     pub(crate) deadline: UnixMs,
 }
@@ -32,7 +34,12 @@ pub(crate) async fn step(
     snapshot: &mut Snapshot,
     now: UnixMs,
 ) -> StoreResult<Stepped> {
-    let mut stepped = Stepped { devices: BTreeSet::new(), wrote: false, deadline: UnixMs(i64::MAX) };
+    let mut stepped = Stepped {
+        devices: BTreeSet::new(),
+        begun: BTreeSet::new(),
+        wrote: false,
+        deadline: UnixMs(i64::MAX),
+    };
     let rows = std::mem::take(&mut snapshot.operations);
     if rows.is_empty() {
         return Ok(stepped);
@@ -99,12 +106,12 @@ pub(crate) async fn step(
     tx.commit().await?;
     for row in begun {
         stepped.wrote = true;
+        stepped.devices.insert(row.device);
         if row.kind == Kind::Drain {
             snapshot.set_lifecycle(row.device, Lifecycle::Draining);
-            stepped.devices.insert(row.device);
             app.hub().changed(db.tenant(), row.device);
         } else {
-            app.hub().push_operations(db.tenant(), row.device);
+            stepped.begun.insert(row.device);
         }
     }
     Ok(stepped)

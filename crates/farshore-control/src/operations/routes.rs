@@ -153,7 +153,10 @@ async fn make(app: &App, db: &TenantDb, id: &str, kind: Kind, ask: &Ask) -> ApiR
         db.step_device(&device.to_string(), LifecycleStep::Cordon, &ask.reason, at).await?;
         app.standings().forget(db.tenant(), device);
     }
-    let operation = ask::operation(kind, ask, &fleet.rules(found)?, None, at);
+    let rules = fleet.rules(found)?;
+    let mut operation = ask::operation(kind, ask, &rules, None, at);
+    // What a policy has only just come to allow waits until its device has been told.
+    operation.admitted &= ask::has_been_told(db, device, &rules).await?;
     let uid = operation.uid;
     let mut tx = db.begin().await?;
     db.create_operations(&mut tx, &[(device, found.name.clone(), operation)], at).await?;

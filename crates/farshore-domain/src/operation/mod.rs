@@ -21,6 +21,8 @@ pub const OPERATIONS_CAPABILITY: &str = "operations/v2";
 pub const EXEC_CAPABILITY: &str = "exec/v1";
 /// What an agent says that understands [`crate::desired::DesiredState::stopped`].
 pub const DRAIN_CAPABILITY: &str = "drain/v1";
+/// What a device says whose runner has a program that reboots it.
+pub const REBOOT_CAPABILITY: &str = "reboot/v1";
 /// So many bytes of a command's output are kept; the rest is counted.
 pub const EXEC_OUTPUT_BYTES: usize = 100 * 1024;
 /// So many bytes of any operation's output are kept.

@@ -70,6 +70,8 @@ impl Agents {
         let mut runner = command(program);
         runner.arg("runner").arg("--unprivileged").arg("--socket").arg(&socket);
         runner.arg("--apps-dir").arg(home.join("apps")).args(["--cgroup", ""]);
+        // What a policy allows in a demo fleet must not take this machine down.
+        runner.args(["--reboot-command", ""]);
         let mut run = command(program);
         run.arg("run").arg("--state-dir").arg(home.join("state")).arg("--runner-socket").arg(&socket);
         if let Some(token) = token {

@@ -11,7 +11,7 @@ use crate::cli::Session;
 use crate::failure::{Failure, Result};
 use crate::kind::{check_name, find};
 use crate::output::{self, Format};
-use crate::verb::operate::{self, Cancel, Many, ManyChannel, ManyExec, ManyLogs, ManyOfApp};
+use crate::verb::operate::{self, Cancel, Many, ManyChannel, ManyExec, ManyLogs, ManyOfApp, OutputOf};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -47,6 +47,8 @@ enum Verb {
     Reboot(Many),
     /// Put devices into another channel
     SetChannel(ManyChannel),
+    /// Show what an operation has said, and what it says while it runs
+    Output(OutputOf),
     /// Give operations up
     CancelOperation(Cancel),
     /// Let a held app of a device try its release again
@@ -99,6 +101,7 @@ pub(crate) async fn run(session: &Session, arguments: Arguments) -> Result<()> {
         Verb::Inventory(many) => operate::plain(session, many, FleetVerb::Inventory).await,
         Verb::Reboot(many) => operate::plain(session, many, FleetVerb::Reboot).await,
         Verb::SetChannel(set) => operate::set_channel(session, set).await,
+        Verb::Output(of) => operate::output(session, of).await,
         Verb::CancelOperation(cancel) => operate::cancel(session, cancel).await,
         Verb::Resume(target) => {
             send(session, &target.devices, "resume", "resumed", &AppAction { app: target.app.clone() }).await

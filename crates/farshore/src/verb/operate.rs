@@ -134,6 +134,13 @@ pub(crate) struct ManyChannel {
 }
 
 #[derive(Debug, clap::Args)]
+pub(crate) struct OutputOf {
+    /// The operation, by uid
+    #[arg(value_name = "OPERATION")]
+    operation: String,
+}
+
+#[derive(Debug, clap::Args)]
 pub(crate) struct Cancel {
     /// The operations, by uid
     #[arg(required = true, value_name = "OPERATION")]
@@ -347,14 +354,8 @@ async fn follow_all(
             ended.map_err(|error| Failure::because("can't follow an operation", &error))?;
         let operation = operation?;
         let status = &operation.status;
-        if people && (named || status.state != State::Succeeded || !status.message.is_empty()) {
-            let tail =
-                if status.message.is_empty() { String::new() } else { format!(": {}", status.message) };
-            eprintln!("device/{device}: {}{tail}", status.state);
-        }
-        if status.output_total > status.output_bytes {
-            let (kept, total) = (status.output_bytes, status.output_total);
-            eprintln!("device/{device}: only {kept} of {total} bytes of output are kept");
+        if people {
+            tell_end(&operation, named);
         }
         let exit = match status.state {
             State::Succeeded => continue,
@@ -416,6 +417,29 @@ fn tell(bytes: &[u8], prefix: &str, line: &mut Vec<u8>, last: bool) -> Result<()
     let mut stdout = std::io::stdout().lock();
     let written = stdout.write_all(&out).and_then(|()| stdout.flush());
     written.map_err(|error| Failure::because("can't write to stdout", &error))
+}
+
+/// `farshore device output`.
+pub(crate) async fn output(session: &Session, of: OutputOf) -> Result<()> {
+    let uid = check_name(of.operation.strip_prefix("operation/").unwrap_or(&of.operation))?;
+    let operation = follow(&session.client()?, &uid, "").await?;
+    if session.output.is_for_people() {
+        tell_end(&operation, true);
+    }
+    Ok(())
+}
+
+/// How it ended, beside its output.
+fn tell_end(operation: &Operation, always: bool) {
+    let (device, status) = (&operation.spec.device_name, &operation.status);
+    if always || status.state != State::Succeeded || !status.message.is_empty() {
+        let tail = if status.message.is_empty() { String::new() } else { format!(": {}", status.message) };
+        eprintln!("device/{device}: {}{tail}", status.state);
+    }
+    if status.output_total > status.output_bytes {
+        let (kept, total) = (status.output_bytes, status.output_total);
+        eprintln!("device/{device}: only {kept} of {total} bytes of output are kept");
+    }
 }
 
 /// `farshore device cancel-operation`.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use farshore_domain::digest::Digest;
@@ -78,8 +78,19 @@ pub(crate) fn clean(program: &Path) -> Command {
     command
 }
 
+/// The role of a device; with a file `boot_id`, in a boot of its own.
 fn agent(folder: &Path, role: usize, ebpf: bool) -> Child {
-    let mut command = clean(&beside("farshore-agent"));
+    let program = beside("farshore-agent");
+    let boot = folder.join("boot_id");
+    let mut command = if boot.exists() {
+        let mut command = clean(Path::new("unshare"));
+        command.args(["--mount", "--propagation=private", "sh", "-eu", "-c"]);
+        command.arg("mount --bind \"$1\" /proc/sys/kernel/random/boot_id; shift; exec \"$@\"").arg("sh");
+        command.arg(boot).arg(program);
+        command
+    } else {
+        clean(&program)
+    };
     command.env("FARSHORE_EBPF", if ebpf { "on" } else { "off" });
     if role == 0 {
         command.arg("run").arg("--state-dir").arg(folder.join("state"));
@@ -87,6 +98,8 @@ fn agent(folder: &Path, role: usize, ebpf: bool) -> Child {
         command.arg("--token-file").arg(folder.join("token"));
     } else {
         command.args(["runner", "--unprivileged", "--cgroup", ""]);
+        // Notes that it was asked, and leaves this machine alone.
+        command.arg("--reboot-command").arg(format!("/bin/sh {}", folder.join("reboot.sh").display()));
         command.arg("--socket").arg(folder.join("runner.sock")).arg("--apps-dir").arg(folder.join("apps"));
     }
     spawn(command, &folder.join(["run.log", "runner.log"][role]))
@@ -119,6 +132,8 @@ impl Fleet {
         for folder in &folders {
             std::fs::create_dir_all(folder.join("apps")).unwrap();
             std::fs::write(folder.join("record"), "").unwrap();
+            let reboot = format!("echo rebooted >> {}\n", folder.join("reboots").display());
+            std::fs::write(folder.join("reboot.sh"), reboot).unwrap();
         }
         let watcher = Watcher::start(folders.iter().map(|folder| folder.join("apps")).collect());
         let recorder = recorder(&root);
@@ -188,15 +203,20 @@ impl Fleet {
         }
     }
 
-    /// What the command prints; `None` when it failed, as it may while the control plane is away.
-    pub(crate) fn farshore(&self, arguments: &[&str]) -> Option<String> {
+    /// Runs the command to its end.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
         let mut command = clean(Path::new(env!("CARGO_BIN_EXE_farshore")));
         command
             .args(arguments)
             .current_dir(self.root())
             .env("FARSHORE_CONFIG", self.root().join("config.yaml"));
         let stdin = File::open(self.root().join("password")).map_or_else(|_| Stdio::null(), Stdio::from);
-        let done = command.stdin(stdin).output().unwrap();
+        command.stdin(stdin).output().unwrap()
+    }
+
+    /// What the command prints; `None` when it failed, as it may while the control plane is away.
+    pub(crate) fn farshore(&self, arguments: &[&str]) -> Option<String> {
+        let done = self.run(arguments);
         if !done.status.success() {
             eprintln!("{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
         }
@@ -249,13 +269,40 @@ impl Fleet {
         ));
     }
 
+    /// Kills a device's `run`, which stays away until it is started again.
+    pub(crate) fn kill_run(&mut self, device: usize) {
+        kill(&mut self.agents[device][0]);
+    }
+
+    pub(crate) fn start_run(&mut self, device: usize) {
+        self.start_role(device, 0);
+    }
+
+    pub(crate) fn kill_runner(&mut self, device: usize) {
+        kill(&mut self.agents[device][1]);
+    }
+
+    pub(crate) fn start_runner(&mut self, device: usize) {
+        self.start_role(device, 1);
+    }
+
+    fn start_role(&mut self, device: usize, role: usize) {
+        self.agents[device][role] = agent(&self.root().join(format!("device-{device}")), role, self.ebpf);
+    }
+
+    /// The device loses its power and gets it back: everything on it begins anew, in another boot.
+    pub(crate) fn power_cycle(&mut self, device: usize) {
+        let folder = self.root().join(format!("device-{device}"));
+        self.agents[device].iter_mut().for_each(kill);
+        end_all(&folder.join(""));
+        let boot = uuid::Uuid::now_v7().to_string();
+        std::fs::write(folder.join("boot_id"), boot).unwrap();
+        self.agents[device] = [agent(&folder, 0, self.ebpf), agent(&folder, 1, self.ebpf)];
+    }
+
     /// Kills one process as a crash would, and starts it again.
     pub(crate) async fn crash(&mut self, victim: Victim) {
         let root = self.root();
-        let kill = |child: &mut Child| {
-            child.kill().unwrap();
-            child.wait().unwrap();
-        };
         match victim {
             Victim::Control => {
                 kill(&mut self.control);
@@ -325,24 +372,30 @@ pub(crate) fn tail(path: &Path) -> String {
     format!("{}:\n{}", path.display(), lines.into_iter().rev().collect::<Vec<_>>().join("\n"))
 }
 
+fn kill(child: &mut Child) {
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// Kills what names a path that begins so: supervisors and apps live on by design.
+fn end_all(prefix: &Path) {
+    let ours = prefix.as_os_str().as_encoded_bytes();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let named = ["cmdline", "environ"].iter().any(|name| {
+            let bytes = std::fs::read(entry.path().join(name)).unwrap_or_default();
+            bytes.windows(ours.len()).any(|window| window == ours)
+        });
+        if named && let Some(pid) = rustix::process::Pid::from_raw(pid) {
+            // Gone already is as good.
+            _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+    }
+}
+
 impl Drop for Fleet {
     fn drop(&mut self) {
-        for child in self.agents.iter_mut().flatten().chain([&mut self.control]) {
-            child.kill().unwrap();
-            child.wait().unwrap();
-        }
-        // Supervisors and apps live on by design. Only ours name this folder.
-        let ours = self.root().join("device-").into_os_string().into_encoded_bytes();
-        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-            let named = ["cmdline", "environ"].iter().any(|name| {
-                let bytes = std::fs::read(entry.path().join(name)).unwrap_or_default();
-                bytes.windows(ours.len()).any(|window| window == ours)
-            });
-            if named && let Some(pid) = rustix::process::Pid::from_raw(pid) {
-                // Gone already is as good.
-                _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-            }
-        }
+        self.agents.iter_mut().flatten().chain([&mut self.control]).for_each(kill);
+        end_all(&self.root().join("device-"));
     }
 }

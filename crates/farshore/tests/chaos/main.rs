@@ -9,6 +9,7 @@ mod fleet;
 mod incident;
 mod kernel;
 mod sync;
+mod operations;
 mod watcher;
 
 use std::time::Duration;
