@@ -34,7 +34,10 @@ export function follow(send) {
 }
 
 export function plan(body, devices) {
-  const chosen = body.devices.map((id) => devices.find((d) => d.metadata.uid === id)).filter(Boolean)
+  const labels = (body.selector ?? '').split(',').map((part) => part.split('='))
+  const matches = (d) => labels.every(([key, value]) => d.metadata.labels[key] === value)
+  const named = (body.devices ?? []).map((id) => devices.find((d) => d.metadata.uid === id)).filter(Boolean)
+  const chosen = body.selector === undefined ? named : devices.filter(matches).slice(0, 1000)
   const shown = chosen.map((device, n) => ({
     uid: device.metadata.uid,
     name: device.metadata.name,

@@ -27,6 +27,7 @@ export const policies = [
       rules: {
         restart: { maxRestarts: 3 },
         health: { conditions: [{ name: 'memory-full', when: 'metric("mem_used") / metric("mem_total") > 0.95', forSeconds: 120, app: 'edge-web' }] },
+        operations: { runbooks: [{ name: 'check-printer', description: 'asks a printer how it is', command: ['/usr/bin/lpstat', '-p'], timeoutSeconds: 20, arguments: [{ name: 'printer', pattern: 'receipt|kitchen' }] }] },
       },
     },
     640,

@@ -44,19 +44,23 @@ export type Verb =
   | 'exec'
   | 'rollback'
   | 'drain'
+  | 'reboot'
   | 'cordon'
   | 'uncordon'
   | 'set-channel'
 
 export interface Ask {
   app?: string
-  arguments?: { runbook?: string; arguments?: string[]; followSeconds?: number }
+  arguments?: { runbook?: string; command?: string; arguments?: string[]; followSeconds?: number }
   reason: string
 }
 
 export interface Operate {
   verb: Verb
-  devices: string[]
+  /** By name or uid. */
+  devices?: string[]
+  /** Devices whose labels match. */
+  selector?: string
   ask: Ask
   channel?: string
 }

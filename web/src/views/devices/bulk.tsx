@@ -7,7 +7,7 @@ import { keys } from '~/api/queries'
 import type { Device } from '~/api/types'
 import { useDenied } from '~/frame/me'
 import { announce } from '~/ui/announce'
-import { Button } from '~/ui/button'
+import { Button, buttonClass } from '~/ui/button'
 import { CopyButton } from '~/ui/copy'
 import { Dialog } from '~/ui/dialog'
 import { Menu } from '~/ui/menu'
@@ -123,10 +123,22 @@ export function BulkBar({ selection, total, selectAll }: { selection: Selection;
   )
 }
 
+/** Asks devices that a selector names, without selecting them one by one. */
+export function OperateMenu({ selector }: { selector: string }) {
+  const [verb, setVerb] = useState<VerbLook | undefined>()
+  const items = useVerbItems(setVerb, undefined, true)
+  return (
+    <>
+      <Menu label="Operate on devices by selector" button="Operate…" items={items} className={buttonClass('plain')} />
+      {verb && <AskDialog look={verb} selector={selector} onClose={() => setVerb(undefined)} />}
+    </>
+  )
+}
+
 /** What can be asked of devices, as a menu. */
-export function useVerbItems(pick: (look: VerbLook) => void, device?: Device) {
+export function useVerbItems(pick: (look: VerbLook) => void, device?: Device, bySelector = false) {
   const denied = { 'device.operate': useDenied('device.operate'), 'device.write': useDenied('device.write') }
-  return VERBS.map((look) => ({
+  return VERBS.filter((look) => bySelector || look.bySelector !== true).map((look) => ({
     label: `${look.title}…`,
     onPick: () => pick(look),
     disabledReason: denied[look.permission] ?? (device ? look.cannot?.(device) : undefined),

@@ -13,7 +13,7 @@ import { count } from '~/ui/number'
 import { Empty, Failure, Page, StaleNote } from '~/ui/panel'
 import { Time } from '~/ui/time'
 
-import { BulkBar } from './bulk'
+import { BulkBar, OperateMenu } from './bulk'
 import { Facets } from './facets'
 import { FilterBar } from './filter-bar'
 import { chips, narrowing, parseFilters, toQuery, withoutStates, type Filters } from './filters'
@@ -63,10 +63,13 @@ export function Devices() {
         </span>
       }
       actions={
-        <Link to="/" search={{ add: 'device' }} className={buttonClass('primary')}>
-          <Icon name="plus" size={14} />
-          Add a device
-        </Link>
+        <>
+          <OperateMenu key={filters.labelSelector ?? ''} selector={filters.labelSelector ?? ''} />
+          <Link to="/" search={{ add: 'device' }} className={buttonClass('primary')}>
+            <Icon name="plus" size={14} />
+            Add a device
+          </Link>
+        </>
       }
     >
       <FilterBar filters={filters} summary={summary.data} onChange={change} />

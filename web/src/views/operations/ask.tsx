@@ -1,9 +1,10 @@
 /** Asks devices for something: first what it would do to which of them, then exactly that. */
-import { useMutation, useQueryClient } from '@tanstack/react-query'
+import { useMutation, useQuery, useQueryClient } from '@tanstack/react-query'
 import { useState } from 'react'
 
 import { ApiError, keyring } from '~/api/client'
 import { operate, preview, type Operate } from '~/api/operations'
+import { devicePolicyQuery } from '~/api/policies'
 import { keys } from '~/api/queries'
 import type { Device } from '~/api/types'
 import { announce } from '~/ui/announce'
@@ -12,39 +13,52 @@ import { Dialog } from '~/ui/dialog'
 import { Field } from '~/ui/form'
 import { plural } from '~/ui/number'
 import { Failure } from '~/ui/panel'
+import { split } from '~/ui/words'
 
 import type { VerbLook } from './look'
 
 const FEW = 6
+const MANY = 20
 
-/** The words of a line; quotes keep spaces together. */
-const words = (line: string): string[] => (line.match(/"[^"]*"|\S+/g) ?? []).map((word) => word.replace(/^"(.*)"$/, '$1'))
+/** So many devices may be named in one request. */
+const MAX_NAMED = 1000
 
 interface Props {
   look: VerbLook
-  devices: Device[]
+  /** Those that are meant; none: whoever matches a selector that is written here. */
+  devices?: Device[]
+  /** What the selector begins with. */
+  selector?: string
   onClose: () => void
   onDone?: () => void
 }
 
-export function AskDialog({ look, devices, onClose, onDone }: Props) {
+const namesOf = (runbooks: unknown): string[] => (Array.isArray(runbooks) ? (runbooks as { name?: unknown }[]).map((r) => r.name).filter((name) => typeof name === 'string') : [])
+
+export function AskDialog({ look, devices, selector: begin = '', onClose, onDone }: Props) {
   const client = useQueryClient()
-  const apps = [...new Set(devices.flatMap((d) => d.status.apps.map((a) => a.app)))].toSorted()
+  const apps = [...new Set((devices ?? []).flatMap((d) => d.status.apps.map((a) => a.app)))].toSorted()
+  const [selector, setSelector] = useState(begin)
+  const [command, setCommand] = useState('')
   const [app, setApp] = useState(apps[0] ?? '')
   const [runbook, setRunbook] = useState('')
   const [given, setGiven] = useState('')
   const [channel, setChannel] = useState('')
   const [reason, setReason] = useState('')
   const [keyFor] = useState(keyring)
-  const what = devices.length === 1 && devices[0] ? devices[0].metadata.name : plural(devices.length, 'device')
+  const only = devices?.length === 1 ? devices[0] : undefined
+  const what = devices === undefined ? 'by selector' : (only?.metadata.name ?? plural(devices.length, 'device'))
+  const policy = useQuery({ ...devicePolicyQuery(only?.metadata.uid ?? ''), enabled: only !== undefined && look.needs === 'runbook' })
+  const runbooks = namesOf(policy.data?.effective.rules.operations?.runbooks)
+  const free = look.needs === 'runbook' && runbook === '' && command.trim() !== ''
 
   const body: Operate = {
     verb: look.verb,
-    devices: devices.map((d) => d.metadata.uid),
+    ...(devices === undefined ? { selector } : { devices: devices.map((d) => d.metadata.uid) }),
     ask: {
       reason,
       ...(look.needs === 'app' ? { app } : {}),
-      ...(look.needs === 'runbook' ? { arguments: { runbook, arguments: words(given) } } : {}),
+      ...(look.needs === 'runbook' ? { arguments: free ? { command } : { runbook, arguments: split(given) } } : {}),
     },
     ...(look.needs === 'channel' ? { channel } : {}),
   }
@@ -71,12 +85,16 @@ export function AskDialog({ look, devices, onClose, onDone }: Props) {
     run.reset()
   }
   const missing =
+    (devices === undefined && selector.trim() === '' && 'Say of which devices.') ||
+    ((devices?.length ?? 0) > MAX_NAMED && `At most ${MAX_NAMED} devices can be named; clear the selection and use a selector.`) ||
     (look.needs === 'app' && app === '' && 'Choose an app.') ||
-    (look.needs === 'runbook' && runbook.trim() === '' && 'Name a runbook.') ||
+    (look.needs === 'runbook' && runbook === '' && !free && 'Name a runbook, or write a command.') ||
     (look.needs === 'channel' && channel.trim() === '' && 'Name a channel.') ||
     undefined
   const wrong = look1.error instanceof ApiError ? look1.error : undefined
   const refused = plan?.devices.filter((d) => d.refused !== undefined) ?? []
+  const willDo = plan?.devices.filter((d) => d.refused === undefined) ?? []
+  const first = willDo[0]
   return (
     <Dialog
       title={`${look.title}: ${what}`}
@@ -92,7 +110,7 @@ export function AskDialog({ look, devices, onClose, onDone }: Props) {
             <Button
               kind={look.danger ? 'danger' : 'primary'}
               busy={run.isPending}
-              disabledReason={plan.accepted === 0 ? 'Every device is refused.' : undefined}
+              disabledReason={plan.accepted > 0 ? undefined : plan.total === 0 ? 'No device matches.' : 'Every device is refused.'}
               onClick={() => run.mutate(plan.preview)}
             >
               {look.title} on {plural(plan.accepted, 'device')}
@@ -102,7 +120,17 @@ export function AskDialog({ look, devices, onClose, onDone }: Props) {
       }
     >
       <p>{look.says}</p>
-      {look.needs === 'app' && (
+      {devices === undefined && (
+        <Field label="Devices" className="mt-4" help="Those whose labels match: store=12, role in (till,kiosk), !lab" error={wrong?.field('selector')}>
+          {(ids) => <input {...ids} className="field font-mono" spellCheck={false} value={selector} onChange={(event) => changed(setSelector)(event.target.value)} />}
+        </Field>
+      )}
+      {look.needs === 'app' && devices === undefined && (
+        <Field label="App" className="mt-3" error={wrong?.field('app')}>
+          {(ids) => <input {...ids} className="field" spellCheck={false} value={app} onChange={(event) => changed(setApp)(event.target.value.trim())} />}
+        </Field>
+      )}
+      {look.needs === 'app' && devices !== undefined && (
         <Field label="App" className="mt-4" error={wrong?.field('app')}>
           {(ids) => (
             <select {...ids} className="field" value={app} onChange={(event) => changed(setApp)(event.target.value)}>
@@ -116,13 +144,23 @@ export function AskDialog({ look, devices, onClose, onDone }: Props) {
       )}
       {look.needs === 'runbook' && (
         <>
-          <Field label="Runbook" className="mt-4" help="A name from the policy of these devices." error={wrong?.field('runbook')}>
-            {(ids) => <input {...ids} className="field" value={runbook} onChange={(event) => changed(setRunbook)(event.target.value.trim())} />}
+          <Field label="Runbook" className="mt-4" help={only && policy.isSuccess && runbooks.length === 0 ? 'The policy of this device has none.' : 'A name from the policy of these devices.'} error={wrong?.field('runbook')}>
+            {(ids) => <input {...ids} className="field" list="runbooks" value={runbook} onChange={(event) => changed(setRunbook)(event.target.value.trim())} />}
           </Field>
+          <datalist id="runbooks">
+            {runbooks.map((name) => (
+              <option key={name} value={name} />
+            ))}
+          </datalist>
           <Field label="Arguments" className="mt-3" help="As far as the runbook takes any; quotes keep spaces together." error={wrong?.field('arguments')}>
             {(ids) => <input {...ids} className="field font-mono" value={given} onChange={(event) => changed(setGiven)(event.target.value)} />}
           </Field>
         </>
+      )}
+      {look.needs === 'runbook' && runbook === '' && (
+        <Field label="Or any command" className="mt-3" help="A line for /bin/sh, where the policy of these devices allows that." error={wrong?.field('command')}>
+          {(ids) => <input {...ids} className="field font-mono" spellCheck={false} value={command} onChange={(event) => changed(setCommand)(event.target.value)} />}
+        </Field>
       )}
       {look.needs === 'channel' && (
         <Field label="Channel" className="mt-4" error={wrong?.field('channel')}>
@@ -137,9 +175,15 @@ export function AskDialog({ look, devices, onClose, onDone }: Props) {
       {plan && (
         <div className="mt-4 rounded border border-line px-3 py-2" role="status">
           <p className="font-medium">
-            {plural(plan.accepted, 'device')} of {plan.total}; {plan.pace}
+            {plan.total === 0 ? 'No device matches.' : `${plural(plan.accepted, 'device')} of ${plan.total}; ${plan.pace}`}
           </p>
-          {plan.devices[0]?.refused === undefined && plan.devices[0] && <p className="text-muted">On each: {plan.devices[0].does}.</p>}
+          {first && <p className="text-muted">On each: {first.does}.</p>}
+          {devices === undefined && willDo.length > 0 && (
+            <p className="mt-1 text-sm [overflow-wrap:anywhere]">
+              {willDo.slice(0, MANY).map((d) => d.name).join(', ')}
+              {plan.accepted > MANY && <span className="text-muted"> and {plan.accepted - Math.min(MANY, willDo.length)} more</span>}
+            </p>
+          )}
           {refused.length > 0 && (
             <>
               <p className="mt-2 text-warn">{plural(plan.refused, 'device')} refused:</p>

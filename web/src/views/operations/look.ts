@@ -25,6 +25,8 @@ export interface VerbLook {
   /** Its output is what it is asked for. */
   reads?: boolean
   cannot?: (device: Device) => string | undefined
+  /** Only for devices that a selector names: for those that one sees there is a button. */
+  bySelector?: boolean
 }
 
 export const VERBS: readonly VerbLook[] = [
@@ -57,6 +59,15 @@ export const VERBS: readonly VerbLook[] = [
     cannot: (device) =>
       ['claimed', 'cordoned'].includes(device.status.lifecycle) ? undefined : 'Only claimed and cordoned devices can be drained.',
   },
+  {
+    verb: 'reboot',
+    title: 'Reboot',
+    says: 'They are rebooted as far as the budgets of their groups allow, where their policy allows it. What is under way ends first.',
+    permission: 'device.operate',
+    danger: true,
+  },
+  { verb: 'cordon', title: 'Cordon', says: 'They keep what they have and get nothing new until they are uncordoned.', permission: 'device.operate', bySelector: true },
+  { verb: 'uncordon', title: 'Uncordon', says: 'They get new releases again, and drained ones start their apps.', permission: 'device.operate', bySelector: true },
   { verb: 'set-channel', title: 'Change channel', says: 'They follow another channel from now on.', permission: 'device.write', needs: 'channel' },
 ]
 

@@ -15,7 +15,13 @@ const FULL: PolicySpec = {
     resources: { memoryBytes: 268435456 },
     schedule: { windows: [{ kind: 'maintenance', cron: '0 2 * * *', durationSeconds: 5400, timeZone: 'Europe/Riga' }], energy: 'any', blackouts: [{ from: '2026-12-24', to: '2026-12-26' }] },
     retention: { logBytes: 65536, releases: 2 },
-    operations: { exec: true, runbooks: [{ name: 'flush', command: ['/usr/bin/flush'] }] },
+    operations: {
+      exec: true,
+      runbooks: [
+        { name: 'flush', command: ['/usr/bin/flush'] },
+        { name: 'ping', description: 'asks a till', command: ['/bin/sh', '-c', 'ping -c "3" $1', '-'], timeoutSeconds: 20, arguments: [{ name: 'host', pattern: 'till-*' }, { name: 'size', pattern: '?', optional: true }], later: 7 },
+      ],
+    },
     reporting: { sampleSeconds: 5 },
   },
 }
@@ -45,6 +51,9 @@ describe('two versions', () => {
     expect(differences(FULL, after)).toEqual([
       { path: 'rules.operations.exec', from: 'true', to: undefined },
       { path: 'rules.operations.runbooks[0].command[1]', from: undefined, to: '-v' },
+      ...['arguments[0].name', 'arguments[0].pattern', 'arguments[1].name', 'arguments[1].optional', 'arguments[1].pattern', 'command[0]', 'command[1]', 'command[2]', 'command[3]', 'description', 'later', 'name', 'timeoutSeconds'].map((path) =>
+        expect.objectContaining({ path: `rules.operations.runbooks[1].${path}`, to: undefined }),
+      ),
       { path: 'rules.restart.maxRestarts', from: '5', to: '3' },
     ])
   })

@@ -1,5 +1,6 @@
 /** A policy as the form holds it, the specification it stands for, and what is different between two of them. */
 import type { PolicySpec, Rules } from '~/api/policies'
+import { join, split } from '~/ui/words'
 
 /** A value of the form: what was typed. Empty: this policy does not say. */
 export type Typed = string
@@ -33,6 +34,25 @@ export interface Blackout {
   timeZone: string
 }
 
+export interface Runbook {
+  key: number
+  name: string
+  description: string
+  /** The words of its command on one line. */
+  command: string
+  timeoutSeconds: string
+  arguments: RunbookPlace[]
+  /** What this form has no field for. */
+  rest: Record<string, unknown>
+}
+
+export interface RunbookPlace {
+  key: number
+  name: string
+  pattern: string
+  optional: boolean
+}
+
 export interface Draft {
   description: string
   selector: string
@@ -41,6 +61,7 @@ export interface Draft {
   safeMode: Safe[]
   windows: PolicyWindow[]
   blackouts: Blackout[]
+  runbooks: Runbook[]
   /** Every other value, by its path: `restart.maxRestarts`. */
   values: Record<string, Typed>
   /** Rules that this form has no field for; they stay as they are. */
@@ -116,6 +137,7 @@ export const FIELDS = {
     yesNo('operations.restart', 'Restart apps', 'yes'),
     yesNo('operations.exec', 'Any command', 'no'),
     yesNo('operations.reboot', 'Reboot', 'no'),
+    yesNo('operations.reasonRequired', 'A reason is needed', 'no'),
   ],
   reporting: [number('reporting.sampleSeconds', 'Measure every (s)'), number('reporting.batchSeconds', 'Send every (s)')],
   schedule: [
@@ -133,7 +155,7 @@ export const FIELDS = {
 } satisfies Record<string, FieldOf[]>
 
 const ALL: FieldOf[] = Object.values(FIELDS).flat()
-const LISTS = ['health.conditions', 'rollback.safeMode', 'schedule.windows', 'schedule.blackouts']
+const LISTS = ['health.conditions', 'rollback.safeMode', 'schedule.windows', 'schedule.blackouts', 'operations.runbooks']
 
 let keys = 0
 export const nextKey = (): number => (keys += 1)
@@ -178,10 +200,35 @@ export function draftOf(spec: PolicySpec): Draft {
       timeZone: typed(w.timeZone),
     })),
     blackouts: list(rules, 'schedule.blackouts').map((b) => ({ key: nextKey(), from: typed(b.from), to: typed(b.to), timeZone: typed(b.timeZone) })),
+    runbooks: list(rules, 'operations.runbooks').map(runbookOf),
     values,
     rest,
   }
 }
+
+function runbookOf(of: Record<string, unknown>): Runbook {
+  const { name, description, command, timeoutSeconds, arguments: places, ...rest } = of
+  const words = Array.isArray(command) ? command.map((word) => typed(word)) : []
+  const place = (p: Record<string, unknown>): RunbookPlace => ({ key: nextKey(), name: typed(p.name), pattern: typed(p.pattern), optional: p.optional === true })
+  return {
+    key: nextKey(),
+    name: typed(name),
+    description: typed(description),
+    command: join(words),
+    timeoutSeconds: typed(timeoutSeconds),
+    arguments: Array.isArray(places) ? (places as Record<string, unknown>[]).map(place) : [],
+    rest,
+  }
+}
+
+const runbookSpec = (runbook: Runbook): Record<string, unknown> => ({
+  ...runbook.rest,
+  name: runbook.name,
+  ...optional('description', runbook.description),
+  command: split(runbook.command),
+  ...(runbook.timeoutSeconds === '' ? {} : { timeoutSeconds: figure(runbook.timeoutSeconds) }),
+  ...(runbook.arguments.length === 0 ? {} : { arguments: runbook.arguments.map(({ name, pattern, optional: may }) => ({ name, pattern, ...(may ? { optional: true } : {}) })) }),
+})
 
 /** A number where one was typed; the text as it is otherwise, so that the server says what is wrong with it. */
 const figure = (text: string): unknown => {
@@ -221,6 +268,7 @@ export function specOf(draft: Draft): PolicySpec {
     )
   }
   if (draft.blackouts.length > 0) put('schedule.blackouts', draft.blackouts.map((b) => ({ from: b.from, to: b.to, ...optional('timeZone', b.timeZone) })))
+  if (draft.runbooks.length > 0) put('operations.runbooks', draft.runbooks.map(runbookSpec))
   const priority = figure(draft.priority)
   return { description: draft.description, selector: draft.selector, priority: (priority === '' ? 0 : priority) as number, rules }
 }

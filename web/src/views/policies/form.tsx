@@ -1,8 +1,10 @@
 /** What a policy says, section by section. An empty field: this policy does not say. */
+import { buttonClass } from '~/ui/button'
 import { Field } from '~/ui/form'
+import { Icon } from '~/ui/icon'
 import { Part, Rows } from '~/ui/parts'
 
-import { FIELDS, nextKey, type Draft, type FieldOf } from './draft'
+import { FIELDS, nextKey, type Draft, type FieldOf, type Runbook, type RunbookPlace } from './draft'
 
 interface Props {
   draft: Draft
@@ -32,6 +34,37 @@ function Value({ of, draft, set, error }: { of: FieldOf } & Omit<Props, 'wrongIn
         )
       }
     </Field>
+  )
+}
+
+function RunbookRow({ row, change, number }: { row: Runbook; change: (part: Partial<Runbook>) => void; number: number }) {
+  const setPlace = (key: number, part: Partial<RunbookPlace>): void => change({ arguments: row.arguments.map((p) => (p.key === key ? { ...p, ...part } : p)) })
+  return (
+    <>
+      <input aria-label={`Runbook ${number}, name`} required placeholder="name" spellCheck={false} className="field w-36!" value={row.name} onChange={(e) => change({ name: e.target.value.trim() })} />
+      <input aria-label={`Runbook ${number}, command`} required placeholder="/usr/bin/ping -c 3" spellCheck={false} className="field min-w-52 flex-1 font-mono" value={row.command} onChange={(e) => change({ command: e.target.value })} />
+      <label className="flex items-center gap-1.5">
+        <span className="text-muted">at most</span>
+        <input inputMode="numeric" aria-label={`Runbook ${number}, seconds`} className="field w-20!" value={row.timeoutSeconds} onChange={(e) => change({ timeoutSeconds: e.target.value.trim() })} />s
+      </label>
+      <input aria-label={`Runbook ${number}, what it is for`} placeholder="what it is for" className="field min-w-40 flex-1" value={row.description} onChange={(e) => change({ description: e.target.value })} />
+      <button type="button" className={buttonClass('plain', true)} onClick={() => change({ arguments: [...row.arguments, { key: nextKey(), name: '', pattern: '', optional: false }] })}>
+        Add an argument
+      </button>
+      {row.arguments.map((place, j) => (
+        <span key={place.key} className="order-1 flex w-full flex-wrap items-center gap-2 pl-6">
+          <input aria-label={`Runbook ${number}, argument ${j + 1}, name`} required placeholder="name" spellCheck={false} className="field w-36!" value={place.name} onChange={(e) => setPlace(place.key, { name: e.target.value.trim() })} />
+          <input aria-label={`Runbook ${number}, argument ${j + 1}, pattern`} required placeholder="till-*|10.0.?.*" spellCheck={false} className="field min-w-40 flex-1 font-mono" value={place.pattern} onChange={(e) => setPlace(place.key, { pattern: e.target.value })} />
+          <label className="flex items-center gap-1.5">
+            <input type="checkbox" checked={place.optional} onChange={(e) => setPlace(place.key, { optional: e.target.checked })} />
+            may be left out
+          </label>
+          <button type="button" aria-label={`Remove argument ${j + 1} of runbook ${number}`} className={buttonClass('ghost', true)} onClick={() => change({ arguments: row.arguments.filter((p) => p.key !== place.key) })}>
+            <Icon name="close" size={12} />
+          </button>
+        </span>
+      ))}
+    </>
   )
 }
 
@@ -133,9 +166,24 @@ export function PolicyForm({ draft: d, set, error, wrongIn }: Props) {
       <Part title="Retention" note="logs, releases and measurements" open={open('retention')}>
         {values('retention')}
       </Part>
-      <Part title="Operations" note="what may be done from afar" open={open('operations')}>
+      <Part title="Operations" note="what may be done from afar" open={open('operations', d.runbooks.length)}>
         {values('operations')}
-        <p className={`text-sm text-muted ${wide}`}>Runbooks are written as YAML and applied; here they stay as they are.</p>
+        <Rows
+          what="runbook"
+          rows={d.runbooks}
+          add={() => ({ key: nextKey(), name: '', description: '', command: '', timeoutSeconds: '60', arguments: [], rest: {} })}
+          onSet={(runbooks) => set({ runbooks })}
+          error={(i) =>
+            first(...['', '.name', '.description', '.command', '.timeoutSeconds', '.arguments'].map((field) => `operations.runbooks[${i}]${field}`)) ??
+            d.runbooks[i]?.arguments.map((_, j) => first(...['', '.name', '.pattern', '.optional'].map((field) => `operations.runbooks[${i}].arguments[${j}]${field}`))).find(Boolean) ??
+            (i === 0 ? first('operations.runbooks') : undefined)
+          }
+        >
+          {(row, change, i) => <RunbookRow row={row} change={change} number={i + 1} />}
+        </Rows>
+        <p className={`text-sm text-muted ${wide}`}>
+          A runbook is a command that may be run by its name, as an unprivileged user. Words are given to the program as they are, without a shell; quotes keep spaces together.
+        </p>
       </Part>
       <Part title="Reporting" note="how often devices measure and send" open={open('reporting')}>
         {values('reporting')}
