@@ -185,6 +185,9 @@ pub struct EmailTarget {
     pub port: u16,
     #[serde(default = "starttls")]
     pub tls: MailTls,
+    /// Authorities in PEM, at most 10: only certificates of theirs are taken. Those that the server's machine knows when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub username: Option<String>,
     /// Write only; left out later it stays.

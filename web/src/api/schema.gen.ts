@@ -2655,6 +2655,8 @@ export interface components {
             rules: components["schemas"]["PolicyRules"];
         };
         EmailTarget: {
+            /** @description Authorities in PEM, at most 10: only certificates of theirs are taken. Those that the server's machine knows when left out. */
+            ca?: string | null;
             from: string;
             /** @description Name or address of the mail server. */
             host: string;

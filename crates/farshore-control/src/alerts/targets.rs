@@ -170,7 +170,9 @@ pub(super) async fn create(
 
 /// Whether a kept secret would go somewhere else than it did: then it has to be given again.
 fn moved(old: &AlertRouteSpec, new: &AlertRouteSpec) -> bool {
-    let mail = |target: &EmailTarget| (target.host.clone(), target.port, target.tls, target.username.clone());
+    let mail = |target: &EmailTarget| {
+        (target.host.clone(), target.port, target.tls, target.ca.clone(), target.username.clone())
+    };
     old.kind != new.kind
         || old.email.as_ref().map(mail) != new.email.as_ref().map(mail)
         || old.webhook.as_ref().map(host) != new.webhook.as_ref().map(host)

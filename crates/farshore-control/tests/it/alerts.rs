@@ -1,4 +1,4 @@
-//! Alerts: rules, silences, routes; webhooks and mail against receivers on real sockets.
+//! Alerts: rules, silences, routes; webhooks against receivers on real sockets.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -97,7 +97,7 @@ async fn read_request(
     reader.get_mut().write_all(answer.as_bytes()).await.ok()
 }
 
-fn any(settings: &mut farshore_control::settings::Settings) {
+pub(crate) fn any(settings: &mut farshore_control::settings::Settings) {
     settings.alert_targets = Targets::Any;
 }
 
@@ -122,14 +122,14 @@ async fn alerts(fleet: &Fleet, query: &str) -> Vec<Value> {
     list["items"].as_array().unwrap().clone()
 }
 
-async fn deliveries(fleet: &Fleet, state: &str) -> Vec<Value> {
+pub(crate) async fn deliveries(fleet: &Fleet, state: &str) -> Vec<Value> {
     let list: Value =
         fleet.admin.get(&format!("/api/alert-deliveries?state={state}")).await.expect(200).json();
     list["items"].as_array().unwrap().clone()
 }
 
 /// Only this rule is on.
-async fn only(fleet: &Fleet, rule: &str) {
+pub(crate) async fn only(fleet: &Fleet, rule: &str) {
     let list: Value = fleet.admin.get("/api/alert-rules").await.expect(200).json();
     for one in list["items"].as_array().unwrap() {
         let name = one["metadata"]["name"].as_str().unwrap();
@@ -374,98 +374,6 @@ async fn routes_do_not_lead_inside_unless_the_server_allows_it() {
         .await;
         assert!(waiting["lastError"].as_str().unwrap().contains("alert-targets"), "{waiting}");
         assert_eq!(receiver.taken().len(), 0);
-    })
-    .await;
-}
-
-/// What a mail server got.
-#[derive(Clone, Debug, Default)]
-struct Mail {
-    from: String,
-    to: Vec<String>,
-    data: String,
-}
-
-/// A small mail server: the commands of RFC 5321 that a client needs, on a real socket. The first `refuse` mails are put off (451).
-async fn mail_server(refuse: usize) -> (u16, Arc<Mutex<Vec<Mail>>>, tokio::task::JoinHandle<()>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let mails = Arc::new(Mutex::new(Vec::new()));
-    let all = Arc::clone(&mails);
-    let task = tokio::spawn(async move {
-        let mut refused = 0;
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            let put_off = refused < refuse;
-            refused += 1;
-            // A client that hangs up in the middle ends only its own talk.
-            let _ = talk(stream, put_off, &all).await;
-        }
-    });
-    (port, mails, task)
-}
-
-async fn talk(stream: TcpStream, put_off: bool, mails: &Mutex<Vec<Mail>>) -> std::io::Result<()> {
-    let mut reader = BufReader::new(stream);
-    let mut mail = Mail::default();
-    reader.get_mut().write_all(b"220 mail.test ESMTP\r\n").await?;
-    loop {
-        let mut line = String::new();
-        if reader.read_line(&mut line).await? == 0 {
-            return Ok(());
-        }
-        let upper = line.to_ascii_uppercase();
-        let answer: &[u8] = if upper.starts_with("EHLO") {
-            b"250-mail.test\r\n250-8BITMIME\r\n250 SIZE 1000000\r\n"
-        } else if let Some(from) = upper.strip_prefix("MAIL FROM:") {
-            mail.from = from.trim().to_owned();
-            if put_off { b"451 try again later\r\n" } else { b"250 ok\r\n" }
-        } else if let Some(to) = upper.strip_prefix("RCPT TO:") {
-            mail.to.push(to.trim().to_owned());
-            b"250 ok\r\n"
-        } else if upper.starts_with("DATA") {
-            reader.get_mut().write_all(b"354 go on\r\n").await?;
-            loop {
-                let mut line = String::new();
-                if reader.read_line(&mut line).await? == 0 {
-                    return Ok(());
-                }
-                if line == ".\r\n" {
-                    break;
-                }
-                mail.data.push_str(line.strip_prefix('.').unwrap_or(&line));
-            }
-            mails.lock().unwrap().push(std::mem::take(&mut mail));
-            b"250 queued\r\n"
-        } else if upper.starts_with("QUIT") {
-            reader.get_mut().write_all(b"221 bye\r\n").await?;
-            return Ok(());
-        } else if upper.starts_with("RSET") || upper.starts_with("NOOP") {
-            b"250 ok\r\n"
-        } else {
-            b"500 what\r\n"
-        };
-        reader.get_mut().write_all(answer).await?;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_mail_reaches_its_server_after_it_was_put_off_once() {
-    each_engine_with(any, async |fleet| {
-        let (port, mails, task) = mail_server(1).await;
-        only(fleet, "crash-loop").await;
-        let spec = json!({"type": "email", "groupWaitSeconds": 0, "minSeverity": "critical", "email": {
-            "to": ["Ops <ops@example.com>", "boss@example.com"], "from": "farshore@example.com", "host": "127.0.0.1", "port": port, "tls": "none"}});
-        fleet.admin.post("/api/alert-routes", json!({"metadata": {"name": "mail"}, "spec": spec})).await.expect(201);
-        let (_device, _channel, _) = sick(fleet, "kiosk").await;
-        let mail = eventually("a mail", async || mails.lock().unwrap().first().cloned()).await;
-        assert_eq!(mail.from.split(' ').next(), Some("<FARSHORE@EXAMPLE.COM>"));
-        assert_eq!(mail.to, ["<OPS@EXAMPLE.COM>", "<BOSS@EXAMPLE.COM>"]);
-        assert!(mail.data.contains("Subject: [firing] crash-loop"), "{}", mail.data);
-        assert!(mail.data.contains("FIRING (critical)") && mail.data.contains("/alerts"), "{}", mail.data);
-        let done = eventually("delivered", async || deliveries(fleet, "delivered").await.pop()).await;
-        assert_eq!(done["attempts"], 2);
-        task.abort();
     })
     .await;
 }

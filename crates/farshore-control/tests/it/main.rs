@@ -17,6 +17,7 @@ mod events;
 mod harness;
 mod incidents;
 mod install;
+mod mail;
 mod matrix;
 mod objects;
 mod operations;
