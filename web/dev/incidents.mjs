@@ -36,5 +36,25 @@ export function make([a, b, c]) {
     apiVersion: 'farshore.dev/v1', kind: 'Silence', metadata: { uid: fleet.uid(), name: 'depot-rebuild', resourceVersion: 1, managedBy: 'api', createdAt: start - 60 * MINUTE },
     spec: { matchers: [{ name: 'location', value: 'depot', isEqual: true }], endsAt: start + 8 * 60 * MINUTE, comment: 'the depot is being rebuilt' }, status: { state: 'active' },
   }]
-  return { incidents, alerts, silences }
+  const object = (kind, name, spec, status) => ({ apiVersion: 'farshore.dev/v1', kind, metadata: { uid: fleet.uid(), name, labels: {}, resourceVersion: 1, managedBy: 'engine', createdAt: start - 9000 * MINUTE }, spec, status })
+  const rule = (name, severity, threshold, unit, description, more = {}) =>
+    object('AlertRule', name, { type: name, enabled: true, severity, threshold, selector: '', description, ...more }, { builtIn: more.type === undefined, unit, least: 1, most: 1_000_000 })
+  const rules = [
+    rule('crash-loop', 'critical', 3, 'exits', 'An app ends again and again.'),
+    rule('device-offline', 'warning', 300, 'seconds', 'Nothing was heard of a device for some time.'),
+    rule('disk-full-soon', 'warning', 24, 'hours', 'The disk is full soon at the pace of the last hours.', { enabled: false }),
+    rule('tills-offline', 'critical', 60, 'seconds', 'A till is missed at once.', { type: 'device-offline', selector: 'role=till' }),
+  ]
+  const route = (name, spec) => object('AlertRoute', name, { enabled: true, minSeverity: 'warning', matchers: [], sendResolved: true, groupWaitSeconds: 10, ...spec }, { secretSet: true })
+  const routes = [
+    route('ops-hook', { type: 'webhook', webhook: { url: 'https://hooks.northwind.example/farshore', format: 'alertmanager' } }),
+    route('night-watch', { type: 'email', minSeverity: 'critical', matchers: [{ name: 'location', value: 'riga-1', isEqual: true }], email: { to: ['ops@northwind.example', 'anna@northwind.example'], from: 'farshore@northwind.example', host: 'mail.northwind.example', port: 587, tls: 'starttls', ca: '-----BEGIN CERTIFICATE-----\nMIIB…\n-----END CERTIFICATE-----\n', username: 'farshore' } }),
+  ]
+  const delivery = (routeName, groupKey, state, attempts, minutes, more = {}) => ({ uid: fleet.uid(), route: fleet.uid(), routeName, groupKey, state, attempts, nextAt: start + MINUTE, createdAt: start - minutes * MINUTE, alerts: 2, ...more })
+  const deliveries = [
+    delivery('night-watch', 'crash-loop/riga-1', 'queued', 2, 4, { lastError: 'the certificate of mail.northwind.example:587 is of no authority in this route\'s ca' }),
+    delivery('ops-hook', 'crash-loop/riga-1', 'delivered', 1, 4, { finishedAt: start - 4 * MINUTE }),
+    delivery('ops-hook', 'device-offline/depot', 'dead', 10, 900, { lastError: 'the receiver answered 410 Gone and wants no more messages', finishedAt: start - 200 * MINUTE }),
+  ]
+  return { incidents, alerts, silences, rules, routes, deliveries }
 }

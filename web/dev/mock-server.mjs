@@ -23,7 +23,7 @@ const CSP = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self
 const TYPES = { '.html': 'text/html; charset=utf-8', '.js': 'text/javascript', '.css': 'text/css', '.svg': 'image/svg+xml', '.json': 'application/json' }
 
 fleet.rollouts.push(...rolling.more)
-const { incidents, alerts, silences } = troubles.make([devices[3], devices[40], devices[77]])
+const { incidents, alerts, silences, rules, routes, deliveries } = troubles.make([devices[3], devices[40], devices[77]])
 rolling.grow(fleet.rollouts)
 
 const dev = (d) => ({ kind: 'Device', uid: d.metadata.uid, name: d.metadata.name })
@@ -144,6 +144,26 @@ function answer(method, path, query, body) {
   if (noun === 'silences') return list(silences)
   if (noun === 'sync') return list(sensors.gateways(devices, found(devices, 'gw-1563')))
   if (noun === 'series') return ok(sensors.series(query))
+  const kept = { 'alert-rules': rules, 'alert-routes': routes }[noun]
+  if (kept && method === 'POST') {
+    if (noun === 'alert-routes' && body.spec.type === 'email' && body.spec.email.ca !== undefined && !body.spec.email.ca.includes('BEGIN CERTIFICATE')) return problem(400, 'invalid', 'the route is not valid', [{ field: 'spec.email.ca', message: 'is one or more certificates in PEM: -----BEGIN CERTIFICATE-----…' }])
+    const made = { ...kept[0], metadata: { ...kept[0].metadata, uid: fleet.uid(), name: body.metadata.name }, spec: body.spec, status: { ...kept[0].status, builtIn: false } }
+    kept.push(made)
+    return ok({ ...made, status: { ...made.status, ...(body.spec.type === 'webhook' ? { secret: 'whsec_bm90IGEgcmVhbCBzZWNyZXQ=' } : {}) } }, 201)
+  }
+  if (kept && method === 'PUT') {
+    const one = found(kept, decodeURIComponent(id))
+    if (body.spec.threshold > 1_000_000) return problem(400, 'invalid', 'the rule is not valid', [{ field: 'spec.threshold', message: 'is 1 to 1000000 exits' }])
+    one.spec = body.spec
+    return ok(one)
+  }
+  if (kept) return list(kept)
+  if (noun === 'alert-deliveries' && id !== undefined) {
+    const one = deliveries.find((d) => d.uid === decodeURIComponent(id).split(':')[0])
+    one.state = 'queued'
+    return ok(one)
+  }
+  if (noun === 'alert-deliveries') return list(deliveries.filter((d) => !query.get('state') || d.state === query.get('state')))
   if (noun === 'artifacts') return list(fleet.artifacts)
   if (noun === 'events') {
     const subject = query.get('subject')

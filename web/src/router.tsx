@@ -8,6 +8,8 @@ import {
   Outlet,
 } from '@tanstack/react-router'
 
+import type { DeliveryState } from '~/api/incidents'
+import { DELIVERY_STATES } from '~/views/alerts/states'
 import { parseFilters } from '~/views/devices/filters'
 import { parseRolloutFilters } from '~/views/rollouts/filters'
 import { isGrouping, type Grouping } from '~/views/rollouts/groups'
@@ -161,11 +163,33 @@ const gateways = createRoute({
   component: lazyRouteComponent(() => import('./views/gateways'), 'Gateways'),
 })
 
+const alertRules = createRoute({
+  getParentRoute: () => shell,
+  path: '/alerts/rules',
+  component: lazyRouteComponent(() => import('./views/alerts/rules'), 'AlertRules'),
+})
+
+const alertRoutes = createRoute({
+  getParentRoute: () => shell,
+  path: '/alerts/routes',
+  component: lazyRouteComponent(() => import('./views/alerts/routes'), 'AlertRoutes'),
+})
+
+const alertMessages = createRoute({
+  getParentRoute: () => shell,
+  path: '/alerts/messages',
+  validateSearch: (search: Record<string, unknown>): { state?: DeliveryState } => {
+    const state = DELIVERY_STATES.find((known) => known === search.state)
+    return state === undefined ? {} : { state }
+  },
+  component: lazyRouteComponent(() => import('./views/alerts/messages'), 'AlertMessages'),
+})
+
 const nowhere = createRoute({ getParentRoute: () => shell, path: '$', component: NotFound })
 
 const tree = root.addChildren([
   login,
-  shell.addChildren([home, devices, device, rollouts, newRollout, rollout, releases, artifacts, apps, policies, policy, incidents, incident, alerts, gateways, tokens, users, nowhere]),
+  shell.addChildren([home, devices, device, rollouts, newRollout, rollout, releases, artifacts, apps, policies, policy, incidents, incident, alerts, alertRules, alertRoutes, alertMessages, gateways, tokens, users, nowhere]),
 ])
 
 /** A value as it stands in the address: no quotes around text, so that addresses can be typed. */

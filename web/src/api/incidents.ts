@@ -1,7 +1,7 @@
 /** Incidents and alerts: their types, and what the page asks of them. */
 import { queryOptions } from '@tanstack/react-query'
 
-import { address, ApiError, get, seg, tenantHeaders, type Query } from './client'
+import { address, ApiError, call, get, post, seg, tenantHeaders, type Query } from './client'
 import { keys, SHORT_LIST } from './queries'
 import type { List, ObjectOf, UnixMs } from './types'
 
@@ -61,13 +61,86 @@ export interface Alert {
 }
 
 export interface SilenceSpec {
-  matchers: { name: string; value: string; isEqual?: boolean }[]
+  matchers: Matcher[]
   startsAt?: UnixMs
   endsAt: UnixMs
   comment: string
 }
 
 export type Silence = ObjectOf<SilenceSpec, { state: 'pending' | 'active' | 'expired' | 'unknown' }>
+
+export type Severity = 'info' | 'warning' | 'critical'
+
+export interface Matcher {
+  name: string
+  value: string
+  isEqual?: boolean
+}
+
+export interface AlertRuleSpec {
+  type: string
+  enabled: boolean
+  severity: Severity
+  threshold: number
+  selector: string
+  description: string
+}
+
+export type AlertRule = ObjectOf<AlertRuleSpec, { builtIn: boolean; unit: string; least: number; most: number }>
+
+export interface AlertRouteSpec {
+  type: 'webhook' | 'email'
+  enabled: boolean
+  minSeverity: Severity
+  matchers: Matcher[]
+  sendResolved: boolean
+  groupWaitSeconds: number
+  webhook?: { url: string; format: 'farshore' | 'alertmanager'; secret?: string }
+  email?: { to: string[]; from: string; host: string; port: number; tls: 'tls' | 'starttls' | 'none'; ca?: string; username?: string; password?: string }
+}
+
+export type AlertRoute = ObjectOf<AlertRouteSpec, { secretSet: boolean; secret?: string }>
+
+export type DeliveryState = 'queued' | 'delivered' | 'dead'
+
+export interface AlertDelivery {
+  uid: string
+  route: string
+  routeName: string
+  groupKey: string
+  state: DeliveryState | 'unknown'
+  attempts: number
+  nextAt: UnixMs
+  lastError?: string
+  createdAt: UnixMs
+  finishedAt?: UnixMs
+  alerts: number
+}
+
+export const alertRulesQuery = queryOptions({
+  queryKey: keys.alertRules,
+  queryFn: ({ signal }) => get<List<AlertRule>>('/alert-rules', { limit: SHORT_LIST }, signal),
+})
+
+export const alertRoutesQuery = queryOptions({
+  queryKey: keys.alertRoutes,
+  queryFn: ({ signal }) => get<List<AlertRoute>>('/alert-routes', { limit: SHORT_LIST }, signal),
+})
+
+export const deliveriesQuery = (state: DeliveryState | undefined) =>
+  queryOptions({
+    queryKey: [...keys.deliveries, state ?? 'all'],
+    queryFn: ({ signal }) => get<List<AlertDelivery>>('/alert-deliveries', { limit: 200, state }, signal),
+    // Attempts make no event.
+    refetchInterval: 5_000,
+  })
+
+/** Makes it, or replaces the version that was read. */
+export function save<T extends AlertRule | AlertRoute>(path: string, old: T | undefined, name: string, spec: T['spec'], key: string): Promise<T> {
+  if (old === undefined) return post<T>(path, { metadata: { name }, spec }, key)
+  const body = { metadata: { name: old.metadata.name, labels: old.metadata.labels ?? {} }, spec }
+  return call<T>('PUT', `${path}/${seg(old.metadata.uid)}`, { body, headers: { 'If-Match': `"${old.metadata.resourceVersion}"` } })
+}
 
 export const incidentsQuery = (query: Query) =>
   queryOptions({

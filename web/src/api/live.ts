@@ -75,7 +75,9 @@ const TOUCHES: Record<string, readonly (readonly string[])[]> = {
   User: [keys.users],
   Incident: [keys.incidents, keys.alerts],
   Silence: [keys.silences, keys.alerts],
-  AlertRule: [keys.alerts],
+  AlertRule: [keys.alertRules, keys.alerts],
+  AlertRoute: [keys.alertRoutes],
+  Policy: [keys.policies],
 }
 
 const GATHER_MS = 1000

@@ -44,6 +44,9 @@ export const keys = {
   silences: ['silences'],
   gateways: ['gateways'],
   readings: ['readings'],
+  alertRules: ['alert-rules'],
+  alertRoutes: ['alert-routes'],
+  deliveries: ['alert-deliveries'],
 } as const satisfies Record<string, readonly string[]>
 
 /** How many objects of the short lists (apps, channels, tokens, …) are shown at most. */

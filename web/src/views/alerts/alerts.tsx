@@ -10,24 +10,16 @@ import { useDenied } from '~/frame/me'
 import { announce } from '~/ui/announce'
 import { Button } from '~/ui/button'
 import { CopyButton } from '~/ui/copy'
-import { cx } from '~/ui/cx'
 import { Mark } from '~/ui/mark'
 import { plural } from '~/ui/number'
 import { Empty, Failure, Page, Section } from '~/ui/panel'
 import { Resource } from '~/ui/resource'
-import type { Look } from '~/ui/state'
 import { Table, type Column } from '~/ui/table'
 import { Time } from '~/ui/time'
 
 import { byLocation } from './group'
+import { AlertPlaces, SEVERITIES, UNKNOWN } from './places'
 import { SilenceDialog } from './silence'
-
-const SEVERITIES: Record<string, Look> = {
-  critical: { shape: 'cross', tone: 'bad', means: 'Something is broken now.' },
-  warning: { shape: 'bang', tone: 'warn', means: 'Something needs a look soon.' },
-  info: { shape: 'dot', tone: 'info', means: 'Good to know.' },
-}
-const UNKNOWN: Look = { shape: 'question', tone: 'quiet', means: 'A word that this page does not know.' }
 
 function Subject({ alert }: { alert: Alert }) {
   const { kind, name } = alert.subject
@@ -48,19 +40,7 @@ export function Alerts() {
       title="Alerts"
       actions={
         <>
-          <nav aria-label="State" className="flex gap-1">
-            {(['firing', 'ended'] as const).map((s) => (
-              <Link
-                key={s}
-                to="/alerts"
-                search={s === 'firing' ? {} : { state: s }}
-                aria-current={s === state ? 'true' : undefined}
-                className={cx('rounded px-2 py-1 hover:bg-hover', s === state ? 'bg-hover font-medium' : 'text-muted')}
-              >
-                {s === 'firing' ? 'Firing' : 'Over'}
-              </Link>
-            ))}
-          </nav>
+          <AlertPlaces at={state} />
           <Button disabledReason={denied} onClick={() => setSilencing('new')}>
             New silence…
           </Button>

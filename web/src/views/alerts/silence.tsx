@@ -3,13 +3,15 @@ import { useMutation, useQueryClient } from '@tanstack/react-query'
 import { useState } from 'react'
 
 import { ApiError, keyring, post } from '~/api/client'
-import type { Alert, Silence } from '~/api/incidents'
+import type { Alert, Matcher, Silence } from '~/api/incidents'
 import { keys } from '~/api/queries'
 import { announce } from '~/ui/announce'
 import { Button } from '~/ui/button'
 import { Dialog } from '~/ui/dialog'
 import { Field } from '~/ui/form'
 import { Failure } from '~/ui/panel'
+
+import { parseMatchers } from './matchers'
 
 const HOUR_MS = 3_600_000
 const HOURS = [1, 2, 8, 24, 168] as const
@@ -23,16 +25,6 @@ function matchersOf(alert: Alert | undefined): string {
   return [`alertname=${alert.rule}`, ...(name === undefined ? [] : [`${name}=${alert.labels[name]}`])].join(', ')
 }
 
-function parse(text: string): { name: string; value: string; isEqual: boolean }[] | string {
-  const matchers = []
-  for (const part of text.split(/[\n,]+/).map((p) => p.trim()).filter(Boolean)) {
-    const found = /^([^=!]+?)\s*(!?=)\s*(.*)$/.exec(part)
-    if (!found) return `“${part}” is no matcher: write label=value or label!=value.`
-    matchers.push({ name: found[1] ?? '', value: found[3] ?? '', isEqual: found[2] === '=' })
-  }
-  return matchers.length === 0 ? 'Write at least one matcher.' : matchers
-}
-
 export function SilenceDialog({ alert, onClose }: { alert: Alert | undefined; onClose: () => void }) {
   const client = useQueryClient()
   const [keyOf] = useState(keyring)
@@ -42,7 +34,7 @@ export function SilenceDialog({ alert, onClose }: { alert: Alert | undefined; on
   const [comment, setComment] = useState('')
   const [wrong, setWrong] = useState<string | undefined>()
   const run = useMutation({
-    mutationFn: (matchers: { name: string; value: string; isEqual: boolean }[]) => {
+    mutationFn: (matchers: Matcher[]) => {
       const body = { metadata: { name }, spec: { matchers, endsAt: Date.now() + hours * HOUR_MS, comment } }
       return post<Silence>('/silences', body, keyOf(body))
     },
@@ -65,7 +57,8 @@ export function SilenceDialog({ alert, onClose }: { alert: Alert | undefined; on
             kind="primary"
             busy={run.isPending}
             onClick={() => {
-              const matchers = parse(text)
+              const read = parseMatchers(text)
+              const matchers = Array.isArray(read) && read.length === 0 ? 'Write at least one matcher.' : read
               setWrong(typeof matchers === 'string' ? matchers : undefined)
               if (typeof matchers !== 'string') run.mutate(matchers)
             }}
