@@ -10,6 +10,7 @@ use farshore_api::fleet::{
 };
 use farshore_api::{ErrorCode, List, ListMetadata, NewObject, NoStatus, Object};
 use farshore_domain::config;
+use farshore_domain::name::Name;
 use farshore_domain::object::API_VERSION;
 use farshore_store::TenantDb;
 use farshore_store::objects::{NewStored, ObjectKind, Stored};
@@ -30,6 +31,11 @@ pub(crate) trait Kind: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// What the type alone can't say; names the field and the fix.
     fn check(&self) -> ApiResult<()> {
         Ok(())
+    }
+
+    /// What depends on everything else that is there.
+    fn check_among(&self, _: &TenantDb, _: &Name) -> impl Future<Output = ApiResult<()>> + Send {
+        std::future::ready(Ok(()))
     }
 
     /// The statuses of a page of objects.
@@ -206,7 +212,9 @@ pub(crate) async fn get<S: Kind>(db: &TenantDb, id: &str) -> ApiResult<Response>
 }
 
 pub(crate) async fn create<S: Kind>(app: &App, db: &TenantDb, new: &NewObject<S>) -> ApiResult<Response> {
-    let made = db.create_object(S::KIND, Uuid::now_v7(), stored(new)?, now()).await?;
+    let stored = stored(new)?;
+    new.spec.check_among(db, &new.metadata.name).await?;
+    let made = db.create_object(S::KIND, Uuid::now_v7(), stored, now()).await?;
     app.fleet().changed(db.tenant());
     app.events_written();
     Ok((StatusCode::CREATED, show_one(db, made).await?).into_response())
@@ -219,7 +227,9 @@ pub(crate) async fn replace<S: Kind>(
     new: &NewObject<S>,
     expected: Option<i64>,
 ) -> ApiResult<Response> {
-    let replaced = db.replace_object(S::KIND, id, stored(new)?, expected, now()).await?;
+    let stored = stored(new)?;
+    new.spec.check_among(db, &new.metadata.name).await?;
+    let replaced = db.replace_object(S::KIND, id, stored, expected, now()).await?;
     app.fleet().changed(db.tenant());
     app.events_written();
     show_one(db, replaced).await

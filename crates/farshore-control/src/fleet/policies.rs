@@ -12,13 +12,18 @@ use farshore_domain::id::DeviceId;
 use farshore_domain::label::Labels;
 use farshore_domain::name::Name;
 use farshore_domain::policy::{
-    Bound, Changed, Effective, POLICY_CAPABILITY, POLICY_CAPABILITY_2, PolicySpec, effective,
+    Bound, Changed, DeviceHours, Effective, POLICY_CAPABILITY, POLICY_CAPABILITY_2, PolicyError, PolicySpec,
+    effective,
 };
+use farshore_domain::schedule::{MOVES_TO_REFUSE, Shut, WindowKind, Zone};
+use farshore_store::fleet::FleetDevice;
 use farshore_store::objects::{self, ObjectKind, Stored};
 use farshore_store::{StoreError, StoreResult, TenantDb};
 use serde::Deserialize;
 
 use super::objects::Kind;
+use super::snapshot::zone_of;
+use crate::clock::now;
 use crate::error::{ApiError, ApiResult};
 use crate::extract::{Body, Query};
 use crate::route::{Access, Db, Route, route};
@@ -28,7 +33,16 @@ impl Kind for PolicySpec {
     type Status = PolicyStatus;
 
     fn check(&self) -> ApiResult<()> {
-        Self::check(self).map_err(|error| ApiError::field(error.field, error.what))
+        let wrong = |error: PolicyError| ApiError::field(error.field, error.what);
+        Self::check(self).map_err(wrong)?;
+        self.check_openings(now()).map_err(wrong)
+    }
+
+    async fn check_among(&self, db: &TenantDb, name: &Name) -> ApiResult<()> {
+        if self.rules.schedule.is_empty() {
+            return Ok(());
+        }
+        Supposed::load(db, name, self).await?.check_openings()
     }
 
     async fn statuses(db: &TenantDb, page: &[Stored<Self>]) -> ApiResult<Vec<PolicyStatus>> {
@@ -104,6 +118,97 @@ pub(super) async fn of_device(Db(db): Db, Path(id): Path<String>) -> ApiResult<J
 /// Names and versions of the policies that apply to a device, and whether the new one does.
 type Applying = (Vec<(Name, i64)>, bool);
 
+/// The tenant's policies as they are, and as they would be with one that is new or changed.
+struct Supposed<'a> {
+    name: &'a Name,
+    spec: &'a PolicySpec,
+    devices: Vec<FleetDevice>,
+    policies: Vec<Stored<PolicySpec>>,
+}
+
+impl<'a> Supposed<'a> {
+    async fn load(db: &TenantDb, name: &'a Name, spec: &'a PolicySpec) -> StoreResult<Self> {
+        let mut tx = db.read().await?;
+        let devices = db.fleet_devices(&mut tx).await?;
+        let policies = objects::all_in::<PolicySpec>(&mut tx, db.tenant().0, ObjectKind::Policy).await?;
+        Ok(Self { name, spec, devices, policies })
+    }
+
+    fn applying(&self, device: &FleetDevice) -> Applying {
+        let matching = self.policies.iter().filter(|policy| policy.spec.selector.matches(&device.labels));
+        let mark =
+            |policy: &Stored<PolicySpec>| (policy.metadata.name.clone(), policy.metadata.resource_version);
+        (matching.map(mark).collect(), self.spec.selector.matches(&device.labels))
+    }
+
+    /// What a device with these labels obeys.
+    fn now(&self, labels: &Labels) -> StoreResult<Effective> {
+        merged(&self.policies, labels)
+    }
+
+    /// What it would obey.
+    fn then(&self, labels: &Labels) -> StoreResult<Effective> {
+        let old = |policy: &&Stored<PolicySpec>| policy.metadata.name == *self.name;
+        let version = self.policies.iter().find(old).map_or(1, |old| old.metadata.resource_version + 1);
+        let others = self.policies.iter().filter(|policy| !old(policy)).map(|policy| Bound {
+            name: &policy.metadata.name,
+            version: policy.metadata.resource_version,
+            spec: &policy.spec,
+        });
+        effective(others.chain([Bound { name: self.name, version, spec: self.spec }]), labels)
+            .map_err(|error| StoreError::Corrupt(format!("policies can't be merged: {error}")))
+    }
+
+    /// Refuses windows and blackouts that, with those of other policies, would leave devices no time to install anything within a year.
+    fn check_openings(&self) -> ApiResult<()> {
+        if self.spec.rules.schedule.is_empty() {
+            return Ok(());
+        }
+        let (now, mut moves) = (now(), MOVES_TO_REFUSE);
+        let mut known: BTreeMap<(Applying, Option<String>), Option<DeviceHours>> = BTreeMap::new();
+        let mut held: Vec<(&Name, DeviceHours)> = Vec::new();
+        let matching: Vec<_> =
+            self.devices.iter().filter(|device| self.spec.selector.matches(&device.labels)).collect();
+        for device in &matching {
+            let place = (self.applying(device), zone_of(device));
+            if !known.contains_key(&place) {
+                let zone = Zone::of_device(place.1.as_deref());
+                let mut never = |effective: &Effective| {
+                    DeviceHours::of(effective).filter(|hours| hours.never_opens(&zone, now, &mut moves))
+                };
+                let shut = never(&self.then(&device.labels)?);
+                // What never opened before is not this policy's doing.
+                let shut = match shut {
+                    Some(hours) if never(&self.now(&device.labels)?).is_none() => Some(hours),
+                    _ => None,
+                };
+                known.insert(place.clone(), shut);
+            }
+            if let Some(Some(hours)) = known.get(&place) {
+                held.push((&device.name, hours.clone()));
+            }
+        }
+        let Some((_, hours)) = held.first() else { return Ok(()) };
+        let (windows, blackouts) =
+            (hours.whose(Shut::Window(WindowKind::Maintenance)), hours.whose(Shut::Blackout));
+        let (field, other) = match windows {
+            Some(windows) if windows == self.name => ("windows", blackouts),
+            _ => ("blackouts", windows),
+        };
+        let other = other.filter(|other| *other != self.name);
+        let with = other.map(|other| format!(", together with policy {other}")).unwrap_or_default();
+        let names: Vec<&str> = held.iter().take(3).map(|(name, _)| name.as_str()).collect();
+        let more = if held.len() > names.len() { ", …" } else { "" };
+        let text = format!(
+            "leave {} of {} devices ({}{more}) no time to install anything within the next 366 days{with}",
+            held.len(),
+            matching.len(),
+            names.join(", "),
+        );
+        Err(ApiError::field(format!("spec.rules.schedule.{field}"), text))
+    }
+}
+
 /// At most this many devices are named in a preview.
 const MAX_NAMED_DEVICES: usize = 200;
 
@@ -116,38 +221,17 @@ pub(super) async fn preview(
     Body(NewObject { metadata, spec, .. }): Body<NewObject<PolicySpec>>,
 ) -> ApiResult<Json<PolicyPreview>> {
     Kind::check(&spec)?;
-    let mut tx = db.read().await?;
-    let devices = db.fleet_devices(&mut tx).await?;
-    let policies = objects::all_in::<PolicySpec>(&mut tx, db.tenant().0, ObjectKind::Policy).await?;
-    drop(tx);
-    let before =
-        |policy: &Stored<PolicySpec>| (policy.metadata.name.clone(), policy.metadata.resource_version);
-    let version = policies
-        .iter()
-        .find(|policy| policy.metadata.name == metadata.name)
-        .map_or(1, |old| old.metadata.resource_version + 1);
-    let bound = |labels: &Labels, then: bool| {
-        let others = policies.iter().filter(|policy| !then || policy.metadata.name != metadata.name);
-        let others = others.map(|policy| Bound {
-            name: &policy.metadata.name,
-            version: policy.metadata.resource_version,
-            spec: &policy.spec,
-        });
-        let new = then.then_some(Bound { name: &metadata.name, version, spec: &spec });
-        effective(others.chain(new), labels)
-            .map_err(|error| StoreError::Corrupt(format!("policies can't be merged: {error}")))
-    };
+    let supposed = Supposed::load(&db, &metadata.name, &spec).await?;
+    supposed.check_openings()?;
     // Devices to which the same policies apply change alike.
     let mut known: BTreeMap<Applying, Vec<Changed>> = BTreeMap::new();
     let mut counted: BTreeMap<Changed, u64> = BTreeMap::new();
     let mut answer = PolicyPreview { matching: 0, changed: 0, changes: Vec::new(), devices: Vec::new() };
-    for device in &devices {
-        let applies = spec.selector.matches(&device.labels);
-        answer.matching += u64::from(applies);
-        let matching = policies.iter().filter(|policy| policy.spec.selector.matches(&device.labels));
-        let mixture = (matching.map(before).collect::<Vec<_>>(), applies);
+    for device in &supposed.devices {
+        let mixture = supposed.applying(device);
+        answer.matching += u64::from(mixture.1);
         if !known.contains_key(&mixture) {
-            let (now, then) = (bound(&device.labels, false)?, bound(&device.labels, true)?);
+            let (now, then) = (supposed.now(&device.labels)?, supposed.then(&device.labels)?);
             let changes = now
                 .changes_to(&then)
                 .map_err(|error| StoreError::Corrupt(format!("policies can't be compared: {error}")))?;

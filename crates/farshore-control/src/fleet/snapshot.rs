@@ -510,7 +510,8 @@ impl Snapshot {
     }
 }
 
-fn zone_of(device: &FleetDevice) -> Option<String> {
+/// The IANA zone that a device's label names.
+pub(super) fn zone_of(device: &FleetDevice) -> Option<String> {
     device.labels.get(ZONE_LABEL).and_then(Zone::name_of_label).map(str::to_owned)
 }
 

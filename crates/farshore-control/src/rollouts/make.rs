@@ -199,8 +199,11 @@ async fn could_progress(
             Err(error) => return Err(error.into()),
         }
     }
-    rollout.plan(&view(app, db, snapshot, rollout, now)).map_err(plan_error)?;
-    Ok(())
+    let view = view(app, db, snapshot, rollout, now);
+    rollout.plan(&view).map_err(plan_error)?;
+    rollout
+        .check_openings(&view, now)
+        .map_err(|error| ApiError::field(format!("spec.{}", error.field), error.message))
 }
 
 /// A rollout may depend on those that exist and may still succeed.

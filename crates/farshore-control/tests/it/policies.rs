@@ -190,3 +190,63 @@ async fn a_preview_says_what_changes_for_whom_and_stores_nothing() {
     })
     .await;
 }
+
+/// A day that many days from now.
+fn day(days: i64) -> String {
+    let at = jiff::Timestamp::from_millisecond(crate::wire::now().0 + days * 86_400_000).unwrap();
+    at.to_zoned(jiff::tz::TimeZone::UTC).date().to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn windows_that_can_never_meet_are_refused_with_the_field_and_how_many_devices_it_holds_for() {
+    each_engine(async |fleet| {
+        for (name, site) in [("a", "riga"), ("b", "riga"), ("c", "oslo")] {
+            let token = fleet.claim_token(json!({"labels": {"site": site}})).await;
+            let mut device = TestDevice::new(fleet);
+            let claimed = device.claim(&secret_of(&token), name).await.expect(200).json();
+            device.take(fleet, claimed);
+        }
+        let schedule = |schedule: Value| json!({"rules": {"schedule": schedule}});
+        let refused = async |path: &str, body: Value| {
+            let problem = fleet.admin.post(path, body).await.problem(400, "invalid");
+            (problem.errors[0].field.clone(), problem.errors[0].message.clone())
+        };
+        // By itself.
+        let frozen = json!([{"from": day(-1), "to": day(300)}, {"from": day(301), "to": day(500)}]);
+        for path in ["/api/policies", "/api/policies:preview"] {
+            let (field, text) = refused(path, policy("freeze", schedule(json!({"blackouts": frozen})))).await;
+            assert_eq!(field, "spec.rules.schedule.blackouts");
+            assert!(text.contains("all of the next 366 days"), "{text}");
+        }
+        // With another policy: a window once a year, and a freeze over just that day.
+        let month_day = if day(40).ends_with("02-29") { day(41) } else { day(40) };
+        let (month, date) = (&month_day[5..7], &month_day[8..10]);
+        let yearly =
+            json!({"kind": "maintenance", "cron": format!("0 2 {date} {month} *"), "durationSeconds": 7200});
+        fleet
+            .admin
+            .post("/api/policies", policy("yearly", schedule(json!({"windows": [yearly]}))))
+            .await
+            .expect(201);
+        let around = json!([{"from": day(30), "to": day(395)}]);
+        let mut spec = schedule(json!({"blackouts": around}));
+        spec["selector"] = json!("site=riga");
+        for path in ["/api/policies", "/api/policies:preview"] {
+            let (field, text) = refused(path, policy("freeze", spec.clone())).await;
+            assert_eq!(field, "spec.rules.schedule.blackouts");
+            for part in ["2 of 2 devices (a, b)", "together with policy yearly", "366 days"] {
+                assert!(text.contains(part), "{text}");
+            }
+        }
+        // The window itself may be somewhere else.
+        spec["rules"]["schedule"]["blackouts"] = json!([{"from": day(60), "to": day(90)}]);
+        fleet.admin.post("/api/policies", policy("freeze", spec)).await.expect(201);
+        let daily = json!({"kind": "maintenance", "cron": "0 2 * * *", "durationSeconds": 7200});
+        fleet
+            .admin
+            .put("/api/policies/yearly", policy("yearly", schedule(json!({"windows": [daily]}))))
+            .await
+            .expect(200);
+    })
+    .await;
+}

@@ -7,6 +7,7 @@ use super::{MAX_CONDITIONS, MAX_NAMED, PolicySpec, RollbackTo, Rules};
 use crate::condition::{Condition, device};
 use crate::name::Name;
 use crate::schedule;
+use crate::time::UnixMs;
 
 /// How much of logs and measurements an incident takes as evidence.
 const EVIDENCE_SECONDS: u32 = 600;
@@ -50,6 +51,19 @@ impl PolicySpec {
             return wrong("spec.rules", "says nothing: set at least one value");
         }
         self.rules.check()
+    }
+
+    /// Checks that its windows are open at some time from now on, whatever other policies say.
+    pub fn check_openings(&self, now: UnixMs) -> Result<(), PolicyError> {
+        let schedule = &self.rules.schedule;
+        let (windows, blackouts) = (schedule.windows.as_deref(), schedule.blackouts.as_deref());
+        let found = schedule::check_openings(
+            windows.unwrap_or_default(),
+            blackouts.unwrap_or_default(),
+            schedule.energy.unwrap_or_default(),
+            now,
+        );
+        found.map_or(Ok(()), |(field, what)| wrong(format!("spec.rules.schedule.{field}"), what))
     }
 }
 

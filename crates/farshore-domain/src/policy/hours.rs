@@ -2,7 +2,8 @@
 
 use super::{Effective, ScheduleRules};
 use crate::name::Name;
-use crate::schedule::{Calendar, Shut};
+use crate::schedule::{Calendar, Purpose, Shut, Zone};
+use crate::time::UnixMs;
 
 /// The windows and blackouts of one device's effective policy, ready to be asked.
 #[derive(Clone, Debug)]
@@ -45,6 +46,15 @@ impl DeviceHours {
     #[must_use]
     pub fn calendar(&self) -> Option<&Calendar> {
         self.calendar.as_ref()
+    }
+
+    /// Whether nothing can be fetched, or nothing installed, within a year. `moves` is what looking may take.
+    #[must_use]
+    pub fn never_opens(&self, zone: &Zone, now: UnixMs, moves: &mut usize) -> bool {
+        let Some(calendar) = &self.calendar else { return true };
+        [Purpose::Install, Purpose::Download]
+            .into_iter()
+            .any(|purpose| Calendar::never_meet(&[calendar], purpose, zone, now, moves))
     }
 
     /// The policy that keeps it shut.

@@ -7,6 +7,8 @@ use jiff::civil::Date;
 
 /// How often a search moves on to a later moment before it gives up.
 const MAX_MOVES: usize = 1_000;
+/// The same where something is refused: a year of nightly windows takes 366 of them, of hourly ones 9,000.
+pub const MOVES_TO_REFUSE: usize = 50_000;
 
 /// What somebody wants to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,24 +139,56 @@ impl Calendar {
         }
         (Look::Open { until }, 0)
     }
+
+    /// Whether they are never all open at one moment within a year. Looking takes `moves`; where they do not suffice, nobody can tell: no.
+    #[must_use]
+    pub fn never_meet(
+        calendars: &[&Self],
+        purpose: Purpose,
+        zone: &Zone,
+        at: UnixMs,
+        moves: &mut usize,
+    ) -> bool {
+        let parts: Vec<_> = calendars.iter().flat_map(|calendar| calendar.parts(purpose)).collect();
+        matches!(search(&parts, at, zone, moves), Found::Never)
+    }
 }
 
-/// The first moment from `at` on at which every part is open.
-fn next_open(parts: &[Part<'_>], at: UnixMs, zone: &Zone) -> Option<UnixMs> {
+/// What became of a search.
+enum Found {
+    At(UnixMs),
+    /// Not within a year.
+    Never,
+    /// It took too many moves.
+    GivenUp,
+}
+
+/// Looks for the first moment from `at` on at which every part is open.
+fn search(parts: &[Part<'_>], at: UnixMs, zone: &Zone, moves: &mut usize) -> Found {
     let mut moment = at;
-    for _ in 0..MAX_MOVES {
+    while let Some(left) = moves.checked_sub(1) {
+        *moves = left;
         let before = moment;
         for part in parts {
-            moment = part.next_open(moment, zone)?;
+            let Some(next) = part.next_open(moment, zone) else { return Found::Never };
+            moment = next;
         }
         if moment == before {
-            return Some(moment);
+            return Found::At(moment);
         }
         if moment.since_ms(at) > YEAR_MS {
-            return None;
+            return Found::Never;
         }
     }
-    None
+    Found::GivenUp
+}
+
+fn next_open(parts: &[Part<'_>], at: UnixMs, zone: &Zone) -> Option<UnixMs> {
+    let mut moves = MAX_MOVES;
+    match search(parts, at, zone, &mut moves) {
+        Found::At(moment) => Some(moment),
+        Found::Never | Found::GivenUp => None,
+    }
 }
 
 impl Part<'_> {

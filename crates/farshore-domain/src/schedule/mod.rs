@@ -12,7 +12,7 @@ mod tests;
 mod window;
 mod zone;
 
-pub use calendar::{Calendar, Look, Purpose, Shut};
+pub use calendar::{Calendar, Look, MOVES_TO_REFUSE, Purpose, Shut};
 pub use window::Window;
 pub use zone::Zone;
 
@@ -151,6 +151,40 @@ pub fn check(windows: &[WindowSpec], blackouts: &[Blackout], energy: Energy) -> 
         errors.push(("windows".to_owned(), text.to_owned()));
     }
     errors
+}
+
+/// What is wrong with windows of which every opening within a year from `now` falls into a blackout. Where zones differ nobody can tell for every
+/// device.
+#[must_use]
+pub fn check_openings(
+    windows: &[WindowSpec],
+    blackouts: &[Blackout],
+    energy: Energy,
+    now: UnixMs,
+) -> Option<(String, String)> {
+    if blackouts.is_empty() {
+        return None;
+    }
+    let bound = windows.iter().filter(|window| window.kind != WindowKind::Download);
+    let zones =
+        bound.map(|window| &window.time_zone).chain(blackouts.iter().map(|blackout| &blackout.time_zone));
+    let mut zones: Vec<_> = zones.collect();
+    zones.dedup();
+    let [zone] = zones[..] else { return None };
+    let zone = Zone::of_device(zone.as_deref());
+    let calendar = Calendar::new(windows, blackouts, energy).ok()?;
+    let mut moves = MOVES_TO_REFUSE;
+    Calendar::never_meet(&[&calendar], Purpose::Install, &zone, now, &mut moves).then(|| {
+        let of = if windows.is_empty() {
+            "all of the next 366 days"
+        } else {
+            "every opening of the windows in the next 366 days"
+        };
+        (
+            "blackouts".to_owned(),
+            format!("cover {of}, so that nothing could ever be installed; leave some time between them"),
+        )
+    })
 }
 
 /// Whether maintenance and energy windows of one and the same zone never overlap. Where zones differ nobody can tell for every device.

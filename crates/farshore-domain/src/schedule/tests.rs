@@ -239,3 +239,61 @@ proptest! {
         }
     }
 }
+
+fn freeze(from: &str, to: &str, zone: Option<&str>) -> Blackout {
+    Blackout { from: from.parse().unwrap(), to: to.parse().unwrap(), time_zone: zone.map(str::to_owned) }
+}
+
+#[test]
+fn windows_whose_every_opening_falls_into_a_blackout_are_told() {
+    let told = |windows: &[WindowSpec], blackouts: &[Blackout], now: &str| {
+        check_openings(windows, blackouts, Energy::Any, at(now))
+            .map(|(field, text)| format!("{field} {text}"))
+    };
+    let christmas = [window("0 2 24 12 *", 7200, None)];
+    let shut = [freeze("2026-12-20", "2027-01-02", None)];
+    let text = told(&christmas, &shut, "2026-11-29T00:00:00Z").expect("the only opening of a year");
+    assert!(text.starts_with("blackouts cover every opening of the windows"), "{text}");
+    assert_eq!(told(&christmas, &shut, "2026-12-27T00:00:00Z"), None, "the next one is open");
+    assert_eq!(told(&[window("0 2 * * *", 7200, None)], &shut, "2026-11-29T00:00:00Z"), None);
+    let year = [freeze("2026-06-01", "2027-05-31", None), freeze("2027-06-01", "2028-05-31", None)];
+    assert!(told(&[], &year, "2026-11-29T00:00:00Z").unwrap().contains("all of the next 366 days"));
+    assert_eq!(told(&[], &year[..1], "2026-11-29T00:00:00Z"), None);
+    // In whose zone? Each device may see it otherwise.
+    let riga = [freeze("2026-12-20", "2027-01-02", Some("Europe/Riga"))];
+    assert_eq!(told(&christmas, &riga, "2026-11-29T00:00:00Z"), None);
+    let both = [window("0 2 24 12 *", 7200, Some("Europe/Riga"))];
+    assert!(told(&both, &riga, "2026-11-29T00:00:00Z").is_some());
+}
+
+#[test]
+fn what_takes_too_long_to_find_out_is_not_said_to_never_open() {
+    let hourly = |cron: &str| Calendar::new(&[window(cron, 60, None)], &[], Energy::Any).unwrap();
+    let (even, odd) = (hourly("0 * * * *"), hourly("30 * * * *"));
+    let never = |mut moves: usize| {
+        let now = at("2026-01-01T00:00:00Z");
+        Calendar::never_meet(&[&even, &odd], Purpose::Install, &Zone::utc(), now, &mut moves)
+    };
+    assert!(!never(100));
+    assert!(never(MOVES_TO_REFUSE));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Two daily windows on one clock: what is found is plain arithmetic.
+    #[test]
+    fn daily_windows_never_meet_where_their_hours_do_not(
+        first in 0_u32..24, long in 1_u32..12, second in 0_u32..24, other in 1_u32..12,
+    ) {
+        let daily = |hour: u32, hours: u32| {
+            Calendar::new(&[window(&format!("0 {hour} * * *"), hours * 3600, None)], &[], Energy::Any).unwrap()
+        };
+        let within = |hour: u32, begin: u32, hours: u32| (hour + 24 - begin) % 24 < hours;
+        let meet = (0..24).any(|hour| within(hour, first, long) && within(hour, second, other));
+        let (one, two) = (daily(first, long), daily(second, other));
+        let mut moves = MOVES_TO_REFUSE;
+        let now = at("2026-02-27T12:34:56Z");
+        prop_assert_eq!(Calendar::never_meet(&[&one, &two], Purpose::Install, &riga(), now, &mut moves), !meet);
+    }
+}

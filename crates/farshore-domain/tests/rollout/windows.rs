@@ -264,3 +264,61 @@ fn a_policys_download_window_and_blackout_hold_a_rollout_that_has_none() {
     assert!(permits(&fleet).is_empty());
     fleet.until_phase(Phase::Succeeded);
 }
+
+#[test]
+fn windows_that_never_meet_those_of_policies_are_refused_with_how_many_devices_it_holds_for() {
+    let mut spec = slow(one_wave());
+    spec.windows = vec![window(WindowKind::Maintenance, "0 10 * * *", 120)];
+    let mut fleet = Fleet::new(spec, &[Nature::Good; 5]);
+    assert_eq!(fleet.rollout.check_openings(&fleet.view, fleet.now), Ok(()));
+    let nightly = |name: &str| {
+        policy_hours(
+            name,
+            serde_json::json!({"windows": [{"kind": "maintenance", "cron": "0 2 * * *", "durationSeconds": 7200}]}),
+        )
+    };
+    for (number, name) in [(1, "night"), (2, "night"), (3, "later")] {
+        fleet.view.get_mut(device_id(number)).unwrap().hours = nightly(name);
+    }
+    // In Tokyo it is ten in the morning when it is one in the night in UTC; the policy follows the device's own clock all the same.
+    fleet.view.get_mut(device_id(3)).unwrap().time_zone = Some("Asia/Tokyo".to_owned());
+    let error = fleet.rollout.check_openings(&fleet.view, fleet.now).unwrap_err();
+    assert_eq!(error.field, "windows");
+    for part in ["3 of 5 devices", "policies night, later", "within the next 366 days"] {
+        assert!(error.message.contains(part), "{error:?}");
+    }
+    // A window of one zone meets those of another one's clock.
+    let mut own = slow(one_wave());
+    own.windows = vec![WindowSpec {
+        time_zone: Some("Asia/Tokyo".to_owned()),
+        ..window(WindowKind::Maintenance, "0 11 * * *", 120)
+    }];
+    let mut fleet = Fleet::new(own, &[Nature::Good; 1]);
+    fleet.view.get_mut(device_id(0)).unwrap().hours = nightly("night");
+    assert_eq!(fleet.rollout.check_openings(&fleet.view, fleet.now), Ok(()));
+    fleet.view.get_mut(device_id(0)).unwrap().time_zone = Some("Asia/Tokyo".to_owned());
+    assert!(fleet.rollout.check_openings(&fleet.view, fleet.now).is_err());
+}
+
+#[test]
+fn policies_that_never_open_are_no_fault_of_a_rollout_unless_they_are_those_of_all_devices() {
+    let freeze = || {
+        let years = [("1969-12-31", "1970-12-30"), ("1970-12-31", "1971-12-30")];
+        let blackouts = years.map(|(from, to)| serde_json::json!({"from": from, "to": to}));
+        policy_hours("freeze", serde_json::json!({"blackouts": blackouts}))
+    };
+    let mut fleet = Fleet::new(slow(one_wave()), &[Nature::Good; 2]);
+    fleet.view.get_mut(device_id(0)).unwrap().hours = freeze();
+    assert_eq!(fleet.rollout.check_openings(&fleet.view, fleet.now), Ok(()));
+    fleet.view.get_mut(device_id(1)).unwrap().hours = freeze();
+    let error = fleet.rollout.check_openings(&fleet.view, fleet.now).unwrap_err();
+    assert!(error.field == "channel" && error.message.contains("policy freeze never opens"), "{error:?}");
+    // Its own blackouts alone need no device.
+    let mut spec = slow(one_wave());
+    spec.blackouts = ["1969-12-31/1970-12-30", "1970-12-31/1971-12-30"]
+        .map(|both| both.split_once('/').unwrap())
+        .map(|(from, to)| Blackout { from: from.parse().unwrap(), to: to.parse().unwrap(), time_zone: None })
+        .to_vec();
+    let fleet = Fleet::new(spec, &[Nature::Good; 1]);
+    assert_eq!(fleet.rollout.check_openings(&fleet.view, fleet.now).unwrap_err().field, "blackouts");
+}

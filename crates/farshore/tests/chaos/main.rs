@@ -8,8 +8,8 @@
 mod fleet;
 mod incident;
 mod kernel;
-mod sync;
 mod operations;
+mod sync;
 mod watcher;
 
 use std::time::Duration;
