@@ -17,7 +17,6 @@ use crate::app::App;
 /// The series that facts are made of.
 const DISK_USED: &str = "disk_used";
 const DISK_TOTAL: &str = "disk_total";
-const GATEWAY_BACKLOG: &str = "gateway_backlog";
 /// The pace of a disk is taken over so long, looked at so often, and only from this share on.
 const PACE_OVER_MS: i64 = 6 * HOUR_MS;
 const PACE_EVERY_MS: i64 = 5 * MINUTE_MS;
@@ -28,6 +27,7 @@ const PACES: usize = 200;
 /// Measurements that are older say nothing about now.
 const FRESH_MS: i64 = 15 * MINUTE_MS;
 const MAX_INCIDENTS: u32 = 1_000;
+const MAX_GATEWAYS: u32 = 10_000;
 
 /// The pace of each disk, as last looked at. Lost with the process, and found again from what is stored.
 pub(super) type Paces = BTreeMap<(TenantId, Uuid), (UnixMs, Option<f64>)>;
@@ -44,11 +44,18 @@ pub(super) async fn read(
     let watched = db.watched_devices(&mut tx).await?;
     let rollouts = rollouts(db, &mut tx).await?;
     drop(tx);
+    let gateways = db.gateways(None, None, MAX_GATEWAYS).await?;
+    let backlogs: BTreeMap<Uuid, f64> = gateways
+        .into_iter()
+        .filter(|gateway| now.since_ms(gateway.reported_at) <= FRESH_MS)
+        .filter_map(|gateway| Some((gateway.device.0, gateway.report.get("backlogPoints")?.as_f64()?)))
+        .collect();
     let mut devices = Vec::with_capacity(watched.len());
     let mut looked = 0;
     for device in watched {
         let disk = disk(db, paces, &device, &mut looked, now).await?;
-        devices.push(facts(app, db.tenant(), device, disk, now));
+        let backlog = backlogs.get(&device.uid).copied();
+        devices.push(facts(app, db.tenant(), device, disk, backlog, now));
     }
     paces.retain(|(tenant, _), (at, _)| *tenant != db.tenant() || now.since_ms(*at) < 4 * PACE_EVERY_MS);
     let open = IncidentFilter { open: Some(true), ..IncidentFilter::default() };
@@ -68,7 +75,14 @@ pub(super) async fn read(
     Ok(Facts { devices, incidents, rollouts, heartbeat_ms: app.hub().heartbeat_ms(), listening_since })
 }
 
-fn facts(app: &App, tenant: TenantId, device: WatchedDevice, disk: Option<Disk>, now: UnixMs) -> DeviceFacts {
+fn facts(
+    app: &App,
+    tenant: TenantId,
+    device: WatchedDevice,
+    disk: Option<Disk>,
+    gateway_backlog: Option<f64>,
+    now: UnixMs,
+) -> DeviceFacts {
     let id = DeviceId(device.uid);
     // What is only in memory yet counts as well.
     let (_, last_seen) = app.hub().presence(tenant, id, device.last_seen, now);
@@ -85,10 +99,7 @@ fn facts(app: &App, tenant: TenantId, device: WatchedDevice, disk: Option<Disk>,
         last_seen,
         certificate_expires_at: device.certificate_expires_at,
         disk,
-        gateway_backlog: device
-            .latest_at
-            .filter(|at| now.since_ms(*at) <= FRESH_MS)
-            .and_then(|_| device.latest.get(GATEWAY_BACKLOG).copied()),
+        gateway_backlog,
     }
 }
 

@@ -269,6 +269,27 @@ async fn alerts_and_messages_survive_a_restart_without_being_told_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_with_a_long_backlog_is_told_of_until_it_has_caught_up() {
+    each_engine(async |fleet| {
+        only(fleet, "gateway-backlog").await;
+        let device = fleet.device("gateway").await;
+        let reports = async |points: u64| {
+            let body = json!({"epoch": "00000000000000a1", "report": {"backlogPoints": points}});
+            device.post("/api/device/sync", body).await.expect(200);
+        };
+        reports(20_000).await;
+        let firing = eventually("the alert", async || alerts(fleet, "?state=firing").await.pop()).await;
+        assert_eq!(
+            (firing["rule"].as_str(), firing["labels"]["device"].as_str()),
+            (Some("gateway-backlog"), Some("gateway"))
+        );
+        reports(5).await;
+        eventually("its end", async || alerts(fleet, "?state=ended").await.pop()).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rules_are_there_from_the_start_and_refuse_what_makes_no_sense() {
     each_engine(async |fleet| {
         let list: Value = fleet.admin.get("/api/alert-rules").await.expect(200).json();
