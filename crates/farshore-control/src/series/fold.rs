@@ -71,6 +71,9 @@ impl Line {
     }
 }
 
+/// A line with the starts of its steps, Unix milliseconds, and their values.
+pub(super) type Steps = (Line, Vec<i64>, Vec<Option<f64>>);
+
 /// The points of one step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Cell {
@@ -192,11 +195,8 @@ impl Fold {
         }
     }
 
-    /// Each line with the starts of its steps, Unix milliseconds, and their values; and whether there was more.
-    pub(super) fn finish(
-        self,
-        aggregate: SeriesAggregate,
-    ) -> (Vec<(Line, Vec<i64>, Vec<Option<f64>>)>, bool) {
+    /// Each line, and whether there was more.
+    pub(super) fn finish(self, aggregate: SeriesAggregate) -> (Vec<Steps>, bool) {
         let step_ms = self.step_ns / 1_000_000;
         let lines = self
             .lines

@@ -87,9 +87,12 @@ fn shown(value: Value) -> serde_json::Value {
     }
 }
 
+/// Times and values of the fields of losses.
+type Fields<'c> = BTreeMap<&'c str, (&'c [i64], &'c [i64])>;
+
 /// Each loss is four points of one time, one for each field.
 fn losses(columns: &Columns) -> Vec<NewLoss> {
-    let mut told: BTreeMap<(String, String), BTreeMap<&str, (&[i64], &[i64])>> = BTreeMap::new();
+    let mut told: BTreeMap<(String, String), Fields<'_>> = BTreeMap::new();
     for column in columns.columns.iter().filter(|column| column.key.measurement() == LOSSES.1) {
         let (Some(stream), Some(reason)) = (column.key.tag("stream"), column.key.tag("reason")) else {
             continue;

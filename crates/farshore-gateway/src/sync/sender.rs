@@ -205,14 +205,7 @@ impl Sender {
                         break;
                     }
                 };
-                let next = match self.for_this_key(next).await {
-                    Ok(next) => next,
-                    // Nobody can open it, not even this device: it goes as it is, to be refused and set aside.
-                    Err((next, error)) => {
-                        tracing::error!(%error, stream = %next.stream, "a batch could not be sealed again");
-                        next
-                    }
-                };
+                let next = self.for_this_key(next).await;
                 let wait = lock(&self.throttle).reserve(clock::mono_ns(), next.bytes.len());
                 lanes.push(deliver(Arc::clone(&self.uplink), next, wait));
             }
@@ -272,14 +265,20 @@ impl Sender {
         }
     }
 
-    /// The batch as the control plane can open it.
-    async fn for_this_key(&self, batch: Outgoing) -> Result<Outgoing, (Outgoing, JournalError)> {
+    /// The batch as the control plane can open it. One that nobody can open, not even this device, goes as it is, to be refused and set aside.
+    async fn for_this_key(&self, batch: Outgoing) -> Outgoing {
         let fits = batch.sealed_for().is_some_and(|id| !self.strange.contains(&id));
         if fits || self.key.is_none() {
-            return Ok(batch);
+            return batch;
         }
         let kept = batch.clone();
-        self.on_disk(move |journal| journal.reseal(batch)).await.map_err(|error| (kept, error))
+        match self.on_disk(move |journal| journal.reseal(batch)).await {
+            Ok(resealed) => resealed,
+            Err(error) => {
+                tracing::error!(%error, stream = %kept.stream, "a batch could not be sealed again");
+                kept
+            }
+        }
     }
 
     /// Says how the gateway stands and takes in what has arrived.

@@ -177,7 +177,7 @@ mod tests {
         insta::assert_snapshot!(shown.join("\n"), @r"
         1970-01-01T00:00:00Z | t{room=12} value | gw | - | 1.5
         1970-01-01T00:01:00Z | t{room=12} value | gw | - | -
-        1970-01-01T00:00:00Z | t | - | Riga�[2J | 2.0
+        1970-01-01T00:00:00Z | t | - | Riga�[2J | 2
         ");
     }
 }
