@@ -93,6 +93,7 @@ export function Tokens() {
               },
               {
                 title: 'Actions',
+                plain: true,
                 right: true,
                 cell: (t) => (
                   <Button

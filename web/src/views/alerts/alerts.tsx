@@ -96,9 +96,10 @@ function AlertTable({ alerts, label, denied, onSilence }: AlertTableProps) {
   })
   const columns: Column<Alert>[] = [
     { title: 'Severity', cell: (a) => <Mark word={a.severity} look={SEVERITIES[a.severity] ?? UNKNOWN} /> },
-    { title: 'About', cell: (a) => <Subject alert={a} /> },
+    { title: 'About', plain: true, cell: (a) => <Subject alert={a} /> },
     {
       title: 'Summary',
+      plain: true,
       cell: (a) => (
         <>
           <span className="[overflow-wrap:anywhere]">{a.summary}</span>
@@ -110,13 +111,14 @@ function AlertTable({ alerts, label, denied, onSilence }: AlertTableProps) {
         </>
       ),
     },
-    { title: 'Since', wide: true, cell: (a) => <Time at={a.startedAt} /> },
+    { title: 'Since', cell: (a) => <Time at={a.startedAt} /> },
     {
       title: 'Actions',
+      plain: true,
       right: true,
       cell: (a) =>
         a.state === 'firing' && (
-          <span className="flex justify-end gap-1">
+          <span className="flex gap-1 sm:justify-end">
             <Button
               small
               aria-label={`Acknowledge ${a.subject.name}`}
@@ -169,6 +171,7 @@ function Silences({ denied }: { denied: string | undefined }) {
           { title: 'Comment', wide: true, cell: (s) => s.spec.comment },
           {
             title: 'Actions',
+            plain: true,
             right: true,
             cell: (s) => (
               <Button small kind="danger" aria-label={`End ${s.metadata.name}`} disabledReason={denied} onClick={() => run.mutate(s)}>
