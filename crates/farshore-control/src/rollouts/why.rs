@@ -44,8 +44,15 @@ pub(crate) async fn of_rollout(
     }
     let mut failed: Vec<DeviceSummary> = rollout.devices().filter(|device| device.reason.is_some()).collect();
     failed.sort_by_key(|device| device.since);
-    for device in failed.iter().take(NAMED_DEVICES) {
-        let Some(known) = snapshot.devices.get(&device.device) else { continue };
+    let named = |name: &str| {
+        let mut told = summary.reasons.iter();
+        told.any(|reason| reason.message.strip_prefix(name).is_some_and(|rest| rest.starts_with(": ")))
+    };
+    let unnamed = failed.iter().filter_map(|device| {
+        let known = snapshot.devices.get(&device.device)?;
+        (!named(known.name.as_str())).then_some((device, known))
+    });
+    for (device, known) in unnamed.take(NAMED_DEVICES) {
         let reason = device.reason.as_deref().unwrap_or_default();
         let text = format!("{} in wave {} is {}: {reason}", known.name, device.wave, device.bucket);
         chain.push(
@@ -53,10 +60,12 @@ pub(crate) async fn of_rollout(
         );
     }
     if let Some(held) = super::holds::held_back(&db, &mut read, &rollout).await? {
-        let text = format!(
-            "{} {} is held back in {}: {}",
-            summary.app, summary.to.version, summary.channel, held.reason
-        );
+        let what = format!("{} {} is held back in {}", summary.app, summary.to.version, summary.channel);
+        let text = if held.rollout == row.metadata.name {
+            format!("{what} until somebody releases the hold")
+        } else {
+            format!("{what}: {}", held.reason)
+        };
         chain.push(Cause::new("HeldBack", text, Some(held.since)).about("rollout", &held.rollout));
     }
     let subject =

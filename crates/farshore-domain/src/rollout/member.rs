@@ -22,6 +22,20 @@ word_enum! {
     }
 }
 
+impl Exclusion {
+    /// For people.
+    pub(super) fn sentence(self) -> &'static str {
+        match self {
+            Self::Pinned => "a pin decides on this app there",
+            Self::Cordoned => "it is cordoned, drained or decommissioned and gets nothing new",
+            Self::Held => "it went back from this release before and is held until somebody resumes it",
+            Self::Left => "it is no longer in the channel, or the app is no longer placed there",
+            Self::Skipped => "it was away for too long and takes the release when it returns",
+            Self::Unknown => "for a reason that this version does not know",
+        }
+    }
+}
+
 word_enum! {
     /// How a device failed.
     FailureKind {

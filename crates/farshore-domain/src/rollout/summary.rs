@@ -203,7 +203,7 @@ impl Rollout {
     pub fn devices(&self) -> impl Iterator<Item = DeviceSummary> {
         self.members.iter().map(|(device, member)| {
             let excluded = match &member.progress {
-                Progress::Excluded { why, .. } => Some(why.word().to_owned()),
+                Progress::Excluded { why, .. } => Some(why.sentence().to_owned()),
                 Progress::RollbackFailed { reason, .. } => Some(reason.clone()),
                 _ => None,
             };

@@ -42,6 +42,18 @@ fn seconds(seconds: u32) -> i64 {
     i64::from(seconds) * SECOND_MS
 }
 
+/// What is said of many, said of one.
+fn of_one(message: &str) -> String {
+    let (verb, rest) = message.split_once(' ').unwrap_or((message, ""));
+    match verb {
+        "are" => format!("is {}", rest.replacen(" are ", " is ", 1)),
+        "have" => format!("has {rest}"),
+        "wait" => format!("waits {rest}"),
+        "still" => format!("still {}", rest.replacen("download", "downloads", 1)),
+        _ => message.replacen(" and wait ", " and waits ", 1),
+    }
+}
+
 impl Rollout {
     /// When the gate of the wave that runs gives up.
     fn gate_end(&self) -> UnixMs {
@@ -183,8 +195,11 @@ impl Rollout {
                 since = Some(since.map_or(began, |earliest: UnixMs| earliest.min(began)));
             }
         }
-        let devices = if number == 1 { "device" } else { "devices" };
-        let text = format!("{number} {devices} {message}");
+        let text = if number == 1 {
+            format!("1 device {}", of_one(message))
+        } else {
+            format!("{number} devices {message}")
+        };
         since.map(|since| Waiting { reason: Reason::new(code, text, since), owner, until })
     }
 

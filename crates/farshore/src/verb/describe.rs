@@ -273,11 +273,15 @@ pub(crate) fn rollout_head(rollout: &Rollout, look: Look) -> String {
         _ = writeln!(text, "Waves:");
         for wave in &summary.waves {
             let counts = &wave.counts;
+            let excluded = match counts.excluded {
+                0 => String::new(),
+                excluded => format!(" · {excluded} left out"),
+            };
             let ratio =
                 wave.failure_ratio.map_or_else(String::new, |ratio| format!(", failures {}", percent(ratio)));
             _ = writeln!(
                 text,
-                "  {} to {:>3} %: {} · {} of {} ok · {} failed · {} updating · {} waiting · {} unreachable{ratio}",
+                "  {} to {:>3} %: {} · {} of {} ok · {} failed · {} updating · {} waiting · {} unreachable{excluded}{ratio}",
                 wave.number,
                 wave.to_percent,
                 state(wave.state.word(), look),
