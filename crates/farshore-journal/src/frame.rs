@@ -411,6 +411,43 @@ mod tests {
     }
 
     #[test]
+    fn any_damage_gives_frames_or_losses_and_never_more_than_was_written() {
+        use rand::{Rng as _, SeedableRng as _};
+        let (key, device) = (DataKey::generate().unwrap(), DeviceKey::generate().unwrap());
+        let mut good = segment_head(&key.wrap_for_device(&device).unwrap(), &[7; 16]);
+        for index in 0..4 {
+            let span = Span { points: 10, earliest_ns: 1, latest_ns: 2 };
+            good.extend(seal(&key, &[7; 16], index, span, &[index as u8; 60]).unwrap());
+        }
+        let mut random = rand::rngs::SmallRng::seed_from_u64(9);
+        for _ in 0..20_000 {
+            let mut bytes = good.clone();
+            for _ in 0..random.random_range(1..6) {
+                let at = random.random_range(0..bytes.len());
+                match random.random_range(0..4) {
+                    0 => bytes[at] = random.random(),
+                    1 => bytes.truncate(at + 1),
+                    2 => bytes[at..].fill(0),
+                    _ => {
+                        let end = (at + random.random_range(0..200)).min(bytes.len());
+                        let piece = bytes[at..end].to_vec();
+                        bytes.splice(at..at, piece);
+                    }
+                }
+            }
+            match open(&device, &bytes) {
+                Ok(opened) => {
+                    for rows in &opened.rows {
+                        assert!(rows.len() == 60 && rows[0] < 4 && rows.iter().all(|byte| *byte == rows[0]));
+                    }
+                    assert!(opened.damaged || opened.rows.len() >= 4 || bytes.len() < good.len());
+                }
+                Err(missing) => assert!(missing.unknown_bytes <= bytes.len() as u64),
+            }
+        }
+    }
+
+    #[test]
     fn a_segment_opens_on_its_device_only_and_says_what_it_held_elsewhere() {
         let (key, device) = (DataKey::generate().unwrap(), DeviceKey::generate().unwrap());
         let mut bytes = segment_head(&key.wrap_for_device(&device).unwrap(), &[7; 16]);
