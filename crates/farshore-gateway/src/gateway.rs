@@ -17,6 +17,7 @@ use crate::ingest::{Ingest, lock};
 use crate::mqtt;
 use crate::point::{Point, PointError};
 use crate::process;
+use crate::ready::{Listening, WriteProbe};
 use crate::status::{DataPoint, GatewayStatus, Health, HealthStatus, StreamStatus, SyncResult};
 use crate::sync::{Forced, Sender, SyncState, Uplink, ingest_key_on_disk};
 
@@ -78,6 +79,8 @@ pub struct Options {
 pub enum Applied {
     /// From the next [`EdgeGateway::start`].
     AtStart,
+    /// It always was so.
+    Already,
 }
 
 /// A gateway: takes readings by HTTP, MQTT and [`send_data`](Self::send_data), and keeps them until the cloud has them.
@@ -116,6 +119,9 @@ pub(crate) struct Shared {
     pub(crate) sync: SyncState,
     /// Asks the sender to send everything now; nothing where there is no sender.
     force: Option<mpsc::Sender<Forced>>,
+    pub(crate) recent: http::idempotency::Recent,
+    pub(crate) listening: Listening,
+    pub(crate) probe: WriteProbe,
     started_wall_ns: i64,
     started_mono_ns: i64,
     cpu: Mutex<CpuSample>,
@@ -171,6 +177,9 @@ impl EdgeGateway {
             mqtt_stream: stream("data/mqtt")?,
             sync: SyncState::default(),
             force: self.uplink.is_some().then_some(force),
+            recent: http::idempotency::Recent::open(&config.folder).map_err(GatewayError::Journal)?,
+            listening: Listening::default(),
+            probe: WriteProbe::default(),
             started_wall_ns: clock::wall_ns(),
             started_mono_ns: clock::mono_ns(),
             cpu: Mutex::new(CpuSample {
@@ -227,7 +236,11 @@ impl EdgeGateway {
         running.tasks.shutdown().await;
         let shared = lock(&self.shared).take();
         if let Some(shared) = shared {
-            let closed = tokio::task::spawn_blocking(move || shared.journal.close()).await;
+            let closed = tokio::task::spawn_blocking(move || {
+                shared.journal.close();
+                shared.recent.close();
+            })
+            .await;
             if let Err(error) = closed {
                 tracing::error!(%error, "the journal could not be closed");
             }
@@ -327,6 +340,30 @@ impl EdgeGateway {
         })
     }
 
+    /// How hard batches are packed before they are sent, from 1 (fast) to 9 (small); from the next start. Batches are always packed.
+    ///
+    /// # Errors
+    /// When it is another level.
+    pub fn enable_compression(&self, level: u8) -> Result<Applied, GatewayError> {
+        if !(1..=9).contains(&level) {
+            return Err(GatewayError::Settings(vec![format!("a compression level is 1 to 9, not {level}")]));
+        }
+        self.change(|config| config.compression_level = Some(level))
+    }
+
+    /// What is stored and what is sent is always encrypted: there is nothing to switch on, and it can't be switched off.
+    ///
+    /// # Errors
+    /// When it is to be switched off.
+    pub fn enable_encryption(&self, at_rest: bool, in_transit: bool) -> Result<Applied, GatewayError> {
+        if at_rest && in_transit {
+            return Ok(Applied::Already);
+        }
+        Err(GatewayError::Settings(vec![
+            "encryption can't be switched off, neither of what is stored nor of what is sent".to_owned(),
+        ]))
+    }
+
     fn change(&self, change: impl FnOnce(&mut GatewayConfig)) -> Result<Applied, GatewayError> {
         let mut config = lock(&self.config);
         let mut changed = config.clone();
@@ -377,14 +414,29 @@ pub(crate) fn open_journal(config: &GatewayConfig) -> Result<Journal, GatewayErr
         CleanupStrategy::OldestFirst => Overflow::DropOldest,
         CleanupStrategy::Reject => Overflow::Reject,
     };
-    let settings = Config {
+    let mut settings = Config {
         default_stream: stream,
         max_bytes,
         backfill: config.backfill,
         ingest_key: ingest_key_on_disk(&config.folder),
         ..Config::default()
     };
+    if let Some(level) = config.compression_level {
+        settings.zstd_level = zstd_level(level);
+    }
     Journal::open(&config.folder, settings).map_err(GatewayError::Journal)
+}
+
+/// The level of zstd that takes about as long as this level of gzip would.
+fn zstd_level(gzip: u8) -> i32 {
+    match gzip {
+        0..=2 => 1,
+        3 => 2,
+        4..=6 => 3,
+        7 => 6,
+        8 => 9,
+        _ => 12,
+    }
 }
 
 /// Makes the journal's folder and looks whether it can be opened: `--init-db`.
@@ -404,6 +456,12 @@ impl Shared {
     fn oldest_age_s(&self, oldest_ns: Option<i64>) -> Option<f64> {
         #[expect(clippy::cast_precision_loss, reason = "a figure to be looked at")]
         oldest_ns.map(|oldest| (clock::wall_ns().saturating_sub(oldest)).max(0) as f64 / 1e9)
+    }
+
+    /// Whether the journal takes writes at this moment; if not, why.
+    pub(crate) async fn can_write(self: &Arc<Self>) -> Result<(), String> {
+        let journal = self.journal.clone();
+        self.probe.ask(clock::mono_ns(), move || journal.probe()).await
     }
 
     pub(crate) fn status(&self) -> GatewayStatus {

@@ -31,6 +31,7 @@ mod log_file;
 pub mod mqtt;
 pub mod point;
 mod process;
+mod ready;
 mod status;
 pub mod sync;
 

@@ -17,7 +17,7 @@ use crate::clock;
 use crate::config::{Config, Durability};
 use crate::core::{Core, Keys, Outgoing, PeerMark, Rows};
 use crate::error::JournalError;
-use crate::files::RealFiles;
+use crate::files::{Files, RealFiles};
 use crate::frame::{MAX_PAYLOAD_BYTES, Span};
 use crate::gather::{Gather, Producer};
 use crate::stats::Stats;
@@ -41,8 +41,10 @@ struct Shared {
     sealer: Mutex<Sealer>,
     wake_sealer: Condvar,
     sealing: Mutex<()>,
+    probing: Mutex<()>,
     future_times: AtomicU64,
     producers: AtomicU64,
+    files: Arc<dyn Files>,
 }
 
 #[derive(Debug, Default)]
@@ -119,7 +121,8 @@ impl Journal {
             .ok_or_else(|| JournalError::InUse { path: folder.to_owned() })?;
         let device = DeviceKey::open_or_create(&folder.join("device.key")).map_err(JournalError::seal)?;
         let keys = Keys::new(device, config.ingest_key.as_ref()).map_err(JournalError::seal)?;
-        let core = Core::open(Arc::new(files), config.clone(), keys, clock::boot_id(), clock::now())?;
+        let files: Arc<dyn Files> = Arc::new(files);
+        let core = Core::open(Arc::clone(&files), config.clone(), keys, clock::boot_id(), clock::now())?;
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
             wake: Condvar::new(),
@@ -129,8 +132,10 @@ impl Journal {
             sealer: Mutex::default(),
             wake_sealer: Condvar::new(),
             sealing: Mutex::new(()),
+            probing: Mutex::new(()),
             future_times: AtomicU64::new(0),
             producers: AtomicU64::new(0),
+            files,
         });
         let mut ends = EndsThreads { shared: Arc::clone(&shared), threads: Mutex::default() };
         for (name, work) in [("journal", write_groups as fn(&Shared)), ("journal-seal", seal_segments)] {
@@ -193,6 +198,25 @@ impl Journal {
         let rows =
             Rows { stream: stream.clone(), bytes, span: Span { points: count, earliest_ns, latest_ns } };
         self.shared.enqueue(rows, producer)
+    }
+
+    /// Writes a little to the disk and makes it durable, to see whether that is possible. Leaves nothing behind.
+    ///
+    /// # Errors
+    /// [`JournalError`]: why it isn't; [`JournalError::Closed`] when the journal is closed.
+    pub fn probe(&self) -> Result<(), JournalError> {
+        if lock(&self.shared.queue).closing {
+            return Err(JournalError::Closed);
+        }
+        let _one = lock(&self.shared.probing);
+        let io = |e| JournalError::io("write to its disk", e);
+        let files = &self.shared.files;
+        files.remove("probe.new").map_err(io)?;
+        let mut file = files.create("probe.new").map_err(io)?;
+        let written = file.append(&[0x55; 8 * 1024]).and_then(|()| file.sync());
+        drop(file);
+        files.remove("probe.new").map_err(io)?;
+        written.map_err(io)
     }
 
     /// Figures, a moment old at most.

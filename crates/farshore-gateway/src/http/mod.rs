@@ -2,7 +2,7 @@
 
 mod answer;
 mod auth;
-mod idempotency;
+pub(crate) mod idempotency;
 mod page;
 mod routes;
 
@@ -30,16 +30,12 @@ struct Server {
     shared: Arc<Shared>,
     /// Kilobytes of bodies that are in memory at once.
     bodies: Semaphore,
-    recent: idempotency::Recent,
 }
 
 /// Serves until it is told to stop, and lets requests that are under way end.
 pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
-    let server = Arc::new(Server {
-        shared,
-        bodies: Semaphore::new(routes::BODIES_KB),
-        recent: idempotency::Recent::default(),
-    });
+    let _up = shared.listening.up("http");
+    let server = Arc::new(Server { shared: Arc::clone(&shared), bodies: Semaphore::new(routes::BODIES_KB) });
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {

@@ -13,7 +13,7 @@ use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 
 use super::answer::{self, Answer};
-use super::idempotency::{Key, MAX_KEY_BYTES, Said};
+use super::idempotency::{JSON, Key, MAX_KEY_BYTES, PROTOBUF, Said};
 use super::{Server, auth, page};
 use crate::decode::body::{BodyError, Encoding, unpack};
 use crate::decode::{Outcome, Precision, otlp};
@@ -49,7 +49,7 @@ pub(super) async fn answer(server: &Arc<Server>, from: Producer, request: Reques
     // What supervisors ask, without a secret of anybody in it.
     match (&method, path.as_str()) {
         (&Method::GET, "/health") => return answer::json(StatusCode::OK, &shared.health()),
-        (&Method::GET, "/ready") => return ready(shared),
+        (&Method::GET, "/ready") => return ready(shared).await,
         (&Method::GET, "/metrics") => {
             return answer::body(
                 StatusCode::OK,
@@ -119,9 +119,19 @@ fn content_type(headers: &HeaderMap) -> &str {
     value.split(';').next().unwrap_or_default().trim()
 }
 
-fn ready(shared: &Shared) -> Answer {
-    // The journal is open as long as there is somebody to ask, and a full disk shows at the first write.
-    answer::json(StatusCode::OK, &serde_json::json!({"ready": true, "device_id": shared.config.device_id}))
+/// Whether readings are taken now: the journal can be written, and everything listens that should.
+async fn ready(shared: &Arc<Shared>) -> Answer {
+    let journal = shared.can_write().await;
+    let listeners = shared.listening.states();
+    let ready = journal.is_ok() && listeners.values().all(|up| *up);
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let said = serde_json::json!({
+        "ready": ready,
+        "device_id": shared.config.device_id,
+        "journal": journal.err().unwrap_or_else(|| "writable".to_owned()),
+        "listeners": listeners,
+    });
+    answer::json(status, &said)
 }
 
 /// Who sends what to where.
@@ -182,7 +192,7 @@ async fn take(server: &Arc<Server>, request: Request<Incoming>, readings: Readin
         return answer::invalid(&format!("an Idempotency-Key has 1 to {MAX_KEY_BYTES} characters"));
     }
     let key = format!("{} {key}", readings.stream);
-    match server.recent.claim(&key, Digest::of(&body)) {
+    match server.shared.recent.claim(&key, Digest::of(&body)) {
         Key::New => {}
         Key::Other => {
             let message = "the Idempotency-Key was used for another body";
@@ -199,37 +209,45 @@ async fn take(server: &Arc<Server>, request: Request<Incoming>, readings: Readin
             };
         }
     }
-    let mut settle = Settle { server, key: &key, said: None };
-    let answer = take_body(server, readings, encoding, body, begun).await;
-    let (head, body) = answer.into_parts();
-    // A full body is there at once.
-    let bytes = match body.collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(never) => match never {},
-    };
-    let content_type = match head.headers.get(CONTENT_TYPE).map(|value| value.as_bytes()) {
-        Some(b"application/x-protobuf") => Some("application/x-protobuf"),
-        Some(_) => Some("application/json"),
-        None => None,
-    };
-    // 4xx with a part that was taken is an answer for good as well; what is to come again must be free to.
-    if head.status.is_success() || head.status == StatusCode::BAD_REQUEST {
-        settle.said = Some(Said { status: head.status, content_type, body: bytes.clone() });
+    // On its own: a client that goes away must find, when it comes again, what became of its points.
+    let server = Arc::clone(server);
+    let kept = tokio::spawn(async move {
+        let claimed = Claimed { shared: &server.shared, key: &key };
+        let answer = take_body(&server, readings, encoding, body, begun).await;
+        let (head, body) = answer.into_parts();
+        // A full body is there at once.
+        let bytes = match body.collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(never) => match never {},
+        };
+        let content_type = match head.headers.get(CONTENT_TYPE).map(|value| value.as_bytes()) {
+            Some(value) if value == PROTOBUF.as_bytes() => Some(PROTOBUF),
+            Some(_) => Some(JSON),
+            None => None,
+        };
+        // 4xx with a part that was taken is an answer for good as well; what is to come again must be free to.
+        if head.status.is_success() || head.status == StatusCode::BAD_REQUEST {
+            let said = Said { status: head.status, content_type, body: bytes.clone() };
+            server.shared.recent.keep(claimed.key, &said).await;
+        }
+        drop(claimed);
+        Answer::from_parts(head, bytes.into())
+    });
+    match kept.await {
+        Ok(answer) => answer,
+        Err(error) => refused(dialect, StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
     }
-    drop(settle);
-    Answer::from_parts(head, bytes.into())
 }
 
-/// Settles the key also when the client goes away and the request is dropped.
-struct Settle<'s> {
-    server: &'s Server,
+/// A key that is given free when its request came to nothing, whatever the reason.
+struct Claimed<'s> {
+    shared: &'s Shared,
     key: &'s str,
-    said: Option<Said>,
 }
 
-impl Drop for Settle<'_> {
+impl Drop for Claimed<'_> {
     fn drop(&mut self) {
-        self.server.recent.settle(self.key, self.said.take());
+        self.shared.recent.free(self.key);
     }
 }
 

@@ -129,6 +129,7 @@ pub(crate) async fn serve(
     shared: Arc<Shared>,
     mut stop: watch::Receiver<bool>,
 ) {
+    let _up = shared.listening.up(if tls.is_some() { "mqtt_tls" } else { "mqtt" });
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {

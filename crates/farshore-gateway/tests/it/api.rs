@@ -43,6 +43,10 @@ async fn settings_hold_from_the_next_start() {
     assert_eq!(site.gateway.configure(&options).expect("valid"), Applied::AtStart);
     let kept = site.gateway.configure_retention(Some(7), Some(50_000), CleanupStrategy::Reject);
     assert_eq!(kept.expect("valid"), Applied::AtStart);
+    assert_eq!(site.gateway.enable_compression(9).expect("valid"), Applied::AtStart);
+    assert!(matches!(site.gateway.enable_compression(10), Err(GatewayError::Settings(_))));
+    assert_eq!(site.gateway.enable_encryption(true, true).expect("it is so"), Applied::Already);
+    assert!(matches!(site.gateway.enable_encryption(false, true), Err(GatewayError::Settings(_))));
     let never = site.gateway.configure_retention(Some(0), None, CleanupStrategy::OldestFirst);
     assert!(matches!(never, Err(GatewayError::Settings(_))));
 }

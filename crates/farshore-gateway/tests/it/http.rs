@@ -79,6 +79,21 @@ async fn a_request_with_the_same_key_is_taken_once() {
 }
 
 #[tokio::test]
+async fn a_key_outlives_a_restart() {
+    let mut site = Site::new().await;
+    let key = [("idempotency-key", "batch-1")];
+    let body = br#"{"sensor_id":"a","value":1}"#;
+    let first = site.send("POST", "/api/data", &key, body).await;
+    site.gateway.stop().await;
+    site.gateway.start().await.expect("again");
+    site.at = site.gateway.addresses().await.expect("running");
+    let again = site.send("POST", "/api/data", &key, body).await;
+    assert_eq!((again.status, again.body), (first.status, first.body));
+    assert_eq!(site.pending().await, 1);
+    assert_eq!(site.send("POST", "/api/data", &key, br#"{"sensor_id":"a","value":2}"#).await.status, 422);
+}
+
+#[tokio::test]
 async fn otlp_answers_in_the_form_of_the_request() {
     let site = Site::new().await;
     let body = br#"{"resourceMetrics":[{"scopeMetrics":[{"metrics":[{"name":"m","gauge":{"dataPoints":[{"asDouble":1.5},{"asDouble":"NaN"}]}}]}]}]}"#;
@@ -117,7 +132,9 @@ async fn health_has_the_documented_fields_and_no_others() {
     assert_eq!(fields, documented);
     assert_eq!((&health["status"], &health["pending_sync_count"]), (&json!("healthy"), &json!(1)));
     assert!(health["memory_mb"].as_f64().expect("a number") > 1.0);
-    assert_eq!(site.send("GET", "/ready", &[], b"").await.status, 200);
+    let ready = site.send("GET", "/ready", &[], b"").await;
+    assert_eq!((ready.status, &ready.json()["journal"]), (200, &json!("writable")));
+    assert_eq!(ready.json()["listeners"], json!({"http": true, "mqtt": true}));
     assert_eq!(site.metric("edge_gateway_data_points_total").await, "1");
     assert_eq!(site.metric("edge_gateway_queue_size").await, "1");
 }

@@ -4,6 +4,8 @@
 
 mod api;
 mod by_hand;
+mod corpus;
+mod disk;
 mod http;
 mod mqtt;
 mod support;

@@ -54,23 +54,33 @@ impl Site {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> Answer {
-        let address = self.at.http.expect("HTTP");
-        let mut request = format!(
-            "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-length: {}\r\n",
-            body.len()
-        );
-        for (name, value) in headers {
-            request.push_str(&format!("{name}: {value}\r\n"));
-        }
-        request.push_str("\r\n");
-        let mut stream = TcpStream::connect(address).await.expect("connected");
-        stream.write_all(request.as_bytes()).await.expect("sent");
-        // The gateway may refuse without reading all of a large body.
-        let _ = stream.write_all(body).await;
-        let mut bytes = Vec::new();
-        let _ = stream.read_to_end(&mut bytes).await;
-        Answer::read(&bytes)
+        send(self.at.http.expect("HTTP"), method, path, headers, body).await
     }
+}
+
+/// One request on a connection of its own.
+pub(crate) async fn send(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Answer {
+    let mut request = format!(
+        "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-length: {}\r\n",
+        body.len()
+    );
+    for (name, value) in headers {
+        request.push_str(&format!("{name}: {value}\r\n"));
+    }
+    request.push_str("\r\n");
+    let mut stream = TcpStream::connect(address).await.expect("connected");
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    // The gateway may refuse without reading all of a large body.
+    let _ = stream.write_all(body).await;
+    let mut bytes = Vec::new();
+    let _ = stream.read_to_end(&mut bytes).await;
+    Answer::read(&bytes)
 }
 
 /// How many points are in a journal that nobody has open.
