@@ -1,5 +1,7 @@
 //! Journals and batches of earlier versions open for ever. What lies under `tests/golden/` is never written again.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panic")]
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};

@@ -423,7 +423,7 @@ fn live_through(seeds: std::ops::Range<u64>) -> Coverage {
 fn quarter(index: u64) {
     let many = match std::env::var("FARSHORE_TEST_LONG") {
         Ok(count) => count.parse().ok().filter(|count| *count >= 1_000).unwrap_or(200_000) / 4,
-        Err(_) => 400,
+        Err(_) => 1_000,
     };
     let coverage = live_through(index * many..(index + 1) * many);
     eprintln!("{coverage:#?}");
