@@ -52,6 +52,8 @@ pub struct StartRequest {
     pub config: BTreeMap<String, String>,
     /// What the device's policy says about running it.
     pub bounds: Bounds,
+    /// In the slot that is not the current one.
+    pub beside: bool,
 }
 
 /// What a health check said.
@@ -78,15 +80,23 @@ pub trait Executor: Send + Sync + 'static {
     fn list(&self) -> impl Future<Output = Result<BTreeMap<Name, Observed>, ExecutorError>> + Send;
     fn stage(&self, request: StageRequest) -> impl Future<Output = Result<(), ExecutorError>> + Send;
     fn start(&self, request: StartRequest) -> impl Future<Output = Result<(), ExecutorError>> + Send;
-    fn stop(&self, app: Name) -> impl Future<Output = Result<(), ExecutorError>> + Send;
+    /// Stops everything of an app, or one instance of it.
+    fn stop(
+        &self,
+        app: Name,
+        instance: Option<u64>,
+    ) -> impl Future<Output = Result<(), ExecutorError>> + Send;
+    /// Makes the slot of this instance the current one, and sends the traffic to it.
+    fn switch(&self, app: Name, instance: u64) -> impl Future<Output = Result<(), ExecutorError>> + Send;
     fn remove(&self, app: Name) -> impl Future<Output = Result<(), ExecutorError>> + Send;
     fn discard(&self, app: Name, keep: Vec<Digest>)
     -> impl Future<Output = Result<(), ExecutorError>> + Send;
     fn commit(&self, app: Name, manifest: Digest) -> impl Future<Output = Result<(), ExecutorError>> + Send;
-    /// One health check.
+    /// One health check, of one instance where there may be two.
     fn probe(
         &self,
         app: Name,
+        instance: Option<u64>,
         check: HealthCheck,
         env: Arc<BTreeMap<String, String>>,
     ) -> impl Future<Output = ProbeAnswer> + Send;
@@ -191,12 +201,21 @@ impl Executor for RunnerExecutor {
     }
 
     async fn start(&self, request: StartRequest) -> Result<(), ExecutorError> {
-        let StartRequest { app, manifest, release, instance, config, bounds } = request;
-        Ok(self.runner.done(&Request::Start { app, manifest, release, instance, config, bounds }).await?)
+        let StartRequest { app, manifest, release, instance, config, bounds, beside } = request;
+        let request = Request::Start { app, manifest, release, instance, config, bounds, beside };
+        Ok(self.runner.done(&request).await?)
     }
 
-    async fn stop(&self, app: Name) -> Result<(), ExecutorError> {
-        Ok(self.runner.done(&Request::Stop { app }).await?)
+    async fn stop(&self, app: Name, instance: Option<u64>) -> Result<(), ExecutorError> {
+        let request = match instance {
+            None => Request::Stop { app },
+            Some(instance) => Request::StopOne { app, instance },
+        };
+        Ok(self.runner.done(&request).await?)
+    }
+
+    async fn switch(&self, app: Name, instance: u64) -> Result<(), ExecutorError> {
+        Ok(self.runner.done(&Request::Switch { app, instance }).await?)
     }
 
     async fn remove(&self, app: Name) -> Result<(), ExecutorError> {
@@ -211,7 +230,13 @@ impl Executor for RunnerExecutor {
         Ok(self.runner.done(&Request::Commit { app, manifest }).await?)
     }
 
-    async fn probe(&self, app: Name, check: HealthCheck, env: Arc<BTreeMap<String, String>>) -> ProbeAnswer {
+    async fn probe(
+        &self,
+        app: Name,
+        instance: Option<u64>,
+        check: HealthCheck,
+        env: Arc<BTreeMap<String, String>>,
+    ) -> ProbeAnswer {
         let limit = Duration::from_secs(u64::from(check.timeout_seconds));
         let asked = match &check.probe {
             Probe::Http { port, path } => match port.resolve(&env) {
@@ -223,7 +248,8 @@ impl Executor for RunnerExecutor {
                 None => return ProbeAnswer::Bad("its port is not set".to_owned()),
             },
             Probe::Command { .. } => {
-                let asked = self.runner.ask(&Request::Probe { app, check: check.name.clone() }).await;
+                let request = Request::Probe { app, check: check.name.clone(), instance };
+                let asked = self.runner.ask(&request).await;
                 return match asked {
                     Ok(Reply::Probed { good: true, .. }) => ProbeAnswer::Good,
                     Ok(Reply::Probed { message, .. }) => ProbeAnswer::Bad(message),

@@ -148,7 +148,7 @@ async fn work(role: Role) -> ExitCode {
         }
         // Handled before the runtime was made.
         Role::EyesLoader => ExitCode::FAILURE,
-        Role::Shim { folder } => done(runner::supervise(&folder).await),
+        Role::Shim { folder, slot } => done(runner::supervise(&folder, slot).await),
         // Handled before the runtime was made.
         Role::AppExec { .. } | Role::CommandExec { .. } | Role::Gateway(_) | Role::Journal(_) => {
             ExitCode::FAILURE

@@ -81,6 +81,7 @@ impl Executor for MemoryExecutor {
         let observed = |app: &App| Observed {
             staged: app.staged.keys().copied().collect(),
             running: app.running.clone(),
+            ..Observed::default()
         };
         Ok(self.apps().iter().map(|(name, app)| (name.clone(), observed(app))).collect())
     }
@@ -98,7 +99,7 @@ impl Executor for MemoryExecutor {
         let Some(version) = app.staged.get(&request.manifest).cloned() else {
             return Err(error("NotStaged", "the release is not staged"));
         };
-        if app.running.is_some() {
+        if app.running.is_some() || request.beside {
             return Err(error("Doubled", "it runs already"));
         }
         if (self.nature)(&request.app, &version) == Behaviour::WontStart {
@@ -113,15 +114,20 @@ impl Executor for MemoryExecutor {
             up: true,
             restarts: 0,
             last_exit: None,
+            slot: None,
         });
         Ok(())
     }
 
-    async fn stop(&self, app: Name) -> Result<(), ExecutorError> {
+    async fn stop(&self, app: Name, instance: Option<u64>) -> Result<(), ExecutorError> {
         if let Some(app) = self.apps().get_mut(&app) {
-            app.running = None;
+            app.running.take_if(|running| instance.is_none_or(|one| running.instance == one));
         }
         Ok(())
+    }
+
+    async fn switch(&self, _: Name, _: u64) -> Result<(), ExecutorError> {
+        Err(error("Unsupported", "nothing here has slots"))
     }
 
     async fn remove(&self, app: Name) -> Result<(), ExecutorError> {
@@ -140,7 +146,13 @@ impl Executor for MemoryExecutor {
         Ok(())
     }
 
-    async fn probe(&self, app: Name, _: HealthCheck, _: Arc<BTreeMap<String, String>>) -> ProbeAnswer {
+    async fn probe(
+        &self,
+        app: Name,
+        _: Option<u64>,
+        _: HealthCheck,
+        _: Arc<BTreeMap<String, String>>,
+    ) -> ProbeAnswer {
         match self.running(&app).map(|version| (self.nature)(&app, &version)) {
             Some(Behaviour::Healthy) => ProbeAnswer::Good,
             Some(_) => ProbeAnswer::Bad("it is sick".to_owned()),

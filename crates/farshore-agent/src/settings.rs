@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use farshore_agent::roles::RunSettings;
 use farshore_agent::runner::{ALLOWED_FILE, Allowed, AppsUser, RunnerSettings};
 use farshore_domain::label::Labels;
+use farshore_domain::release::slot::Slot;
 use farshore_trust::token::ClaimToken;
 
 use crate::gateway_role::{GatewayArgs, GatewaySettings};
@@ -38,7 +39,12 @@ pub(crate) enum Verb {
     Capabilities(CapabilitiesArgs),
     /// Supervise one app (started by the runner).
     #[command(hide = true)]
-    Shim { folder: PathBuf },
+    Shim {
+        folder: PathBuf,
+        /// In which of the app's slots.
+        #[arg(long)]
+        green: bool,
+    },
     /// Put eBPF programs into the kernel and hand them over (started by the runner).
     #[command(hide = true)]
     EyesLoader,
@@ -169,7 +175,7 @@ pub(crate) enum Role {
     Claim { state: PathBuf, token: ClaimToken, labels: BTreeMap<String, String> },
     Status { state: PathBuf, output: Output },
     Capabilities { socket: PathBuf },
-    Shim { folder: PathBuf },
+    Shim { folder: PathBuf, slot: Slot },
     AppExec { spec: PathBuf, check: Option<String>, hook: Option<String> },
     CommandExec { spec: PathBuf },
     EyesLoader,
@@ -269,7 +275,9 @@ impl Verb {
             Self::Capabilities(CapabilitiesArgs { runner_socket }) => {
                 Role::Capabilities { socket: runner_socket }
             }
-            Self::Shim { folder } => Role::Shim { folder },
+            Self::Shim { folder, green } => {
+                Role::Shim { folder, slot: if green { Slot::Green } else { Slot::Blue } }
+            }
             Self::AppExec { spec, check, hook } => Role::AppExec { spec, check, hook },
             Self::CommandExec { spec } => Role::CommandExec { spec },
             Self::EyesLoader => Role::EyesLoader,

@@ -11,6 +11,7 @@ use crate::digest::Digest;
 use crate::id::{DeviceId, PermitId, ReleaseId, RolloutId, TenantId};
 use crate::name::Name;
 use crate::policy::DesiredPolicy;
+use crate::release::slot::Activation;
 use crate::time::UnixMs;
 use crate::version::Version;
 
@@ -67,6 +68,9 @@ pub struct DesiredApp {
     /// Apps of this device that are started before it, and stopped after it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub depends_on: Vec<Name>,
+    /// How to go to this release, where a rollout says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activation: Option<Activation>,
 }
 
 /// A reference to a signed manifest, by the digest of its exact bytes.

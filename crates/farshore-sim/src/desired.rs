@@ -79,6 +79,8 @@ pub(crate) fn accept(
                 resumed: app.resumed,
                 config: config_digest(&config),
                 needs: app.depends_on,
+                // A virtual device has no ports.
+                beside: false,
             };
             (offer, config)
         })
@@ -210,6 +212,7 @@ mod tests {
                 }),
                 resumed: 0,
                 depends_on: Vec::new(),
+                activation: None,
             };
             let state = DesiredState {
                 schema: DESIRED_SCHEMA.to_owned(),

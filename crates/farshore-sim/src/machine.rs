@@ -62,7 +62,7 @@ struct VirtualApp {
 
 impl VirtualApp {
     fn observed(&self) -> Observed {
-        Observed { staged: self.staged.clone(), running: self.running.clone() }
+        Observed { staged: self.staged.clone(), running: self.running.clone(), ..Observed::default() }
     }
 
     fn busy(&self) -> Busy {
@@ -260,10 +260,12 @@ impl Machine {
                 let done = self.takes(behaviours.stage_ms, now);
                 self.apps.entry(app).or_default().staging = Some((done, manifest));
             }
-            Action::Start { app, release, instance, config } => {
+            Action::Start { app, release, instance, config, .. } => {
                 let done = self.takes(behaviours.start_ms, now);
                 self.act(app, done, Acting::Start { release: Box::new(release), instance, config });
             }
+            // Nothing ever runs beside another one here.
+            Action::StopOne { .. } | Action::Switch { .. } => {}
             Action::Stop { app } => {
                 let done = self.takes(short, now);
                 self.act(app, done, Acting::Stop);
@@ -323,6 +325,7 @@ fn happen(
                     up: true,
                     restarts: 0,
                     last_exit: None,
+                    slot: None,
                 });
             }
             Acting::Stop => end(app),
@@ -391,6 +394,7 @@ mod tests {
             resumed: 0,
             config: Digest::of(b"config"),
             needs: Vec::new(),
+            beside: false,
         };
         (offer, BTreeMap::new())
     }

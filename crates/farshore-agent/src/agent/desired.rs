@@ -9,6 +9,7 @@ use farshore_domain::id::PermitId;
 use farshore_domain::name::Name;
 use farshore_domain::reconcile::{Installed, LivePermit, MonoMs, Now, Offer, Offered, Terms};
 use farshore_domain::release::kind::Kind;
+use farshore_domain::release::slot::{Activation, SLOTS_CAPABILITY};
 use farshore_domain::release::{Manifest, ManifestError};
 use farshore_domain::time::UnixMs;
 use farshore_protocol as wire;
@@ -179,6 +180,11 @@ impl Rules<'_> {
             let message = format!("this device does not run apps of kind {kind}");
             return Err(Offered::Unsupported { message });
         }
+        let can = |word: &str| self.capabilities.is_none_or(|words| words.iter().any(|one| one == word));
+        if manifest.run.slots.is_some() && !can(SLOTS_CAPABILITY) {
+            let message = "this device's runner can't keep two instances of an app".to_owned();
+            return Err(Offered::Unsupported { message });
+        }
         let Hardware { os, arch, variant, .. } = self.hardware;
         if manifest.artifact_for(os, arch, variant).is_none() {
             return Err(refused("WrongPlatform", format!("the release has nothing for {os}/{arch}")));
@@ -195,8 +201,10 @@ impl Rules<'_> {
         manifests: &mut BTreeMap<Digest, Manifest>,
     ) -> Vec<Offer> {
         let offer = |app: &DesiredApp| {
+            let mut has_slots = false;
             let manifest = match self.verify(&app.app, &app.release, signed.get(&app.release.manifest)) {
                 Ok(manifest) => {
+                    has_slots = manifest.run.slots.is_some();
                     let terms = Terms::of(&manifest);
                     manifests.insert(app.release.manifest, manifest);
                     Offered::Verified(terms)
@@ -214,6 +222,7 @@ impl Rules<'_> {
                 resumed: app.resumed,
                 config: config_digest(&values(app)),
                 needs: app.depends_on.clone(),
+                beside: has_slots && app.activation != Some(Activation::Replace),
             }
         };
         state.apps.iter().map(offer).collect()

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use farshore_domain::name::Name;
 use farshore_domain::reconcile::{Checks, MonoMs, Running};
-use farshore_domain::release::{HealthCheck, Manifest};
+use farshore_domain::release::{HealthCheck, Manifest, slot};
 
 use crate::executor::ProbeAnswer;
 
@@ -18,6 +18,8 @@ pub(crate) struct Health {
     /// Manifest, instance and restarts: checks begin anew when any of them changes.
     of: (farshore_domain::digest::Digest, u64, u32),
     up: bool,
+    /// It was started in a slot, so that another instance may run beside it.
+    slotted: bool,
     since: MonoMs,
     start_timeout_ms: i64,
     was_good: bool,
@@ -41,6 +43,8 @@ pub(crate) struct Due {
     pub(crate) check: HealthCheck,
     pub(crate) env: Arc<BTreeMap<String, String>>,
     pub(crate) of: (farshore_domain::digest::Digest, u64, u32),
+    /// Whom to ask, where that has to be said.
+    pub(crate) instance: Option<u64>,
 }
 
 impl Health {
@@ -60,6 +64,9 @@ impl Health {
         let manifest = manifest?;
         let mut env = manifest.run.env.clone();
         env.extend(config.iter().map(|(key, value)| (key.clone(), value.clone())));
+        if let (Some(slot), Some(slots)) = (running.slot, &manifest.run.slots) {
+            env.insert(slot::PORT.to_owned(), slots.port(slot).to_string());
+        }
         let tracked = |check: &HealthCheck| Tracked {
             check: check.clone(),
             failures: 0,
@@ -71,12 +78,18 @@ impl Health {
         Some(Self {
             of,
             up: running.up,
+            slotted: running.slot.is_some(),
             since: now,
             start_timeout_ms: i64::from(manifest.start_timeout_seconds) * 1000,
             was_good: false,
             env: Arc::new(env),
             checks: manifest.health.iter().map(tracked).collect(),
         })
+    }
+
+    /// Whether these are the checks of this instance of a release.
+    pub(crate) fn is_of(&self, manifest: farshore_domain::digest::Digest, instance: u64) -> bool {
+        (self.of.0, self.of.1) == (manifest, instance)
     }
 
     /// The checks to ask now.
@@ -88,7 +101,9 @@ impl Health {
         for tracked in &mut self.checks {
             if !tracked.asked && now >= tracked.next {
                 tracked.asked = true;
-                due.push(Due { check: tracked.check.clone(), env: Arc::clone(&self.env), of: self.of });
+                let instance = self.slotted.then_some(self.of.1);
+                let (check, env) = (tracked.check.clone(), Arc::clone(&self.env));
+                due.push(Due { check, env, of: self.of, instance });
             }
         }
         due

@@ -270,6 +270,7 @@ impl Facts for World<'_> {
         let missing = |what: &str| Missing(what.to_owned());
         let app = self.app.ok_or_else(|| missing("the condition names no app"))?;
         let observed = self.observed.ok_or_else(|| missing("the runner does not answer"))?;
+        // What the app is to the outside: what has the traffic, where it has slots.
         let running = observed.get(app).and_then(|observed| observed.running.as_ref());
         match name {
             "app.up" => Ok(Value::Bool(running.is_some_and(|running| running.up))),

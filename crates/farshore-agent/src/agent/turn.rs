@@ -176,7 +176,12 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             let offers = self.desired.iter().flat_map(|desired| &desired.offers);
             app.trial.is_none() && !app.returning && offers.into_iter().any(wanted)
         };
-        let unsettled = self.state.apps.values().any(|app| app.active.is_some() && !settled(app));
+        let unsettled = self.state.apps.values().any(|app| app.active.is_some() && !settled(app))
+            || self
+                .observed
+                .iter()
+                .flatten()
+                .any(|(_, app)| app.beside.is_some() || app.switching || app.stray.is_some());
         let waiting = self.desired.iter().flat_map(|desired| &desired.offers).any(|offer| {
             self.state.apps.get(&offer.app).is_none_or(|app| {
                 let active =
@@ -205,7 +210,10 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             .observed
             .iter()
             .flatten()
-            .filter_map(|(name, observed)| Some((name.clone(), observed.running.clone()?)))
+            .filter_map(|(name, observed)| {
+                let judged = self.state.apps.get(name).map(|app| observed.judged(app));
+                Some((name.clone(), judged.unwrap_or(observed.running.as_ref())?.clone()))
+            })
             .collect();
         for (name, running) in running {
             let config = self.config_of(&name);
@@ -236,6 +244,15 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         hours
     }
 
+    /// Where two instances run, the checks may still be those of the one that is not to be judged any more.
+    fn asks_the_right_one(&self, name: &Name, health: &Health) -> bool {
+        let two =
+            self.observed.as_ref().and_then(|apps| apps.get(name)).is_some_and(|app| app.beside.is_some());
+        let app = self.state.apps.get(name);
+        let active = app.and_then(|app| Some((app.active.as_ref()?.manifest, app.instance)));
+        !two || active.is_some_and(|(manifest, instance)| health.is_of(manifest, instance))
+    }
+
     fn inputs(&mut self, moment: Now) -> Inputs {
         let now = moment.mono;
         let hours = self.hours(moment);
@@ -244,7 +261,11 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             desired: self.desired.as_ref().map(|desired| desired.offers.clone()),
             observed: self.observed.clone(),
             checks: self.policy.add_to(
-                self.health.iter().map(|(name, health)| (name.clone(), health.verdict(now))).collect(),
+                self.health
+                    .iter()
+                    .filter(|(name, health)| self.asks_the_right_one(name, health))
+                    .map(|(name, health)| (name.clone(), health.verdict(now)))
+                    .collect(),
             ),
             busy: self.busy.clone(),
             outcomes: std::mem::take(&mut self.outcomes),
@@ -387,7 +408,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
                     Done::Outcome { app, staging: true, acting: false, outcome: Some(outcome), error }
                 });
             }
-            Action::Start { app, release, instance, .. } => {
+            Action::Start { app, release, instance, beside, .. } => {
                 self.busy.entry(app.clone()).or_default().acting = true;
                 let config = self.config_of(&app);
                 let request = StartRequest {
@@ -397,6 +418,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
                     instance,
                     config,
                     bounds: self.policy.bounds(),
+                    beside,
                 };
                 self.tasks.spawn(async move {
                     let error = executor.start(request).await.err();
@@ -412,7 +434,25 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             }
             Action::Stop { app } => {
                 self.busy.entry(app.clone()).or_default().acting = true;
-                self.tasks.spawn(async move { done(app.clone(), executor.stop(app).await.err()) });
+                self.tasks.spawn(async move { done(app.clone(), executor.stop(app, None).await.err()) });
+            }
+            Action::StopOne { app, instance } => {
+                self.busy.entry(app.clone()).or_default().acting = true;
+                self.tasks
+                    .spawn(async move { done(app.clone(), executor.stop(app, Some(instance)).await.err()) });
+            }
+            Action::Switch { app, instance } => {
+                self.busy.entry(app.clone()).or_default().acting = true;
+                self.tasks.spawn(async move {
+                    let error = executor.switch(app.clone(), instance).await.err();
+                    let failed = error.as_ref().filter(|error| !error.unreachable);
+                    let outcome = failed.map(|error| Outcome::SwitchFailed {
+                        app: app.clone(),
+                        instance,
+                        message: error.message.clone(),
+                    });
+                    Done::Outcome { app, staging: false, acting: true, outcome, error }
+                });
             }
             Action::Remove { app } => {
                 self.busy.entry(app.clone()).or_default().acting = true;
@@ -456,7 +496,8 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             for due in health.due(now) {
                 let (executor, app) = (Arc::clone(&self.executor), app.clone());
                 self.tasks.spawn(async move {
-                    let answer = executor.probe(app.clone(), due.check.clone(), Arc::clone(&due.env)).await;
+                    let (check, env) = (due.check.clone(), Arc::clone(&due.env));
+                    let answer = executor.probe(app.clone(), due.instance, check, env).await;
                     Done::Probed { app, due, answer }
                 });
             }

@@ -24,8 +24,8 @@ pub(super) struct Who {
     /// Groups, sessions and parents that were looked for and belong to no app.
     strangers: HashSet<(u64, i32, i32)>,
     read_at: Option<i64>,
-    /// How often each app's process has ended, as its supervisor tells.
-    ended: HashMap<Name, (u64, u32, bool)>,
+    /// How often each app's process has ended, as its supervisor tells, by the name of its control group.
+    ended: HashMap<String, (u64, u32, bool)>,
 }
 
 impl Who {
@@ -35,11 +35,13 @@ impl Who {
         self.supervisors.clear();
         self.mains.clear();
         let boot = clock::boot_id();
-        for app in apps.names() {
-            if let Some(inode) = apps.cgroups.folder_v2(&app).and_then(|folder| folder.metadata().ok()) {
+        for (app, group, status) in apps.statuses() {
+            if let Some(inode) = apps.cgroups.folder_v2(&group).and_then(|folder| folder.metadata().ok()) {
                 self.groups.insert(inode.ino(), app.clone());
             }
-            let Some(status) = apps.status_of(&app).filter(|status| status.boot == boot) else { continue };
+            if status.boot != boot {
+                continue;
+            }
             if let Some(supervisor) = status.supervisor.filter(|process| process.is_alive()) {
                 self.supervisors.insert(supervisor.pid, app.clone());
                 if let Some(process) = status.process {
@@ -89,11 +91,10 @@ impl Who {
     pub(super) fn ended(&mut self, apps: &Apps, at_ns: u64) -> Vec<(Name, Event)> {
         let mut events = Vec::new();
         let mut seen = HashMap::new();
-        for app in apps.names() {
-            let Some(status) = apps.status_of(&app) else { continue };
+        for (app, group, status) in apps.statuses() {
             let running = status.running;
             let now = (running.instance, running.restarts, running.up);
-            let before = self.ended.get(&app).copied().unwrap_or(now);
+            let before = self.ended.get(&group).copied().unwrap_or(now);
             // It was up and is not, or it is up again.
             let again = before.0 == now.0 && (now.1 > before.1 || (before.2 && !now.2));
             let told_before = !before.2 && now.2 && now.1 == before.1 + 1;
@@ -103,9 +104,9 @@ impl Who {
                 let mut event = Event::new(Kind::ProcessExit, 0, at_ns);
                 event.ended = Some(ended);
                 event.comm = app.as_str().chars().take(15).collect();
-                events.push((app.clone(), event));
+                events.push((app, event));
             }
-            seen.insert(app, now);
+            seen.insert(group, now);
         }
         self.ended = seen;
         events

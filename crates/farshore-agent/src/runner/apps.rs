@@ -15,6 +15,7 @@ use farshore_domain::name::Name;
 use farshore_domain::policy::Bounds;
 use farshore_domain::reconcile::Observed;
 use farshore_domain::release::kind::{Kind, Ready, RunUser};
+use farshore_domain::release::slot::{self, Slot};
 use farshore_domain::release::{Manifest, Probe};
 use tokio::process::Command;
 use tokio::time::{Instant, sleep, timeout};
@@ -25,6 +26,7 @@ use super::error::RunnerError;
 use super::folder::AppFolder;
 use super::keys::Keys;
 use super::shim::{kill_leftovers, take_lock};
+use super::slots::{self, Current};
 use super::spec::{Check, ShimReply, ShimRequest, ShimStatus, Spec, signal_group};
 use super::stage;
 use super::users::Users;
@@ -38,6 +40,16 @@ const LOG_FILES: u32 = 4;
 /// How long a supervisor may take to come up.
 const SHIM_START: Duration = Duration::from_secs(10);
 const SHIM_ANSWER: Duration = Duration::from_secs(2);
+
+/// An instance to be started.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Start {
+    pub(super) digest: Digest,
+    pub(super) release: ReleaseId,
+    pub(super) instance: u64,
+    /// In the slot that is not the current one.
+    pub(super) beside: bool,
+}
 
 /// All apps of a device.
 #[derive(Debug)]
@@ -70,12 +82,12 @@ impl Apps {
         apps.join(".runner")
     }
 
-    fn app(&self, app: &Name) -> AppFolder {
+    pub(super) fn app(&self, app: &Name) -> AppFolder {
         AppFolder::of(&self.folder, app)
     }
 
     /// Whether a supervisor lives: it holds the lock.
-    fn is_supervised(folder: &AppFolder) -> Result<bool, RunnerError> {
+    pub(super) fn is_supervised(folder: &AppFolder) -> Result<bool, RunnerError> {
         match take_lock(&folder.lock()) {
             Ok(lock) => Ok(lock.is_none()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -83,7 +95,7 @@ impl Apps {
         }
     }
 
-    fn stored_status(folder: &AppFolder) -> Option<ShimStatus> {
+    pub(super) fn stored_status(folder: &AppFolder) -> Option<ShimStatus> {
         let bytes = file::read_capped(&folder.status(), 1024 * 1024).ok().flatten()?;
         serde_json::from_slice(&bytes).ok()
     }
@@ -94,9 +106,18 @@ impl Apps {
         entries.filter_map(|entry| Name::new(entry.file_name().to_str()?).ok()).collect()
     }
 
-    /// What an app's supervisor has written down last, whether or not it still lives.
-    pub(crate) fn status_of(&self, app: &Name) -> Option<ShimStatus> {
-        Self::stored_status(&self.app(app))
+    /// What the supervisors of all apps have written down last, whether or not they still live, with the names of their control groups.
+    pub(crate) fn statuses(&self) -> Vec<(Name, String, ShimStatus)> {
+        let mut found = Vec::new();
+        for app in self.names() {
+            for slot in Slot::BOTH {
+                let folder = self.app(&app).in_slot(slot);
+                if let Some(status) = Self::stored_status(&folder) {
+                    found.push((app.clone(), folder.group(), status));
+                }
+            }
+        }
+        found
     }
 
     async fn status(folder: &AppFolder) -> Result<Option<ShimStatus>, RunnerError> {
@@ -120,9 +141,17 @@ impl Apps {
             };
             let folder = self.app(&name);
             let staged = folder.staged().map_err(|e| RunnerError::io("listing releases", e))?;
-            let running = Self::status(&folder).await?.map(|status| status.running);
-            if !staged.is_empty() || running.is_some() {
-                apps.insert(name, Observed { staged: staged.into_iter().collect(), running });
+            let current = Current::read(&folder).map_err(|e| RunnerError::io("reading the slot", e))?;
+            let slot = current.map_or(Slot::Blue, |current| current.slot);
+            let running = Self::status(&folder.in_slot(slot)).await?.map(|status| status.running);
+            let beside = Self::status(&folder.in_slot(slot.other())).await?.map(|status| status.running);
+            let switching = current.is_some_and(|current| !current.told);
+            let other = folder.in_slot(slot.other());
+            let stray = current.filter(|_| beside.is_none()).and_then(|_| self.stray(&other));
+            let observed =
+                Observed { staged: staged.into_iter().collect(), running, beside, switching, stray };
+            if !observed.staged.is_empty() || !observed.is_idle() {
+                apps.insert(name, observed);
             }
         }
         Ok(apps)
@@ -157,15 +186,14 @@ impl Apps {
         Manifest::parse(&bytes.ok_or(RunnerError::NotStaged(digest))?).map_err(RunnerError::Manifest)
     }
 
-    pub(crate) async fn start(
+    pub(super) async fn start(
         &self,
         app: &Name,
-        digest: Digest,
-        release: ReleaseId,
-        instance: u64,
+        what: Start,
         config: &BTreeMap<String, String>,
         bounds: &Bounds,
     ) -> Result<(), RunnerError> {
+        let Start { digest, release, instance, beside } = what;
         let folder = self.app(app);
         if !folder.release(digest).is_dir() {
             return Err(RunnerError::NotStaged(digest));
@@ -177,12 +205,15 @@ impl Apps {
         self.check_allowed(&manifest)?;
         stage::check_floor(&folder, &manifest)?;
         stage::check_program(&folder.release(digest), &manifest)?;
+        let folder = Self::place(&folder, &manifest, beside)?;
         folder.make().map_err(|e| RunnerError::io("making the app's folder", e))?;
         self.check_signed_still(&folder, digest)?;
-        if Self::is_supervised(&folder)? {
-            return Err(RunnerError::Doubled(app.clone()));
+        for slot in Slot::BOTH {
+            let folder = folder.in_slot(slot);
+            if !Self::is_supervised(&folder)? {
+                self.clear_leftovers(app, &folder).await?;
+            }
         }
-        self.clear_leftovers(app, &folder).await?;
         self.leave_other_kind(&folder, manifest.run.kind).await?;
         let user = match manifest.run.user {
             Some(RunUser::Root) => None,
@@ -194,7 +225,7 @@ impl Apps {
             Kind::Systemd | Kind::Container | Kind::Compose => Vec::new(),
             _ => self
                 .cgroups
-                .prepare(app, &limits)
+                .prepare(&folder.group(), &limits)
                 .map_err(|e| RunnerError::io("setting the app's limits", e))?,
         };
         if let Some(user) = user {
@@ -234,8 +265,37 @@ impl Apps {
             serde_json::to_vec(&spec).map_err(|e| RunnerError::io("writing the specification", e.into()))?;
         file::write_atomically(&folder.spec(), &bytes, 0o600)
             .map_err(|e| RunnerError::io("writing the specification", e))?;
-        folder.switch(digest).map_err(|e| RunnerError::io("switching the release", e))?;
+        if !beside {
+            slots::point(&folder, &spec).map_err(|e| RunnerError::io("switching the release", e))?;
+        }
         self.spawn_shim(&folder).await
+    }
+
+    /// Where an instance goes. Only an app with slots runs twice, once in each.
+    fn place(folder: &AppFolder, manifest: &Manifest, beside: bool) -> Result<AppFolder, RunnerError> {
+        let app = &manifest.app;
+        let has_slots = manifest.run.slots.is_some();
+        let current = Current::of(folder).map_err(|e| RunnerError::io("reading the slot", e))?;
+        let place = match (has_slots, beside) {
+            (true, true) => current.in_slot(current.slot().other()),
+            (true, false) => current.clone(),
+            (false, true) => return Err(RunnerError::NoSlots(app.clone())),
+            (false, false) => folder.in_slot(Slot::Blue),
+        };
+        for slot in Slot::BOTH {
+            let there = folder.in_slot(slot);
+            if !Self::is_supervised(&there)? {
+                continue;
+            }
+            let slotted = Self::spec(&there).and_then(|spec| spec.run).is_some_and(|run| run.slots.is_some());
+            if slot == place.slot() || !has_slots || !slotted {
+                return Err(RunnerError::Doubled(app.clone()));
+            }
+        }
+        if beside && !Self::is_supervised(&current)? {
+            return Err(RunnerError::NothingBeside(app.clone()));
+        }
+        Ok(place)
     }
 
     /// A release starts for the first time only while a key that signed it is trusted. One that has run here before starts again also
@@ -251,13 +311,14 @@ impl Apps {
     }
 
     async fn spawn_shim(&self, folder: &AppFolder) -> Result<(), RunnerError> {
-        let log = std::fs::File::create(folder.logs().join("supervisor.log"))
+        let log = std::fs::File::create(folder.log("supervisor.log"))
             .map_err(|e| RunnerError::io("opening the supervisor's log", e))?;
         let mut command = std::process::Command::new(&self.program);
         command
             .arg0("farshore-agent")
             .arg("shim")
             .arg(folder.root())
+            .args((folder.slot() == Slot::Green).then_some("--green"))
             .env_clear()
             .current_dir("/")
             .stdin(Stdio::null())
@@ -272,7 +333,7 @@ impl Apps {
                 break;
             }
             if let Ok(Some(ended)) = child.try_wait() {
-                let said = logs::tail(&folder.logs().join("supervisor.log"), 500).unwrap_or_default();
+                let said = logs::tail(&folder.log("supervisor.log"), 500).unwrap_or_default();
                 let said = String::from_utf8_lossy(&said).trim().to_owned();
                 return Err(RunnerError::Shim(format!("{ended}: {said}")));
             }
@@ -296,7 +357,7 @@ impl Apps {
         let stored = Self::stored_status(folder);
         let process = stored.as_ref().and_then(|status| status.process);
         let boot = stored.as_ref().map_or("", |status| status.boot.as_str());
-        if !kill_leftovers(process, boot, &self.cgroups.folders(app)).await {
+        if !kill_leftovers(process, boot, &self.cgroups.folders(&folder.group())).await {
             return Err(RunnerError::Doubled(app.clone()));
         }
         match Self::spec(folder) {
@@ -318,14 +379,14 @@ impl Apps {
     }
 
     /// Programs that the runtime runs join the app's groups, which may have gone with the last instance or the last boot.
-    fn make_groups(&self, spec: &Spec) -> Result<(), RunnerError> {
+    fn make_groups(&self, folder: &AppFolder, spec: &Spec) -> Result<(), RunnerError> {
         let limits = spec.run.as_ref().map(|run| run.limits.clone()).unwrap_or_default();
-        let made = self.cgroups.prepare(&spec.app, &limits);
+        let made = self.cgroups.prepare(&folder.group(), &limits);
         made.map(drop).map_err(|e| RunnerError::io("setting the app's limits", e))
     }
 
     async fn take_back(&self, folder: &AppFolder, spec: &Spec) -> Result<(), RunnerError> {
-        self.make_groups(spec)?;
+        self.make_groups(folder, spec)?;
         runtime::of(folder, spec)
             .remove()
             .await
@@ -334,29 +395,40 @@ impl Apps {
 
     pub(crate) async fn stop(&self, app: &Name) -> Result<(), RunnerError> {
         let folder = self.app(app);
-        if Self::is_supervised(&folder)? {
-            let wait = Self::stop_timeout(&folder) + Duration::from_secs(15);
-            let asked = ask(&folder, ShimRequest::Stop, wait).await;
+        // The first slot also when nothing is there: it may have to be cleared away.
+        if Self::is_supervised(&folder.in_slot(Slot::Green))?
+            || Self::stored_status(&folder.in_slot(Slot::Green)).is_some()
+        {
+            self.stop_in(app, &folder.in_slot(Slot::Green)).await?;
+        }
+        self.stop_in(app, &folder.in_slot(Slot::Blue)).await
+    }
+
+    /// Stops what runs in one slot.
+    pub(super) async fn stop_in(&self, app: &Name, folder: &AppFolder) -> Result<(), RunnerError> {
+        if Self::is_supervised(folder)? {
+            let wait = Self::stop_timeout(folder) + Duration::from_secs(15);
+            let asked = ask(folder, ShimRequest::Stop, wait).await;
             let deadline = Instant::now() + Duration::from_secs(5);
-            while Self::is_supervised(&folder)? {
+            while Self::is_supervised(folder)? {
                 if Instant::now() > deadline {
                     let why = asked.err().map_or_else(|| "it goes on".to_owned(), |e| e.to_string());
                     return Err(RunnerError::Shim(format!("it does not stop: {why}")));
                 }
                 sleep(Duration::from_millis(5)).await;
             }
-        } else if let Some(spec) = Self::spec(&folder) {
+        } else if let Some(spec) = Self::spec(folder) {
             // Its supervisor was killed, or the device was off: what it would have done is done here.
-            self.make_groups(&spec)?;
-            let stopped = runtime::of(&folder, &spec).stop(true).await;
+            self.make_groups(folder, &spec)?;
+            let stopped = runtime::of(folder, &spec).stop(true).await;
             stopped.map_err(|source| RunnerError::Runtime { what: "stopping the app", source })?;
         }
-        self.clear_leftovers(app, &folder).await?;
-        self.cgroups.remove(app);
+        self.clear_leftovers(app, folder).await?;
+        self.cgroups.remove(&folder.group());
         Ok(())
     }
 
-    fn spec(folder: &AppFolder) -> Option<Spec> {
+    pub(super) fn spec(folder: &AppFolder) -> Option<Spec> {
         let bytes = file::read_capped(&folder.spec(), 64 * 1024 * 1024).ok().flatten()?;
         serde_json::from_slice(&bytes).ok()
     }
@@ -371,16 +443,20 @@ impl Apps {
         let folder = self.app(app);
         if let Some(spec) = Self::spec(&folder) {
             self.take_back(&folder, &spec).await?;
-            self.cgroups.remove(app);
+            self.cgroups.remove(&folder.group());
         }
         folder.remove().map_err(|e| RunnerError::io("deleting the app", e))
     }
 
     pub(crate) async fn discard(&self, app: &Name, keep: &[Digest]) -> Result<(), RunnerError> {
         let folder = self.app(app);
-        let running = Self::status(&folder).await?.map(|status| status.running.manifest);
+        let mut running = Vec::new();
+        for slot in Slot::BOTH {
+            let status = Self::status(&folder.in_slot(slot)).await?;
+            running.extend(status.map(|status| status.running.manifest));
+        }
         for staged in folder.staged().map_err(|e| RunnerError::io("listing releases", e))? {
-            if !keep.contains(&staged) && running != Some(staged) {
+            if !keep.contains(&staged) && !running.contains(&staged) {
                 folder.discard(staged).map_err(|e| RunnerError::io("deleting a release", e))?;
             }
         }
@@ -397,8 +473,17 @@ impl Apps {
     }
 
     /// Runs a command check in the app's place: its user, its groups, its folder, its environment.
-    pub(crate) async fn probe(&self, app: &Name, name: &Name) -> Result<(bool, String), RunnerError> {
-        let folder = self.app(app);
+    pub(crate) async fn probe(
+        &self,
+        app: &Name,
+        name: &Name,
+        instance: Option<u64>,
+    ) -> Result<(bool, String), RunnerError> {
+        let folder = match instance {
+            Some(instance) => self.slot_of(app, instance)?.map(|(folder, _)| folder),
+            None => Some(Current::of(&self.app(app)).map_err(|e| RunnerError::io("reading the slot", e))?),
+        };
+        let folder = folder.ok_or_else(|| RunnerError::NotRunning(app.clone()))?;
         let status = Self::status(&folder).await?;
         let up = status.is_some_and(|status| status.running.up);
         let spec = Self::spec(&folder).filter(|_| up).ok_or_else(|| RunnerError::NotRunning(app.clone()))?;
@@ -491,6 +576,11 @@ fn environment(
     env.insert("HOME".to_owned(), folder.data().to_string_lossy().into_owned());
     env.insert("FARSHORE_APP".to_owned(), manifest.app.to_string());
     env.insert("FARSHORE_VERSION".to_owned(), manifest.version.to_string());
+    if let Some(slots) = &manifest.run.slots {
+        env.insert(slot::PORT.to_owned(), slots.port(folder.slot()).to_string());
+        env.insert(slot::SLOT.to_owned(), folder.slot().to_string());
+        env.insert(slot::CURRENT.to_owned(), folder.current_env().to_string_lossy().into_owned());
+    }
     if manifest.run.kind == Kind::Process && manifest.run.ready == Some(Ready::Notify) {
         env.insert("NOTIFY_SOCKET".to_owned(), folder.notify().to_string_lossy().into_owned());
     }
@@ -533,6 +623,9 @@ fn expand_arguments(command: &[String], env: &BTreeMap<String, String>) -> Vec<S
 fn hooks(manifest: &Manifest) -> BTreeMap<String, Vec<String>> {
     let run = &manifest.run;
     let mut hooks = BTreeMap::new();
+    if let Some(slots) = run.slots.as_ref().filter(|slots| !slots.switch.is_empty()) {
+        hooks.insert("switch".to_owned(), slots.switch.clone());
+    }
     if let Some(files) = &run.files {
         for (name, command) in [("validate", &files.validate), ("reload", &files.reload)] {
             if !command.is_empty() {

@@ -1,4 +1,4 @@
-//! Control groups, version 2 and 1, and both at once (a hybrid hierarchy): a group for each app.
+//! Control groups, version 2 and 1, and both at once (a hybrid hierarchy): a group for each app, and one more for its second slot.
 //!
 //! Whatever is not there or not writable is left out, and said in the capabilities.
 
@@ -6,7 +6,6 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use farshore_domain::name::Name;
 use farshore_domain::release::Limits;
 
 /// One CPU period in microseconds, for both versions.
@@ -77,28 +76,28 @@ impl Cgroups {
     }
 
     /// The folders of an app's groups, there or not.
-    pub(crate) fn folders(&self, app: &Name) -> Vec<PathBuf> {
+    pub(crate) fn folders(&self, group: &str) -> Vec<PathBuf> {
         [&self.v2, &self.v1_memory, &self.v1_cpu, &self.v1_pids]
             .into_iter()
             .flatten()
-            .map(|base| base.join(app.as_str()))
+            .map(|base| base.join(group))
             .collect()
     }
 
     /// An app's folder in the version 2 hierarchy; the kernel knows the group by its inode.
-    pub(crate) fn folder_v2(&self, app: &Name) -> Option<PathBuf> {
-        self.v2.as_ref().map(|base| base.join(app.as_str()))
+    pub(crate) fn folder_v2(&self, group: &str) -> Option<PathBuf> {
+        self.v2.as_ref().map(|base| base.join(group))
     }
 
     /// An app's group as `/proc/<pid>/cgroup` names it, in whichever hierarchies it is; `None` where there are none.
-    pub(crate) fn path_of(&self, app: &Name) -> Option<String> {
+    pub(crate) fn path_of(&self, group: &str) -> Option<String> {
         let any = [&self.v2, &self.v1_memory, &self.v1_cpu, &self.v1_pids].into_iter().any(Option::is_some);
-        any.then(|| format!("/{}/{app}", self.group))
+        any.then(|| format!("/{}/{group}", self.group))
     }
 
     /// Makes an app's groups and sets its limits.
-    pub(crate) fn prepare(&self, app: &Name, limits: &Limits) -> io::Result<Vec<PathBuf>> {
-        let folders = self.folders(app);
+    pub(crate) fn prepare(&self, group: &str, limits: &Limits) -> io::Result<Vec<PathBuf>> {
+        let folders = self.folders(group);
         for folder in &folders {
             match fs::create_dir(folder) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
@@ -109,7 +108,7 @@ impl Cgroups {
         let pids = limits.processes.map_or_else(|| "max".to_owned(), |count| count.to_string());
         let quota = limits.cpu_millis.map(|millis| (u64::from(millis) * CPU_PERIOD_US / 1_000).max(1_000));
         if let Some(base) = &self.v2 {
-            let folder = base.join(app.as_str());
+            let folder = base.join(group);
             if self.has_v2("memory") {
                 fs::write(folder.join("memory.max"), &memory)?;
             }
@@ -123,23 +122,23 @@ impl Cgroups {
         }
         if let Some(base) = &self.v1_memory {
             let value = if limits.memory_bytes.is_some() { memory } else { "-1".to_owned() };
-            fs::write(base.join(app.as_str()).join("memory.limit_in_bytes"), value)?;
+            fs::write(base.join(group).join("memory.limit_in_bytes"), value)?;
         }
         if let Some(base) = &self.v1_cpu {
-            let folder = base.join(app.as_str());
+            let folder = base.join(group);
             fs::write(folder.join("cpu.cfs_period_us"), CPU_PERIOD_US.to_string())?;
             let quota = quota.map_or_else(|| "-1".to_owned(), |quota| quota.to_string());
             fs::write(folder.join("cpu.cfs_quota_us"), quota)?;
         }
         if let Some(base) = &self.v1_pids {
-            fs::write(base.join(app.as_str()).join("pids.max"), pids)?;
+            fs::write(base.join(group).join("pids.max"), pids)?;
         }
         Ok(folders)
     }
 
     /// Removes an app's empty groups.
-    pub(crate) fn remove(&self, app: &Name) {
-        for folder in self.folders(app) {
+    pub(crate) fn remove(&self, group: &str) {
+        for folder in self.folders(group) {
             if let Err(error) = fs::remove_dir(&folder)
                 && error.kind() != io::ErrorKind::NotFound
             {
@@ -163,6 +162,12 @@ pub(crate) fn join(folders: &[PathBuf]) -> io::Result<()> {
         fs::write(folder.join("cgroup.procs"), "0")?;
     }
     Ok(())
+}
+
+/// Whether something is in the groups.
+pub(crate) fn is_used(folders: &[PathBuf]) -> bool {
+    let processes = |folder: &PathBuf| fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+    folders.iter().any(|folder| !processes(folder).trim().is_empty())
 }
 
 /// Sends SIGKILL to everything in the groups; true when something was there. Called again until nothing is.

@@ -56,6 +56,10 @@ pub enum RunnerError {
     Doubled(Name),
     #[error("{0} does not run")]
     NotRunning(Name),
+    #[error("{0} has no slots")]
+    NoSlots(Name),
+    #[error("nothing of {0} runs in the current slot, beside which it could be started")]
+    NothingBeside(Name),
     #[error("the config can't be used")]
     Config(#[source] ConfigError),
     #[error("the release holds no program {0:?} that can be executed")]
@@ -122,6 +126,8 @@ impl RunnerError {
             Self::Doubled(_) => "Doubled",
             Self::NoReboot => "Unsupported",
             Self::NotRunning(_) => "NotRunning",
+            Self::NoSlots(_) => "NoSlots",
+            Self::NothingBeside(_) => "NothingBeside",
             Self::Config(_) => "BadConfig",
             Self::NoProgram(_) => "NoProgram",
             Self::Shim(_) => "SupervisorFailed",

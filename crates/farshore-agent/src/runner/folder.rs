@@ -10,6 +10,9 @@
 //! <apps>/<app>/state/        0700  shim.lock, shim.sock, spec.json, status.json, floor, committed, installed.json
 //! <apps>/<app>/files/        of kind `files`: next/ (rendered), kept/ (what was there before), applied.json
 //! <apps>/<app>/notify.sock   where the app says that it is ready
+//! <apps>/<app>/state/green/   what of state/ belongs to one instance, for the one in slot green; its logs are called green-…
+//! <apps>/<app>/state/slots.json   which slot is the current one, and whether the traffic is known to go there
+//! <apps>/<app>/current.env    the same for whoever sends the traffic
 //! ```
 
 use std::fs;
@@ -19,26 +22,72 @@ use std::path::{Path, PathBuf};
 use farshore_domain::digest::Digest;
 use farshore_domain::name::Name;
 use farshore_domain::release::MAX_MANIFEST_BYTES;
+use farshore_domain::release::slot::Slot;
 use farshore_domain::version::Version;
 use farshore_trust::blob::MAX_SIGNATURE_FILE_BYTES;
 
 use super::wire::Signed;
 use crate::file;
 
-/// One app's folder.
+/// One app's folder, as one of its slots sees it. An app without slots has only the first.
 #[derive(Clone, Debug)]
 pub(crate) struct AppFolder {
     root: PathBuf,
+    slot: Slot,
 }
 
 impl AppFolder {
     /// A name holds neither `/` nor a leading dot, so it can't lead elsewhere.
     pub(crate) fn of(apps: &Path, app: &Name) -> Self {
-        Self { root: apps.join(app.as_str()) }
+        Self::at(apps.join(app.as_str()), Slot::Blue)
     }
 
-    pub(crate) fn at(root: PathBuf) -> Self {
-        Self { root }
+    pub(crate) fn at(root: PathBuf, slot: Slot) -> Self {
+        Self { root, slot }
+    }
+
+    /// The same folder, as the other slot sees it.
+    pub(crate) fn in_slot(&self, slot: Slot) -> Self {
+        Self { root: self.root.clone(), slot }
+    }
+
+    pub(crate) fn slot(&self) -> Slot {
+        self.slot
+    }
+
+    /// The name of the control group of an instance. An app's own name holds no dot.
+    pub(crate) fn group(&self) -> String {
+        let app = self.root.file_name().unwrap_or_default().to_string_lossy();
+        match self.slot {
+            Slot::Blue => app.into_owned(),
+            Slot::Green => format!("{app}.green"),
+        }
+    }
+
+    /// What belongs to the instance in this slot.
+    fn own(&self) -> PathBuf {
+        match self.slot {
+            Slot::Blue => self.state(),
+            Slot::Green => self.state().join("green"),
+        }
+    }
+
+    /// A log of the instance in this slot.
+    pub(crate) fn log(&self, name: &str) -> PathBuf {
+        match self.slot {
+            Slot::Blue => self.logs().join(name),
+            Slot::Green => self.logs().join(format!("green-{name}")),
+        }
+    }
+
+    /// Which slot is the current one.
+    pub(crate) fn slots(&self) -> PathBuf {
+        self.state().join("slots.json")
+    }
+
+    /// Where whoever sends the traffic reads which slot is the current one.
+    pub(crate) fn current_env(&self) -> PathBuf {
+        self.root.join("current.env")
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -88,24 +137,27 @@ impl AppFolder {
     }
 
     pub(crate) fn lock(&self) -> PathBuf {
-        self.state().join("shim.lock")
+        self.own().join("shim.lock")
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
-        self.state().join("shim.sock")
+        self.own().join("shim.sock")
     }
 
     pub(crate) fn spec(&self) -> PathBuf {
-        self.state().join("spec.json")
+        self.own().join("spec.json")
     }
 
     pub(crate) fn status(&self) -> PathBuf {
-        self.state().join("status.json")
+        self.own().join("status.json")
     }
 
     /// Where an app says that it is ready.
     pub(crate) fn notify(&self) -> PathBuf {
-        self.root.join("notify.sock")
+        match self.slot {
+            Slot::Blue => self.root.join("notify.sock"),
+            Slot::Green => self.root.join("green-notify.sock"),
+        }
     }
 
     /// Where the pipes of containers are.
@@ -143,7 +195,8 @@ impl AppFolder {
         file::make_folder(&self.root.join("manifests"), 0o755)?;
         file::make_folder(&self.data(), 0o700)?;
         file::make_folder(&self.logs(), 0o750)?;
-        file::make_folder(&self.state(), 0o700)
+        file::make_folder(&self.state(), 0o700)?;
+        file::make_folder(&self.own(), 0o700)
     }
 
     /// Releases whose folder and manifest are both there; a manifest that is damaged is not.

@@ -19,6 +19,7 @@ mod reboot;
 mod runbook;
 mod runtime;
 mod shim;
+mod slots;
 mod socket;
 mod spec;
 mod stage;
@@ -35,6 +36,7 @@ use std::time::Duration;
 
 use farshore_domain::name::Name;
 use farshore_domain::operation::{EXEC_CAPABILITY, REBOOT_CAPABILITY};
+use farshore_domain::release::slot::SLOTS_CAPABILITY;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::timeout;
@@ -53,7 +55,7 @@ pub use users::{APP_UIDS, AppsUser};
 pub use wire::{MAX_FRAME_BYTES, Reply, Request, Signed, WireError, config_digest};
 
 use anchor::Anchored;
-use apps::Apps;
+use apps::{Apps, Start};
 use cgroup::Cgroups;
 use keys::Keys;
 use users::Users;
@@ -177,7 +179,7 @@ impl Runner {
         let lock = lock.ok_or_else(|| RunnerError::AlreadyRunning(folder.clone()))?;
         let groups = cgroups.map_or_else(Cgroups::default, |(root, group)| Cgroups::detect(&root, &group));
         let mut capabilities =
-            vec!["process".to_owned(), "manifest/v1".to_owned(), EXEC_CAPABILITY.to_owned()];
+            ["process", "manifest/v1", EXEC_CAPABILITY, SLOTS_CAPABILITY].map(str::to_owned).to_vec();
         capabilities.extend(groups.capabilities());
         if reboot::is_possible(&reboot) {
             capabilities.push(REBOOT_CAPABILITY.to_owned());
@@ -333,10 +335,23 @@ impl Shared {
                 apps.stage(manifest, artifact).await?;
                 Ok(Reply::Done)
             }
-            Request::Start { app, manifest, release, instance, config, bounds } => {
+            Request::Start { app, manifest, release, instance, config, bounds, beside } => {
                 let turn = self.turn(&app).await;
                 let _turn = turn.lock().await;
-                apps.start(&app, manifest, release, instance, &config, &bounds).await?;
+                let what = Start { digest: manifest, release, instance, beside };
+                apps.start(&app, what, &config, &bounds).await?;
+                Ok(Reply::Done)
+            }
+            Request::StopOne { app, instance } => {
+                let turn = self.turn(&app).await;
+                let _turn = turn.lock().await;
+                apps.stop_one(&app, instance).await?;
+                Ok(Reply::Done)
+            }
+            Request::Switch { app, instance } => {
+                let turn = self.turn(&app).await;
+                let _turn = turn.lock().await;
+                apps.switch(&app, instance).await?;
                 Ok(Reply::Done)
             }
             Request::Stop { app } => {
@@ -363,8 +378,8 @@ impl Shared {
                 apps.commit(&app, manifest)?;
                 Ok(Reply::Done)
             }
-            Request::Probe { app, check } => {
-                let (good, message) = apps.probe(&app, &check).await?;
+            Request::Probe { app, check, instance } => {
+                let (good, message) = apps.probe(&app, &check, instance).await?;
                 Ok(Reply::Probed { good, message })
             }
             Request::Obey { anchor, state } => {

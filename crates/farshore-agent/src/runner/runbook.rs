@@ -118,8 +118,8 @@ pub(super) async fn clear(apps: &Path, cgroups: &Cgroups, user: Option<Identity>
     let Ok(entries) = std::fs::read_dir(folder(apps)) else { return };
     for entry in entries.flatten() {
         if let Some(group) = entry.file_name().to_str().and_then(|name| Name::new(name).ok()) {
-            end(group.as_str(), user, &cgroups.folders(&group)).await;
-            cgroups.remove(&group);
+            end(group.as_str(), user, &cgroups.folders(group.as_str())).await;
+            cgroups.remove(group.as_str());
         }
         if let Err(error) = std::fs::remove_dir_all(entry.path()) {
             tracing::warn!(%error, "the folder of an old command can't be deleted");
@@ -226,7 +226,8 @@ pub(super) async fn run(
     file::make_folder(&work, 0o700).map_err(io("making the command's folder"))?;
     // The specification lies above, where the command can't write.
     file::make_folder(&place, 0o711).map_err(io("making the command's folder"))?;
-    let cgroups = apps.cgroups.prepare(&group, &LIMITS).map_err(io("setting the command's limits"))?;
+    let cgroups =
+        apps.cgroups.prepare(group.as_str(), &LIMITS).map_err(io("setting the command's limits"))?;
     if let Some(user) = user {
         std::os::unix::fs::chown(&work, Some(user.uid), Some(user.gid))
             .map_err(io("giving the command its folder"))?;
@@ -252,7 +253,7 @@ pub(super) async fn run(
         Err(error) => Err(error),
     };
     end(group.as_str(), user, &cgroups).await;
-    apps.cgroups.remove(&group);
+    apps.cgroups.remove(group.as_str());
     if let Err(error) = std::fs::remove_dir_all(&place) {
         tracing::warn!(%error, "the folder of a command can't be deleted");
     }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use farshore_domain::reconcile::Running;
+use farshore_domain::release::slot::Slot;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -70,12 +71,12 @@ pub(crate) async fn kill_leftovers(process: Option<Process>, boot: &str, cgroups
     }
 }
 
-/// Runs the app of a folder until it is told to stop.
+/// Runs the app of a folder, in one of its slots, until it is told to stop.
 ///
 /// # Errors
 /// When it can't begin; once it supervises, it goes on until it is stopped.
-pub async fn supervise(folder: &Path) -> Result<(), ShimError> {
-    let folder = AppFolder::at(folder.to_path_buf());
+pub async fn supervise(folder: &Path, slot: Slot) -> Result<(), ShimError> {
+    let folder = AppFolder::at(folder.to_path_buf(), slot);
     // Out of the runner's session and process group.
     match rustix::process::setsid() {
         Ok(_) | Err(rustix::io::Errno::PERM) => {}
@@ -98,6 +99,7 @@ pub async fn supervise(folder: &Path) -> Result<(), ShimError> {
             up: false,
             restarts: 0,
             last_exit: None,
+            slot: spec.run.as_ref().and_then(|run| run.slots.as_ref()).map(|_| slot),
         },
         process: None,
         supervisor: Process::of(rustix::process::getpid().as_raw_nonzero().get()),

@@ -60,9 +60,23 @@ pub enum Request {
         /// What the device's policy says about running it. Left out when it says nothing, so that an older runner takes it.
         #[serde(default, skip_serializing_if = "Bounds::is_empty")]
         bounds: Bounds,
+        /// In the slot that is not the current one, while the other one runs.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        beside: bool,
     },
+    /// Stop everything of it.
     Stop {
         app: Name,
+    },
+    /// Stop one instance of it.
+    StopOne {
+        app: Name,
+        instance: u64,
+    },
+    /// Make the slot of this instance the current one, and send the traffic to it.
+    Switch {
+        app: Name,
+        instance: u64,
     },
     /// Stop it and delete everything but the floor.
     Remove {
@@ -82,6 +96,9 @@ pub enum Request {
     Probe {
         app: Name,
         check: Name,
+        /// Left out: of what runs in the current slot.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        instance: Option<u64>,
     },
     Logs {
         app: Name,

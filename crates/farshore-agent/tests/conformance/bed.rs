@@ -134,6 +134,7 @@ impl Bed {
             instance,
             config: config.collect::<BTreeMap<_, _>>(),
             bounds: Bounds::default(),
+            beside: false,
         };
         self.client.done(&request).await
     }

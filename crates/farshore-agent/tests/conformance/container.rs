@@ -357,7 +357,7 @@ mod single {
         bed.run(&release, 1).await;
         for (name, expect) in [("inside", true), ("bad", false)] {
             let check = Name::new(name).unwrap();
-            match bed.client.ask(&Request::Probe { app: web(), check }).await.unwrap() {
+            match bed.client.ask(&Request::Probe { app: web(), check, instance: None }).await.unwrap() {
                 Reply::Probed { good, message } => assert_eq!(good, expect, "{name}: {message}"),
                 other => panic!("{other:?}"),
             }

@@ -144,7 +144,7 @@ pub(crate) async fn hangs<S: Sort>(sort: S) {
         bed.up().await;
         let check = farshore_domain::name::Name::new("fit").unwrap();
         let app = crate::bed::web();
-        let probe = farshore_agent::runner::Request::Probe { app, check };
+        let probe = farshore_agent::runner::Request::Probe { app, check, instance: None };
         match bed.client.ask(&probe).await.unwrap() {
             farshore_agent::runner::Reply::Probed { good, message } => assert!(!good, "{message}"),
             other => panic!("{other:?}"),

@@ -11,6 +11,7 @@ mod policy;
 #[expect(dead_code, reason = "shared with the conformance suite, which uses more of it")]
 mod release;
 mod runner;
+mod slots;
 mod unpack;
 mod virtual_fleet;
 mod wait;

@@ -119,7 +119,7 @@ impl Bed {
         self.client.done(&Request::Stage { manifest: signed.clone(), artifact: path }).await
     }
 
-    async fn stage(&self, release: &Release) -> Result<(), ClientError> {
+    pub(crate) async fn stage(&self, release: &Release) -> Result<(), ClientError> {
         self.stage_bytes(&release.signed, &release.artifact).await
     }
 
@@ -143,6 +143,7 @@ impl Bed {
                 instance,
                 config,
                 bounds: Bounds::default(),
+                beside: false,
             })
             .await
     }
@@ -186,13 +187,16 @@ impl Drop for Bed {
         // Supervisors live on by design: the status files say which processes are ours.
         let apps = self.folder.path().join("apps");
         for entry in std::fs::read_dir(&apps).into_iter().flatten().flatten() {
-            let lock = entry.path().join("state/shim.lock");
-            if lock.exists() {
-                stop_holder(&lock);
+            for lock in ["state/shim.lock", "state/green/shim.lock"] {
+                let lock = entry.path().join(lock);
+                if lock.exists() {
+                    stop_holder(&lock);
+                }
             }
         }
         for controller in ["unified", "memory", "cpu", "pids", "."] {
             let base = Path::new("/sys/fs/cgroup").join(controller).join(&self.group);
+            drop(std::fs::remove_dir(base.join("web.green")));
             drop(std::fs::remove_dir(base.join("web")));
             drop(std::fs::remove_dir(base));
         }
@@ -200,7 +204,7 @@ impl Drop for Bed {
 }
 
 /// The processes that have this very file open.
-fn holders(lock: &Path) -> Vec<i32> {
+pub(crate) fn holders(lock: &Path) -> Vec<i32> {
     let mut holders = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
@@ -499,7 +503,7 @@ async fn command_checks_run_by_name_and_are_cut_off_in_time() {
     });
     bed.stage(&release).await.unwrap();
     bed.start(&release, 1).await.unwrap();
-    let probe = |check: &str| Request::Probe { app: web(), check: Name::new(check).unwrap() };
+    let probe = |check: &str| Request::Probe { app: web(), check: Name::new(check).unwrap(), instance: None };
     let good = |reply: Reply| matches!(reply, Reply::Probed { good: true, .. });
     assert!(good(bed.client.ask(&probe("fit")).await.unwrap()));
     std::fs::write(bed.folder.path().join("apps/web/data/sick"), "").unwrap();

@@ -42,6 +42,7 @@ pub const EVENTS: &[&str] = &[
     "policy.breached",
     "release.refused",
     "release.activated",
+    "release.switched",
     "release.rolled-back",
     "release.failed",
     "process_exit",

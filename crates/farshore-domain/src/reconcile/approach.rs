@@ -120,6 +120,9 @@ impl Decision<'_> {
 
     /// The intent to activate. The caller has seen a live permit and that the release is staged.
     fn switch(&mut self, to: Installed, permit: crate::id::PermitId, offer: &Offer) {
+        let warm = self.warm_for(offer);
+        // What was asked was what ran before.
+        self.checks = &Checks::Unknown;
         let app = &mut *self.app;
         // Only what was committed is worth going back to.
         if app.trial.is_none()
@@ -136,8 +139,13 @@ impl Decision<'_> {
         }
         app.active = Some(to.clone());
         app.permit = Some(permit);
-        app.instance += 1;
         app.config = Some(offer.config);
+        match warm {
+            // What is to come back still runs.
+            Some(warm) if known_good && warm.manifest == to.manifest => app.return_to(warm),
+            _ => app.renew(),
+        }
+        app.warm = warm.filter(|_| !known_good);
         app.staged = None;
         app.returning = false;
         app.healing = Attempts::default();
@@ -146,6 +154,8 @@ impl Decision<'_> {
         app.healing_good_since = None;
         app.older.retain(|known| *known != to.manifest);
         let from = app.previous.as_ref().map_or_else(String::new, |from| format!(" from {}", from.version));
-        self.emit("release.activating", Some(&to), None, format!("switching to {}{from}", to.version));
+        let how = if app.warm.is_some() { "starting {} beside what runs" } else { "switching to {}" };
+        let text = format!("{}{from}", how.replace("{}", to.version.as_str()));
+        self.emit("release.activating", Some(&to), None, text);
     }
 }

@@ -52,7 +52,7 @@ pub fn decide(mut state: DeviceState, inputs: &Inputs, now: Now) -> (DeviceState
             may_reboot,
         };
         if inputs.restart.contains(&name) {
-            decision.app.instance += 1;
+            decision.app.renew();
         }
         if let Some(reason) = inputs.rollback.get(&name) {
             decision.go_back(reason);
@@ -138,11 +138,16 @@ fn take_outcome(
         }
         Outcome::StartFailed { app, instance, message } => {
             let Some(app) = state.apps.get_mut(app) else { return };
+            let reason = Reason::new("StartFailed", message, now.wall);
             if app.instance != *instance {
+                if app.warm.is_some_and(|warm| warm.instance == *instance) {
+                    // Nothing is left to be kept running: it is a plain activation from now on.
+                    app.warm = None;
+                    app.healing.last = Some(reason);
+                }
                 return;
             }
             let Some(active) = &app.active else { return };
-            let reason = Reason::new("StartFailed", message, now.wall);
             if let Some(trial) = &mut app.trial {
                 trial.mishaps = trial.mishaps.saturating_add(1);
                 trial.retry_at = Some(now.mono.plus_ms(policy.backoff(&active.terms, trial.mishaps - 1)));
@@ -153,6 +158,25 @@ fn take_outcome(
                 app.restarted(1, now.mono);
             }
             app.healing.last = Some(reason);
+        }
+        Outcome::SwitchFailed { app, instance, message } => {
+            let Some(app) = state.apps.get_mut(app) else { return };
+            if app.warm.is_some_and(|warm| warm.instance == *instance) {
+                // It can't be gone back to without a start.
+                app.warm = None;
+                app.healing.last = Some(Reason::new("SwitchFailed", message, now.wall));
+            }
+            if app.instance != *instance {
+                return;
+            }
+            let Some(active) = &app.active else { return };
+            let pause = |failures| Some(now.mono.plus_ms(policy.backoff(&active.terms, failures)));
+            if let Some(trial) = &mut app.trial {
+                trial.retry_at = pause(0);
+            } else {
+                app.healing.retry_at = pause(app.healing.failures);
+            }
+            app.healing.last = Some(Reason::new("SwitchFailed", message, now.wall));
         }
     }
 }
@@ -219,6 +243,7 @@ impl Decision<'_> {
         *app = AppState {
             floor: app.floor.take(),
             instance: app.instance,
+            highest: app.highest,
             resumed: app.resumed,
             failed: app.failed.take(),
             given_up: std::mem::take(&mut app.given_up),
@@ -229,14 +254,14 @@ impl Decision<'_> {
         if was.is_some() {
             self.emit("app.removed", was.as_ref(), None, "no placement asks for it any more".to_owned());
         }
-        if observed.running.is_some() || !observed.staged.is_empty() {
+        if !observed.is_idle() || !observed.staged.is_empty() {
             self.actions.push(Action::Remove { app: self.name.clone() });
         }
     }
 
     /// The device is drained. What is there stays; a trial goes on where it was.
     fn halt(&mut self) {
-        let runs = self.observed.is_some_and(|observed| observed.running.is_some());
+        let runs = self.observed.is_some_and(|observed| !observed.is_idle());
         if runs && !self.busy.acting {
             self.actions.push(Action::Stop { app: self.name.clone() });
         }
@@ -261,7 +286,8 @@ impl Decision<'_> {
 
     /// The runner has a process that the state does not know: the state was lost, or is older than the process.
     fn adopt(&mut self) {
-        let Some(running) = self.observed.and_then(|observed| observed.running.as_ref()) else { return };
+        let running = self.observed.and_then(|observed| observed.all().next());
+        let Some(running) = running else { return };
         let app = &mut *self.app;
         let given_up = app.is_held(running.manifest);
         if app.active.is_some() || given_up || self.busy.acting {
@@ -303,7 +329,7 @@ impl Decision<'_> {
 
     /// Starts and ends of the app's process become events.
     fn tell(&mut self) {
-        let Some(running) = self.observed.and_then(|observed| observed.running.as_ref()) else { return };
+        let Some(running) = self.observed.and_then(|observed| observed.judged(self.app)) else { return };
         let (true, Some(active)) = (self.is_target(running), self.app.active.clone()) else { return };
         let now = Some((running.instance, running.restarts));
         match self.app.told {
@@ -347,7 +373,7 @@ impl Decision<'_> {
     fn take_back(&mut self, offer: &Offer) {
         let (Some(trial), Some(active)) = (&self.app.trial, &self.app.active) else { return };
         let Some(observed) = self.observed else { return };
-        if trial.started || observed.running.as_ref().is_some_and(|running| self.is_target(running)) {
+        if trial.started || observed.all().any(|running| self.is_target(running)) {
             return;
         }
         let live = offer.release.manifest == active.manifest
@@ -361,7 +387,8 @@ impl Decision<'_> {
         let before = self.app.previous.take();
         self.app.trial = None;
         self.app.permit = None;
-        self.app.instance += 1;
+        self.app.warm = None;
+        self.app.renew();
         if let (Some(before), Some(running)) = (&before, &observed.running)
             && running.manifest == before.manifest
         {
@@ -383,7 +410,7 @@ impl Decision<'_> {
         if first {
             return;
         }
-        app.instance += 1;
+        app.renew();
         if let Some(trial) = &mut app.trial {
             trial.starting_since = None;
             trial.healthy_since = None;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::state::{DeviceState, Inputs};
+use super::state::{DeviceState, Inputs, Running};
 use crate::name::Name;
 
 /// What a decision about one app must know of the others.
@@ -19,13 +19,18 @@ impl Fellows {
     pub(super) fn of(state: &DeviceState, inputs: &Inputs) -> Self {
         let mut fellows = Self::default();
         for (name, observed) in inputs.observed.iter().flatten() {
-            let Some(running) = &observed.running else { continue };
+            if observed.all().next().is_none() {
+                continue;
+            }
             fellows.running.insert(name.clone());
-            let target = state.apps.get(name).is_some_and(|app| {
-                app.active.as_ref().is_some_and(|active| active.manifest == running.manifest)
-                    && app.instance == running.instance
+            // What is kept beside a release on trial does its work meanwhile.
+            let up = state.apps.get(name).is_some_and(|app| {
+                let wanted = |running: &&Running| {
+                    app.is_target(running) || app.warm.is_some_and(|warm| warm.is(running))
+                };
+                observed.all().filter(wanted).any(|running| running.up)
             });
-            if target && running.up {
+            if up {
                 fellows.up.insert(name.clone());
             }
         }

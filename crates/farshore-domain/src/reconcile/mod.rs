@@ -4,6 +4,8 @@
 //! healthy is given up and the one before it comes back, network or not. All of it is level-triggered: each decision
 //! looks at the whole (intent, observation), so a crash at any point is answered by deciding again.
 //!
+//! A release with slots is started beside the one that runs; the switch then is that of the traffic, and comes after the first good checks.
+//!
 //! In this cut: a changed config restarts a running app without a permit, a removed placement stops its app without
 //! one. A committed release that dies is restarted with a growing pause; where the device's policy says after how many
 //! restarts, it goes down the [`Step`]s of the ladder: the release before, the safe-mode release, hold and call for help.
@@ -13,6 +15,7 @@ mod decide;
 mod fellows;
 mod ladder;
 mod run;
+mod slots;
 mod state;
 mod view;
 
@@ -20,11 +23,14 @@ mod view;
 mod model_tests;
 #[cfg(test)]
 mod scenario_tests;
+#[cfg(test)]
+mod slots_tests;
 
 pub use decide::decide;
 pub use ladder::{HealingPolicy, Rungs, Step};
 pub use state::{
     Action, AppState, Attempts, Busy, Checks, Closed, DeviceState, Event, Failed, Healing, Inputs, Installed,
     LivePermit, LocalHours, MonoMs, Now, Observed, Offer, Offered, Outcome, Refused, Running, Terms, Trial,
+    Warm,
 };
 pub use view::{AppView, DeviceView, view};

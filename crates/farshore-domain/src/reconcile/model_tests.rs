@@ -157,6 +157,7 @@ impl World {
                     resumed: *resumed,
                     config: Digest::of(b"config"),
                     needs: Vec::new(),
+                    beside: false,
                 })
                 .collect()
         });
@@ -164,6 +165,7 @@ impl World {
             let observed = Observed {
                 staged: self.staged.clone(),
                 running: self.running.as_ref().map(|(r, _)| r.clone()),
+                ..Observed::default()
             };
             BTreeMap::from([(self.name.clone(), observed)])
         });
@@ -261,7 +263,7 @@ impl World {
                     self.outcomes.push(Outcome::Staged { app, manifest });
                 }
             }
-            Action::Start { app, release, instance, config } => {
+            Action::Start { app, release, instance, config, .. } => {
                 if NATURES[index_of(release.manifest)] == Nature::WontStart {
                     self.outcomes.push(Outcome::StartFailed {
                         app,
@@ -280,6 +282,7 @@ impl World {
                     up: true,
                     restarts: 0,
                     last_exit: None,
+                    slot: None,
                 };
                 self.running = Some((running, self.now));
             }
@@ -291,6 +294,7 @@ impl World {
                 self.committed = None;
                 self.activated.clear();
             }
+            Action::StopOne { .. } | Action::Switch { .. } => panic!("it has no slots"),
             Action::Commit { .. } | Action::Emit(_) | Action::CutLogs { .. } | Action::Reboot { .. } => {}
         }
     }

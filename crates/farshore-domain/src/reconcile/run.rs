@@ -18,15 +18,14 @@ const MAX_OLDER: usize = 10;
 
 impl Decision<'_> {
     pub(super) fn is_target(&self, running: &Running) -> bool {
-        self.app.active.as_ref().is_some_and(|active| active.manifest == running.manifest)
-            && running.instance == self.app.instance
+        self.app.is_target(running)
     }
 
     /// From `active` to what runs.
     pub(super) fn run(&mut self) {
         let Some(observed) = self.observed else { return };
         let Some(active) = self.app.active.clone() else {
-            if observed.running.is_some() && !self.busy.acting {
+            if !observed.is_idle() && !self.busy.acting {
                 self.actions.push(Action::Stop { app: self.name.clone() });
             }
             return;
@@ -49,15 +48,17 @@ impl Decision<'_> {
                 } else if !self.step_down() {
                     self.heal(running, &active);
                 }
+                self.settle(observed, &active);
             }
-            Some(_) => self.stop(),
-            None if self.app.trial.is_none() && self.step_down() => {}
-            None => self.start(observed, active),
+            _ if self.beside(observed, &active) => {}
+            _ if !observed.is_idle() => self.stop(),
+            _ if self.app.trial.is_none() && self.step_down() => {}
+            _ => self.start(observed, active, false),
         }
     }
 
     /// What needs this app is stopped before it, and started after it again.
-    fn stop(&mut self) {
+    pub(super) fn stop(&mut self) {
         let first = self.fellows.stop_first(self.name);
         if first.is_empty() {
             self.actions.push(Action::Stop { app: self.name.clone() });
@@ -71,7 +72,7 @@ impl Decision<'_> {
         }
     }
 
-    fn start(&mut self, observed: &Observed, active: Installed) {
+    pub(super) fn start(&mut self, observed: &Observed, active: Installed, beside: bool) {
         if !observed.staged.contains(&active.manifest) {
             // Its folder is gone: fetch it again.
             if !self.busy.staging && due(self.app.staging.retry_at, self.now) {
@@ -99,12 +100,14 @@ impl Decision<'_> {
             release: active,
             instance: self.app.instance,
             config,
+            beside,
         });
     }
 
     /// A release on trial runs.
-    fn prove(&mut self, running: &Running, active: &Installed) {
+    pub(super) fn prove(&mut self, running: &Running, active: &Installed) {
         let now = self.now.mono;
+        let has_traffic = self.has_traffic(running);
         let Some(trial) = &mut self.app.trial else { return };
         let first = !trial.started;
         trial.started = true;
@@ -114,10 +117,14 @@ impl Decision<'_> {
             trial.starting_since = Some(now);
         }
         let since = *trial.starting_since.get_or_insert(now);
-        if running.up && *self.checks == Checks::Good {
-            trial.healthy_since.get_or_insert(now);
+        let fit = running.up && *self.checks == Checks::Good;
+        // The soak begins with the traffic.
+        let gets_it = fit && has_traffic && trial.healthy_since.is_none();
+        if gets_it {
+            trial.healthy_since = Some(now);
         }
         let healthy_since = trial.healthy_since;
+        let retry_at = trial.retry_at;
         if first {
             self.emit(
                 "release.activated",
@@ -134,7 +141,24 @@ impl Decision<'_> {
             );
             return self.give_up("RestartedTooOften", &message);
         }
+        if gets_it && let (Some(_), Some(slot)) = (self.app.warm, running.slot) {
+            let text = format!("version {} is healthy and has the traffic, in slot {slot}", active.version);
+            self.emit("release.switched", Some(active), None, text);
+        }
         match healthy_since {
+            None if fit && now.since_ms(since) >= active.terms.start_timeout_ms => {
+                let last = self.app.healing.last.as_ref().map_or("it was not done", |last| &last.message);
+                let message = format!(
+                    "healthy, but the traffic was not switched within {} s: {last}",
+                    active.terms.start_timeout_ms / 1000
+                );
+                self.give_up("SwitchFailed", &message);
+            }
+            None if fit => {
+                if due(retry_at, self.now) {
+                    self.actions.push(Action::Switch { app: self.name.clone(), instance: running.instance });
+                }
+            }
             None if now.since_ms(since) >= active.terms.start_timeout_ms => {
                 let why = match self.checks {
                     Checks::Wavering { message }
@@ -167,6 +191,7 @@ impl Decision<'_> {
     fn commit(&mut self, active: &Installed) {
         let app = &mut *self.app;
         app.trial = None;
+        app.warm = None;
         app.failed = None;
         app.given_up.clear();
         app.healing = Attempts::default();
@@ -258,13 +283,13 @@ impl Decision<'_> {
     /// Everything of the app is stopped, and a new instance made. Its restarts go on counting.
     fn recreate(&mut self, code: &str, message: &str) {
         self.app.recreated = true;
-        self.app.instance += 1;
+        self.app.renew();
         self.app.healing.retry_at = None;
         let active = self.app.active.clone();
         let healing = Healing { cause: cause_of(Some(code)), step: ActionKind::Recreate };
         let text = format!("{message}; setting it up anew");
         self.tell_of("app.recreated", active.as_ref(), Some(code), text, Some(healing));
-        if self.observed.is_some_and(|observed| observed.running.is_some()) {
+        if self.observed.is_some_and(|observed| !observed.is_idle()) {
             self.stop();
         }
     }
@@ -305,6 +330,8 @@ impl Decision<'_> {
         let safe = self.safe();
         let app = &mut *self.app;
         let Some(active) = app.active.take() else { return };
+        // What was asked was the release that failed.
+        self.checks = &Checks::Unknown;
         app.failed = Some(Failed {
             release: active.release,
             version: active.version.clone(),
@@ -319,12 +346,19 @@ impl Decision<'_> {
         }
         app.trial = None;
         app.permit = None;
-        app.instance += 1;
+        let previous = app.previous.take();
+        let warm = app.warm.take().filter(|warm| {
+            step == Step::Previous && previous.as_ref().is_some_and(|before| before.manifest == warm.manifest)
+        });
+        match warm {
+            // It was not touched, or is still there: nothing has to be started.
+            Some(warm) => app.return_to(warm),
+            None => app.renew(),
+        }
         app.healing = Attempts::default();
         app.healing_good_since = None;
         app.restarts.clear();
         app.recreated = false;
-        let previous = app.previous.take();
         app.active = match step {
             Step::Previous => previous,
             Step::SafeMode => safe,
@@ -385,7 +419,7 @@ impl Decision<'_> {
                 app.healing.retry_at = Some(now.mono.plus_ms(pause));
                 app.healing.last = Some(Reason::new(code, &message, now.wall));
                 app.restarted(1, now.mono);
-                app.instance += 1;
+                app.renew();
                 let text = format!("{message}; restarting it");
                 let healing = Healing { cause: cause_of(Some(code)), step: ActionKind::AutoRestart };
                 self.tell_of("health.failed", Some(active), Some(code), text, Some(healing));
@@ -406,7 +440,7 @@ impl Decision<'_> {
             .flatten()
             .map(|installed| installed.manifest)
             .chain(self.offer.map(|offer| offer.release.manifest))
-            .chain(observed.running.iter().map(|running| running.manifest))
+            .chain(observed.all().map(|running| running.manifest))
             .chain(self.policy.safe.get(self.name).map(|safe| safe.manifest))
             .collect();
         let others = self.policy.releases.unwrap_or(1).saturating_sub(1);
@@ -417,9 +451,8 @@ impl Decision<'_> {
         }
         keep.sort();
         keep.dedup();
-        let idle = !self.actions.iter().any(|action| {
-            matches!(action, Action::Start { app, .. } | Action::Stop { app } | Action::Stage { app, .. } if app == self.name)
-        });
+        let staging = |action: &Action| matches!(action, Action::Stage { app, .. } if app == self.name);
+        let idle = !self.is_acting() && !self.actions.iter().any(staging);
         if idle && self.offer.is_some() && observed.staged.iter().any(|staged| !keep.contains(staged)) {
             if self.disk_short {
                 let gone = observed.staged.iter().filter(|staged| !keep.contains(staged)).count();

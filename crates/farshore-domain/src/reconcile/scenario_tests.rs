@@ -48,6 +48,7 @@ fn offer(version: &str, permit_until: Option<i64>) -> Offer {
         resumed: 0,
         config: Digest::of(b"config"),
         needs: Vec::new(),
+        beside: false,
     }
 }
 
@@ -71,9 +72,11 @@ impl Device {
             up: true,
             restarts,
             last_exit: None,
+            slot: None,
         });
         let staged: BTreeSet<Digest> = staged.iter().map(|version| manifest(version)).collect();
-        self.inputs.observed = Some(BTreeMap::from([(web(), Observed { staged, running })]));
+        self.inputs.observed =
+            Some(BTreeMap::from([(web(), Observed { staged, running, ..Observed::default() })]));
     }
 
     fn checks(&mut self, checks: Checks) {
@@ -489,8 +492,9 @@ fn apps_start_after_what_they_need_and_stop_before_it() {
                 up: true,
                 restarts: 0,
                 last_exit: None,
+                slot: None,
             });
-            (name, Observed { staged: staged.clone(), running })
+            (name, Observed { staged: staged.clone(), running, ..Observed::default() })
         });
         device.inputs.observed = Some(BTreeMap::from(observed));
     };

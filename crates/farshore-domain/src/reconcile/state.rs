@@ -13,6 +13,7 @@ use crate::incident::{ActionKind, IncidentCause};
 use crate::name::Name;
 use crate::object::Reason;
 use crate::release::Manifest;
+use crate::release::slot::Slot;
 use crate::schedule::{self, Shut, WindowKind};
 use crate::time::UnixMs;
 use crate::version::Version;
@@ -102,6 +103,27 @@ pub struct Trial {
     pub retry_at: Option<MonoMs>,
 }
 
+/// An instance that is kept running beside the release on trial. It needs no new start to be gone back to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Warm {
+    pub manifest: Digest,
+    pub instance: u64,
+    /// Digest of the config it was made with.
+    pub config: Option<Digest>,
+}
+
+impl Warm {
+    pub(super) fn is(&self, running: &Running) -> bool {
+        running.manifest == self.manifest && running.instance == self.instance
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if passes a reference")]
+fn is_zero(value: &u64) -> bool {
+    *value == 0
+}
+
 /// A release that was tried and given up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -145,6 +167,12 @@ pub struct AppState {
     pub previous: Option<Installed>,
     /// Counts up whenever the app must be started anew. The runner labels the process with it.
     pub instance: u64,
+    /// The highest number an instance ever had here: one that is gone back to keeps its own, and no later one gets a number twice.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub highest: u64,
+    /// What ran before, and goes on running until the release that was started beside it has proven itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warm: Option<Warm>,
     /// Digest of the config that the instance was made with.
     pub config: Option<Digest>,
     /// `None`: `active` is committed.
@@ -200,6 +228,25 @@ impl AppState {
         self.given_up.contains(&manifest)
     }
 
+    /// What runs now must be started anew.
+    pub(super) fn renew(&mut self) {
+        self.highest = self.highest.max(self.instance).saturating_add(1);
+        self.instance = self.highest;
+    }
+
+    /// The instance of before is the one that should run again, just as it is.
+    pub(super) fn return_to(&mut self, warm: Warm) {
+        self.highest = self.highest.max(self.instance);
+        self.instance = warm.instance;
+        self.config = warm.config;
+    }
+
+    /// Whether this process is the one that should run.
+    pub(super) fn is_target(&self, running: &Running) -> bool {
+        self.active.as_ref().is_some_and(|active| active.manifest == running.manifest)
+            && running.instance == self.instance
+    }
+
     /// Takes note of restarts.
     pub(super) fn restarted(&mut self, times: u32, now: MonoMs) {
         let times = usize::try_from(times).unwrap_or(MAX_RESTARTS).min(MAX_RESTARTS);
@@ -222,6 +269,8 @@ impl Default for AppState {
             active: None,
             previous: None,
             instance: 0,
+            highest: 0,
+            warm: None,
             config: None,
             trial: None,
             permit: None,
@@ -293,6 +342,8 @@ pub struct Offer {
     pub config: Digest,
     /// Apps of this device that are started before it, and stopped after it.
     pub needs: Vec<Name>,
+    /// It has slots, and may be started beside what runs.
+    pub beside: bool,
 }
 
 /// What is known of the manifest an offer refers to.
@@ -322,8 +373,36 @@ pub struct LivePermit {
 pub struct Observed {
     /// Manifests whose release lies verified and unpacked.
     pub staged: BTreeSet<Digest>,
-    /// The process that is supervised now. There is never more than one.
+    /// The process that is supervised now; of an app with slots, the one in the current slot. There is never more than one in a slot.
     pub running: Option<Running>,
+    /// The process in the other slot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beside: Option<Running>,
+    /// The traffic was to go to the current slot, and it is not known that it does.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub switching: bool,
+    /// An instance in the other slot that nobody supervises any more. It can only be ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stray: Option<u64>,
+}
+
+impl Observed {
+    /// Whether nothing of the app is there.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.running.is_none() && self.beside.is_none() && self.stray.is_none()
+    }
+
+    /// Everything that is supervised.
+    pub fn all(&self) -> impl Iterator<Item = &Running> {
+        self.running.iter().chain(&self.beside)
+    }
+
+    /// What is judged: the process that should run, in whichever slot it is, else the one in the current slot.
+    #[must_use]
+    pub fn judged(&self, app: &AppState) -> Option<&Running> {
+        self.all().find(|running| app.is_target(running)).or(self.running.as_ref())
+    }
 }
 
 /// A supervised process.
@@ -342,6 +421,9 @@ pub struct Running {
     /// How the last process of this instance ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_exit: Option<String>,
+    /// Of an app with slots: where it was started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<Slot>,
 }
 
 /// What the health checks of an instance say together.
@@ -456,6 +538,11 @@ pub enum Outcome {
         instance: u64,
         message: String,
     },
+    SwitchFailed {
+        app: Name,
+        instance: u64,
+        message: String,
+    },
 }
 
 /// What to do. Carried out after the state was persisted.
@@ -466,15 +553,28 @@ pub enum Action {
         app: Name,
         manifest: Digest,
     },
-    /// Start a staged release. Refused by the runner while anything of the app runs.
+    /// Start a staged release. Refused by the runner while anything of the app runs, unless it has slots and its slot is free.
     Start {
         app: Name,
         release: Installed,
         instance: u64,
         config: Digest,
+        /// In the slot that is not the current one.
+        beside: bool,
     },
+    /// Stop everything of the app.
     Stop {
         app: Name,
+    },
+    /// Stop this instance, and not what runs beside it.
+    StopOne {
+        app: Name,
+        instance: u64,
+    },
+    /// Make the slot of this instance the current one, and send the traffic to it. Fine when that was done.
+    Switch {
+        app: Name,
+        instance: u64,
     },
     /// The release has proven itself: the runner raises its floor.
     Commit {

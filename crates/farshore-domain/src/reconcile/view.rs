@@ -41,13 +41,8 @@ fn offer_of<'a>(inputs: &'a Inputs, name: &Name) -> Option<&'a Offer> {
     inputs.desired.iter().flatten().find(|offer| offer.app == *name)
 }
 
-fn running_of<'a>(inputs: &'a Inputs, name: &Name) -> Option<&'a Running> {
-    inputs.observed.as_ref()?.get(name)?.running.as_ref()
-}
-
-fn is_target(app: &AppState, running: &Running) -> bool {
-    app.active.as_ref().is_some_and(|active| active.manifest == running.manifest)
-        && running.instance == app.instance
+fn running_of<'a>(app: &AppState, inputs: &'a Inputs, name: &Name) -> Option<&'a Running> {
+    inputs.observed.as_ref()?.get(name)?.judged(app)
 }
 
 fn checks_of<'a>(inputs: &'a Inputs, name: &Name) -> &'a Checks {
@@ -61,7 +56,7 @@ fn restarts_too_often(app: &AppState, running: Option<&Running>) -> bool {
 }
 
 pub(super) fn phase(app: &AppState, inputs: &Inputs, name: &Name) -> AppPhase {
-    let running = running_of(inputs, name);
+    let running = running_of(app, inputs, name);
     if inputs.stopped && inputs.observed.is_some() && app.active.is_some() {
         return if running.is_some() { AppPhase::Stopping } else { AppPhase::Stopped };
     }
@@ -73,7 +68,7 @@ pub(super) fn phase(app: &AppState, inputs: &Inputs, name: &Name) -> AppPhase {
         };
     };
     let wanted = offer.release.manifest;
-    let up = running.is_some_and(|running| is_target(app, running));
+    let up = running.is_some_and(|running| app.is_target(running));
     if let Some(trial) = &app.trial {
         return if trial.healthy_since.is_some() && up { AppPhase::Soaking } else { AppPhase::Starting };
     }
@@ -106,14 +101,14 @@ pub(super) fn phase(app: &AppState, inputs: &Inputs, name: &Name) -> AppPhase {
 fn active_phase(app: &AppState, running: Option<&Running>, checks: &Checks) -> AppPhase {
     let failed = matches!(checks, Checks::Failed { .. } | Checks::Breached { .. });
     match running {
-        Some(running) if is_target(app, running) && running.up && !failed => AppPhase::Running,
+        Some(running) if app.is_target(running) && running.up && !failed => AppPhase::Running,
         running if failed || restarts_too_often(app, running) => AppPhase::Failing,
         _ => AppPhase::Starting,
     }
 }
 
 fn health(app: &AppState, inputs: &Inputs, name: &Name) -> Health {
-    let running = running_of(inputs, name);
+    let running = running_of(app, inputs, name);
     if app.active.is_none() {
         let failing = app.failed.is_some() && offer_of(inputs, name).is_some();
         return if failing { Health::Failing } else { Health::Unknown };
@@ -121,7 +116,7 @@ fn health(app: &AppState, inputs: &Inputs, name: &Name) -> Health {
     if inputs.observed.is_none() || inputs.stopped {
         return Health::Unknown;
     }
-    let up = running.is_some_and(|running| running.up && is_target(app, running));
+    let up = running.is_some_and(|running| running.up && app.is_target(running));
     match checks_of(inputs, name) {
         Checks::Failed { .. } | Checks::Breached { .. } => Health::Failing,
         _ if restarts_too_often(app, running) && !up => Health::Failing,
@@ -197,7 +192,15 @@ fn reasons(app: &AppState, inputs: &Inputs, name: &Name) -> Vec<Reason> {
         }
         (AppPhase::Starting | AppPhase::Soaking, _) if app.trial.is_some() => {
             let version = app.active.as_ref().map_or("?", |active| active.version.as_str());
-            let (code, text) = if app.phase == AppPhase::Soaking {
+            let kept = app.warm.and(app.previous.as_ref()).map(|before| &before.version);
+            let (code, text) = if let (AppPhase::Soaking, Some(kept)) = (app.phase, kept) {
+                (
+                    "Soaking",
+                    format!("version {version} has the traffic; {kept} is kept running for its soak time"),
+                )
+            } else if let Some(kept) = kept {
+                ("StartingBeside", format!("version {version} runs beside {kept} and is not healthy yet"))
+            } else if app.phase == AppPhase::Soaking {
                 ("Soaking", format!("version {version} is healthy and must stay so for its soak time"))
             } else {
                 ("Starting", format!("version {version} was activated and is not healthy yet"))
@@ -215,7 +218,7 @@ fn reasons(app: &AppState, inputs: &Inputs, name: &Name) -> Vec<Reason> {
     if let Checks::Breached { message } = checks_of(inputs, name) {
         reasons.push(Reason::new("PolicyBreach", message, since));
     }
-    if let Some(running) = running_of(inputs, name).filter(|running| !running.up) {
+    if let Some(running) = running_of(app, inputs, name).filter(|running| !running.up) {
         let exit = running.last_exit.as_deref().unwrap_or("it ended");
         let text = format!("waits to be restarted (restart {}): {exit}", running.restarts + 1);
         reasons.push(Reason::new("Restarting", text, since));
@@ -255,7 +258,7 @@ pub fn view(state: &DeviceState, inputs: &Inputs, since: UnixMs) -> DeviceView {
             continue;
         }
         let committed = app.active.is_some() && app.trial.is_none();
-        let running = running_of(inputs, name);
+        let running = running_of(app, inputs, name);
         apps.push(AppView {
             app: name.clone(),
             phase: app.phase,

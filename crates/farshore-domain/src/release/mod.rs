@@ -5,6 +5,7 @@
 
 pub mod compose;
 pub mod kind;
+pub mod slot;
 pub mod template;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use compose::Compose;
 use kind::{Container, Files, Installer, Kind, Objects, Ready, RunUser, Unit};
+use slot::Slots;
 
 use crate::digest::Digest;
 use crate::name::Name;
@@ -117,6 +119,9 @@ pub struct Run {
     /// For kind `process`. Left out: started is started, and the health checks say the rest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready: Option<Ready>,
+    /// For kind `process`: it can run twice, so that a release is started and checked beside the one before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slots: Option<Slots>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit: Option<Unit>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -292,6 +297,9 @@ impl Manifest {
         for check in &self.health {
             check.check(self.run.kind)?;
         }
+        if let Some(slots) = &self.run.slots {
+            slots.check(&self.run, &self.health)?;
+        }
         let day = 24 * 3600;
         if self.soak_seconds > day || self.start_timeout_seconds == 0 || self.start_timeout_seconds > day {
             return Err(invalid(
@@ -346,7 +354,8 @@ impl Run {
 
     /// The section of its own kind is there and good; there is no other.
     fn check_sections(&self) -> Result<(), ManifestError> {
-        let sections: [(&'static str, Kind, bool); 6] = [
+        let sections: [(&'static str, Kind, bool); 7] = [
+            ("run.slots", Kind::Process, self.slots.is_some()),
             ("run.unit", Kind::Systemd, self.unit.is_some()),
             ("run.container", Kind::Container, self.container.is_some()),
             ("run.compose", Kind::Compose, self.compose.is_some()),
@@ -362,7 +371,10 @@ impl Run {
                 ));
             }
             // What a unit or an installer needs beyond its command has defaults.
-            if !is_there && kind == self.kind && !matches!(kind, Kind::Systemd | Kind::Installer) {
+            if !is_there
+                && kind == self.kind
+                && !matches!(kind, Kind::Process | Kind::Systemd | Kind::Installer)
+            {
                 return Err(invalid(field, format!("an app of kind {kind} needs it")));
             }
         }

@@ -48,7 +48,7 @@ pub(super) async fn run(
     // It leads a group of its own as soon as it has begun; until then it is killed by its number.
     let mut group = Group(child.id().and_then(|pid| i32::try_from(pid).ok()));
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    let mut log = RotatedLog::new(folder.logs().join("stderr.log"), spec.log_bytes, spec.log_files);
+    let mut log = RotatedLog::new(folder.log("stderr.log"), spec.log_bytes, spec.log_files);
     let feed = async {
         if let Some(mut stdin) = stdin
             && let Err(error) = stdin.write_all(input).await

@@ -80,6 +80,16 @@ pub(crate) trait Runtime: Send {
     }
 }
 
+/// Runs a program of the release once, for a limited time.
+pub(crate) async fn hook(
+    folder: &AppFolder,
+    spec: &Spec,
+    name: &str,
+    limit: Duration,
+) -> Result<(), RuntimeError> {
+    hook::run(folder, spec, name, b"", limit).await.map(drop)
+}
+
 /// The runtime of a specification.
 pub(crate) fn of(folder: &AppFolder, spec: &Spec) -> Box<dyn Runtime> {
     let (folder, spec) = (folder.clone(), spec.clone());

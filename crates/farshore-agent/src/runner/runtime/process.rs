@@ -80,7 +80,7 @@ impl ProcessRuntime {
     }
 
     fn log(&self, name: &str) -> RotatedLog {
-        RotatedLog::new(self.folder.logs().join(name), self.spec.log_bytes, self.spec.log_files)
+        RotatedLog::new(self.folder.log(name), self.spec.log_bytes, self.spec.log_files)
     }
 
     async fn wait(&mut self) -> Result<String, RuntimeError> {
