@@ -6,7 +6,7 @@ use std::sync::Arc;
 use farshore_api::fleet::{AppSpec, ConfigSpec, PinSpec, PlacementSpec};
 use farshore_domain::assign::{self, Assignments, Pin, Placement};
 use farshore_domain::config::{self, LayerValues, Value};
-use farshore_domain::desired::{DesiredApp, DesiredRelease, Permit};
+use farshore_domain::desired::{Because, DesiredApp, DesiredRelease, Permit};
 use farshore_domain::device::{AppPhase, Lifecycle, Reachability};
 use farshore_domain::id::{DeviceId, ReleaseId};
 use farshore_domain::name::Name;
@@ -14,6 +14,7 @@ use farshore_domain::operation::{DRAIN_CAPABILITY, OPERATIONS_CAPABILITY};
 use farshore_domain::policy::{
     DesiredPolicy, DeviceHours, POLICY_CAPABILITY, POLICY_CAPABILITY_2, PolicySpec, Rules, SafeRelease,
 };
+use farshore_domain::release::slot::{Activation, SLOTS_CAPABILITY};
 use farshore_domain::rollout::{AppReport, DeviceView, FleetView, KnownRelease, Phase, Rollout};
 use farshore_domain::schedule::{Look, Purpose, Shut, WindowKind, Zone};
 use farshore_domain::time::{SECOND_MS, UnixMs};
@@ -206,6 +207,8 @@ impl Snapshot {
                     .pins
                     .get(&device.name)
                     .is_some_and(|pins| pins.iter().any(|pin| pin.app == *app)),
+                incapable: rollout.needs_slots()
+                    && !device.capabilities.iter().any(|one| one == SLOTS_CAPABILITY),
                 busy_until: busy.get(&device.id).copied(),
                 app: self.reports.get(&device.id).and_then(|r| r.get(app)).cloned().unwrap_or_default(),
                 signals: asks.then(|| self.signals.of(rollout, device.id, now)).flatten(),
@@ -434,9 +437,17 @@ impl Snapshot {
                         .and_then(|apps| apps.get(&assignment.app))
                         .map_or(0, |app| app.resumed_wanted),
                     depends_on: self.needs.get(&assignment.app).cloned().unwrap_or_default(),
+                    activation: self.activation(&assignment.because),
                 })
             })
             .collect()
+    }
+
+    /// What the rollout says that an assignment is because of.
+    fn activation(&self, because: &Because) -> Option<Activation> {
+        let Because::Rollout { rollout, .. } = because else { return None };
+        let found = self.rollouts.iter().map(|read| &read.rollout).find(|found| found.id() == *rollout)?;
+        found.spec().activation
     }
 
     fn mixture(&self, device: &FleetDevice) -> Option<&Mixture> {

@@ -9,6 +9,7 @@ use farshore_api::{ErrorCode, NewObject, Problem};
 use farshore_domain::id::RolloutId;
 use farshore_domain::name::Name;
 use farshore_domain::object::Metadata;
+use farshore_domain::release::slot::SLOTS_CAPABILITY;
 use farshore_domain::rollout::{Action, KnownRelease, Phase, PlanError, ReleaseRef, Rollout, RolloutSpec};
 use farshore_domain::time::UnixMs;
 use farshore_store::objects::ObjectKind;
@@ -80,6 +81,7 @@ impl Making<'_> {
         let manifest = db.release(&to.uid.to_string()).await?.manifest;
         new.spec
             .check_release(&manifest)
+            .and_then(|()| new.spec.check_activation(&manifest))
             .map_err(|error| ApiError::field(format!("spec.{}", error.field), error.message))?;
         refuse_second(&snapshot, &new.spec, supersedes.as_ref())?;
         let from = snapshot.pointer(&new.spec.channel, &new.spec.app);
@@ -88,6 +90,7 @@ impl Making<'_> {
         let name = new.metadata.name.clone();
         let mut rollout =
             Rollout::new(id, name.clone(), new.spec.clone(), from, to, &by, now).map_err(spec_errors)?;
+        rollout = rollout.with_slots(manifest.run.slots.is_some());
         could_progress(app, db, &snapshot, &rollout, now).await?;
         let mut tx = db.begin().await?;
         refuse_held(db, &mut tx, &rollout).await?;
@@ -201,6 +204,13 @@ async fn could_progress(
     }
     let view = view(app, db, snapshot, rollout, now);
     rollout.plan(&view).map_err(plan_error)?;
+    if !view.is_empty() && view.iter().all(|device| device.is_unable(rollout.to().uid)) {
+        let why = format!(
+            "has slots, and none of the {} devices can keep two instances of an app ({SLOTS_CAPABILITY}); update their agents",
+            view.len()
+        );
+        return Err(ApiError::field("spec.release", why));
+    }
     rollout
         .check_openings(&view, now)
         .map_err(|error| ApiError::field(format!("spec.{}", error.field), error.message))

@@ -56,9 +56,19 @@ impl Publisher {
 
     /// The body that publishes a release of one Linux artifact.
     pub(crate) async fn signed_release(&self, app: &str, version: &str) -> Value {
+        self.changed_release(app, version, |_| {}).await
+    }
+
+    /// The same, with a manifest that was changed before it was signed.
+    pub(crate) async fn changed_release(
+        &self,
+        app: &str,
+        version: &str,
+        change: impl FnOnce(&mut Value),
+    ) -> Value {
         let bytes = format!("{app} {version} of {}", self.tenant).into_bytes();
         let digest = self.artifact(&bytes).await;
-        let manifest = json!({
+        let mut manifest = json!({
             "schema": "farshore.dev/release/v1",
             "tenant": self.tenant,
             "app": app,
@@ -67,6 +77,7 @@ impl Publisher {
                 "artifact": {"digest": digest.to_string(), "size": bytes.len(), "format": "tar"}}],
             "run": {"command": ["bin/app"]},
         });
+        change(&mut manifest);
         let manifest = serde_json::to_vec(&manifest).unwrap();
         let signature = STANDARD.encode(self.key.sign(&manifest).unwrap());
         json!({"manifest": STANDARD.encode(&manifest), "signature": STANDARD.encode(signature)})

@@ -1,12 +1,21 @@
 //! Rollouts as the API makes and shows them: what is refused, who would be in which wave, what would change, why.
 
+use farshore_domain::desired::DesiredState;
+use farshore_domain::release::slot::Activation;
+use farshore_protocol::server_frame;
 use serde_json::{Value, json};
 
 use crate::harness::{Client, Fleet, each_engine};
 use crate::objects::Publisher;
+use crate::wire::Channel;
 
 /// Two devices in `canary` that have app `web` by placement, with releases 1.0.0 and 1.1.0 of it.
 async fn stage(fleet: &Fleet) -> Client {
+    stage_by(fleet).await.0
+}
+
+/// The same, with whoever signs releases.
+async fn stage_by(fleet: &Fleet) -> (Client, Publisher) {
     let admin = fleet.admin.clone();
     let publisher = Publisher::new(fleet, "default").await;
     for (path, name, spec) in [
@@ -24,7 +33,7 @@ async fn stage(fleet: &Fleet) -> Client {
     }
     publisher.release("web", "1.0.0").await;
     publisher.release("web", "1.1.0").await;
-    admin
+    (admin, publisher)
 }
 
 fn rollout(name: &str, more: Value) -> Value {
@@ -123,6 +132,85 @@ async fn only_who_may_approve_decides_at_a_gate() {
             fleet.role("security-analyst").await.post(&path, json!({})).await.problem(403, "forbidden");
             fleet.role("operator").await.post(&path, json!({})).await.problem(409, "conflict");
         }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_with_slots_goes_to_devices_that_can_run_it_twice_and_the_others_are_named() {
+    each_engine(async |fleet| {
+        let (admin, publisher) = stage_by(fleet).await;
+        // What can't be done is refused by its field, and says why.
+        let of_files = publisher
+            .changed_release("web", "1.5.0", |manifest| {
+                manifest["run"] = json!({"kind": "files", "files": {"entries": [{"source": "a", "target": "/etc/a"}]}});
+            })
+            .await;
+        admin.post("/api/releases", of_files).await.expect(201);
+        for (release, why) in [("web@1.1.0", "run.slots"), ("web@1.5.0", "kind files")] {
+            let asked = json!({"release": release, "activation": "blue-green"});
+            let problem =
+                admin.post("/api/rollouts?start=false", rollout("it", asked)).await.problem(400, "invalid");
+            assert_eq!(problem.errors[0].field, "spec.activation", "{problem:?}");
+            assert!(problem.errors[0].message.contains(why), "{problem:?}");
+        }
+        let odd = json!({"activation": "sideways"});
+        admin.post("/api/rollouts?start=false", rollout("it", odd)).await.problem(400, "invalid");
+
+        let slotted = publisher
+            .changed_release("web", "2.0.0", |manifest| {
+                manifest["run"]["slots"] = json!({"blue": 8081, "green": 8082});
+                let probe = json!({"type": "http", "port": "$PORT", "path": "/"});
+                manifest["health"] = json!([{"name": "web", "probe": probe}]);
+            })
+            .await;
+        admin.post("/api/releases", slotted).await.expect(201);
+        let next = |more: Value| {
+            let mut spec = json!({"release": "web@2.0.0", "waves": [{"percent": 100, "soakSeconds": 0}], "maxUnavailable": "100%"});
+            spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            spec
+        };
+        // Neither device has said that it can do it.
+        let problem = admin
+            .post("/api/rollouts?start=false", rollout("it", next(json!({}))))
+            .await
+            .problem(400, "invalid");
+        assert_eq!(problem.errors[0].field, "spec.release", "{problem:?}");
+
+        let able = fleet.device("c").await;
+        let spec = json!({"metadata": {"name": "c"}, "spec": {"channel": "canary"}});
+        admin.put(&format!("/api/devices/{}", able.uid()), spec).await.expect(200);
+        let mut channel = Channel::connect(fleet, &able).await.unwrap();
+        channel.hello_with(&["process", "blue-green/v1"]).await;
+        let made: Value = admin
+            .post("/api/rollouts", rollout("two", next(json!({"activation": "blue-green"}))))
+            .await
+            .expect(201)
+            .json();
+        assert_eq!(made["status"]["summary"]["activation"], "blue-green", "{made:#}");
+        let waiting = made["status"]["waiting"].as_array().unwrap();
+        let told = waiting.iter().find(|waiting| waiting["reason"]["code"] == "Incapable").unwrap();
+        let message = told["reason"]["message"].as_str().unwrap();
+        assert!(message.starts_with("2 devices") && message.contains(": a, b;"), "{message}");
+        let app = channel
+            .until("the release", |body| match body {
+                server_frame::Body::Desired(desired) => DesiredState::parse(&desired.body)
+                    .unwrap()
+                    .apps
+                    .into_iter()
+                    .find(|app| app.release.version.as_str() == "2.0.0"),
+                _ => None,
+            })
+            .await;
+        assert_eq!(app.activation, Some(Activation::BlueGreen));
+        let mut left_out = Vec::new();
+        let path = "/api/rollouts/two/devices?bucket=excluded";
+        while left_out.len() < 2 {
+            let devices: Value = admin.get(path).await.expect(200).json();
+            left_out = devices["items"].as_array().unwrap().clone();
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        assert!(left_out.iter().all(|device| device["reason"] == "incapable"), "{left_out:?}");
     })
     .await;
 }

@@ -15,6 +15,8 @@ word_enum! {
         Cordoned = "cordoned",
         /// It went back by itself before this rollout reached it, and nobody has resumed it.
         Held = "held",
+        /// It has not said that it can keep two instances of an app, as the release needs.
+        Incapable = "incapable",
         /// No longer in the channel, or no longer placed.
         Left = "left",
         /// It was away for too long (`offline: skip`), and takes what the channel says when it returns.

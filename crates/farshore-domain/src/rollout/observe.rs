@@ -130,6 +130,9 @@ fn exclusion(device: &DeviceView, member: &Member, to: ReleaseId) -> Option<Excl
     if device.pinned {
         return Some(Exclusion::Pinned);
     }
+    if device.is_unable(to) {
+        return Some(Exclusion::Incapable);
+    }
     let failed_before = device.app.failed_release == Some(to) && device.app.active != Some(to);
     (failed_before && !member.touched).then_some(Exclusion::Held)
 }

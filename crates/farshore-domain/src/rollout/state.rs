@@ -14,6 +14,7 @@ use crate::device::AppPhase;
 use crate::id::{DeviceId, PermitId, ReleaseId, RolloutId};
 use crate::name::Name;
 use crate::object::Reason;
+use crate::release::slot::Activation;
 use crate::time::{SECOND_MS, UnixMs};
 use crate::version::Version;
 use crate::word_enum;
@@ -165,6 +166,9 @@ pub struct Rollout {
     /// The wave that goes back alone (`onFailure: rollback-wave`), while it does and until somebody decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) wave_back: Option<u32>,
+    /// The release has slots: only devices that can keep two instances of an app run it.
+    #[serde(default, skip_serializing_if = "super::member::is_false")]
+    pub(super) needs_slots: bool,
     /// Somebody said that the release is not good.
     #[serde(default, skip_serializing_if = "is_false")]
     pub(super) rejected: bool,
@@ -271,6 +275,7 @@ impl Rollout {
             pause: None,
             ends_as: None,
             wave_back: None,
+            needs_slots: false,
             rejected: false,
             unblocked_at: None,
             promoted_at: None,
@@ -292,6 +297,26 @@ impl Rollout {
         );
         rollout.remember("RolloutCreated", by, message, None, now);
         Ok(rollout)
+    }
+
+    /// The same for a release that has slots.
+    #[must_use]
+    pub fn with_slots(mut self, has_slots: bool) -> Self {
+        self.needs_slots = has_slots;
+        self
+    }
+
+    /// Whether the release has slots, so that only devices that can keep two instances of an app run it.
+    #[must_use]
+    pub const fn needs_slots(&self) -> bool {
+        self.needs_slots
+    }
+
+    /// How devices go to the new release: what the specification says, else `blue-green` where the release has slots.
+    #[must_use]
+    pub fn activation(&self) -> Activation {
+        let usual = if self.needs_slots { Activation::BlueGreen } else { Activation::Replace };
+        self.spec.activation.unwrap_or(usual)
     }
 
     /// The same without conditions of gates and tripwires, for a virtual fleet, which measures nothing. And whether there were any.

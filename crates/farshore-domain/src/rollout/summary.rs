@@ -10,6 +10,7 @@ use super::wave::Approved;
 use crate::id::{DeviceId, RolloutId};
 use crate::name::Name;
 use crate::object::Reason;
+use crate::release::slot::Activation;
 use crate::time::UnixMs;
 use crate::word_enum;
 
@@ -144,6 +145,9 @@ pub struct RolloutSummary {
     pub finished_at: Option<UnixMs>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub superseded_by: Option<RolloutId>,
+    /// Given where devices start the new release beside the old one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activation: Option<Activation>,
     /// At start; late joiners come on top.
     pub population: u32,
     /// The number of the wave that runs, from 1; 0 before the start.
@@ -299,6 +303,7 @@ impl Rollout {
             started_at: self.started_at,
             finished_at: self.phase.is_final().then_some(self.phase_since),
             superseded_by: self.superseded_by,
+            activation: Some(self.activation()).filter(|how| *how == Activation::BlueGreen),
             population: self.population,
             wave: if self.waves.is_empty() { 0 } else { self.current.saturating_add(1) },
             waves,

@@ -39,6 +39,8 @@ pub struct DeviceView {
     pub hours: Option<Arc<DeviceHours>>,
     /// A pin decides on this app, not the rollout.
     pub pinned: bool,
+    /// The release has slots, and the device has not said that it can keep two instances of an app.
+    pub incapable: bool,
     /// Down on purpose until then, because of something else: a permit of a superseded rollout or of the assignment driver.
     /// Such a device uses one place of the budget.
     pub busy_until: Option<UnixMs>,
@@ -176,6 +178,7 @@ impl DeviceView {
             time_zone: None,
             hours: None,
             pinned: false,
+            incapable: false,
             busy_until: None,
             app: AppReport::default(),
             signals: None,
@@ -186,6 +189,12 @@ impl DeviceView {
     #[must_use]
     pub fn is_online(&self) -> bool {
         self.reachability == Reachability::Online
+    }
+
+    /// Whether it does not have this release and can't run it.
+    #[must_use]
+    pub fn is_unable(&self, release: ReleaseId) -> bool {
+        self.incapable && self.app.active != Some(release)
     }
 
     /// Whether it is a rollout's to change: claimed and not pinned.

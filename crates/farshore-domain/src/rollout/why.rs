@@ -146,6 +146,38 @@ impl Rollout {
     /// Everything it waits for at this moment. Never empty while the rollout is not over.
     #[must_use]
     pub fn waiting_for(&self, view: &FleetView, now: UnixMs) -> Vec<Waiting> {
+        let mut list = self.waits(view, now);
+        list.extend(self.waits_for_agents(view));
+        list
+    }
+
+    /// Devices that are left out because their agents can't do what the release needs.
+    fn waits_for_agents(&self, view: &FleetView) -> Option<Waiting> {
+        const NAMED: usize = 5;
+        if self.phase.is_final() || !self.needs_slots {
+            return None;
+        }
+        let of_ours = |device: &&DeviceView| self.members.is_empty() || self.members.contains_key(&device.id);
+        let unable: Vec<_> =
+            view.iter().filter(of_ours).filter(|device| device.is_unable(self.to.uid)).collect();
+        let mut names: Vec<_> = unable.iter().take(NAMED).map(|device| device.name.as_str()).collect();
+        if unable.len() > NAMED {
+            names.push("…");
+        }
+        let devices = if unable.len() == 1 { "device" } else { "devices" };
+        let message = format!(
+            "{} {devices} can't keep two instances of an app and get nothing: {}; update their agents",
+            unable.len(),
+            names.join(", ")
+        );
+        (!unable.is_empty()).then(|| Waiting {
+            reason: Reason::new("Incapable", message, self.phase_since),
+            owner: Owner::Operator,
+            until: self.operator_end(),
+        })
+    }
+
+    fn waits(&self, view: &FleetView, now: UnixMs) -> Vec<Waiting> {
         match self.phase {
             Phase::Pending => vec![self.waits_for_a_person("WaitingForStart", "somebody to start it")],
             Phase::Paused => {

@@ -1,6 +1,7 @@
 //! One scenario a test.
 
 use farshore_domain::device::Lifecycle;
+use farshore_domain::release::slot::Activation;
 use farshore_domain::rollout::{
     Action, Amount, Bucket, Exclusion, FailureKind, FleetView, OnFailure, PauseReason, Phase, Progress,
     TransitionError, WaveSpec, WaveState,
@@ -324,6 +325,36 @@ fn pinned_and_cordoned_devices_are_left_out_and_said() {
     assert!(matches!(why(0), Progress::Excluded { why: Exclusion::Pinned, .. }));
     assert!(matches!(why(1), Progress::Excluded { why: Exclusion::Cordoned, .. }));
     assert_eq!(fleet.rollout.devices().filter(|device| device.bucket == Bucket::Excluded).count(), 2);
+}
+
+#[test]
+fn devices_that_can_not_run_an_app_twice_are_left_out_and_named_and_come_in_with_a_newer_agent() {
+    let mut fleet = Fleet::new(spec(one_wave()), &[Good; 4]);
+    fleet.rollout = fleet.rollout.clone().with_slots(true);
+    assert_eq!(fleet.rollout.activation(), Activation::BlueGreen);
+    fleet.start();
+    let old = fleet.order()[3];
+    fleet.view.get_mut(old).unwrap().incapable = true;
+    let named = |fleet: &Fleet| {
+        let waits = fleet.rollout.waiting_for(&fleet.view, fleet.now);
+        waits
+            .into_iter()
+            .find(|waiting| waiting.reason.code == "Incapable")
+            .map(|waiting| waiting.reason.message)
+    };
+    let told = named(&fleet).unwrap();
+    assert!(told.starts_with("1 device can't"), "{told}");
+    fleet.until(20, |fleet| {
+        matches!(
+            fleet.rollout.member(old).unwrap().progress(),
+            Progress::Excluded { why: Exclusion::Incapable, .. }
+        )
+    });
+    assert!(named(&fleet).is_some());
+    fleet.view.get_mut(old).unwrap().incapable = false;
+    fleet.until_phase(Phase::Succeeded);
+    assert!(matches!(fleet.rollout.member(old).unwrap().progress(), Progress::Updated { .. }));
+    assert_eq!(named(&fleet), None);
 }
 
 #[test]

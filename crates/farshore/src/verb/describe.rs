@@ -258,6 +258,10 @@ pub(crate) fn rollout_head(rollout: &Rollout, look: Look) -> String {
         "Phase",
         &format!("{}, for {}", state(summary.phase.word(), look), age(summary.phase_since, now)),
     );
+    if let Some(activation) = summary.activation {
+        let how = "the new release starts beside the old one, which is kept for the soak";
+        field(&mut text, "Activation", &format!("{activation}: {how}"));
+    }
     field(&mut text, "Halts at", &format!("{} failures", percent(summary.threshold)));
     field(&mut text, "In flight", &format!("{} of {}", summary.in_flight, summary.budget));
     if let Some(deadline) = summary.deadline {

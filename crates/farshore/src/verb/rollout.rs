@@ -9,6 +9,7 @@ use farshore_api::rollout::{Rollout, RolloutAction};
 use farshore_api::{NewMetadata, NewObject};
 use farshore_domain::label::Labels;
 use farshore_domain::name::Name;
+use farshore_domain::release::slot::Activation;
 use farshore_domain::rollout::{Amount, OnFailure, Phase, ReleaseRef, RolloutSpec, WaveSpec};
 use farshore_domain::version::Version;
 use indicatif::ProgressBar;
@@ -83,6 +84,9 @@ struct Create {
     /// How many devices may change at once: 3 or 25%
     #[arg(long, value_name = "AMOUNT")]
     max_unavailable: Option<Amount>,
+    /// How a device goes to the release; as its manifest says when left out: blue-green where it has slots
+    #[arg(long, value_enum)]
+    activation: Option<ActivationText>,
     /// What happens when it halts
     #[arg(long, value_enum)]
     on_failure: Option<OnFailureText>,
@@ -98,6 +102,14 @@ struct Create {
 enum OnFailureText {
     Pause,
     Rollback,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum ActivationText {
+    /// Stop the old release, then start the new one
+    Replace,
+    /// Start and check the new release beside the old one, then switch
+    BlueGreen,
 }
 
 /// `25%:10m`.
@@ -230,6 +242,10 @@ async fn run_create(session: &Session, client: &Client, create: Create) -> Resul
     if let Some(amount) = create.max_unavailable {
         spec.max_unavailable = Some(amount);
     }
+    spec.activation = create.activation.map(|activation| match activation {
+        ActivationText::Replace => Activation::Replace,
+        ActivationText::BlueGreen => Activation::BlueGreen,
+    });
     match create.on_failure {
         Some(OnFailureText::Pause) => spec.on_failure = OnFailure::Pause,
         Some(OnFailureText::Rollback) => spec.on_failure = OnFailure::Rollback,
@@ -251,6 +267,10 @@ async fn run_create(session: &Session, client: &Client, create: Create) -> Resul
             _ => failure,
         })?;
     let done = if create.no_start { "created" } else { "started" };
+    let made: Rollout = typed("can't read the rollout", object.clone())?;
+    for waiting in made.status.waiting.iter().filter(|waiting| waiting.reason.code == "Incapable") {
+        eprintln!("Note: {}", output::cell::clean(&waiting.reason.message));
+    }
     match session.output.format {
         Format::Table | Format::Wide => {
             output::print(&format!("rollout/{name} {done}\n"))?;

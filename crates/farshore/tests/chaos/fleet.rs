@@ -40,6 +40,8 @@ pub(crate) struct Fleet {
     rollout: String,
     /// Whether the runners may use eBPF.
     ebpf: bool,
+    /// Whether releases have slots.
+    pub(crate) slots: bool,
 }
 
 /// A program beside the `farshore` that these tests were built with.
@@ -147,6 +149,7 @@ impl Fleet {
             programs: BTreeSet::new(),
             rollout: String::new(),
             ebpf,
+            slots: false,
         };
         let said = |word: &str| {
             let log = std::fs::read_to_string(root.join("serve.log")).unwrap_or_default();
@@ -250,6 +253,15 @@ impl Fleet {
         } else {
             MANIFEST.replace("\"run\"]", "\"crash\"]").replace("\"soakSeconds\": 0", "\"soakSeconds\": 3")
         };
+        let manifest = if self.slots {
+            // Nobody listens there: what is checked is that never two of a device are in one slot.
+            let slots = r#""slots": {"blue": 7001, "green": 7002}, "stopTimeoutSeconds""#;
+            manifest
+                .replace("\"stopTimeoutSeconds\"", slots)
+                .replace("\"soakSeconds\": 0", "\"soakSeconds\": 1")
+        } else {
+            manifest
+        };
         std::fs::write(self.root().join("manifest.json"), manifest).unwrap();
         self.line(&format!("release pack release-{version}"));
         let arch = std::env::consts::ARCH;
@@ -345,7 +357,8 @@ impl Fleet {
                     && app["committed"] == true
             };
             let all = devices["items"].as_array()?.iter().filter(has).count() == self.devices();
-            let runs = self.watcher.programs().iter().all(|programs| programs.iter().eq([&program]));
+            let alone = self.watcher.apps().values().all(|apps| apps.len() == 1);
+            let runs = alone && self.watcher.programs().iter().all(|programs| programs.iter().eq([&program]));
             (ended && all && runs).then_some(())
         })
         .await;

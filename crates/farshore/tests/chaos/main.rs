@@ -48,6 +48,24 @@ async fn crashed_at_any_moment_of_a_rollout_everything_arrives_and_nothing_is_do
     fleet.settled("1.0", "succeeded").await;
     assert_eq!(fleet.watcher.apps(), apps, "the very same processes");
 
+    walk(&mut fleet, &mut random, points).await;
+    assert_eq!(fleet.watcher.pairs(), 0, "an app without slots was never there twice");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn crashed_at_any_moment_of_blue_green_rollouts_one_slot_is_left_and_none_ever_has_two() {
+    let long = std::env::var_os("FARSHORE_TEST_LONG").is_some_and(|value| value == "1");
+    let mut fleet = Fleet::start(2).await;
+    fleet.slots = true;
+    fleet.release("1.0", true).await;
+    fleet.roll_out("1.0").await;
+    fleet.settled("1.0", "succeeded").await;
+    walk(&mut fleet, &mut Random(23), if long { 100 } else { 10 }).await;
+    assert!(fleet.watcher.pairs() > 0, "the new one was never beside the old one");
+}
+
+/// One rollout after the other, crashed into.
+async fn walk(fleet: &mut Fleet, random: &mut Random, points: u32) {
     let (mut crashes, mut version, mut current) = (0, 1, "1.0".to_owned());
     while crashes < points {
         let next = format!("1.{version}");

@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use farshore_domain::digest::Digest;
 
-/// A process that can't be mistaken for another one with the same number: its number and when it started.
-pub(crate) type Process = (i32, String);
+/// A process that can't be mistaken for another one with the same number: its number, when it started, and in which slot, if in any.
+pub(crate) type Process = (i32, String, Option<String>);
 
 #[derive(Debug, Default)]
 struct Seen {
     looks: u64,
+    /// How often two were there, each in a slot of its own.
+    pairs: u64,
     doubled: Vec<String>,
 }
 
@@ -25,6 +27,22 @@ pub(crate) struct Watcher {
     seen: Arc<Mutex<Seen>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// The slot that a process was started in.
+fn slot_of(pid: i32) -> Option<String> {
+    let environ = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let mut pairs = environ.split(|byte| *byte == 0);
+    let slot = pairs.find_map(|pair| pair.strip_prefix(b"FARSHORE_SLOT="))?;
+    Some(String::from_utf8_lossy(slot).into_owned())
+}
+
+/// Two of an app may be there at once only as one in each of its slots; what has none runs alone.
+fn is_pair(apps: &[Process]) -> bool {
+    match apps {
+        [(_, _, Some(one)), (_, _, Some(other))] => one != other,
+        _ => false,
+    }
 }
 
 fn started(pid: i32) -> Option<String> {
@@ -45,7 +63,7 @@ fn apps_of(folder: &Path) -> Vec<Process> {
         // A process in the middle of its exec has a program and no arguments yet.
         let what = command.split(|byte| *byte == 0).nth(1).unwrap_or_default();
         let app = program.starts_with(folder) && (what == b"run" || what == b"crash");
-        app.then(|| Some((pid, started(pid)?)))?
+        app.then(|| Some((pid, started(pid)?, slot_of(pid))))?
     };
     pids.filter_map(of).collect()
 }
@@ -59,8 +77,14 @@ impl Watcher {
                 for folder in &all {
                     let apps = apps_of(folder);
                     // All of them still there after all were seen: they were there at the same time.
-                    let still = |(pid, at): &&Process| started(*pid).as_ref() == Some(at);
-                    if apps.len() > 1 && apps.iter().filter(still).count() > 1 {
+                    let still = |(pid, at, _): &&Process| started(*pid).as_ref() == Some(at);
+                    if apps.len() < 2 {
+                        continue;
+                    }
+                    let apps: Vec<_> = apps.iter().filter(still).cloned().collect();
+                    if is_pair(&apps) {
+                        to.lock().unwrap().pairs += 1;
+                    } else if apps.len() > 1 {
                         to.lock().unwrap().doubled.push(format!("{}: {apps:?}", folder.display()));
                     }
                 }
@@ -79,8 +103,13 @@ impl Watcher {
     /// The programs that run now, hashed here.
     pub(crate) fn programs(&self) -> Vec<BTreeSet<Digest>> {
         let digest =
-            |(pid, _): Process| std::fs::read(format!("/proc/{pid}/exe")).ok().map(|b| Digest::of(&b));
+            |(pid, ..): Process| std::fs::read(format!("/proc/{pid}/exe")).ok().map(|b| Digest::of(&b));
         self.folders.iter().map(|folder| apps_of(folder).into_iter().filter_map(digest).collect()).collect()
+    }
+
+    /// How often two were seen at once, each in a slot of its own.
+    pub(crate) fn pairs(&self) -> u64 {
+        self.seen.lock().unwrap().pairs
     }
 
     /// Fails when something was doubled; says how often it looked.

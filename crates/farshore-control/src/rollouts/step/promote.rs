@@ -43,7 +43,8 @@ pub(super) async fn offer(
     let spec = plan(db, tx, source, &channel).await?;
     let by = format!("rollout {}", source.name());
     let mut rollout = Rollout::new(id, name.clone(), spec.clone(), from.clone(), to.clone(), &by, now)
-        .map_err(|error| StoreError::Corrupt(format!("promotion of {}: {error}", source.name())))?;
+        .map_err(|error| StoreError::Corrupt(format!("promotion of {}: {error}", source.name())))?
+        .with_slots(source.needs_slots());
     let other = snapshot.rollouts.iter().map(|read| &read.rollout).find(|other| {
         !other.phase().is_final() && other.spec().app == *app && other.spec().channel == channel
     });
@@ -102,6 +103,8 @@ async fn plan(db: &TenantDb, tx: &mut Tx, source: &Rollout, channel: &Name) -> S
         channel: channel.clone(),
         release: ReleaseRef::Uid(source.to().uid),
         depends_on: Vec::new(),
+        // It belongs to the release, not to the channel.
+        activation: own.activation,
         ..spec
     })
 }

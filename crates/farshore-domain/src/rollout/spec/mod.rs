@@ -17,6 +17,7 @@ pub use self::placing::{GroupBudget, Growth, GrowthKind, Limit, MAX_GROUPS, Offl
 pub use self::release::{ReleaseRef, ReleaseRefError};
 pub use self::wave::WaveSpec;
 use crate::name::Name;
+use crate::release::slot::Activation;
 use crate::schedule::{Blackout, Energy, WindowSpec};
 
 /// At most this many waves in one rollout.
@@ -90,6 +91,9 @@ pub struct RolloutSpec {
     /// Whether devices change only in cheap hours (windows of kind `energy`).
     #[serde(default, skip_serializing_if = "Energy::is_any")]
     pub energy: Energy,
+    /// How a device goes from the old release to the new one. Left out: `blue-green` where the release has slots, else `replace`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activation: Option<Activation>,
     #[serde(default)]
     pub on_failure: OnFailure,
     /// What happens when a gate had too little evidence until its deadline.
@@ -191,6 +195,7 @@ impl RolloutSpec {
             windows: Vec::new(),
             blackouts: Vec::new(),
             energy: Energy::default(),
+            activation: None,
             on_failure: OnFailure::default(),
             on_inconclusive: OnInconclusive::default(),
             approval: Approval::default(),

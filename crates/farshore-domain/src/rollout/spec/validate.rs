@@ -6,6 +6,8 @@ use super::{
 };
 use crate::condition::Condition;
 use crate::release::Manifest;
+use crate::release::kind::Kind;
+use crate::release::slot::Activation;
 use crate::rollout::context::vocabulary;
 
 impl RolloutSpec {
@@ -88,6 +90,24 @@ impl RolloutSpec {
             self.device_timeout_seconds, manifest.app, manifest.version
         );
         Err(FieldError { field: "deviceTimeoutSeconds".to_owned(), message })
+    }
+}
+
+impl RolloutSpec {
+    /// Refuses a way to go to this release that it can't be gone.
+    pub fn check_activation(&self, manifest: &Manifest) -> Result<(), FieldError> {
+        let Manifest { app, version, run, .. } = manifest;
+        if run.slots.is_none() && self.activation == Some(Activation::BlueGreen) {
+            let why = if run.kind == Kind::Process {
+                "its manifest has no run.slots, the two ports that it takes".to_owned()
+            } else {
+                format!("it is of kind {}, and only apps of kind process can run twice", run.kind)
+            };
+            let message =
+                format!("of {app} {version} can't be blue-green: {why}; write replace, or leave it out");
+            return Err(FieldError { field: "activation".to_owned(), message });
+        }
+        Ok(())
     }
 }
 
