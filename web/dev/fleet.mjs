@@ -38,7 +38,7 @@ function manifest(app, version, arch = ['amd64', 'arm64']) {
   return {
     schema: 'farshore.dev/release/v1', tenant: 'northwind', app, version, ...(version === '1.1.0' ? { floor: '1.0.0' } : {}),
     platforms: arch.map((a) => ({ os: 'linux', arch: a, artifact: { digest: digest(), size: 3_400_000 + Math.floor(rnd() * 900_000), format: 'tar.zst' } })),
-    run: { command: ['bin/edge-web-service', '--port', '8080'], env: { PORT: '8080' }, limits: { memoryBytes: 128 * 1024 * 1024, cpuMillis: 500 } },
+    run: { command: ['bin/edge-web-service', '--port', '${PORT}'], ...(app === 'edge-web' ? { slots: { blue: 8081, green: 8082, switch: ['bin/switch'], timeoutSeconds: 30 } } : { env: { PORT: '8080' } }), limits: { memoryBytes: 128 * 1024 * 1024, cpuMillis: 500 } },
     health: [{ name: 'http', probe: { type: 'http', port: '$PORT', path: '/healthz' }, intervalSeconds: 5, timeoutSeconds: 2, failureThreshold: 3 }],
     restart: { backoffMs: 500, maxBackoffMs: 60000, maxRestarts: 3 }, soakSeconds: 10, startTimeoutSeconds: 60,
   }
@@ -162,7 +162,7 @@ const wave = (number, size, from, to, state, counts, extra = {}) => {
 
 export const rollouts = [
   rollout(ROLLOUT, rolloutUid, {
-    from: known('1.0.0'), to: known('1.1.0'), phase: 'running', phaseSince: start - 82 * MINUTE, startedAt: start - 82 * MINUTE, population: 240, wave: 2,
+    from: known('1.0.0'), to: known('1.1.0'), activation: 'blue-green', phase: 'running', phaseSince: start - 82 * MINUTE, startedAt: start - 82 * MINUTE, population: 240, wave: 2,
     waves: [
       wave(1, 3, 0, 1, 'passed', { ok: 3 }, { startedAt: start - 82 * MINUTE, finishedAt: start - 61 * MINUTE }),
       wave(2, 12, 1, 5, 'running', { ok: 7, failed: 1, updating: 2, waiting: 1, unreachable: 1 }, { startedAt: start - 61 * MINUTE }),

@@ -46,6 +46,8 @@ export interface RolloutSpec {
   onSmallWave?: 'halt' | 'pause' | 'retry-elsewhere'
   minAvailable?: Amount
   groupBy?: GroupBudget[]
+  /** Left out: `blue-green` where the release has slots. */
+  activation?: 'replace' | 'blue-green'
   onFailure?: 'pause' | 'rollback' | 'rollback-wave'
   onInconclusive?: 'pause' | 'rollback' | 'continue'
   offline?: { policy?: 'wait' | 'skip' | 'defer'; deadlineSeconds?: number }
@@ -112,6 +114,8 @@ export interface RolloutSummary {
   startedAt?: UnixMs
   finishedAt?: UnixMs
   supersededBy?: string
+  /** Given where devices start the new release beside the old one. */
+  activation?: 'replace' | 'blue-green'
   population: number
   wave: number
   waves: WaveSummary[]

@@ -254,6 +254,8 @@ export interface Manifest {
     env?: Record<string, string>
     stopTimeoutSeconds?: number
     limits?: { memoryBytes?: number; cpuMillis?: number; processes?: number }
+    /** It can run twice, each time on a port of its own. */
+    slots?: { blue: number; green: number; switch?: string[]; timeoutSeconds?: number }
   }
   health?: HealthCheck[]
   restart?: { backoffMs?: number; maxBackoffMs?: number; maxRestarts?: number }

@@ -49,5 +49,5 @@ export const BUCKETS: readonly BucketLook[] = [
   { bucket: 'unreachable', key: 'unreachable', shape: 'question', tone: 'warn', means: 'Not heard; neither success nor failure. Takes the release when it returns.', fill: `${HATCH}, var(--warn)` },
   { bucket: 'rolling-back', key: 'rollingBack', shape: 'back', tone: 'warn', means: 'Going back, or waiting for its turn to.', fill: `${HATCH}, var(--bad)` },
   { bucket: 'rolled-back', key: 'rolledBack', shape: 'back', tone: 'quiet', means: 'Has the old release again.', fill: 'var(--muted)' },
-  { bucket: 'excluded', key: 'excluded', shape: 'empty', tone: 'quiet', means: 'Pinned, cordoned, held or gone: left out of the judgement.', fill: 'var(--line-strong)' },
+  { bucket: 'excluded', key: 'excluded', shape: 'empty', tone: 'quiet', means: 'Pinned, cordoned, held, gone, or with an agent that is too old for it: left out of the judgement.', fill: 'var(--line-strong)' },
 ]

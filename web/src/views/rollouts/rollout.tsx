@@ -104,7 +104,8 @@ function Head({ rollout }: { rollout: Rollout }) {
         </Link>
         <span className="text-muted">
           {s.wave > 0 && ` · wave ${s.wave} of ${s.waves.length}`}
-          {s.population > 0 && ` · ${plural(s.population, 'device')}`} · halts at {percent(s.threshold)}
+          {s.population > 0 && ` · ${plural(s.population, 'device')}`}
+          {s.activation === 'blue-green' && ' · blue-green, the old release is kept for the soak'} · halts at {percent(s.threshold)}
           {s.startedAt !== undefined && (
             <>
               {' '}

@@ -34,6 +34,12 @@ it('writes what was asked for in the words of the file, and applies it where no 
   expect(commandOf('web', spec, 'kind: Rollout\n', true)).toBe("farshore apply -f - <<'EOF'\nkind: Rollout\nEOF")
 })
 
+it('says how devices go to the release where somebody chose it', () => {
+  const spec = specOf(target, { ...freshDraft(), activation: 'blue-green' })
+  expect(spec.activation).toBe('blue-green')
+  expect(commandOf('web', spec, '', true)).toContain(' --activation blue-green ')
+})
+
 it('refuses waves that can never be meant', () => {
   expect(wrongWaves([waveRow(5), waveRow(100)])).toBeUndefined()
   expect(wrongWaves([waveRow(50)])).toMatch(/100 percent/)

@@ -29,6 +29,8 @@ export interface Draft {
   budgetOf: 'maxUnavailable' | 'minAvailable'
   budget: string
   groupBy: { key: number; label: string; of: 'maxUnavailable' | 'minAvailable'; amount: string }[]
+  /** Empty: as the release says. */
+  activation: NonNullable<RolloutSpec['activation']> | ''
   onFailure: NonNullable<RolloutSpec['onFailure']>
   onInconclusive: NonNullable<RolloutSpec['onInconclusive']>
   offline: 'wait' | 'skip' | 'defer'
@@ -68,6 +70,7 @@ export const freshDraft = (): Draft => ({
   budgetOf: 'maxUnavailable',
   budget: '25%',
   groupBy: [],
+  activation: '',
   onFailure: 'rollback',
   onInconclusive: 'pause',
   offline: 'defer',
@@ -129,6 +132,7 @@ export function specOf(target: { app: string; channel: string; release: string }
     [d.budgetOf]: amount(d.budget),
     onFailure: d.onFailure,
   }
+  if (d.activation !== '') spec.activation = d.activation
   if (strata.join() !== 'model,location') spec.stratifyBy = strata
   if (d.acceptableFailureRate !== 5) spec.acceptableFailureRate = d.acceptableFailureRate
   if (d.falseHaltPercent !== 1) spec.falseHaltPercent = d.falseHaltPercent
@@ -155,7 +159,7 @@ export function specOf(target: { app: string; channel: string; release: string }
 }
 
 /** What the verb `rollout create` can say by itself. */
-const FLAGS: readonly (keyof RolloutSpec)[] = ['app', 'channel', 'release', 'waves', 'failureThreshold', 'maxUnavailable', 'onFailure']
+const FLAGS: readonly (keyof RolloutSpec)[] = ['app', 'channel', 'release', 'waves', 'failureThreshold', 'maxUnavailable', 'activation', 'onFailure']
 
 /** `farshore rollout create …`, or the file by way of `farshore apply` where the verb has no flag for what is asked. */
 export function commandOf(name: string, spec: RolloutSpec, yaml: string, start: boolean): string {
@@ -170,6 +174,7 @@ export function commandOf(name: string, spec: RolloutSpec, yaml: string, start: 
     ...waves,
     `--failure-threshold ${spec.failureThreshold}`,
     `--max-unavailable ${spec.maxUnavailable}`,
+    ...(spec.activation === undefined ? [] : [`--activation ${spec.activation}`]),
     `--on-failure ${spec.onFailure}`,
     ...(start ? [] : ['--no-start']),
   ].join(' ')

@@ -41,6 +41,7 @@ export function NewRollout() {
   const chosenApp = app || (apps.data?.items.length === 1 ? (apps.data.items[0]?.metadata.name ?? '') : '')
   const ofApp = (releases.data?.items ?? []).filter((r) => r.spec.manifest.app === chosenApp)
   const version = (r: Release): string => r.spec.manifest.version
+  const slots = ofApp.find((r) => version(r) === release)?.spec.manifest.run.slots
   const current = channels.data?.items.find((c) => c.metadata.name === channel)?.status.releases.find((r) => r.app === chosenApp)?.version
   const reach = useQuery({ ...summaryQuery({ channel, app: chosenApp }), enabled: channel !== '' && chosenApp !== '' })
   const population = reach.data?.total
@@ -119,6 +120,19 @@ export function NewRollout() {
                       {version(r) === current ? ' (the channel has it)' : ''}
                     </option>
                   ))}
+                </select>
+              )}
+            </Field>
+            <Field
+              label="On each device"
+              error={error('activation')}
+              help={release === '' ? undefined : slots === undefined ? 'This release has no slots: the old one is stopped first.' : `It has slots, ports ${slots.blue} and ${slots.green}.`}
+            >
+              {(ids) => (
+                <select {...ids} className="field" value={draft.activation} onChange={(e) => set({ activation: e.target.value as Draft['activation'] })}>
+                  <option value="">As the release says{release === '' ? '' : slots === undefined ? ': replace' : ': blue-green'}</option>
+                  <option value="blue-green">Blue-green: start and check it beside the old one, then switch</option>
+                  <option value="replace">Replace: stop the old one, start the new one</option>
                 </select>
               )}
             </Field>
