@@ -207,8 +207,7 @@ impl Snapshot {
                     .pins
                     .get(&device.name)
                     .is_some_and(|pins| pins.iter().any(|pin| pin.app == *app)),
-                incapable: rollout.needs_slots()
-                    && !device.capabilities.iter().any(|one| one == SLOTS_CAPABILITY),
+                incapable: rollout.needs_slots() && can_keep_two(&device.capabilities) == Some(false),
                 busy_until: busy.get(&device.id).copied(),
                 app: self.reports.get(&device.id).and_then(|r| r.get(app)).cloned().unwrap_or_default(),
                 signals: asks.then(|| self.signals.of(rollout, device.id, now)).flatten(),
@@ -519,6 +518,12 @@ impl Snapshot {
                 }),
         )
     }
+}
+
+/// Whether a device says that it can keep two instances of an app; none as long as its runner has said nothing, such as while it boots.
+fn can_keep_two(capabilities: &[String]) -> Option<bool> {
+    let says = |word: &str| capabilities.iter().any(|one| one == word);
+    says("process").then(|| says(SLOTS_CAPABILITY))
 }
 
 /// The IANA zone that a device's label names.
