@@ -31,6 +31,7 @@ impl Exclusion {
             Self::Pinned => "a pin decides on this app there",
             Self::Cordoned => "it is cordoned, drained or decommissioned and gets nothing new",
             Self::Held => "it went back from this release before and is held until somebody resumes it",
+            Self::Incapable => "its agent can't keep two instances of an app, which this release needs",
             Self::Left => "it is no longer in the channel, or the app is no longer placed there",
             Self::Skipped => "it was away for too long and takes the release when it returns",
             Self::Unknown => "for a reason that this version does not know",
