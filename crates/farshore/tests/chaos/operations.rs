@@ -123,7 +123,7 @@ impl Fleet {
     }
 
     /// The app's processes on the only device.
-    fn app(&self) -> Vec<(i32, String)> {
+    fn app(&self) -> Vec<crate::watcher::Process> {
         self.watcher.apps().into_values().flatten().collect()
     }
 }
