@@ -6,7 +6,7 @@ import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
-import { expect, test, type Page } from '@playwright/test'
+import { expect, test, type Locator, type Page } from '@playwright/test'
 
 import { pushRelease, rolloutFile, startFleet } from './line/fleet'
 import { Site } from './line/processes'
@@ -30,6 +30,9 @@ async function operate(page: Page, menu: string | RegExp, verb: string): Promise
   await page.getByRole('button', { name: menu }).click()
   await page.getByRole('menuitem', { name: verb }).click()
 }
+
+/** What the device of this page was asked. */
+const asked = (page: Page): Locator => page.locator('section').filter({ has: page.getByRole('heading', { name: 'Operations', exact: true }) })
 
 test('a runbook is run and read as it comes, a shell is refused, and a drain keeps its budget', async ({ page }) => {
   const { origin, agents, served } = await startFleet(site, page, 2)
@@ -70,7 +73,7 @@ test('a runbook is run and read as it comes, a shell is refused, and a drain kee
   await dialog.getByRole('button', { name: 'See what it does…' }).click()
   await expect(dialog.getByRole('status')).toContainText('1 device of 1')
   await dialog.getByRole('button', { name: 'Run a runbook on 1 device' }).click()
-  const operations = page.getByRole('region', { name: 'Operations' })
+  const operations = asked(page)
   await expect(operations.getByText('running', { exact: true })).toBeVisible({ timeout: 20_000 })
   await operations.getByRole('button', { name: 'Output' }).click()
   const output = page.getByRole('log', { name: 'Output' })
@@ -80,7 +83,7 @@ test('a runbook is run and read as it comes, a shell is refused, and a drain kee
   await expect(operations.getByText('succeeded', { exact: true })).toBeVisible()
   await expect(operations.getByText('the queue is stuck')).toBeVisible()
   await page.reload()
-  await page.getByRole('region', { name: 'Operations' }).getByRole('button', { name: 'Output' }).click()
+  await asked(page).getByRole('button', { name: 'Output' }).click()
   await expect(page.getByRole('log', { name: 'Output' })).toHaveText(/first abc\s+last/)
 
   // A shell is not allowed, and nothing is done.
@@ -109,7 +112,7 @@ test('a runbook is run and read as it comes, a shell is refused, and a drain kee
   await page.goto(`${origin}/devices/${down?.name ?? ''}`)
   await expect(page.getByText('drained', { exact: true }).first()).toBeVisible({ timeout: 20_000 })
   await page.goto(`${origin}/devices/${up?.name ?? ''}`)
-  const waiting = page.getByRole('region', { name: 'Operations' })
+  const waiting = asked(page)
   await expect(waiting.getByText(/the budget of location=riga-1: 1 of 2 down already/)).toBeVisible({ timeout: 20_000 })
   await waiting.getByRole('button', { name: 'Cancel' }).click()
   await expect(waiting.getByText('cancelled', { exact: true })).toBeVisible()
