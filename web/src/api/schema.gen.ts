@@ -1962,6 +1962,11 @@ export interface components {
             lastAt: components["schemas"]["UnixMs"];
             message: string;
         };
+        /**
+         * @description How a device goes from one release of an app to the next.
+         * @enum {string}
+         */
+        Activation: "replace" | "blue-green";
         /** @description An operation that is not over. */
         ActiveOperation: {
             /** @description Empty when it concerns the whole device. */
@@ -3678,6 +3683,7 @@ export interface components {
                  *     or half of a threshold of 5 and less.
                  */
                 acceptableFailureRate?: number | null;
+                activation?: components["schemas"]["Activation"] | null;
                 app: components["schemas"]["Name"];
                 /** @description Who opens the gates between the waves (of a single wave: its gate). A wave's own `approval` goes first. */
                 approval?: components["schemas"]["Approval"];
@@ -4583,6 +4589,7 @@ export interface components {
              *     or half of a threshold of 5 and less.
              */
             acceptableFailureRate?: number | null;
+            activation?: components["schemas"]["Activation"] | null;
             app: components["schemas"]["Name"];
             /** @description Who opens the gates between the waves (of a single wave: its gate). A wave's own `approval` goes first. */
             approval?: components["schemas"]["Approval"];
@@ -4674,6 +4681,7 @@ export interface components {
         };
         /** @description A rollout for a list or a page. */
         RolloutSummary: {
+            activation?: components["schemas"]["Activation"] | null;
             /**
              * Format: int32
              * @description How many may be in flight now: the budget, or less by slow start.
@@ -4744,6 +4752,7 @@ export interface components {
             limits?: components["schemas"]["Limits"];
             manifest?: components["schemas"]["KubernetesObjects"] | null;
             ready?: components["schemas"]["Ready"] | null;
+            slots?: components["schemas"]["Slots"] | null;
             /** Format: int32 */
             stopTimeoutSeconds?: number;
             unit?: components["schemas"]["Unit"] | null;
@@ -4920,6 +4929,29 @@ export interface components {
              * @default null
              */
             seed: number | null;
+        };
+        /** @description For kind `process`: the app can run twice, each time on a port of its own, which it gets as `PORT`. */
+        Slots: {
+            /**
+             * Format: int32
+             * @description The port of the slot `blue`.
+             */
+            blue: number;
+            /**
+             * Format: int32
+             * @description The port of the slot `green`.
+             */
+            green: number;
+            /**
+             * @description A program of the release that sends the traffic to `PORT`; must exit with 0. It may be run more than once. Left out: whoever sends the
+             *     traffic reads the file `current.env` in the app's folder.
+             */
+            switch?: string[];
+            /**
+             * Format: int32
+             * @description How long that program may take.
+             */
+            timeoutSeconds?: number;
         };
         /** @enum {string} */
         State: "queued" | "delivered" | "running" | "succeeded" | "failed" | "expired" | "cancelled" | "unsupported" | "unknown";
