@@ -146,18 +146,20 @@ fn ask(port: u16) -> std::io::Result<String> {
     body.map(|(_, body)| body.to_owned()).ok_or_else(|| std::io::Error::other(answer))
 }
 
+/// What was answered, what was not, and how often it was asked.
+type Heard = (Vec<String>, Vec<String>, u64);
+
 /// Somebody who asks the service all the time, as whoever reads the route would.
 struct Visitor {
     stop: Arc<AtomicBool>,
-    seen: Arc<Mutex<(Vec<String>, Vec<String>, u64)>>,
+    seen: Arc<Mutex<Heard>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Visitor {
     fn begin(route: PathBuf) -> Self {
         let (stop, seen) = (Arc::<AtomicBool>::default(), Arc::<Mutex<_>>::default());
-        let (until, to): (_, Arc<Mutex<(Vec<String>, Vec<String>, u64)>>) =
-            (Arc::clone(&stop), Arc::clone(&seen));
+        let (until, to): (_, Arc<Mutex<Heard>>) = (Arc::clone(&stop), Arc::clone(&seen));
         let visit = move || {
             while !until.load(Ordering::Relaxed) {
                 let port = std::fs::read_to_string(&route).unwrap().trim().parse().unwrap();

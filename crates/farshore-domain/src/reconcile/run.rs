@@ -154,10 +154,8 @@ impl Decision<'_> {
                 );
                 self.give_up("SwitchFailed", &message);
             }
-            None if fit => {
-                if due(retry_at, self.now) {
-                    self.actions.push(Action::Switch { app: self.name.clone(), instance: running.instance });
-                }
+            None if fit && due(retry_at, self.now) => {
+                self.actions.push(Action::Switch { app: self.name.clone(), instance: running.instance });
             }
             None if now.since_ms(since) >= active.terms.start_timeout_ms => {
                 let why = match self.checks {
