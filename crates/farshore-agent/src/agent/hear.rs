@@ -7,6 +7,7 @@ use farshore_domain::desired::DesiredState;
 use farshore_domain::digest::Digest;
 use farshore_domain::operation::{DRAIN_CAPABILITY, OPERATIONS_CAPABILITY};
 use farshore_domain::policy::{POLICY_CAPABILITY, POLICY_CAPABILITY_2};
+use farshore_domain::reconcile::MonoMs;
 use farshore_domain::time::{HOUR_MS, MINUTE_MS, UnixMs};
 use farshore_protocol::{self as wire, agent_frame, server_frame};
 use farshore_trust::keyset::{self, SignedKeySet, TrustedKeySet};
@@ -21,13 +22,14 @@ use crate::runner::{Signed, SignedState};
 
 /// A clock that is off by more is told to be wrong.
 const CLOCK_TOLERANCE_MS: i64 = 2 * MINUTE_MS;
+/// A channel waits this long for the runner to say what it can do: both begin at the same time.
+const HELLO_MS: i64 = 2_000;
 
 impl<E: Executor, J: Journal> Agent<E, J> {
     pub(super) fn hear(&mut self, event: LinkEvent) -> Result<(), AgentError> {
         match event {
             LinkEvent::Open(outbox) => {
                 let now = clock::mono();
-                let hello = self.hello();
                 self.session = Some(Session {
                     outbox,
                     welcomed: false,
@@ -39,10 +41,10 @@ impl<E: Executor, J: Journal> Agent<E, J> {
                     heartbeat_ms: 30_000,
                     next_heartbeat: now.plus_ms(30_000),
                     reported: None,
-                    told: hello.capabilities.clone(),
+                    told: None,
+                    hello_by: now.plus_ms(HELLO_MS),
                 });
-                self.tell_output_again();
-                self.send(agent_frame::Body::Hello(hello));
+                self.say_hello(now);
                 Ok(())
             }
             LinkEvent::Closed { reason, cause } => {
@@ -56,10 +58,27 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         }
     }
 
+    /// Begins the channel, once the runner has said what it can do; without it when it takes too long.
+    pub(super) fn say_hello(&mut self, now: MonoMs) {
+        let ready = self.capabilities.is_some();
+        let due = |session: &Session| session.told.is_none() && (ready || now >= session.hello_by);
+        if !self.session.as_ref().is_some_and(due) {
+            return;
+        }
+        let hello = self.hello();
+        if let Some(session) = &mut self.session {
+            session.told = Some(hello.capabilities.clone());
+        }
+        self.send(agent_frame::Body::Hello(hello));
+        self.tell_output_again();
+    }
+
     /// What this device can do is said once on each channel. Where it can do something else now, a new channel says so.
     pub(super) fn tell_capabilities(&mut self) {
+        self.say_hello(clock::mono());
         let can = self.abilities();
-        if self.session.as_ref().is_some_and(|session| session.told != can) {
+        let other = |session: &Session| session.told.as_ref().is_some_and(|told| *told != can);
+        if self.session.as_ref().is_some_and(other) {
             tracing::info!("the device can do something else now; a new channel says so");
             self.session = None;
         }

@@ -159,8 +159,10 @@ struct Session {
     heartbeat_ms: i64,
     next_heartbeat: MonoMs,
     reported: Option<wire::StatusReport>,
-    /// The abilities that its hello named.
-    told: Vec<String>,
+    /// The abilities that its hello named; none yet: it waits for the runner.
+    told: Option<Vec<String>>,
+    /// When the hello is said without them.
+    hello_by: MonoMs,
 }
 
 /// The agent of one device.

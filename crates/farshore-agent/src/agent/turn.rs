@@ -595,6 +595,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
     }
 
     fn beat(&mut self, now: MonoMs, wall: UnixMs) {
+        self.say_hello(now);
         let due =
             self.session.as_ref().is_some_and(|session| session.welcomed && now >= session.next_heartbeat);
         if due {
@@ -612,8 +613,10 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             next = next.min(self.next_list);
         }
         let checks = self.health.values().filter_map(Health::next);
-        let heartbeat =
-            self.session.iter().filter(|session| session.welcomed).map(|session| session.next_heartbeat);
+        let heartbeat = self.session.iter().filter_map(|session| match session.told {
+            None => Some(session.hello_by),
+            Some(_) => session.welcomed.then_some(session.next_heartbeat),
+        });
         let live = self.live.iter().map(|live| live.next).chain(self.connectivity.due());
         checks.chain(heartbeat).chain(live).min().map_or(next, |other| next.min(other))
     }

@@ -123,8 +123,12 @@ impl Till {
     async fn agrees(&self, release: &Release) {
         let current = std::fs::read_link(self.root().join("current")).unwrap();
         assert_eq!(current, Path::new("releases").join(release.manifest.hex()));
-        let observed = self.observed().await;
-        assert!(!observed.switching && observed.beside.is_none(), "{observed:?}");
+        // The record of the other slot goes a moment after its process.
+        let observed = until("one slot in use", || async {
+            let observed = self.observed().await;
+            (!observed.switching && observed.beside.is_none()).then_some(observed)
+        })
+        .await;
         let running = observed.running.unwrap();
         let slot = running.slot.unwrap();
         let port = self.ports[usize::from(slot.as_str() == "green")];
