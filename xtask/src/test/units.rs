@@ -18,11 +18,11 @@ use crate::tools::{self, Step};
 
 /// Each unit and the tests that run under it, as a nextest filter. What starts apps (modules `runner` and `line`) runs
 /// under the runner's unit, all the rest under the agent's. The hostile and the conformance suites start both and compiles programs, and `incidents`,
-/// `operations` and `policy` start apps and a control plane of their own: they run outside, and so does the gateway, which is another role.
+/// `operations`, `policy` and `slots` start apps and a control plane of their own: they run outside, and so does the gateway, which is another role.
 const SUITES: &[(&str, &str)] = &[
     (
         "farshore-agent.service",
-        "package(farshore-agent) - binary(hostile) - binary(conformance) - binary(gateway) - test(/^(runner|line|incidents|policy|operations)::/)",
+        "package(farshore-agent) - binary(hostile) - binary(conformance) - binary(gateway) - test(/^(runner|line|incidents|policy|operations|slots)::/)",
     ),
     ("farshore-runner.service", "package(farshore-agent) & test(/^(runner|line)::/)"),
     // Apps that are units themselves, without a sandbox around the test.
