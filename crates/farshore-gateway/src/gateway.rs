@@ -213,7 +213,7 @@ impl EdgeGateway {
             let sender = Sender::new(Arc::clone(&shared), Arc::clone(uplink));
             tasks.spawn(sender.run(stopped, forced));
         }
-        tracing::info!(device = %config.device_id, http = ?addresses.http, mqtt = ?addresses.mqtt, mqtt_tls = ?addresses.mqtt_tls, folder = %config.folder.display(), "the gateway takes readings");
+        tracing::info!(device = %config.device_id, http = addresses.http.map(tracing::field::display), mqtt = addresses.mqtt.map(tracing::field::display), mqtt_tls = addresses.mqtt_tls.map(tracing::field::display), folder = %config.folder.display(), "the gateway takes readings");
         *lock(&self.shared) = Some(shared);
         *running = Some(Running { stop, tasks, addresses });
         Ok(())

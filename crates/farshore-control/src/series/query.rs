@@ -184,7 +184,7 @@ impl RangeQuery {
         if step < 1 || span / step > MAX_STEPS {
             return Err(ApiError::field(
                 "step",
-                format!("is a number of milliseconds, and at most {MAX_STEPS} of them fit into the range"),
+                format!("is at least a millisecond, and at most {MAX_STEPS} of them fit into the range"),
             ));
         }
         Ok(RangeSelect {

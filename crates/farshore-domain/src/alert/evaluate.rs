@@ -299,7 +299,7 @@ fn of_device(rule: &AlertRuleSpec, device: &DeviceFacts, facts: &Facts, now: Uni
         RuleKind::GatewayBacklog => match device.gateway_backlog {
             None => Verdict::Unknown,
             Some(waiting) if waiting > rule.threshold => {
-                Holds(format!("the gateway on {name} has {waiting:.0} messages to send"))
+                Holds(format!("the gateway on {name} has {waiting:.0} points to send"))
             }
             Some(_) => HoldsNot,
         },

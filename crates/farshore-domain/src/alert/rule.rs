@@ -31,7 +31,7 @@ word_enum! {
         DiskFullSoon = "disk-full-soon",
         /// A device's certificate ends in `threshold` hours, and was not renewed.
         CertificateExpiring = "certificate-expiring",
-        /// A gateway has more than `threshold` messages to send.
+        /// A gateway has more than `threshold` points to send.
         GatewayBacklog = "gateway-backlog",
     }
 }
@@ -100,7 +100,7 @@ pub const BUILT_IN: &[BuiltIn] = &[
     row(
         RuleKind::GatewayBacklog,
         Severity::Warning,
-        (10_000.0, 1.0, 1e12, "messages"),
+        (10_000.0, 1.0, 1e12, "points"),
         "A gateway can't send as fast as it receives.",
     ),
 ];

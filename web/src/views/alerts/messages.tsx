@@ -92,6 +92,7 @@ export function AlertMessages() {
               { title: 'Next', wide: true, cell: (d) => (d.state === 'queued' ? <Time at={d.nextAt} /> : d.finishedAt !== undefined && <Time at={d.finishedAt} />) },
               {
                 title: 'Actions',
+                plain: true,
                 right: true,
                 cell: (d) => (
                   <Button

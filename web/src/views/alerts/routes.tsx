@@ -60,6 +60,7 @@ export function AlertRoutes() {
               { title: 'On', cell: (r) => (r.spec.enabled ? 'yes' : <span className="text-muted">no</span>) },
               {
                 title: 'Actions',
+                plain: true,
                 right: true,
                 cell: (r) => (
                   <Button small aria-label={`Change ${r.metadata.name}`} disabledReason={denied} onClick={() => setEditing(r)}>

@@ -53,11 +53,12 @@ export function AlertRules() {
                 ),
               },
               { title: 'Severity', cell: (r) => <Mark word={r.spec.severity} look={SEVERITIES[r.spec.severity] ?? UNKNOWN} /> },
-              { title: 'From', cell: (r) => `${count(r.spec.threshold)} ${r.status.unit}` },
+              { title: 'From', cell: (r) => `${count(r.spec.threshold)} ${r.spec.threshold === 1 ? r.status.unit.replace(/s$/, '') : r.status.unit}` },
               { title: 'Devices', wide: true, cell: (r) => (r.spec.selector === '' ? 'all' : <span className="font-mono text-sm">{r.spec.selector}</span>) },
               { title: 'On', cell: (r) => (r.spec.enabled ? 'yes' : <span className="text-muted">no</span>) },
               {
                 title: 'Actions',
+                plain: true,
                 right: true,
                 cell: (r) => (
                   <Button small aria-label={`Change ${r.metadata.name}`} disabledReason={denied} onClick={() => setEditing(r)}>

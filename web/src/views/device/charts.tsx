@@ -117,6 +117,8 @@ export function Charts({ device, range, events, onEvent }: Props) {
       ),
     [figures, graphs],
   )
+  // The stream is open to a silent device, too: it goes on when the device comes back.
+  const live = measured.live === 'live' && device.status.reachability === 'online'
   const at = cursor === null ? undefined : figures.at[cursor]
 
   return (
@@ -124,8 +126,8 @@ export function Charts({ device, range, events, onEvent }: Props) {
       <header className="flex min-h-10 flex-wrap items-center gap-x-4 gap-y-1 border-b border-line px-4 py-1">
         <h2 className="font-semibold">Measurements</h2>
         <span className="flex items-center gap-1.5 text-sm text-muted">
-          <Glyph shape={measured.live === 'live' ? 'full' : 'ring'} tone={measured.live === 'live' ? 'ok' : 'quiet'} size={10} />
-          {measured.live === 'live' ? 'one sample a second' : measured.live === 'off' ? 'not live' : 'connecting'}
+          <Glyph shape={live ? 'full' : 'ring'} tone={live ? 'ok' : 'quiet'} size={10} />
+          {live ? 'one sample a second' : measured.live === 'connecting' ? 'connecting' : 'not live'}
         </span>
         <span className="text-sm text-muted">{at === undefined ? '' : `at ${clock(at)}`}</span>
         <div className="ml-auto flex rounded border border-line-strong" role="group" aria-label="Range of time">
