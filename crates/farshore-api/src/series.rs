@@ -46,7 +46,7 @@ pub struct SeriesRange {
     pub aggregate: SeriesAggregate,
     pub by: SeriesGroup,
     pub items: Vec<SeriesLine>,
-    /// There was more than one answer may hold: select less.
+    /// The answer is not whole: there was more than it may hold (select less), or something that is stored can't be read.
     pub truncated: bool,
 }
 

@@ -4871,7 +4871,7 @@ export interface components {
             /** Format: int64 */
             stepMs: number;
             to: components["schemas"]["UnixMs"];
-            /** @description There was more than one answer may hold: select less. */
+            /** @description The answer is not whole: there was more than it may hold (select less), or something that is stored can't be read. */
             truncated: boolean;
         };
         /** @enum {string} */

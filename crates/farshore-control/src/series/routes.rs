@@ -94,7 +94,10 @@ async fn range(Db(db): Db, Query(query): Query<RangeQuery>) -> ApiResult<Json<Se
                 for block in page {
                     match farshore_series::decode_columns(&block.block) {
                         Ok(columns) => fold.add(&from, &columns),
-                        Err(error) => tracing::warn!(%error, "a stored block can't be read"),
+                        Err(error) => {
+                            tracing::warn!(%error, "a stored block can't be read");
+                            fold.truncate();
+                        }
                     }
                 }
                 fold
