@@ -88,6 +88,13 @@ fn run(script: &str) -> i32 {
     pid
 }
 
+/// Zero where nobody since the machine's first process began a session. The sixth word of `/proc/self/stat`, see `proc_pid_stat(5)`.
+fn own_session() -> i32 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let (_, after_name) = stat.rsplit_once(')').unwrap();
+    after_name.split_whitespace().nth(3).unwrap().parse().unwrap()
+}
+
 #[test]
 fn the_kernel_tells_how_processes_end_and_what_they_do() {
     if !is_root("the_kernel_tells_how_processes_end_and_what_they_do") {
@@ -111,7 +118,8 @@ fn the_kernel_tells_how_processes_end_and_what_they_do() {
     };
     let exit = end_of(&mut eyes, "exit 3");
     assert_eq!((exit.ended, exit.parent, exit.comm.as_str()), (Some(Ended::Code(3)), own, "sh"));
-    assert!(exit.cgroup > 0 && exit.at_ns > 0 && exit.session > 0);
+    assert!(exit.cgroup > 0 && exit.at_ns > 0);
+    assert_eq!(exit.session, own_session());
     assert_eq!(end_of(&mut eyes, "kill -SEGV $$").ended, Some(Ended::Signal(11)));
 
     // The threads of a process are not processes, and the last of them is told of once.

@@ -93,9 +93,17 @@ test('a claim token is shown once, with the command for the device', async ({ pa
 })
 
 test('a device is seen live: one sample a second', async ({ page }) => {
-  await page.goto('/devices/gw-0003?range=5m')
+  await page.goto('/devices/gw-0043?range=5m')
   await expect(page.getByText('one sample a second')).toBeVisible()
   await expect(page.getByRole('img', { name: 'CPU over the last 5m' })).toBeVisible()
+})
+
+test('a silent device is not called live, though its stream is open', async ({ page }) => {
+  const open = page.waitForResponse('**/metrics/stream')
+  await page.goto('/devices/gw-0003?range=5m')
+  await open
+  await expect(page.getByText('not live', { exact: true })).toBeVisible()
+  await expect(page.getByText('one sample a second')).toBeHidden()
 })
 
 test('one stream serves two tabs', async ({ context }) => {
