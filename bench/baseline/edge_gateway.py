@@ -54,11 +54,12 @@ def row(point):
 async def data(points: DataPoint | list[DataPoint]):
     points = points if isinstance(points, list) else [points]
     database = state["database"]
-    await database.executemany(
+    # Closed where it was made: a cursor that is dropped here ends its statement in the middle of another request's.
+    async with database.executemany(
         "INSERT INTO offline_queue (sensor_id, value, unit, tags, timestamp) VALUES (?, ?, ?, ?, ?)",
         [row(point) for point in points],
-    )
-    await database.commit()
+    ):
+        await database.commit()
     return {"accepted": len(points)}
 
 
