@@ -5,13 +5,14 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use farshore_domain::device::Health;
 use farshore_domain::name::Name;
 use farshore_domain::operation::{Arguments, EXEC_OUTPUT_BYTES, Kind, OUTPUT_BYTES, State, permitted};
 use farshore_domain::reconcile::MonoMs;
 use farshore_domain::time::MINUTE_MS;
 use farshore_protocol::OperationUpdate;
 
-use super::operations::{Doing, Request, Watched, update, with_output};
+use super::operations::{Doing, Goal, Request, Watched, update, with_output};
 use super::{Agent, Done};
 use crate::executor::{Executor, ExecutorError};
 use crate::journal::Journal;
@@ -20,7 +21,7 @@ use crate::{clock, file};
 
 /// Logs have so many bytes where nobody says.
 const LOG_BYTES: u32 = 64 * 1024;
-/// An app that goes back must run its earlier release after this long.
+/// An app that goes back must run its earlier release, and one that is restarted be healthy, after this long.
 pub(super) const BACK_WITHIN_MS: i64 = 10 * MINUTE_MS;
 /// A device that was told to reboot must be down after this long.
 pub(super) const DOWN_WITHIN_MS: i64 = 5 * MINUTE_MS;
@@ -49,6 +50,9 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         let Some(state) = self.state.apps.get(&app) else {
             return Err(failed(uid, "no such app is on this device"));
         };
+        if request.kind == Kind::RestartApp && state.active.is_none() {
+            return Err(failed(uid, format!("nothing of {app} runs here")));
+        }
         if request.kind == Kind::Rollback {
             let previous = state.previous.as_ref().filter(|previous| {
                 !state.is_held(previous.manifest)
@@ -71,14 +75,19 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         tracing::info!(operation = %uid, kind = %request.kind, app = %request.app, "an operation begins");
         match (request.kind, app) {
             (Kind::RestartApp, Some(app)) => {
-                self.restart.insert(app);
-                self.operations.answers.push(update(uid, State::Succeeded, "it is being restarted"));
+                let before = self.state.apps.get(&app).map_or(0, |app| app.highest.max(app.instance));
+                self.restart.insert(app.clone());
+                let until = clock::mono().plus_ms(BACK_WITHIN_MS);
+                let watched = Watched { app, goal: Goal::After(before), until };
+                self.operations.watched.insert(uid.to_owned(), watched);
             }
             (Kind::Rollback, Some(app)) => {
                 let Some(target) = request.target else { return };
                 self.rollback.insert(app.clone(), request.reason.clone());
                 let until = clock::mono().plus_ms(BACK_WITHIN_MS);
-                self.operations.watched.insert(uid.to_owned(), Watched { app, target, until });
+                self.operations
+                    .watched
+                    .insert(uid.to_owned(), Watched { app, goal: Goal::Release(target), until });
             }
             (Kind::Logs, Some(app)) => self.logs(uid, app, &arguments),
             (Kind::Diagnostics, _) => {
@@ -228,7 +237,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         Anchor::new(registration.tenant, registration.device, registration.trust_domain.clone(), roots)
     }
 
-    /// Looks whether apps that were to go back have done so, and whether a device that was to go down is still there.
+    /// Looks whether apps that were to go back, or to be restarted, are up again, and whether a device that was to go down is still there.
     pub(super) fn watch_operations(&mut self, now: MonoMs) {
         for (uid, until) in &self.operations.rebooting {
             if now >= *until && !self.operations.answers.iter().any(|known| known.uid == *uid) {
@@ -239,19 +248,35 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         for (uid, watched) in &self.operations.watched {
             let app = self.state.apps.get(&watched.app);
             let active = app.and_then(|app| app.active.as_ref());
-            let there = active.is_some_and(|active| active.manifest == watched.target)
-                && self
-                    .observed
-                    .as_ref()
-                    .and_then(|apps| apps.get(&watched.app)?.running.as_ref())
-                    .is_some_and(|running| running.up && running.manifest == watched.target);
+            let running = self
+                .observed
+                .as_ref()
+                .and_then(|apps| apps.get(&watched.app)?.running.as_ref())
+                .filter(|running| running.up);
+            let version = || active.map(|active| active.version.to_string()).unwrap_or_default();
+            let (there, done, late) = match watched.goal {
+                Goal::Release(target) => (
+                    active.is_some_and(|active| active.manifest == target)
+                        && running.is_some_and(|running| running.manifest == target),
+                    format!("{} is back at {} and held there until it is resumed", watched.app, version()),
+                    "does not run its earlier release yet",
+                ),
+                Goal::After(before) => {
+                    let views = self.view.iter().flat_map(|view| &view.apps);
+                    let healthy = views
+                        .into_iter()
+                        .any(|view| view.app == watched.app && view.health == Health::Healthy);
+                    (
+                        healthy && running.is_some_and(|running| running.instance > before),
+                        format!("{} was restarted, and version {} is healthy again", watched.app, version()),
+                        "was restarted and is not healthy yet",
+                    )
+                }
+            };
             let answer = if there {
-                let version = active.map(|active| active.version.to_string()).unwrap_or_default();
-                let message =
-                    format!("{} is back at {version} and held there until it is resumed", watched.app);
-                update(uid, State::Succeeded, message)
+                update(uid, State::Succeeded, done)
             } else if now >= watched.until {
-                failed(uid, format!("{} does not run its earlier release yet", watched.app))
+                failed(uid, format!("{} {late}", watched.app))
             } else {
                 continue;
             };

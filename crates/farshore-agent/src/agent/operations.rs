@@ -120,12 +120,21 @@ impl Doing {
     }
 }
 
-/// An app that goes back because somebody asked for it.
+/// An app that is disturbed because somebody asked for it. The operation is over when what it disturbed is up again: until then it keeps its
+/// place in the budgets.
 #[derive(Debug)]
 pub(super) struct Watched {
     pub(super) app: Name,
-    pub(super) target: Digest,
+    pub(super) goal: Goal,
     pub(super) until: MonoMs,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Goal {
+    /// This release runs again.
+    Release(Digest),
+    /// A later instance than this one is healthy.
+    After(u64),
 }
 
 /// Everything about operations that the loop holds.
@@ -182,7 +191,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             match (request.kind, request.target, Name::new(request.app.as_str())) {
                 (Kind::Rollback, Some(target), Ok(app)) => {
                     let until = clock::mono().plus_ms(super::operate::BACK_WITHIN_MS);
-                    self.operations.watched.insert(uid, Watched { app, target, until });
+                    self.operations.watched.insert(uid, Watched { app, goal: Goal::Release(target), until });
                 }
                 // The agent begins anew in the same boot: the device may be on its way down still.
                 (Kind::Reboot, ..) if request.boot.as_ref() == Some(&self.settings.boot_id) => {

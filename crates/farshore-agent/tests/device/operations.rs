@@ -399,3 +399,40 @@ async fn a_drained_device_stops_its_apps_and_starts_them_again_where_they_were()
     assert_eq!(device.bed.app_pids().len(), 1);
     assert_eq!(std::fs::read_to_string(kept).unwrap(), "sales");
 }
+
+#[tokio::test]
+async fn a_restart_is_over_when_the_app_is_healthy_again_and_not_before() {
+    let device = Device::new().await;
+    let plane = &device.plane;
+    let release = device.release("1.0", FIT, |_| {});
+    plane.desire(1, &release, &[]);
+    device.committed(&release).await;
+    let before = device.bed.app_pids();
+    let restart = |uid: &str, app: &str| {
+        server_frame::Body::Operation(Operation {
+            uid: uid.to_owned(),
+            kind: "restart-app".to_owned(),
+            app: app.to_owned(),
+            arguments_json: "{}".to_owned(),
+            expires_at_ms: 0,
+            reason: String::new(),
+        })
+    };
+    let sick = device.bed.folder.path().join("apps/web/data/sick");
+    std::fs::write(&sick, "").unwrap();
+    plane.tell(restart("op-r1", "web"));
+    seen("another process", || {
+        let pids = device.bed.app_pids();
+        (!pids.is_empty() && pids.iter().all(|pid| !before.contains(pid))).then_some(())
+    })
+    .await;
+    seen("that it is not well", || plane.app_status().filter(|app| app.health == "degraded")).await;
+    let states = || updates(plane, "op-r1").into_iter().map(|update| update.state).collect::<Vec<_>>();
+    assert_eq!(states(), ["delivered", "running"], "it still takes its place");
+    std::fs::remove_file(&sick).unwrap();
+    let done = answer(plane, "op-r1").await;
+    assert_eq!(done.state, "succeeded", "{done:?}");
+    assert!(done.message.contains("1.0 is healthy again"), "{done:?}");
+    plane.tell(restart("op-r2", "nothing"));
+    assert_eq!(answer(plane, "op-r2").await.state, "failed");
+}
