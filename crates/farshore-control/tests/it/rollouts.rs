@@ -75,6 +75,34 @@ async fn a_rollout_that_could_never_progress_is_refused_with_its_field() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn windows_in_which_no_device_could_ever_change_are_refused_at_creation() {
+    each_engine(async |fleet| {
+        let admin = stage(fleet).await;
+        let at =
+            |cron: &str| json!({"windows": [{"kind": "maintenance", "cron": cron, "durationSeconds": 3600}]});
+        let refused = async |more: Value| {
+            let body = rollout("it", more);
+            let mut problem = admin.post("/api/rollouts?start=false", body).await.problem(400, "invalid");
+            let error = problem.errors.remove(0);
+            (error.field, error.message)
+        };
+        let (field, text) = refused(at("0 2 31 2 *")).await;
+        assert_eq!(field, "spec.windows[0].cron", "{text}");
+        // The devices' own hours, at night, and the rollout's, at noon.
+        let nights =
+            json!({"metadata": {"name": "nights"}, "spec": {"rules": {"schedule": at("0 2 * * *")}}});
+        admin.post("/api/policies", nights).await.expect(201);
+        let (field, text) = refused(at("0 12 * * *")).await;
+        assert_eq!(field, "spec.windows");
+        for part in ["2 of 2 devices (a, b)", "policy nights", "366 days"] {
+            assert!(text.contains(part), "{text}");
+        }
+        admin.post("/api/rollouts?start=false", rollout("it", at("30 2 * * *"))).await.expect(201);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_is_in_which_wave_what_would_change_and_why_are_known_before_the_start() {
     each_engine(async |fleet| {
         let admin = stage(fleet).await;
