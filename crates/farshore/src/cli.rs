@@ -50,7 +50,7 @@ pub(crate) enum Command {
     Delete(verb::delete::Arguments),
     /// Wait until an object is in a state: wait rollout/x --for=succeeded
     Wait(verb::wait::Arguments),
-    /// Approve, revoke, cordon or resume devices
+    /// Act on devices: let them in, drain them, run runbooks, read their logs, …
     Device(verb::device::Arguments),
     /// Claim tokens: what a device is claimed with
     Token(verb::token::Arguments),

@@ -10,7 +10,9 @@ use farshore_api::operation::{
     Ask, CancelOperation, FleetVerb, OperateDevices, OperatePlan, Operation, OutputPiece, PlannedDevice,
 };
 use farshore_domain::name::Name;
-use farshore_domain::operation::{Arguments, Budget, GroupBudget, State};
+use farshore_domain::operation::{
+    Arguments, Budget, GroupBudget, MAX_EXPIRY_SECONDS, MAX_FOLLOW_SECONDS, MAX_TIMEOUT_SECONDS, State,
+};
 use farshore_domain::rollout::Amount;
 use farshore_domain::selector::Selector;
 use tokio::task::JoinSet;
@@ -51,14 +53,32 @@ pub(crate) struct Many {
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = parse_seconds)]
     timeout: u64,
     /// A device that does not take it within this time does not get it: a day when left out
-    #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
+    #[arg(long, value_name = "TIME", value_parser = parse_expires)]
     expires: Option<u64>,
     /// So many at once
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     max_concurrent: Option<u32>,
     /// Of devices with the same value of a label, at most so many down at once: store=1, rack=25%; none for no limit
     #[arg(long = "group", value_name = "LABEL=COUNT", value_parser = parse_group)]
     groups: Vec<Group>,
+}
+
+/// A time between two bounds, in the words in which it is typed.
+fn between(text: &str, least: u64, most: u64, says: &str) -> Result<u64, String> {
+    let seconds = parse_seconds(text)?;
+    if (least..=most).contains(&seconds) { Ok(seconds) } else { Err(format!("write a time from {says}")) }
+}
+
+fn parse_expires(text: &str) -> Result<u64, String> {
+    between(text, 10, MAX_EXPIRY_SECONDS.into(), "10s to 30d")
+}
+
+fn parse_follow(text: &str) -> Result<u64, String> {
+    between(text, 1, MAX_FOLLOW_SECONDS.into(), "1s to 10m")
+}
+
+fn parse_time_limit(text: &str) -> Result<u64, String> {
+    between(text, 1, MAX_TIMEOUT_SECONDS.into(), "1s to 1h")
 }
 
 #[derive(Clone, Debug)]
@@ -96,7 +116,7 @@ pub(crate) struct ManyLogs {
     #[arg(long, value_name = "COUNT")]
     bytes: Option<u32>,
     /// Go on with what comes, for this long (at most 10m)
-    #[arg(short, long, value_name = "TIME", value_parser = parse_seconds, num_args = 0..=1, default_missing_value = "10m")]
+    #[arg(short, long, value_name = "TIME", value_parser = parse_follow, num_args = 0..=1, default_missing_value = "10m")]
     follow: Option<u64>,
 }
 
@@ -117,7 +137,7 @@ pub(crate) struct ManyExec {
     #[arg(short, long, value_name = "LINE")]
     command: Option<String>,
     /// It is ended after this long
-    #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
+    #[arg(long, value_name = "TIME", value_parser = parse_time_limit)]
     time_limit: Option<u64>,
     /// What the runbook is given
     #[arg(last = true, value_name = "ARGUMENT")]
@@ -220,7 +240,7 @@ async fn run(
         preview: None,
     };
     let client = session.client()?;
-    let what = format!("can't {verb} these devices");
+    let what = what_fails(verb);
     let plan: OperatePlan = client.post_as(&what, PATH, &body).await?;
     if many.dry_run {
         return show(session, &plan);
@@ -232,8 +252,12 @@ async fn run(
     }
     if plan.accepted == 0 {
         let exit = refusal(&plan.devices);
-        let why = if plan.total == 0 { "no device matches" } else { "every device is refused" };
-        return Err(Failure::new(exit, what).why(why));
+        if plan.total == 0 {
+            let selector = many.selector.as_ref().map(ToString::to_string).unwrap_or_default();
+            let failure = Failure::new(exit, what).why(format!("no device matches {selector:?}"));
+            return Err(failure.next("farshore get devices -o wide"));
+        }
+        return Err(Failure::new(exit, what).why("every device is refused"));
     }
     let body = OperateDevices { dry_run: false, preview: Some(plan.preview.clone()), ..body };
     let done: OperatePlan = client.post_as(&what, PATH, &body).await?;
@@ -275,6 +299,19 @@ async fn run(
     }
     follow_all(session, &client, operations, many.timeout).await?;
     partly(&done)
+}
+
+/// What did not work, in words.
+fn what_fails(verb: FleetVerb) -> String {
+    match verb {
+        FleetVerb::Exec => "can't run this on these devices".to_owned(),
+        FleetVerb::Logs => "can't read logs of these devices".to_owned(),
+        FleetVerb::Diagnostics | FleetVerb::Inventory => format!("can't read the {verb} of these devices"),
+        FleetVerb::RestartApp => "can't restart the app on these devices".to_owned(),
+        FleetVerb::Rollback => "can't take the app back on these devices".to_owned(),
+        FleetVerb::SetChannel => "can't put these devices into the channel".to_owned(),
+        verb => format!("can't {verb} these devices"),
+    }
 }
 
 fn to_value(plan: &OperatePlan) -> Result<serde_json::Value> {
