@@ -10,6 +10,7 @@ use crate::access::{SystemDb, TenantDb};
 use crate::condition::{Conditions, bind_all};
 use crate::db::{Tx, affected};
 use crate::error::{StoreError, StoreResult};
+use crate::events;
 use crate::leases::Lease;
 use crate::on;
 
@@ -221,10 +222,17 @@ impl SystemDb {
             Attempt::Again { at, error } => ("queued", *at, error.as_str(), None),
             Attempt::Dead { error } => ("dead", now, error.as_str(), Some(now.0)),
         };
-        on!(&mut tx, c => sqlx::query(
+        let route: Option<(Uuid, String)> = on!(&mut tx, c => sqlx::query_as(
             "UPDATE alert_deliveries SET state = $3, next_at = $4, last_error = $5, finished_at = $6, attempts = attempts + 1
-             WHERE tenant = $1 AND uid = $2 AND state = 'queued'")
-            .bind(tenant.0).bind(uid).bind(state).bind(next_at.0).bind(error).bind(finished).execute(c).await.map(affected))?;
+             WHERE tenant = $1 AND uid = $2 AND state = 'queued' RETURNING route, route_name")
+            .bind(tenant.0).bind(uid).bind(state).bind(next_at.0).bind(error).bind(finished).fetch_optional(c).await)?;
+        if let (Attempt::Dead { error }, Some((route, name))) = (attempt, route) {
+            let payload = serde_json::json!({ "delivery": uid, "error": error });
+            let message = format!("nobody takes a message about alerts from route {name}: {error}");
+            let about = ("AlertRoute", route, name.as_str());
+            let event = self.tenant(tenant).event("alert.undelivered", about, message, payload, now);
+            events::append(&mut tx, tenant, &event).await?;
+        }
         tx.commit().await
     }
 }

@@ -200,6 +200,17 @@ async fn a_receiver_that_fails_is_tried_again_and_one_that_is_gone_leaves_a_dead
         let dead = eventually("the dead letter", async || deliveries(fleet, "dead").await.pop()).await;
         assert_eq!(dead["routeName"], "gone");
         assert!(dead["lastError"].as_str().unwrap().contains("410"), "{dead}");
+        let told = eventually("its event", async || {
+            let events: Value =
+                fleet.admin.get("/api/events?kind=alert.undelivered").await.expect(200).json();
+            events["items"].as_array().unwrap().first().cloned()
+        })
+        .await;
+        assert_eq!(
+            (&told["subject"]["name"], &told["payload"]["delivery"]),
+            (&json!("gone"), &dead["uid"]),
+            "{told}"
+        );
         let path = format!("/api/alert-deliveries/{}:retry", dead["uid"].as_str().unwrap());
         fleet.role("viewer").await.post(&path, json!({})).await.problem(403, "forbidden");
         fleet.admin.post(&path, json!({})).await.expect(200);
