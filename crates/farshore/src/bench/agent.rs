@@ -1,15 +1,20 @@
-//! `agent`: one real agent (`run` and `runner`) with one app, idle.
+//! `agent`: one real agent (`run` and `runner`) with one app, idle; a gateway beside it; then processes that end; then what one would run instead.
 
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::Command;
 use tokio::time::sleep;
 
 use super::device::{Agent, end_apps, processes_of_apps};
+use super::exits;
 use super::figures::Figures;
 use super::helper;
+use super::peers;
 use super::plane::Plane;
 use super::process::{self, Cores};
 use super::release::Releases;
@@ -69,9 +74,10 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Figures> {
     sleep(Duration::from_secs(arguments.seconds)).await;
     let (run_cpu, runner_cpu) = (run_cores.end()?, runner_cores.end()?);
     let (run_rss, runner_rss) = (process::rss_bytes(run)?, process::rss_bytes(runner)?);
-    let mut shim_rss = 0;
+    let (mut shim_rss, mut all_pss) = (0, process::pss_bytes(run)? + process::pss_bytes(runner)?);
     for found in processes_of_apps(&home)?.iter().filter(|found| found.supervises) {
         shim_rss += process::rss_bytes(found.pid)?;
+        all_pss += process::pss_bytes(found.pid)?;
     }
     let mut figures = Figures::default();
     figures.put("idle_seconds", arguments.seconds);
@@ -80,13 +86,45 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Figures> {
     figures.put("runner_rss_bytes", runner_rss);
     figures.put("shim_rss_bytes", shim_rss);
     figures.put("all_rss_bytes", run_rss + runner_rss + shim_rss);
+    figures.put("all_pss_bytes", all_pss);
+    figures.put("gateway_rss_bytes", gateway_rss(&arguments.agent, &folder.path().join("gateway")).await?);
     figures.put_ms("agent_cpu_percent", run_cpu * 100.0);
     figures.put_ms("runner_cpu_percent", runner_cpu * 100.0);
     let binary = std::fs::metadata(&arguments.agent).context("no agent program")?;
     figures.put("agent_binary_bytes", binary.len());
     figures.put_ms("agent_start_ms", started.as_secs_f64() * 1_000.0);
+    exits::measure(&mut figures, &plane, (run, runner)).await?;
     agent.stop().await?;
     end_apps(&home).await?;
     plane.stop().await?;
+    peers::measure(&mut figures, folder.path(), arguments.seconds).await?;
     Ok(figures)
+}
+
+/// What an idle gateway has resident, by itself.
+async fn gateway_rss(agent: &Path, folder: &Path) -> Result<u64> {
+    std::fs::create_dir_all(folder).context("no folder")?;
+    let mut gateway = Command::new(agent)
+        .arg("gateway")
+        .env_clear()
+        .env("LOCAL_DB_PATH", folder.join("journal"))
+        .env("GATEWAY_HTTP_LISTEN", "127.0.0.1:0")
+        .env("GATEWAY_MQTT_LISTEN", "127.0.0.1:0")
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .context("the gateway can't be started")?;
+    let pid = gateway.id().context("the gateway ended")?;
+    let mut ready = String::new();
+    BufReader::new(gateway.stdout.take().context("no output")?).read_line(&mut ready).await?;
+    if !ready.starts_with("ready ") {
+        bail!("the gateway did not start");
+    }
+    sleep(Duration::from_secs(5)).await;
+    let bytes = process::rss_bytes(pid);
+    gateway.kill().await.context("the gateway can't be ended")?;
+    bytes
 }

@@ -9,9 +9,11 @@ mod chaos;
 mod claim;
 mod converge;
 mod device;
+mod exits;
 mod figures;
 mod fleet;
 mod helper;
+mod peers;
 mod plane;
 mod process;
 mod raw;
@@ -44,7 +46,7 @@ enum Which {
     Fleet(fleet::Arguments),
     /// The control plane comes back under its devices
     Reconnect(reconnect::Arguments),
-    /// One agent with one app, idle
+    /// One agent with one app, idle and under a storm of exits; peers beside it
     Agent(agent::Arguments),
     /// The rollout engine over virtual fleets: devices touched, false halts, cost of a decision
     Rollout(rollout::Arguments),

@@ -15,8 +15,18 @@ pub(crate) fn peak_rss_bytes(pid: u32) -> Result<u64> {
     field(pid, "VmHWM:")
 }
 
+/// Resident bytes of a process, where each page that it shares with others counts for it in part: what several processes of one program
+/// cost together is the sum of these. See `proc_pid_smaps(5)`.
+pub(crate) fn pss_bytes(pid: u32) -> Result<u64> {
+    read(pid, "smaps_rollup", "Pss:")
+}
+
 fn field(pid: u32, name: &str) -> Result<u64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/status"))
+    read(pid, "status", name)
+}
+
+fn read(pid: u32, file: &str, name: &str) -> Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/{file}"))
         .with_context(|| format!("process {pid} is gone"))?;
     let line = text.lines().find_map(|line| line.strip_prefix(name)).context("no such field")?;
     let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().context("no number")?;
@@ -65,6 +75,7 @@ mod tests {
     fn this_process_has_memory_and_uses_its_cores() {
         let pid = std::process::id();
         assert!(rss_bytes(pid).unwrap() > 100_000);
+        assert!((10_000..=rss_bytes(pid).unwrap()).contains(&pss_bytes(pid).unwrap()));
         assert!(peak_rss_bytes(pid).unwrap() >= rss_bytes(pid).unwrap() / 2);
         let cores = Cores::begin(pid).unwrap();
         let start = Instant::now();
