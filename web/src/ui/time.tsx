@@ -60,6 +60,16 @@ export function clock(at: number, now: number = Date.now()): string {
   return same ? clockFormat.format(at) : `${dayFormat.format(at)} ${clockFormat.format(at)}`
 }
 
+/** What stands at the marks of an axis of time: the time, or the day where another one begins. `day` is the first one's, unless that is today. */
+export function axisLabels(ticks: readonly number[], from: number, now: number, seconds: boolean): { day: string | undefined; labels: string[] } {
+  const day = (at: number): string => new Date(at).toDateString()
+  const labels = ticks.map((at, i) => {
+    if (day(at) !== day(ticks[i - 1] ?? from)) return dayFormat.format(at)
+    return seconds ? clockSeconds(at) : clockFormat.format(at)
+  })
+  return { day: day(from) === day(now) ? undefined : dayFormat.format(from), labels }
+}
+
 /** One clock for the whole page, so that a thousand ages cost one timer. */
 class Clock {
   #now = Date.now()

@@ -5,7 +5,7 @@ import { cx } from '~/ui/cx'
 import { Mark } from '~/ui/mark'
 import { count, plural, percent } from '~/ui/number'
 import { Section } from '~/ui/panel'
-import { clock, clockSeconds, duration, Time, useNow } from '~/ui/time'
+import { axisLabels, clock, duration, Time, useNow } from '~/ui/time'
 
 import { CountsBar, countsText } from './counts-bar'
 import { ENDED, WAVES } from './look'
@@ -15,6 +15,7 @@ export function Waves({ summary, spec, forecast }: { summary: RolloutSummary; sp
   const now = useNow()
   const drawn = timeline(summary, now, forecast)
   const { finish } = drawn
+  const axis = axisLabels(drawn.ticks.map((tick) => tick.at), drawn.from, now, drawn.seconds)
   return (
     <Section
       title="Waves"
@@ -35,11 +36,15 @@ export function Waves({ summary, spec, forecast }: { summary: RolloutSummary; sp
       flush
     >
       <div className="grid grid-cols-[minmax(92px,auto)_1fr] gap-x-4 px-4 py-3 lg:grid-cols-[minmax(120px,auto)_1fr_minmax(200px,auto)]">
-        <span />
+        <span className="text-xs text-muted" aria-hidden="true">{axis.day}</span>
         <div className="relative h-5 text-xs text-muted" aria-hidden="true">
-          {drawn.ticks.map((tick) => (
-            <span key={tick.at} className="absolute -translate-x-1/2 whitespace-nowrap" style={{ left: `${Math.min(97, Math.max(3, tick.left * 100))}%` }}>
-              {drawn.seconds ? clockSeconds(tick.at) : clock(tick.at, now)}
+          {drawn.ticks.map((tick, i) => (
+            <span
+              key={tick.at}
+              className={cx('absolute -translate-x-1/2 whitespace-nowrap', (drawn.seconds || drawn.ticks.length > 4) && 'max-sm:even:hidden')}
+              style={{ left: `${Math.min(97, Math.max(3, tick.left * 100))}%` }}
+            >
+              {axis.labels[i]}
             </span>
           ))}
         </div>
