@@ -129,6 +129,7 @@ pub struct GatewayConfig {
     pub max_series: usize,
     pub cloud_url: Option<String>,
     pub cloud_api_key: Option<Password>,
+    /// For a connection to the control plane, and for each of its answers beyond what the bytes take on a slow link.
     pub connection_timeout: Duration,
     pub max_retry_attempts: u32,
     pub sync_strategy: SyncStrategy,
@@ -137,7 +138,8 @@ pub struct GatewayConfig {
     pub sync_bytes_per_second: Option<u64>,
     /// Which end of a backlog goes first.
     pub backfill: Backfill,
-    pub batch_size: u32,
+    /// A batch is closed when it has so many points and is a second old; nothing: by bytes and age alone.
+    pub batch_size: Option<u32>,
     /// zstd level by way of gzip's scale, 1 to 9; nothing for the journal's own.
     pub compression_level: Option<u8>,
     pub worker_threads: usize,
@@ -177,7 +179,7 @@ impl GatewayConfig {
             sync_interval: Duration::from_secs(60),
             sync_bytes_per_second: None,
             backfill: Backfill::default(),
-            batch_size: 100,
+            batch_size: None,
             compression_level: None,
             worker_threads: 2,
             max_queue_points: None,
@@ -256,7 +258,9 @@ impl GatewayConfig {
             Some("newest") => config.backfill = Backfill::Newest,
             Some(_) => reader.error("SYNC_BACKFILL is oldest or newest"),
         }
-        reader.number("BATCH_SIZE", 1, 1_000_000, &mut config.batch_size);
+        let mut batch = 0;
+        reader.number("BATCH_SIZE", 1, 1_000_000, &mut batch);
+        config.batch_size = (batch > 0).then_some(batch);
         let mut on = true;
         reader.flag("COMPRESSION_ENABLED", &mut on);
         if !on {
@@ -338,6 +342,28 @@ fn durability(text: &str) -> Option<Durability> {
     }
 }
 
+fn text(read: &dyn Fn(&str) -> Option<String>, name: &str) -> Option<String> {
+    read(name).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
+}
+
+/// The variable `NAME`, or the content of the file that `NAME_FILE` names.
+///
+/// # Errors
+/// When both are given, or the file can't be read or is empty.
+pub fn secret(read: &dyn Fn(&str) -> Option<String>, name: &str) -> Result<Option<Password>, String> {
+    let file = format!("{name}_FILE");
+    match (text(read, name), text(read, &file)) {
+        (Some(_), Some(_)) => Err(format!("give {name} or {file}, not both")),
+        (Some(text), None) => Ok(Some(Password::new(text))),
+        (None, Some(path)) => match std::fs::read_to_string(&path).map(Zeroizing::new) {
+            Ok(text) if !text.trim().is_empty() => Ok(Some(Password::new(text.trim().to_owned()))),
+            Ok(_) => Err(format!("{file}={path}: the file is empty")),
+            Err(error) => Err(format!("{file}={path}: {error}")),
+        },
+        (None, None) => Ok(None),
+    }
+}
+
 struct Reader<'r> {
     read: &'r dyn Fn(&str) -> Option<String>,
     errors: Vec<String>,
@@ -349,7 +375,7 @@ impl Reader<'_> {
     }
 
     fn text(&self, name: &str) -> Option<String> {
-        (self.read)(name).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
+        text(self.read, name)
     }
 
     fn set<T: From<String>>(&self, name: &str, into: &mut T) {
@@ -358,28 +384,11 @@ impl Reader<'_> {
         }
     }
 
-    /// `NAME`, or the content of the file `NAME_FILE`.
     fn secret(&mut self, name: &str) -> Option<Password> {
-        let file = format!("{name}_FILE");
-        match (self.text(name), self.text(&file)) {
-            (Some(_), Some(_)) => {
-                self.errors.push(format!("give {name} or {file}, not both"));
-                None
-            }
-            (Some(text), None) => Some(Password::new(text)),
-            (None, Some(path)) => match std::fs::read_to_string(&path) {
-                Ok(text) if !text.trim().is_empty() => Some(Password::new(text.trim().to_owned())),
-                Ok(_) => {
-                    self.errors.push(format!("{file}={path}: the file is empty"));
-                    None
-                }
-                Err(error) => {
-                    self.errors.push(format!("{file}={path}: {error}"));
-                    None
-                }
-            },
-            (None, None) => None,
-        }
+        secret(self.read, name).unwrap_or_else(|error| {
+            self.errors.push(error);
+            None
+        })
     }
 
     fn address(&mut self, name: &str, into: &mut Option<SocketAddr>) {
@@ -467,7 +476,10 @@ mod tests {
         assert_eq!(config.folder, PathBuf::from("./data/edge_gateway.db"));
         assert_eq!(config.max_queue_points, Some(10_000));
         assert_eq!(config.max_age, Some(Duration::from_secs(7 * 86_400)));
-        assert_eq!((config.batch_size, config.worker_threads, config.log_level.as_str()), (100, 2, "info"));
+        assert_eq!(
+            (config.batch_size, config.worker_threads, config.log_level.as_str()),
+            (Some(100), 2, "info")
+        );
         assert!(config.credentials.is_empty());
         assert!(!format!("{config:?}").contains("your-api-key"));
     }

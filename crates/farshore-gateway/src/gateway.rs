@@ -289,21 +289,7 @@ impl EdgeGateway {
     /// # Errors
     /// When it is not running. That the cloud can't be reached is no error but the result.
     pub async fn force_sync(&self) -> Result<SyncResult, GatewayError> {
-        let shared = self.shared()?;
-        let (tell, told) = oneshot::channel();
-        if let Some(force) = &shared.force
-            && force.send(tell).await.is_ok()
-            && let Ok(result) = told.await
-        {
-            return Ok(result);
-        }
-        let status = shared.status();
-        Ok(SyncResult {
-            success: status.pending_sync_count == 0,
-            points_sent: 0,
-            points_pending: status.pending_sync_count,
-            error: (status.pending_sync_count > 0).then_some(status.sync_note).flatten(),
-        })
+        Ok(self.shared()?.force_sync().await)
     }
 
     /// Changes settings; they hold from the next start.
@@ -312,7 +298,7 @@ impl EdgeGateway {
     /// When the result would be wrong; nothing is changed then.
     pub fn configure(&self, options: &Options) -> Result<Applied, GatewayError> {
         self.change(|config| {
-            config.batch_size = options.batch_size.unwrap_or(config.batch_size).max(1);
+            config.batch_size = options.batch_size.map(|points| points.max(1)).or(config.batch_size);
             config.worker_threads = options.worker_threads.unwrap_or(config.worker_threads).clamp(1, 64);
             config.sync_strategy = options.sync_strategy.unwrap_or(config.sync_strategy);
             config.sync_interval = options.sync_interval.unwrap_or(config.sync_interval);
@@ -419,6 +405,7 @@ pub(crate) fn open_journal(config: &GatewayConfig) -> Result<Journal, GatewayErr
         max_bytes,
         backfill: config.backfill,
         ingest_key: ingest_key_on_disk(&config.folder),
+        segment_points: config.batch_size,
         ..Config::default()
     };
     if let Some(level) = config.compression_level {
@@ -456,6 +443,24 @@ impl Shared {
     fn oldest_age_s(&self, oldest_ns: Option<i64>) -> Option<f64> {
         #[expect(clippy::cast_precision_loss, reason = "a figure to be looked at")]
         oldest_ns.map(|oldest| (clock::wall_ns().saturating_sub(oldest)).max(0) as f64 / 1e9)
+    }
+
+    /// Sends what waits, now, and says what came of it.
+    pub(crate) async fn force_sync(&self) -> SyncResult {
+        let (tell, told) = oneshot::channel();
+        if let Some(force) = &self.force
+            && force.send(tell).await.is_ok()
+            && let Ok(result) = told.await
+        {
+            return result;
+        }
+        let status = self.status();
+        SyncResult {
+            success: status.pending_sync_count == 0,
+            points_sent: 0,
+            points_pending: status.pending_sync_count,
+            error: (status.pending_sync_count > 0).then_some(status.sync_note).flatten(),
+        }
     }
 
     /// Whether the journal takes writes at this moment; if not, why.

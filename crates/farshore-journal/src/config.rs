@@ -149,6 +149,10 @@ pub struct Config {
     pub segment_bytes: u64,
     /// A segment of this age is sealed while batches are being fetched; thirty times as old, while they are not.
     pub segment_age: Duration,
+    /// A segment with so many points is sealed sooner, once it is a second old: batches of about so many points, and no flood of tiny ones.
+    pub segment_points: Option<u32>,
+    /// The most bytes that lie in the folder of what was set aside; the oldest go first.
+    pub quarantine_bytes: u64,
     /// zstd's level for batches, 1 to 22.
     pub zstd_level: i32,
     /// Which end of a backlog goes first.
@@ -171,6 +175,8 @@ impl Default for Config {
             max_waiting_bytes: 16 * 1024 * 1024,
             segment_bytes: 2 * 1024 * 1024,
             segment_age: Duration::from_secs(10),
+            segment_points: None,
+            quarantine_bytes: 64 * 1024 * 1024,
             zstd_level: 3,
             backfill: Backfill::default(),
             ingest_key: None,

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use farshore_series::PointBatch;
 use farshore_trust::sealed::{DeviceKey, IngestPublicKey};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use crate::clock;
-use crate::config::{Config, Durability};
+use crate::config::{Class, Config, Durability};
 use crate::core::{Core, Keys, Outgoing, PeerMark, Rows};
 use crate::error::JournalError;
 use crate::files::{Files, RealFiles};
@@ -45,6 +45,8 @@ struct Shared {
     future_times: AtomicU64,
     producers: AtomicU64,
     files: Arc<dyn Files>,
+    /// Told while alerts wait that are not sealed.
+    alerted: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -136,6 +138,7 @@ impl Journal {
             future_times: AtomicU64::new(0),
             producers: AtomicU64::new(0),
             files,
+            alerted: Notify::new(),
         });
         let mut ends = EndsThreads { shared: Arc::clone(&shared), threads: Mutex::default() };
         for (name, work) in [("journal", write_groups as fn(&Shared)), ("journal-seal", seal_segments)] {
@@ -239,6 +242,22 @@ impl Journal {
         let result = self.shared.seal_waiting();
         self.shared.publish();
         result
+    }
+
+    /// Seals the alerts that are there, whatever their age: they wait for nobody.
+    ///
+    /// # Errors
+    /// [`JournalError`]; what could not be sealed stays where it is.
+    pub fn seal_alerts(&self) -> Result<(), JournalError> {
+        lock(&self.shared.core).close_segments_of(&[Class::Alert]);
+        let result = self.shared.seal_waiting();
+        self.shared.publish();
+        result
+    }
+
+    /// Done when alerts wait that are not sealed. For one sender.
+    pub async fn alerted(&self) {
+        self.shared.alerted.notified().await;
     }
 
     /// The next batch of at most `budget` bytes: alerts first, the other classes by their shares. It counts as on its way until it
@@ -462,7 +481,14 @@ impl Shared {
     }
 
     fn publish(&self) {
-        let mut stats = lock(&self.core).stats();
+        let core = lock(&self.core);
+        let mut stats = core.stats();
+        let alerts = core.has_open_alerts();
+        drop(core);
+        if alerts {
+            // Kept until somebody waits for it.
+            self.alerted.notify_one();
+        }
         stats.future_times = self.future_times.load(Ordering::Relaxed);
         *lock(&self.stats) = Arc::new(stats);
     }
@@ -594,6 +620,62 @@ mod tests {
         let again = journal.reseal(before.clone()).unwrap();
         assert_eq!((again.sequence, points(&again, &second)), (before.sequence, 10));
         assert_eq!(Batch::read(&again.bytes).unwrap().header().epoch, before.epoch);
+    }
+
+    #[test]
+    fn what_is_set_aside_is_bounded_and_was_told_when_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let stream: StreamName = "data/a".parse().unwrap();
+        let config = Config { quarantine_bytes: 2_000, ..Config::default() };
+        let journal = Journal::open(folder.path(), config).unwrap();
+        let aside = || {
+            let entries = std::fs::read_dir(folder.path().join("quarantine")).unwrap();
+            let mut files: Vec<_> = entries.map(|entry| entry.unwrap()).collect();
+            files.sort_by_key(std::fs::DirEntry::file_name);
+            let bytes: u64 = files.iter().map(|file| file.metadata().unwrap().len()).sum();
+            (files.last().map(std::fs::DirEntry::file_name), bytes)
+        };
+        let mut refused = 0;
+        for _ in 0..20 {
+            journal.append(&stream, &batch(10)).wait().unwrap();
+            journal.seal_all().unwrap();
+            while let Some(outgoing) = journal.next_batch(u64::MAX).unwrap() {
+                if outgoing.stream == stream {
+                    journal.refuse(&outgoing.stream, outgoing.sequence).unwrap();
+                    refused += u64::from(outgoing.points);
+                    let (newest, bytes) = aside();
+                    let name = format!("data+a-{:016x}.batch", outgoing.sequence);
+                    assert_eq!(newest.unwrap().to_str(), Some(name.as_str()), "the newest stays");
+                    assert!(bytes <= 2_000, "{bytes} bytes");
+                } else {
+                    journal.acknowledge(&outgoing.stream, outgoing.sequence).unwrap();
+                }
+            }
+        }
+        assert_eq!(refused, 200);
+        assert_eq!(journal.stats().streams[&stream].lost.values().sum::<u64>(), 200);
+    }
+
+    #[test]
+    fn a_segment_with_enough_points_does_not_wait_for_its_age() {
+        let folder = tempfile::tempdir().unwrap();
+        let (many, few): (StreamName, StreamName) =
+            ("data/many".parse().unwrap(), "data/few".parse().unwrap());
+        let config =
+            Config { segment_points: Some(10), segment_age: Duration::from_secs(3_600), ..Config::default() };
+        let journal = Journal::open(folder.path(), config).unwrap();
+        journal.append(&many, &batch(10)).wait().unwrap();
+        journal.append(&few, &batch(9)).wait().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let next = loop {
+            if let Some(next) = journal.next_batch(u64::MAX).unwrap() {
+                break next;
+            }
+            assert!(Instant::now() < deadline, "it waits for its age");
+            std::thread::yield_now();
+        };
+        assert_eq!((next.stream, next.points), (many, 10));
+        assert_eq!(journal.next_batch(u64::MAX).unwrap(), None);
     }
 
     #[test]

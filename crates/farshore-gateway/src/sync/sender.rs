@@ -27,6 +27,8 @@ const LANES: usize = 2;
 const REPORT_EVERY: Duration = Duration::from_secs(60);
 /// How often it is looked for news under [`SyncStrategy::OnChange`].
 const LOOK: Duration = Duration::from_millis(250);
+/// Alerts leave at once, and those of a flood together.
+const BETWEEN_ALERTS: Duration = Duration::from_secs(1);
 /// The tenant's key from the last exchange, in the journal's folder: what is sealed before the next one is sealed for it, too.
 const INGEST_KEY_FILE: &str = "ingest.pub";
 
@@ -43,6 +45,8 @@ pub(crate) struct Sender {
     /// What has arrived was asked since the start and since the last failure.
     met: bool,
     reported: Option<Instant>,
+    /// When alerts were last sent before their time.
+    hurried: Option<Instant>,
     key: Option<IngestPublicKey>,
     /// Ids of ingest keys that the control plane does not have.
     strange: HashSet<[u8; 8]>,
@@ -66,6 +70,7 @@ impl Sender {
             link: Link::default(),
             met: false,
             reported: None,
+            hurried: None,
             key: None,
             strange: HashSet::new(),
         }
@@ -137,13 +142,25 @@ impl Sender {
     }
 
     /// The pause, or less where something new ends it.
-    async fn rest(&self, pause: Duration) {
+    async fn rest(&mut self, pause: Duration) {
         let rest = tokio::time::sleep(pause);
-        if self.shared.config.sync_strategy != SyncStrategy::OnChange || !self.met {
+        let strategy = self.shared.config.sync_strategy;
+        // After a failure the pause is what it is, and an interval that was asked for is kept.
+        if strategy == SyncStrategy::FixedInterval || !self.met {
             return rest.await;
         }
+        let (journal, hurried) = (self.shared.journal.clone(), self.hurried);
+        let alerts = async {
+            if let Some(at) = hurried {
+                tokio::time::sleep(BETWEEN_ALERTS.saturating_sub(at.elapsed())).await;
+            }
+            journal.alerted().await;
+        };
         let news = async {
-            while self.shared.journal.stats().pending_points() == 0 {
+            if strategy != SyncStrategy::OnChange {
+                return std::future::pending::<()>().await;
+            }
+            while journal.stats().pending_points() == 0 {
                 tokio::time::sleep(LOOK).await;
             }
             // Readings come in company.
@@ -152,6 +169,7 @@ impl Sender {
         tokio::select! {
             () = rest => {}
             () = news => {}
+            () = alerts => self.hurried = Some(Instant::now()),
         }
     }
 
@@ -177,7 +195,8 @@ impl Sender {
 
     /// Asks where it was if it has to, sends what waits, and says how it stands. How many points went, in either case.
     async fn round(&mut self, seal: bool) -> Result<u64, (u64, UplinkError)> {
-        if seal && let Err(error) = self.on_disk(Journal::seal_all).await {
+        let sealed = self.on_disk(if seal { Journal::seal_all } else { Journal::seal_alerts }).await;
+        if let Err(error) = sealed {
             tracing::warn!(%error, "not everything could be sealed; what is, is sent");
         }
         if !self.met {

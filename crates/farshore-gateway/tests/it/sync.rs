@@ -88,10 +88,14 @@ impl Uplink for Cloud {
 }
 
 async fn gateway(folder: &std::path::Path, cloud: &Arc<Cloud>) -> EdgeGateway {
+    with_strategy(folder, cloud, SyncStrategy::FixedInterval).await
+}
+
+async fn with_strategy(folder: &std::path::Path, cloud: &Arc<Cloud>, strategy: SyncStrategy) -> EdgeGateway {
     let mut config = GatewayConfig::new("gw", folder.join("journal"));
     config.http = None;
     config.mqtt = None;
-    config.sync_strategy = SyncStrategy::FixedInterval;
+    config.sync_strategy = strategy;
     config.sync_interval = Duration::from_secs(3600);
     config.max_retry_attempts = 0;
     let gateway =
@@ -165,6 +169,29 @@ async fn one_batch_that_can_never_be_read_is_set_aside_and_blocks_nothing() {
     let told =
         cloud.with(|cloud| cloud.reports.last().map(|request| request.report.clone())).expect("a report");
     assert_eq!((told.refused_batches, told.lost_points, told.backlog_points), (1, 5, 0));
+    site.stop().await;
+}
+
+#[tokio::test]
+async fn an_alert_leaves_at_once_and_readings_at_their_time() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cloud = Cloud::new();
+    let site = with_strategy(folder.path(), &cloud, SyncStrategy::Adaptive).await;
+    assert!(site.force_sync().await.expect("running").success);
+    // A refused batch is a loss, and losses are alerts.
+    send(&site, 5).await;
+    cloud.with(|cloud| cloud.say.push_back(Some(UplinkError::BadBatch("nonsense".to_owned()))));
+    assert!(site.force_sync().await.expect("running").success);
+    send(&site, 3).await;
+    let told = async {
+        while cloud.points() == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(8), told).await.expect("the loss is told before anybody asks");
+    let streams: Vec<String> =
+        cloud.with(|cloud| cloud.stored.keys().map(|(stream, _)| stream.clone()).collect());
+    assert_eq!(streams, ["journal/losses"], "readings wait for company");
     site.stop().await;
 }
 

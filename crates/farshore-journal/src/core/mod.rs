@@ -33,6 +33,8 @@ use crate::frame::{self, MAX_PAYLOAD_BYTES, Span};
 use crate::stats::{LossReason, Stats, StreamStats};
 use crate::stream::StreamName;
 
+/// A segment that has enough points is sealed when it is so old.
+const ENOUGH_AGE_NS: i64 = 1_000_000_000;
 pub(crate) const MAX_FILE_BYTES: u64 = 256 * 1024 * 1024;
 /// The stream that says what was lost.
 pub(crate) const LOSSES: &str = "journal/losses";
@@ -150,6 +152,12 @@ struct OpenSegment {
     nonce: [u8; 16],
     span: Span,
     opened_at: Now,
+}
+
+/// The number in the name of a file that was set aside.
+fn number_aside(name: &str) -> u64 {
+    let digits = name.rsplit_once('-').map_or("", |(_, rest)| rest.split('.').next().unwrap_or_default());
+    u64::from_str_radix(digits, 16).unwrap_or_default()
 }
 
 fn segment_name(folder: &str, sequence: u64) -> String {
@@ -318,13 +326,54 @@ impl Core {
 
     /// Closes all segments, whatever their age: before a transfer, or at the end.
     pub(crate) fn close_segments(&mut self) {
+        self.close_segments_of(&Class::ALL);
+    }
+
+    /// The same for the streams of these classes.
+    pub(crate) fn close_segments_of(&mut self, classes: &[Class]) {
         for (name, stream) in &mut self.streams {
-            if *name == self.losses && !self.reported.is_empty() {
+            if *name == self.losses && !self.reported.is_empty() || !classes.contains(&stream.config.class) {
                 continue;
             }
             if let Some(open) = stream.open.take() {
                 if open.span.points > 0 { stream.close(open) } else { stream.open = Some(open) }
             }
+        }
+    }
+
+    /// Whether points of an alert wait in a segment that is not closed yet.
+    pub(crate) fn has_open_alerts(&self) -> bool {
+        self.streams.iter().any(|(name, stream)| {
+            stream.config.class == Class::Alert
+                && stream.growing().is_some()
+                && (*name != self.losses || self.reported.is_empty())
+        })
+    }
+
+    /// Lets the oldest of what was set aside go, as far as there is more than fits. Each was told as a loss when it was set aside; what goes here is
+    /// the copy to look at.
+    pub(super) fn trim_quarantine(&self, newest: &str) {
+        let trim = || -> std::io::Result<()> {
+            let mut files = self.files.list(QUARANTINE)?;
+            let mut total: u64 = files.iter().map(|(_, bytes)| bytes).sum();
+            // By number: within a stream, that is the order in which they came.
+            files.sort_by(|(a, _), (b, _)| number_aside(a).cmp(&number_aside(b)).then(a.cmp(b)));
+            for (name, bytes) in files {
+                if total <= self.config.quarantine_bytes {
+                    break;
+                }
+                let path = format!("{QUARANTINE}/{name}");
+                // The last one stays, however large it is.
+                if path != newest {
+                    self.files.remove(&path)?;
+                    total -= bytes;
+                    tracing::warn!(file = name, bytes, "what was set aside is too much: the oldest went");
+                }
+            }
+            Ok(())
+        };
+        if let Err(error) = trim() {
+            tracing::warn!(%error, "what was set aside could not be looked through");
         }
     }
 
@@ -359,7 +408,9 @@ impl Stream {
 
     fn close_if_done(&mut self, config: &Config, now: Now, age: i64) {
         if let Some(open) = self.open.take() {
-            let old = now.mono_ns.saturating_sub(open.opened_at.mono_ns) >= age;
+            let lived = now.mono_ns.saturating_sub(open.opened_at.mono_ns);
+            let enough = config.segment_points.is_some_and(|points| open.span.points >= points);
+            let old = lived >= age || enough && lived >= ENOUGH_AGE_NS;
             // What goes when bounds are reached, goes in whole segments: they are small where bounds are.
             let bounds = &self.config.bounds;
             let large = open.written >= config.segment_bytes.min(bounds.bytes / 8)

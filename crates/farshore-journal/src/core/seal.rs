@@ -205,13 +205,18 @@ impl Core {
             stream.held.insert_sealed(job.sequence, sealed);
         }
         stream.held.remove_closed(job.sequence);
+        let mut aside = None;
         if made.damaged {
-            let aside = format!("{QUARANTINE}/{}-{:016x}.open", job.stream.folder(), job.sequence);
-            self.files.rename(&segment, &aside).map_err(io)?;
+            let name = format!("{QUARANTINE}/{}-{:016x}.open", job.stream.folder(), job.sequence);
+            self.files.rename(&segment, &name).map_err(io)?;
+            aside = Some(name);
         } else {
             self.files.remove(&segment).map_err(io)?;
         }
         self.files.sync_folder(&stream.folder).map_err(io)?;
+        if let Some(aside) = aside {
+            self.trim_quarantine(&aside);
+        }
         self.reported.retain(|(name, sequence, reason)| {
             *name != job.stream
                 || *sequence != job.sequence

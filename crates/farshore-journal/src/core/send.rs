@@ -239,6 +239,7 @@ impl Core {
         stream.held.remove_sealed(sequence);
         self.files.sync_folder(&stream.folder).map_err(io)?;
         self.reported.remove(&(name.clone(), sequence, reason));
+        self.trim_quarantine(&aside);
         Ok(())
     }
 
