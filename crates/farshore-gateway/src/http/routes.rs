@@ -21,11 +21,14 @@ use crate::gateway::Shared;
 use crate::ingest::Form;
 use crate::limits::MAX_BODY_BYTES;
 use crate::point::PointError;
+use crate::status::SyncResult;
 
 /// Kilobytes of bodies in memory at once; beyond that, clients are told to wait.
 pub(super) const BODIES_KB: usize = 48 * 1024;
 /// For a body to arrive.
 const BODY: Duration = Duration::from_secs(30);
+/// How long somebody waits for what came of a sync.
+const SYNC: Duration = Duration::from_secs(60);
 /// Bodies of this size are read on another thread, so that other clients don't wait.
 const LARGE: usize = 256 * 1024;
 
@@ -67,6 +70,7 @@ pub(super) async fn answer(server: &Arc<Server>, from: Producer, request: Reques
     let (dialect, form, stream) = match (&method, path.as_str()) {
         (&Method::GET, "") => return page::page(shared),
         (&Method::GET, "/api/status") => return answer::json(StatusCode::OK, &shared.status()),
+        (&Method::POST, "/api/sync") => return sync_now(shared).await,
         (&Method::POST, "/api/v2/write" | "/write") => {
             let precision = match of("precision").unwrap_or_default().parse::<Precision>() {
                 Ok(precision) => precision,
@@ -90,7 +94,7 @@ pub(super) async fn answer(server: &Arc<Server>, from: Producer, request: Reques
         (
             _,
             "/health" | "/ready" | "/metrics" | "/ping" | "" | "/api/status" | "/api/v2/write" | "/write"
-            | "/api/data" | "/api/v1/data" | "/v1/metrics",
+            | "/api/data" | "/api/v1/data" | "/v1/metrics" | "/api/sync",
         ) => {
             return answer::failure(
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -132,6 +136,20 @@ async fn ready(shared: &Arc<Shared>) -> Answer {
         "listeners": listeners,
     });
     answer::json(status, &said)
+}
+
+/// Sends what waits, now. 503 with the reason when the control plane could not be reached; 202 when it goes on after so long.
+async fn sync_now(shared: &Arc<Shared>) -> Answer {
+    match tokio::time::timeout(SYNC, shared.force_sync()).await {
+        Ok(result) if result.success => answer::json(StatusCode::OK, &result),
+        Ok(result) => answer::json(StatusCode::SERVICE_UNAVAILABLE, &result),
+        Err(_) => {
+            let points_pending = shared.journal.stats().pending_points();
+            let error = Some("it is still sending; /api/status says how it goes".to_owned());
+            let result = SyncResult { success: false, points_sent: 0, points_pending, error };
+            answer::json(StatusCode::ACCEPTED, &result)
+        }
+    }
 }
 
 /// Who sends what to where.
