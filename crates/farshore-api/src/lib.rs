@@ -12,6 +12,7 @@ pub mod device;
 pub mod event;
 pub mod fleet;
 pub mod forecast;
+pub mod gateway_key;
 pub mod incident;
 pub mod operation;
 pub mod policy;

@@ -32,6 +32,8 @@ pub enum Access {
     Needs(Permission),
     /// On the device port: a claimed device with a valid certificate.
     Device,
+    /// On the device port: a claimed device with a valid certificate, or a gateway with its key.
+    Gateway,
     /// On the device port: a device whose certificate may have expired.
     RenewingDevice,
 }
@@ -173,6 +175,11 @@ async fn let_in(
         }
         Access::Device => {
             let peer = crate::claims::device_peer(&app, certificate.as_ref()).await?;
+            *asked_by = Some(format!("device:{}", peer.name));
+            request.extensions_mut().insert(peer);
+        }
+        Access::Gateway => {
+            let peer = crate::claims::gateway_peer(&app, certificate.as_ref(), request.headers()).await?;
             *asked_by = Some(format!("device:{}", peer.name));
             request.extensions_mut().insert(peer);
         }

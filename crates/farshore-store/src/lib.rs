@@ -27,6 +27,7 @@ pub mod devices;
 pub mod error;
 pub mod events;
 pub mod fleet;
+pub mod gateway_keys;
 pub mod holds;
 pub mod idempotency;
 pub mod incidents;

@@ -19,6 +19,7 @@ use crate::random::{self, RandomError};
 pub const MAX_CLAIM_TOKEN_BYTES: usize = 2_048;
 const MAX_URL_BYTES: usize = 1_024;
 const CLAIM_PREFIX: &str = "fsct_";
+const GATEWAY_PREFIX: &str = "fsgk_";
 const CLAIM_VERSION: u32 = 1;
 
 /// What a secret is for; its text starts with the prefix, so that scanners and people recognise it.
@@ -233,6 +234,66 @@ impl FromStr for ClaimToken {
     }
 }
 
+/// What a gateway without a certificate sends with: a key for one device, with the address and the fingerprint of the root certificate inside, as in a
+/// claim token.
+#[derive(Clone, Debug)]
+pub struct GatewayKey(ClaimToken);
+
+/// Why a text is no gateway key.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayKeyError {
+    #[error("a gateway key starts with fsgk_; `farshore sync create-key` makes one")]
+    NoPrefix,
+    #[error("the gateway key is damaged, or of a later version: copy it again, whole")]
+    Damaged(#[source] ClaimTokenError),
+}
+
+impl GatewayKey {
+    /// A new key for the device port at `url`, as [`ClaimToken::new`].
+    ///
+    /// # Errors
+    /// When the address isn't acceptable or there is no randomness.
+    pub fn new(url: &str, ca: Digest) -> Result<(Self, TokenHash), ClaimTokenError> {
+        let (token, hash) = ClaimToken::new(url, ca)?;
+        Ok((Self(token), hash))
+    }
+
+    /// The device port's address, without a slash at its end.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        self.0.url()
+    }
+
+    /// The fingerprint of the root certificate.
+    #[must_use]
+    pub const fn ca(&self) -> Digest {
+        self.0.ca()
+    }
+
+    /// The secret to send.
+    #[must_use]
+    pub const fn secret(&self) -> &Secret {
+        self.0.secret()
+    }
+
+    /// The key's text, to be shown once.
+    #[must_use]
+    pub fn to_text(&self) -> Zeroizing<String> {
+        let text = self.0.to_text();
+        Zeroizing::new(format!("{GATEWAY_PREFIX}{}", text.strip_prefix(CLAIM_PREFIX).unwrap_or_default()))
+    }
+}
+
+impl FromStr for GatewayKey {
+    type Err = GatewayKeyError;
+
+    fn from_str(text: &str) -> Result<Self, GatewayKeyError> {
+        let body = text.trim().strip_prefix(GATEWAY_PREFIX).ok_or(GatewayKeyError::NoPrefix)?;
+        let text = Zeroizing::new(format!("{CLAIM_PREFIX}{body}"));
+        Ok(Self(text.parse().map_err(GatewayKeyError::Damaged)?))
+    }
+}
+
 /// `https://`, a host and perhaps a port: no user, path, query or blanks, so that joining a path to it is safe.
 fn check_url(url: &str) -> Result<(), ClaimTokenError> {
     let authority = url.strip_prefix("https://").ok_or(ClaimTokenError::BadUrl)?;
@@ -313,6 +374,19 @@ mod tests {
             );
             assert!(ClaimToken::new(url, ca).is_err(), "{url}");
         }
+    }
+
+    #[test]
+    fn a_gateway_key_survives_its_text_and_is_no_claim_token() {
+        let (key, hash) = GatewayKey::new("https://fleet.example:8443", Digest::of(b"root")).unwrap();
+        let text = key.to_text();
+        let again: GatewayKey = format!("{}\n", *text).parse().unwrap();
+        assert_eq!((again.url(), again.ca()), ("https://fleet.example:8443", Digest::of(b"root")));
+        assert_eq!(hash_secret(again.secret().expose()), hash);
+        assert!(!format!("{key:?}").contains(key.secret().expose()));
+        assert!(text.parse::<ClaimToken>().is_err());
+        assert!(matches!("your-api-key-here".parse::<GatewayKey>(), Err(GatewayKeyError::NoPrefix)));
+        assert!(matches!(text[..text.len() - 9].parse::<GatewayKey>(), Err(GatewayKeyError::Damaged(_))));
     }
 
     #[test]

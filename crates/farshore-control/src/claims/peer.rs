@@ -35,7 +35,8 @@ pub struct DevicePeer {
     pub tenant: TenantId,
     pub device: DeviceId,
     pub name: Name,
-    pub identity: Arc<DeviceIdentity>,
+    /// Of its certificate; nothing where a gateway's key let it in.
+    pub identity: Option<Arc<DeviceIdentity>>,
     /// Its tenant's data.
     pub db: TenantDb,
 }
@@ -92,7 +93,7 @@ fn no_certificate() -> ApiError {
     )
 }
 
-fn turned_away() -> ApiError {
+pub(super) fn turned_away() -> ApiError {
     ApiError::new(
         ErrorCode::Forbidden,
         "This device is not claimed here, or was revoked. Claim it again with a new key.",
@@ -118,7 +119,7 @@ pub(crate) async fn device_peer(
         device: identity.device,
         name: standing.name,
         db: app.store().authorize_device(identity.tenant, identity.device),
-        identity,
+        identity: Some(identity),
     })
 }
 
@@ -138,7 +139,9 @@ async fn welcome(app: &App, identity: &DeviceIdentity, now: UnixMs) -> Result<De
 impl DevicePeer {
     /// Whether the device would still be let in, on a connection that has lived for a while.
     pub(crate) async fn check(&self, app: &App) -> Result<(), ApiError> {
-        welcome(app, &self.identity, now()).await.map(drop)
+        // Nothing that lives for a while is opened with a key.
+        let identity = self.identity.as_ref().ok_or_else(no_certificate)?;
+        welcome(app, identity, now()).await.map(drop)
     }
 }
 

@@ -36,7 +36,10 @@ const DEFAULT_CHANNEL: &str = "prod";
     super::rules::create,
     super::rules::get,
     super::rules::put,
-    super::rules::delete
+    super::rules::delete,
+    super::gateway_keys::list,
+    super::gateway_keys::create,
+    super::gateway_keys::delete
 ))]
 pub struct ClaimDocs;
 

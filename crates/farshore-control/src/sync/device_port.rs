@@ -39,8 +39,8 @@ pub struct SyncPortDocs;
 #[must_use]
 pub fn device_port_routes() -> Vec<Route> {
     vec![
-        route(Method::POST, "/api/device/sync", Access::Device, ask),
-        route(Method::PUT, "/api/device/batches/{stream}/{epoch}/{sequence}", Access::Device, put)
+        route(Method::POST, "/api/device/sync", Access::Gateway, ask),
+        route(Method::PUT, "/api/device/batches/{stream}/{epoch}/{sequence}", Access::Gateway, put)
             .unhurried(),
     ]
 }

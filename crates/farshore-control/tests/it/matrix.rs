@@ -31,6 +31,7 @@ struct Things {
     user: String,
     token: String,
     claim_token: String,
+    gateway_key: String,
     rule: String,
     devices: [String; 3],
     pending: [String; 2],
@@ -74,6 +75,7 @@ impl Things {
         let user = create("/api/users", "someone", user).await;
         let token = create("/api/tokens", "something", json!({"role": "viewer"})).await;
         let claim_token = create("/api/claim-tokens", "batch", json!({})).await;
+        let gateway_key = create("/api/gateway-keys", "site", json!({"device": "site"})).await;
         let first = publisher.release("web", "1.0.0").await;
         publisher.release("web", "1.1.0").await;
         let unused = publisher.release("web", "1.2.0").await;
@@ -105,6 +107,7 @@ impl Things {
             user,
             token,
             claim_token,
+            gateway_key,
             rule,
             devices: devices.try_into().unwrap(),
             pending: pending.try_into().unwrap(),
@@ -122,7 +125,10 @@ impl Things {
     /// Everything that another tenant must never see.
     fn secrets(&self) -> Vec<String> {
         let mut all: Vec<String> = self.objects.values().chain(&self.rollouts).cloned().collect();
-        all.extend([&self.user, &self.token, &self.claim_token, &self.rule, &self.upload].map(Clone::clone));
+        all.extend(
+            [&self.user, &self.token, &self.claim_token, &self.gateway_key, &self.rule, &self.upload]
+                .map(Clone::clone),
+        );
         all.extend(self.devices.iter().chain(&self.pending).chain(&self.releases).cloned());
         all.extend([self.digest.to_string(), self.incident.clone()]);
         all
@@ -221,6 +227,10 @@ fn examples(own: &Things, other: &Things) -> BTreeMap<String, Example> {
     add("POST /api/claim-tokens", None, named(|_| json!({})), &[201]);
     add("GET /api/claim-tokens/{id}", token, None, &[200]);
     add("DELETE /api/claim-tokens/{id}", token, None, &[204]);
+    let key = Some((own.gateway_key.as_str(), other.gateway_key.as_str()));
+    add("GET /api/gateway-keys", None, None, &[200]);
+    add("POST /api/gateway-keys", None, named(|name| json!({"device": name})), &[201]);
+    add("DELETE /api/gateway-keys/{id}", key, None, &[204]);
     let rule = Some((own.rule.as_str(), other.rule.as_str()));
     add("POST /api/claim-rules", None, named(|_| json!({"order": 5, "action": "auto"})), &[201]);
     add("GET /api/claim-rules/{id}", rule, None, &[200]);
@@ -493,11 +503,11 @@ async fn the_device_port_knows_devices_and_nobody_else() {
             let ask = |device: &TestDevice| device.request(route.method.clone(), &path).json(&json!({}));
             match route.access {
                 Access::Public => assert_eq!(route.path, "/api/devices/claim"),
-                Access::Device | Access::RenewingDevice => {
+                Access::Device | Access::Gateway | Access::RenewingDevice => {
                     Answer::of(ask(&bare)).await.problem(401, "unauthenticated");
                     // A person's token is no certificate.
                     Answer::of(ask(&bare).bearer_auth(admin)).await.problem(401, "unauthenticated");
-                    if route.access == Access::Device {
+                    if route.access != Access::RenewingDevice {
                         Answer::of(ask(&gone)).await.problem(403, "forbidden");
                     }
                 }

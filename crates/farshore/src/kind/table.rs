@@ -81,6 +81,24 @@ pub(crate) const KINDS: &[Kind] = &[
             ],
         )
     },
+    Kind {
+        single: false,
+        ..envelope(
+            "GatewayKey",
+            "gateway-key",
+            "gateway-keys",
+            &["gatewaykey", "gatewaykeys", "gk"],
+            "/api/gateway-keys",
+            &[
+                NAME,
+                column("DEVICE", |o, _| text(o, "/spec/device")),
+                column("EXPIRES IN", |o, now| left(o, "/status/expiresAt", now)),
+                column("LAST USED", |o, now| age(o, "/status/lastUsedAt", now)),
+                AGE,
+                wide("LOCATION", |o, _| text(o, "/spec/location")),
+            ],
+        )
+    },
     envelope(
         "Channel",
         "channel",

@@ -11,6 +11,7 @@ use farshore_api::alert::{AlertRouteSpec, SilenceSpec};
 use farshore_api::claim::ClaimTokenSpec;
 use farshore_api::device::DeviceSpec;
 use farshore_api::fleet::{AppSpec, ChannelSpec, ConfigSpec, PinSpec, PlacementSpec};
+use farshore_api::gateway_key::GatewayKeySpec;
 use farshore_domain::alert::AlertRuleSpec;
 use farshore_domain::claim::ClaimRule;
 use farshore_domain::object::API_VERSION;
@@ -164,7 +165,7 @@ pub(crate) async fn apply(client: &Client, document: &Document) -> Result<(Outco
     if is_same(&current, body) {
         return Ok((Outcome::Unchanged, current));
     }
-    if matches!(kind.kind, "ClaimToken" | "ApiToken" | "Tenant") {
+    if matches!(kind.kind, "ClaimToken" | "ApiToken" | "GatewayKey" | "Tenant") {
         return Err(Failure::new(Exit::Conflict, what)
             .why(format!("a {} can't be changed once it is there", kind.singular))
             .next(format!("farshore delete {}/{name}", kind.singular)));
@@ -401,6 +402,7 @@ fn typed(kind: &Kind, value: Value) -> Result<Value, String> {
         "Tenant" => through::<TenantSpec>(value),
         "User" => through::<UserSpec>(value),
         "ApiToken" => through::<ApiTokenSpec>(value),
+        "GatewayKey" => through::<GatewayKeySpec>(value),
         "Rollout" => {
             let mut value = through::<RolloutSpec>(value)?;
             let spec: RolloutSpec =

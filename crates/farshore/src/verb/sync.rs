@@ -1,5 +1,9 @@
 //! `farshore sync`: how gateways' readings come in; and `farshore series`: the readings.
 
+use farshore_api::gateway_key::GatewayKeySpec;
+use farshore_api::{NewMetadata, NewObject};
+use farshore_domain::label::Labels;
+use farshore_domain::name::Name;
 use farshore_domain::time::UnixMs;
 use serde_json::{Value, json};
 
@@ -26,8 +30,57 @@ enum Verb {
     },
     /// List the keys that gateways seal their batches for
     Keys,
+    /// Make a key for a gateway that has no certificate (its CLOUD_API_KEY); prints it on stdout
+    CreateKey(CreateKey),
     /// Let gateways seal for a new key from now on; the old ones go on opening what was sealed for them
     RotateKey,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct CreateKey {
+    /// The device whose readings it sends; registered when there is none of this name
+    device: Name,
+    /// What to call the key; chosen when left out
+    #[arg(long)]
+    name: Option<Name>,
+    /// Where a device is that is registered with it
+    #[arg(long, default_value = "", hide_default_value = true)]
+    location: String,
+    /// How long it can be used
+    #[arg(long, value_name = "TIME", default_value = "90d", value_parser = parse_seconds)]
+    lifetime: u64,
+}
+
+async fn create_key(session: &Session, create: CreateKey) -> Result<()> {
+    let kind = find("gateway-keys")?;
+    let name = match create.name {
+        Some(name) => name,
+        None => super::token::random_name("key")?,
+    };
+    let new = NewObject {
+        api_version: None,
+        kind: None,
+        metadata: NewMetadata { name, labels: Labels::default(), managed_by: None },
+        spec: GatewayKeySpec {
+            device: create.device,
+            location: create.location,
+            lifetime_seconds: create.lifetime,
+        },
+    };
+    let object = session.client()?.post("can't make a gateway key", kind.path, &new).await?;
+    match session.output.format {
+        Format::Table | Format::Wide => {
+            output::print(&format!("{}\n", text_at(&object, "/status/key")))?;
+            eprintln!(
+                "This is shown once. Give it to the gateway as CLOUD_API_KEY (or in the file that CLOUD_API_KEY_FILE names).\n\
+                 Made for device {}; `farshore delete gateway-key {}` ends it.",
+                text_at(&object, "/spec/device"),
+                text_at(&object, "/metadata/name")
+            );
+            Ok(())
+        }
+        _ => session.output.object(kind, &object),
+    }
 }
 
 pub(crate) async fn run(session: &Session, arguments: Arguments) -> Result<()> {
@@ -42,6 +95,7 @@ pub(crate) async fn run(session: &Session, arguments: Arguments) -> Result<()> {
             let kind = find("ingest-keys")?;
             session.output.list(kind, &client.get("can't get the ingest keys", kind.path, &[]).await?)
         }
+        Verb::CreateKey(create) => create_key(session, create).await,
         Verb::RotateKey => {
             let kind = find("ingest-keys")?;
             let made =
