@@ -6,10 +6,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use farshore_agent::DeviceUplink;
+use farshore_gateway::config::Password;
 use farshore_gateway::{EdgeGateway, GatewayConfig, GatewayError, LogFile};
 use tracing_subscriber::EnvFilter;
 
-use crate::{fail, stop_on_signal};
+use crate::{fail, stop_on_signal, sync_now};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct GatewayArgs {
@@ -19,6 +20,9 @@ pub(crate) struct GatewayArgs {
     /// Make the journal, see whether it can be opened, and end.
     #[arg(long)]
     init_db: bool,
+    /// Have the gateway that runs with these settings send what waits, say what came of it, and end: 0 when everything went.
+    #[arg(long, conflicts_with = "init_db")]
+    force_sync: bool,
     /// The agent's state folder. With the identity in there, what the journal has is sent to the control plane.
     #[arg(long, env = "FARSHORE_STATE_DIR")]
     state_dir: Option<PathBuf>,
@@ -32,6 +36,9 @@ const STATE_DIR: &str = "/var/lib/farshore-agent";
 pub(crate) struct GatewaySettings {
     config: GatewayConfig,
     init_db: bool,
+    force_sync: bool,
+    /// What a running gateway with these settings is asked with: kept here in the clear, the gateway itself keeps hashes only.
+    authorization: Option<Password>,
     state_dir: PathBuf,
 }
 
@@ -50,10 +57,27 @@ impl GatewayArgs {
         };
         let read = |name: &str| std::env::var(name).ok().or_else(|| file.get(name).cloned());
         let config = GatewayConfig::from_variables(&read)?;
+        let authorization = if self.force_sync { authorization(&read)? } else { None };
         let state_dir = self.state_dir.or_else(|| read("FARSHORE_STATE_DIR").map(PathBuf::from));
         let state_dir = state_dir.unwrap_or_else(|| PathBuf::from(STATE_DIR));
-        Ok(GatewaySettings { config, init_db: self.init_db, state_dir })
+        let Self { init_db, force_sync, .. } = self;
+        Ok(GatewaySettings { config, init_db, force_sync, authorization, state_dir })
     }
+}
+
+/// The header that these credentials make.
+fn authorization(read: &dyn Fn(&str) -> Option<String>) -> Result<Option<Password>, Vec<String>> {
+    use base64::Engine as _;
+    let secret = |name: &str| farshore_gateway::config::secret(read, name).map_err(|error| vec![error]);
+    if let Some(token) = secret("GATEWAY_TOKEN")? {
+        return Ok(Some(Password::new(format!("Bearer {}", token.expose()))));
+    }
+    let (Some(user), Some(password)) = (read("GATEWAY_USER"), secret("GATEWAY_PASSWORD")?) else {
+        return Ok(None);
+    };
+    let both = zeroize::Zeroizing::new(format!("{}:{}", user.trim(), password.expose()));
+    let packed = base64::engine::general_purpose::STANDARD.encode(both.as_bytes());
+    Ok(Some(Password::new(format!("Basic {packed}"))))
 }
 
 /// One JSON object a line, to standard error and, when it is set, to a file that is rotated.
@@ -73,7 +97,10 @@ fn log(config: &GatewayConfig) -> std::io::Result<()> {
 }
 
 pub(crate) fn start(settings: GatewaySettings) -> ExitCode {
-    let GatewaySettings { config, init_db, state_dir } = settings;
+    let GatewaySettings { config, init_db, force_sync, authorization, state_dir } = settings;
+    if force_sync {
+        return sync_now::run(&config, authorization.as_ref());
+    }
     if let Err(error) = log(&config) {
         eprintln!("farshore-agent: the log file can't be opened: {error}");
         return ExitCode::FAILURE;
@@ -97,7 +124,11 @@ pub(crate) fn start(settings: GatewaySettings) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error),
     };
-    match runtime.block_on(serve(config, DeviceUplink::new(&state_dir))) {
+    let mut uplink = DeviceUplink::new(&state_dir).patience(config.connection_timeout);
+    if let Some(key) = &config.cloud_api_key {
+        uplink = uplink.key(key.expose(), config.cloud_url.as_deref());
+    }
+    match runtime.block_on(serve(config, uplink)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }

@@ -107,6 +107,15 @@ impl Endpoint {
 
     /// A TLS connection.
     pub(crate) async fn connect(&self, tls: Arc<ClientConfig>) -> Result<TlsStream<TcpStream>, HttpError> {
+        self.connect_within(CONNECT, tls).await
+    }
+
+    /// A TLS connection, given up after so long.
+    pub(crate) async fn connect_within(
+        &self,
+        within: Duration,
+        tls: Arc<ClientConfig>,
+    ) -> Result<TlsStream<TcpStream>, HttpError> {
         let address = self.authority();
         let name =
             ServerName::try_from(self.host.clone()).map_err(|_| HttpError::Address(address.clone()))?;
@@ -123,7 +132,7 @@ impl Endpoint {
             let stream = TlsConnector::from(tls).connect(name, tcp).await;
             stream.map_err(|source| HttpError::Tls { address: address.clone(), source })
         };
-        timeout(CONNECT, whole).await.map_err(|_| HttpError::Late { address: address.clone() })?
+        timeout(within, whole).await.map_err(|_| HttpError::Late { address: address.clone() })?
     }
 
     /// Sends a request; the answer's body is still to be read.

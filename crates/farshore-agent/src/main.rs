@@ -3,6 +3,7 @@
 mod gateway_role;
 mod journal_verb;
 mod settings;
+mod sync_now;
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! The gateway's way to the control plane: the device port, with this device's certificate.
+//! The gateway's way to the control plane: the device port, with this device's certificate, or with a key where it has none.
 //!
 //! The identity is the one that `farshore-agent claim` or `run` made; it is read again when its files change. Where `run` works too, it renews the
 //! certificate; where it does not, this does, a while later.
@@ -12,22 +12,25 @@ use farshore_domain::time::UnixMs;
 use farshore_gateway::sync::{Exchange, SyncAnswer, SyncRequest, Uplink, UplinkError};
 use farshore_journal::Outgoing;
 use farshore_trust::clock::FlooredClock;
-use http::header::{CONTENT_TYPE, HOST};
+use farshore_trust::tls::pinned_by_fingerprint_config;
+use farshore_trust::token::GatewayKey;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::{HeaderValue, Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
 use tokio::time::timeout;
 
 use crate::claim;
 use crate::clock;
-use crate::http::{Answer, HttpError, MAX_ANSWER_BYTES, retry_after_ms};
+use crate::http::{Answer, Endpoint, HttpError, MAX_ANSWER_BYTES, retry_after_ms};
 use crate::identity::Identity;
 
 /// Connections that are kept for the next exchange.
 const MAX_IDLE: usize = 4;
-/// For an answer, beyond what the bytes take on a slow link.
-const ANSWER: Duration = Duration::from_secs(60);
+/// For a connection, and for an answer beyond what the bytes take on a slow link, unless it is told otherwise.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// The slowest link that is waited for.
 const SLOWEST_BYTES_PER_SECOND: u64 = 2_000;
 
@@ -38,10 +41,51 @@ struct Known {
     files: [Option<SystemTime>; 2],
 }
 
+/// What a gateway key opens.
+#[derive(Debug)]
+struct Keyed {
+    endpoint: Endpoint,
+    tls: Arc<ClientConfig>,
+    authorization: HeaderValue,
+}
+
+/// Who asks: a claimed device, or whoever has the key.
+#[derive(Clone, Debug)]
+enum Asks {
+    Device(Arc<Identity>),
+    Key(Arc<Keyed>),
+}
+
+impl Asks {
+    fn endpoint(&self) -> &Endpoint {
+        match self {
+            Self::Device(identity) => &identity.endpoint,
+            Self::Key(keyed) => &keyed.endpoint,
+        }
+    }
+
+    fn tls(&self) -> Arc<ClientConfig> {
+        match self {
+            Self::Device(identity) => identity.credentials().tls(),
+            Self::Key(keyed) => Arc::clone(&keyed.tls),
+        }
+    }
+
+    fn authorization(&self) -> Option<&HeaderValue> {
+        match self {
+            Self::Device(_) => None,
+            Self::Key(keyed) => Some(&keyed.authorization),
+        }
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct DeviceUplink {
     folder: PathBuf,
+    patience: Duration,
+    /// The key, or why it is none.
+    keyed: Option<Result<Arc<Keyed>, String>>,
     known: Mutex<Option<Known>>,
     idle: Mutex<Vec<SendRequest<Full<Bytes>>>>,
 }
@@ -50,12 +94,47 @@ impl DeviceUplink {
     /// With the identity that is, or will be, in this state folder.
     #[must_use]
     pub fn new(state: &Path) -> Self {
-        Self { folder: state.join("identity"), known: Mutex::default(), idle: Mutex::default() }
+        Self {
+            folder: state.join("identity"),
+            patience: PATIENCE,
+            keyed: None,
+            known: Mutex::default(),
+            idle: Mutex::default(),
+        }
+    }
+
+    /// The same, with this patience for a connection, and for an answer beyond what the bytes take on a slow link.
+    #[must_use]
+    pub fn patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// The same, with a gateway's key for when there is no identity; `url` in place of the address in the key. A key that is none does not stop
+    /// the gateway: it says so, and keeps the readings.
+    #[must_use]
+    pub fn key(self, key: &str, url: Option<&str>) -> Self {
+        let keyed =
+            keyed(key, url).map(Arc::new).map_err(|why| format!("CLOUD_API_KEY can't be used: {why}"));
+        Self { keyed: Some(keyed), ..self }
+    }
+
+    fn asks(&self) -> Result<Asks, UplinkError> {
+        let why = match self.identity() {
+            Ok(identity) => return Ok(Asks::Device(identity)),
+            Err(why) => why,
+        };
+        match &self.keyed {
+            // An identity that is there and damaged is told, not passed over.
+            _ if self.folder.join("identity.json").exists() => Err(why),
+            Some(Ok(keyed)) => Ok(Asks::Key(Arc::clone(keyed))),
+            Some(Err(why)) => Err(UplinkError::Unclaimed(why.clone())),
+            None => Err(why),
+        }
     }
 
     fn unclaimed(&self, why: &str) -> UplinkError {
         UplinkError::Unclaimed(format!(
-            "{why} in {}: readings are kept here; `farshore-agent claim` registers this device",
+            "{why} in {}: readings are kept here; `farshore-agent claim` registers this device, or CLOUD_API_KEY holds a gateway key",
             self.folder.display()
         ))
     }
@@ -98,8 +177,8 @@ impl DeviceUplink {
         }
     }
 
-    async fn connect(&self, identity: &Identity) -> Result<SendRequest<Full<Bytes>>, HttpError> {
-        let stream = identity.endpoint.connect(identity.credentials().tls()).await?;
+    async fn connect(&self, asks: &Asks) -> Result<SendRequest<Full<Bytes>>, HttpError> {
+        let stream = asks.endpoint().connect_within(self.patience, asks.tls()).await?;
         let (sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(HttpError::Http)?;
         tokio::spawn(async move {
@@ -125,20 +204,23 @@ impl DeviceUplink {
         body: Bytes,
     ) -> Result<Answer, UplinkError> {
         let unreachable = |error: HttpError| UplinkError::Unreachable(crate::chain(&error));
-        let identity = self.identity()?;
-        let host = HeaderValue::from_str(&identity.endpoint.authority())
+        let asks = self.asks()?;
+        let host = HeaderValue::from_str(&asks.endpoint().authority())
             .map_err(|error| UplinkError::Unreachable(error.to_string()))?;
         let request = || {
-            Request::builder()
+            let mut request = Request::builder()
                 .method(method.clone())
                 .uri(path)
                 .header(HOST, host.clone())
-                .header(CONTENT_TYPE, content_type)
-                .body(Full::new(body.clone()))
-                .map_err(|error| unreachable(HttpError::Request(error)))
+                .header(CONTENT_TYPE, content_type);
+            if let Some(authorization) = asks.authorization() {
+                request = request.header(AUTHORIZATION, authorization.clone());
+            }
+            request.body(Full::new(body.clone())).map_err(|error| unreachable(HttpError::Request(error)))
         };
-        let patience = ANSWER + Duration::from_secs(body.len() as u64 / SLOWEST_BYTES_PER_SECOND);
-        let late = || unreachable(HttpError::Late { address: identity.endpoint.authority() });
+        // A connection that has to be made first has as much time again.
+        let patience = self.patience * 2 + Duration::from_secs(body.len() as u64 / SLOWEST_BYTES_PER_SECOND);
+        let late = || unreachable(HttpError::Late { address: asks.endpoint().authority() });
         let whole = async {
             // An idle connection may have been closed on the other side, which shows when it is used: then a new one is made. All exchanges may come twice.
             let mut answered = None;
@@ -151,8 +233,10 @@ impl DeviceUplink {
             let (sender, response) = match answered {
                 Some(answered) => answered,
                 None => {
-                    self.renew_if_late(&identity).await;
-                    let mut sender = self.connect(&identity).await.map_err(unreachable)?;
+                    if let Asks::Device(identity) = &asks {
+                        self.renew_if_late(identity).await;
+                    }
+                    let mut sender = self.connect(&asks).await.map_err(unreachable)?;
                     let response = sender.send_request(request()?).await;
                     (sender, response.map_err(|error| unreachable(HttpError::Http(error)))?)
                 }
@@ -169,6 +253,20 @@ impl DeviceUplink {
         };
         timeout(patience, whole).await.map_err(|_| late())?
     }
+}
+
+/// Reads a key: whom it trusts, and what it shows.
+fn keyed(key: &str, url: Option<&str>) -> Result<Keyed, String> {
+    let key: GatewayKey = key.parse().map_err(|error| crate::chain(&error))?;
+    let endpoint = Endpoint::parse(url.unwrap_or(key.url())).map_err(|error| crate::chain(&error))?;
+    let clock = FlooredClock::new(clock::wall, UnixMs(0));
+    let (mut tls, _root) =
+        pinned_by_fingerprint_config(key.ca(), clock).map_err(|error| crate::chain(&error))?;
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let text = zeroize::Zeroizing::new(format!("Bearer {}", key.secret().expose()));
+    let mut authorization = HeaderValue::from_str(&text).map_err(|error| error.to_string())?;
+    authorization.set_sensitive(true);
+    Ok(Keyed { endpoint, tls: Arc::new(tls), authorization })
 }
 
 /// What an answer that is not 200 means for the sender.
@@ -249,6 +347,19 @@ mod tests {
             let refused = refused(status, "<html>", Some(7_000));
             assert!(matches!(refused, UplinkError::Later { after: told, .. } if told == after), "{status}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_key_that_is_none_is_told_and_stops_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let uplink = DeviceUplink::new(folder.path()).key("your-api-key-here", None);
+        let request = SyncRequest { epoch: "0".repeat(16), report: Default::default() };
+        let told = uplink.ask(&request).await;
+        assert!(
+            matches!(&told, Err(UplinkError::Unclaimed(why)) if why.contains("CLOUD_API_KEY") && why.contains("fsgk_")),
+            "{told:?}"
+        );
+        assert!(keyed("fsgk_x", Some("https://h")).is_err());
     }
 
     #[tokio::test]
