@@ -18,6 +18,7 @@ use crate::channel::Hub;
 use crate::claims::Standings;
 use crate::fleet::Fleet;
 use crate::install::Packages;
+use crate::series::Room;
 use crate::server::{Addresses, Metrics};
 use crate::settings::Settings;
 use crate::sync::Sync;
@@ -55,6 +56,7 @@ struct Inner {
     passwords: Passwords,
     standings: Standings,
     sync: Sync,
+    series: Room,
     metrics: Metrics,
     shutdown: CancellationToken,
     events_written: Notify,
@@ -81,6 +83,7 @@ impl App {
                 passwords: Passwords::default(),
                 standings: Standings::default(),
                 sync: Sync::default(),
+                series: Room::default(),
                 metrics: Metrics::default(),
                 shutdown,
                 events_written: Notify::new(),
@@ -167,6 +170,12 @@ impl App {
     #[must_use]
     pub fn sync(&self) -> &Sync {
         &self.inner.sync
+    }
+
+    /// Room for ranges of series.
+    #[must_use]
+    pub fn series(&self) -> &Room {
+        &self.inner.series
     }
 
     #[must_use]

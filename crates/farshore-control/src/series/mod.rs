@@ -2,6 +2,8 @@
 
 mod fold;
 mod query;
+mod room;
 mod routes;
 
+pub use room::Room;
 pub use routes::{SeriesDocs, routes};

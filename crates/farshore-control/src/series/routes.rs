@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
+use axum::extract::State;
 use axum::http::Method;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -19,6 +20,7 @@ use uuid::Uuid;
 
 use super::fold::{Fold, Line, Origin};
 use super::query::{Devices, RangeQuery, SelectQuery};
+use crate::app::App;
 use crate::clock::now;
 use crate::error::{ApiError, ApiResult};
 use crate::extract::Query;
@@ -66,9 +68,14 @@ async fn gateways(db: &TenantDb, devices: &Devices) -> ApiResult<BTreeMap<Device
 
 /// Reads points of series: a line for each series, device or location, thinned out to steps.
 #[utoipa::path(get, path = "/api/series", tag = "series", params(RangeQuery),
-    responses((status = 200, body = SeriesRange), (status = "4XX", body = Problem)))]
-async fn range(Db(db): Db, Query(query): Query<RangeQuery>) -> ApiResult<Json<SeriesRange>> {
+    responses((status = 200, body = SeriesRange), (status = 503, body = Problem), (status = "4XX", body = Problem)))]
+async fn range(
+    State(app): State<App>,
+    Db(db): Db,
+    Query(query): Query<RangeQuery>,
+) -> ApiResult<Json<SeriesRange>> {
     let select = query.read(now())?;
+    let _turn = app.series().turn(db.tenant()).await?;
     let gateways = gateways(&db, &select.devices).await?;
     let devices: Vec<DeviceId> = gateways.keys().copied().collect();
     let mut fold = Fold::new(select.from, select.to, select.step, select.by, select.wanted.clone());
