@@ -4,7 +4,6 @@
 
 mod api;
 mod by_hand;
-mod corpus;
 mod disk;
 mod http;
 mod mqtt;
