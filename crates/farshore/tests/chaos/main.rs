@@ -9,6 +9,9 @@ mod fleet;
 mod incident;
 mod kernel;
 mod operations;
+mod power;
+mod proxy;
+mod site;
 mod sync;
 mod watcher;
 
