@@ -926,6 +926,41 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/gateway-keys": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Lists the keys of gateways, without the keys themselves. */
+        get: operations["get_gateway_keys"];
+        put?: never;
+        /** Creates a key for a gateway that has no certificate; the key is shown once. It opens the addresses of sync for one device, and nothing else. */
+        post: operations["post_gateway_keys"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/gateway-keys/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /** Revokes a gateway's key. Its device, and what it sent, stay. */
+        delete: operations["delete_gateway_keys_id"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/incidents": {
         parameters: {
             query?: never;
@@ -2818,6 +2853,32 @@ export interface components {
             seed: number;
             waves: components["schemas"]["WaveForecast"][];
         };
+        /** @description An object as the API shows it, and as YAML holds it. */
+        GatewayKey: {
+            /** @description `farshore.dev/v1`. */
+            apiVersion: string;
+            kind: string;
+            metadata: components["schemas"]["Metadata"];
+            spec: components["schemas"]["GatewayKeySpec"];
+            status: components["schemas"]["GatewayKeyStatus"];
+        };
+        GatewayKeySpec: {
+            /** @description The device whose readings it sends; registered with the key when there is none of this name. */
+            device: components["schemas"]["Name"];
+            /**
+             * Format: int64
+             * @description Lifetime from creation, in seconds; 90 days when left out, at most 400.
+             */
+            lifetimeSeconds?: number;
+            /** @description Where a device is that is registered with the key. */
+            location?: string;
+        };
+        GatewayKeyStatus: {
+            expiresAt: components["schemas"]["UnixMs"];
+            /** @description What the gateway gets as `CLOUD_API_KEY`, with address and CA fingerprint inside; only in the answer to the creation. */
+            key?: string | null;
+            lastUsedAt?: components["schemas"]["UnixMs"] | null;
+        };
         /** @description What a gateway says of itself. */
         GatewayReport: {
             /**
@@ -3270,6 +3331,11 @@ export interface components {
             metadata: components["schemas"]["ListMetadata"];
         };
         /** @description One page of a list. */
+        List_GatewayKey: {
+            items: components["schemas"]["GatewayKey"][];
+            metadata: components["schemas"]["ListMetadata"];
+        };
+        /** @description One page of a list. */
         List_GatewaySync: {
             items: components["schemas"]["GatewaySync"][];
             metadata: components["schemas"]["ListMetadata"];
@@ -3607,6 +3673,23 @@ export interface components {
                 channel: components["schemas"]["Name"];
                 /** @description `agent`. */
                 driver?: string;
+                location?: string;
+            };
+        };
+        /** @description An object as it is sent to be created or replaced. `apiVersion` and `kind` may be left out where the address says them. */
+        NewObject_GatewayKeySpec: {
+            apiVersion?: string | null;
+            kind?: string | null;
+            metadata: components["schemas"]["NewMetadata"];
+            spec: {
+                /** @description The device whose readings it sends; registered with the key when there is none of this name. */
+                device: components["schemas"]["Name"];
+                /**
+                 * Format: int64
+                 * @description Lifetime from creation, in seconds; 90 days when left out, at most 400.
+                 */
+                lifetimeSeconds?: number;
+                /** @description Where a device is that is registered with the key. */
                 location?: string;
             };
         };
@@ -7817,6 +7900,96 @@ export interface operations {
             };
         };
     };
+    get_gateway_keys: {
+        parameters: {
+            query?: {
+                /** @description At most this many; 100 when left out, 1,000 at most. */
+                limit?: number;
+                /** @description Where the page before ended. */
+                continue?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["List_GatewayKey"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_gateway_keys: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewObject_GatewayKeySpec"];
+            };
+        };
+        responses: {
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["GatewayKey"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    delete_gateway_keys_id: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     get_incidents: {
         parameters: {
             query?: {
@@ -9622,6 +9795,14 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["SeriesRange"];
+                };
+            };
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
                 };
             };
             "4XX": {
