@@ -109,6 +109,84 @@ pub struct TlsFiles {
     pub key: PathBuf,
 }
 
+/// A site's own MQTT broker, from which readings are taken.
+#[derive(Clone, Debug)]
+pub struct BrokerConfig {
+    pub host: String,
+    pub port: u16,
+    /// Topic filters.
+    pub topics: Vec<String>,
+    /// The broker keeps what is published under this name while the gateway is away.
+    pub client_id: String,
+    pub user: Option<String>,
+    pub password: Option<Password>,
+    /// PEM, the certificates of its authority: with it, TLS is spoken.
+    pub ca: Option<PathBuf>,
+}
+
+impl BrokerConfig {
+    /// `host:port`.
+    #[must_use]
+    pub fn address(&self) -> String {
+        let Self { host, port, .. } = self;
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    }
+
+    fn read(reader: &mut Reader<'_>, device_id: &str) -> Option<Self> {
+        let url = reader.text("GATEWAY_BROKER_URL");
+        let topics = reader.text("GATEWAY_BROKER_TOPICS");
+        let (user, password) = (reader.text("GATEWAY_BROKER_USER"), reader.secret("GATEWAY_BROKER_PASSWORD"));
+        let (Some(url), Some(topics)) = (&url, &topics) else {
+            if url.is_some() || topics.is_some() {
+                reader.error("GATEWAY_BROKER_URL and GATEWAY_BROKER_TOPICS belong together");
+            }
+            return None;
+        };
+        let ca = reader.text("GATEWAY_BROKER_CA").map(PathBuf::from);
+        let uri: Option<http::Uri> = url.parse().ok();
+        let tls = uri.as_ref().and_then(http::Uri::scheme_str) == Some("mqtts");
+        let plain = uri.as_ref().and_then(http::Uri::scheme_str) == Some("mqtt");
+        let Some(host) = uri.as_ref().and_then(http::Uri::host).filter(|_| tls || plain) else {
+            reader.error("GATEWAY_BROKER_URL is mqtt://host[:port] or mqtts://host[:port]");
+            return None;
+        };
+        if tls != ca.is_some() {
+            reader.error("GATEWAY_BROKER_CA, a PEM file, belongs to mqtts:// and to nothing else");
+        }
+        if user.is_none() && password.is_some() {
+            reader.error("GATEWAY_BROKER_PASSWORD needs GATEWAY_BROKER_USER");
+        }
+        let topics: Vec<String> = topics.split(',').map(|topic| topic.trim().to_owned()).collect();
+        let most = crate::limits::MAX_FILTERS;
+        if topics.len() > most || !topics.iter().all(|topic| is_filter(topic)) {
+            reader.errors.push(format!(
+                "GATEWAY_BROKER_TOPICS is 1 to {most} topic filters with commas between, such as hall/+/temp,line/#"
+            ));
+        }
+        let default = if tls { 8883 } else { 1883 };
+        Some(Self {
+            host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
+            port: uri.as_ref().and_then(http::Uri::port_u16).unwrap_or(default),
+            topics,
+            client_id: reader.text("GATEWAY_BROKER_CLIENT_ID").unwrap_or_else(|| device_id.to_owned()),
+            user,
+            password,
+            ca,
+        })
+    }
+}
+
+/// A topic filter: `+` and `#` stand alone in their level, `#` at the end.
+fn is_filter(text: &str) -> bool {
+    let levels: Vec<&str> = text.split('/').collect();
+    let fits = |(index, level): (usize, &&str)| match *level {
+        "+" => true,
+        "#" => index + 1 == levels.len(),
+        level => !level.contains(['+', '#', '\0']),
+    };
+    !text.is_empty() && text.len() <= 1024 && levels.iter().enumerate().all(fits)
+}
+
 /// Everything a gateway is told. [`GatewayConfig::new`] gives what most need.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -124,6 +202,8 @@ pub struct GatewayConfig {
     pub mqtt: Option<SocketAddr>,
     /// Where MQTT over TLS is served; nothing for none.
     pub mqtt_tls: Option<(SocketAddr, TlsFiles)>,
+    /// A broker from which readings are taken as well; nothing for none.
+    pub broker: Option<BrokerConfig>,
     pub credentials: Credentials,
     /// Most series of a stream, so that a counter in a tag can't fill the memory.
     pub max_series: usize,
@@ -169,6 +249,7 @@ impl GatewayConfig {
             http: Some(SocketAddr::from(([127, 0, 0, 1], 8000))),
             mqtt: Some(SocketAddr::from(([127, 0, 0, 1], 1883))),
             mqtt_tls: None,
+            broker: None,
             credentials: Credentials::default(),
             max_series: 20_000,
             cloud_url: None,
@@ -233,6 +314,7 @@ impl GatewayConfig {
                 None
             }
         };
+        config.broker = BrokerConfig::read(&mut reader, &config.device_id);
         reader.number("GATEWAY_MAX_SERIES", 1, 1_000_000, &mut config.max_series);
         config.cloud_url = reader.text("CLOUD_API_URL");
         if let Some(url) = &config.cloud_url
@@ -509,6 +591,33 @@ mod tests {
         let errors = of("BATCH_SIZE=0\nWORKER_THREADS=many\nLOG_LEVEL=loud\nCLOUD_API_URL=http://x\nGATEWAY_USER=u\nGATEWAY_HTTP_LISTEN=8000\nSYNC_STRATEGY=x\nGATEWAY_MQTT_TLS_LISTEN=127.0.0.1:8883\nGATEWAY_TOKEN_FILE=/none\nCOMPRESSION_ENABLED=maybe")
             .expect_err("wrong");
         assert_eq!(errors.len(), 10, "{errors:?}");
+    }
+
+    #[test]
+    fn a_broker_of_the_site() {
+        let config = of(
+            "DEVICE_ID=gw-7\nGATEWAY_BROKER_URL=mqtt://plc.local\nGATEWAY_BROKER_TOPICS=hall/+/temp, line/#",
+        )
+        .expect("valid");
+        let broker = config.broker.expect("a broker");
+        assert_eq!((broker.address().as_str(), broker.client_id.as_str()), ("plc.local:1883", "gw-7"));
+        assert_eq!(broker.topics, ["hall/+/temp", "line/#"]);
+        let config = of("GATEWAY_BROKER_URL=mqtts://[::1]\nGATEWAY_BROKER_TOPICS=#\nGATEWAY_BROKER_CA=ca.pem\nGATEWAY_BROKER_USER=u\nGATEWAY_BROKER_PASSWORD=secret")
+            .expect("valid");
+        assert_eq!(config.broker.as_ref().expect("a broker").address(), "[::1]:8883");
+        assert!(!format!("{config:?}").contains("secret"));
+        for wrong in [
+            "GATEWAY_BROKER_URL=mqtt://h",
+            "GATEWAY_BROKER_TOPICS=a",
+            "GATEWAY_BROKER_URL=http://h\nGATEWAY_BROKER_TOPICS=a",
+            "GATEWAY_BROKER_URL=mqtts://h\nGATEWAY_BROKER_TOPICS=a",
+            "GATEWAY_BROKER_URL=mqtt://h\nGATEWAY_BROKER_TOPICS=a/#/b",
+            "GATEWAY_BROKER_URL=mqtt://h\nGATEWAY_BROKER_TOPICS=a,,b",
+            "GATEWAY_BROKER_URL=mqtt://h\nGATEWAY_BROKER_TOPICS=a+",
+            "GATEWAY_BROKER_URL=mqtt://h\nGATEWAY_BROKER_TOPICS=a\nGATEWAY_BROKER_PASSWORD=p",
+        ] {
+            assert_eq!(of(wrong).expect_err(wrong).len(), 1, "{wrong}");
+        }
     }
 
     #[test]

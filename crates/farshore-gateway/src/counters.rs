@@ -84,6 +84,8 @@ pub(crate) struct Observed {
     /// Stream, bytes of damage in which points can't be counted.
     pub(crate) lost_bytes: Vec<(String, u64)>,
     pub(crate) mqtt_connections: u64,
+    /// Whether the site's own broker is connected; nothing where none is set.
+    pub(crate) broker: Option<bool>,
 }
 
 impl Counters {
@@ -207,6 +209,14 @@ impl Counters {
             "gauge",
             "MQTT clients that are connected.",
             &one(observed.mqtt_connections.to_string()),
+        );
+        let broker: Vec<_> =
+            observed.broker.iter().map(|up| (String::new(), u8::from(*up).to_string())).collect();
+        metric(
+            "broker_connected",
+            "gauge",
+            "1 while the site's own broker is connected; nothing where none is set.",
+            &broker,
         );
         metric(
             "processing_duration_seconds",

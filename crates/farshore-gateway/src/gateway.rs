@@ -116,6 +116,7 @@ pub(crate) struct Shared {
     pub(crate) counters: Arc<Counters>,
     pub(crate) mqtt: mqtt::Sessions,
     pub(crate) mqtt_stream: StreamName,
+    pub(crate) broker: mqtt::subscriber::BrokerState,
     pub(crate) sync: SyncState,
     /// Asks the sender to send everything now; nothing where there is no sender.
     force: Option<mpsc::Sender<Forced>>,
@@ -175,6 +176,7 @@ impl EdgeGateway {
             counters,
             mqtt: mqtt::Sessions::default(),
             mqtt_stream: stream("data/mqtt")?,
+            broker: mqtt::subscriber::BrokerState::default(),
             sync: SyncState::default(),
             force: self.uplink.is_some().then_some(force),
             recent: http::idempotency::Recent::open(&config.folder).map_err(GatewayError::Journal)?,
@@ -208,6 +210,10 @@ impl EdgeGateway {
             let (listener, at) = listen("MQTT over TLS", *address).await?;
             addresses.mqtt_tls = Some(at);
             tasks.spawn(mqtt::serve(listener, Some(tls), Arc::clone(&shared), stopped.clone()));
+        }
+        if let Some(broker) = &config.broker {
+            let tls = broker.ca.as_deref().map(mqtt::subscriber::tls).transpose()?;
+            tasks.spawn(mqtt::subscriber::run(Arc::clone(&shared), broker.clone(), tls, stopped.clone()));
         }
         if let Some(uplink) = &self.uplink {
             let sender = Sender::new(Arc::clone(&shared), Arc::clone(uplink));
@@ -488,6 +494,7 @@ impl Shared {
             failed_sync_count: self.counters.sync_failures.get(),
             refused_batches: sync.refused_batches,
             sync_note: note,
+            broker: self.config.broker.as_ref().map(|broker| self.broker.status(broker)),
             streams: stats
                 .streams
                 .iter()
@@ -564,6 +571,7 @@ impl Shared {
                 .map(|(name, stream)| (name.to_string(), stream.lost_bytes))
                 .collect(),
             mqtt_connections: self.mqtt.connections(),
+            broker: self.config.broker.as_ref().map(|broker| self.broker.status(broker).connected),
         })
     }
 }

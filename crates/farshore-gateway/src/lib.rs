@@ -40,4 +40,4 @@ pub use farshore_journal::StreamName;
 pub use gateway::{Addresses, Applied, EdgeGateway, GatewayError, Options, init_db};
 pub use log_file::LogFile;
 pub use point::{Point, PointError, Value};
-pub use status::{DataPoint, GatewayStatus, Health, HealthStatus, StreamStatus, SyncResult};
+pub use status::{BrokerStatus, DataPoint, GatewayStatus, Health, HealthStatus, StreamStatus, SyncResult};

@@ -58,7 +58,19 @@ pub struct GatewayStatus {
     pub refused_batches: u64,
     /// Why there is no exchange, or why the last one came to nothing.
     pub sync_note: Option<String>,
+    /// The site's own broker; nothing where none is set.
+    pub broker: Option<BrokerStatus>,
     pub streams: Vec<StreamStatus>,
+}
+
+/// How the connection to the site's own broker stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BrokerStatus {
+    pub address: String,
+    pub topics: Vec<String>,
+    pub connected: bool,
+    /// Why not, when not.
+    pub note: Option<String>,
 }
 
 /// One stream of the journal.

@@ -21,7 +21,10 @@ struct Gateway {
 
 impl Gateway {
     fn start(variables: &[(&str, &str)]) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
+        Self::start_in(tempfile::tempdir().expect("a folder"), variables)
+    }
+
+    fn start_in(folder: tempfile::TempDir, variables: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_farshore-agent"));
         command
             .arg("gateway")
@@ -44,6 +47,31 @@ impl Gateway {
         let mqtt = at["mqtt"].as_str().expect("an address");
         let mqtt_port = mqtt.rsplit(':').next().expect("a port").to_owned();
         Self { child, http, mqtt_port, folder }
+    }
+
+    fn status(&self) -> serde_json::Value {
+        let status = run("curl", &["-sS", "--fail", &format!("{}/api/status", self.http)]);
+        serde_json::from_str(&status).expect("JSON")
+    }
+
+    /// Waits until the status is as it should be.
+    fn until(&self, what: &str, holds: impl Fn(&serde_json::Value) -> bool) {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        loop {
+            let status = self.status();
+            if holds(&status) {
+                return;
+            }
+            assert!(std::time::Instant::now() < deadline, "waited in vain for {what}: {status}");
+            std::thread::yield_now();
+        }
+    }
+
+    /// Asks it to stop, and gives its folder to the next one.
+    fn stop(mut self) -> tempfile::TempDir {
+        run("kill", &["-TERM", &self.child.id().to_string()]);
+        assert!(self.child.wait().expect("ended").success());
+        std::mem::replace(&mut self.folder, tempfile::tempdir().expect("a folder"))
     }
 
     /// `kill -9`, and how many points the journal then has.
@@ -133,6 +161,133 @@ fn mosquitto_pub_sends_in_both_versions_and_nothing_is_lost_by_a_kill() {
     let refused = Command::new("mosquitto_pub").args(wrong).output().expect("mosquitto_pub");
     assert!(!refused.status.success());
     assert_eq!(gateway.kill_and_count(), 2 * (1 + 2 + 1 + 20));
+}
+
+/// A real Mosquitto, with a user, on a port of its own.
+struct Broker {
+    folder: tempfile::TempDir,
+    port: String,
+    child: Child,
+}
+
+impl Broker {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("an address").port().to_string();
+        drop(listener);
+        let passwords = folder.path().join("passwords");
+        run("mosquitto_passwd", &["-b", "-c", passwords.to_str().expect("text"), "plc", "secret"]);
+        let text = format!(
+            "listener {port} 127.0.0.1\npassword_file {}\npersistence true\npersistence_location {}/\nuser root\n",
+            passwords.display(),
+            folder.path().display()
+        );
+        std::fs::write(folder.path().join("mosquitto.conf"), text).expect("written");
+        let child = Self::spawn(folder.path());
+        let broker = Self { folder, port, child };
+        broker.answers();
+        broker
+    }
+
+    fn spawn(folder: &Path) -> Child {
+        // Not in the path of everybody.
+        let program = ["/usr/sbin/mosquitto", "mosquitto"]
+            .into_iter()
+            .find(|path| !path.starts_with('/') || Path::new(path).exists());
+        Command::new(program.expect("a program"))
+            .arg("-c")
+            .arg(folder.join("mosquitto.conf"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("mosquitto")
+    }
+
+    fn answers(&self) {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        while std::net::TcpStream::connect(format!("127.0.0.1:{}", self.port)).is_err() {
+            assert!(std::time::Instant::now() < deadline, "mosquitto does not listen");
+            std::thread::yield_now();
+        }
+    }
+
+    fn publish(&self, arguments: &[&str]) {
+        let common = ["-h", "127.0.0.1", "-p", &self.port, "-u", "plc", "-P", "secret", "-q", "1"];
+        run("mosquitto_pub", &[&common[..], arguments].concat());
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().expect("killed");
+        self.child.wait().expect("ended");
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        // Gone already is as good.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn readings_of_a_sites_own_broker_are_taken_also_those_of_an_absence() {
+    let mut broker = Broker::start();
+    // Retained: what was said before the gateway came is no reading of now.
+    broker.publish(&["-t", "hall/old", "-m", "1", "-r"]);
+    let url = format!("mqtt://127.0.0.1:{}", broker.port);
+    let variables = [
+        ("GATEWAY_BROKER_URL", url.as_str()),
+        ("GATEWAY_BROKER_TOPICS", "hall/#,line/+/speed"),
+        ("GATEWAY_BROKER_USER", "plc"),
+        ("GATEWAY_BROKER_PASSWORD", "secret"),
+    ];
+    let connected = |status: &serde_json::Value| status["broker"]["connected"] == true;
+    let waits = |points: u64| move |status: &serde_json::Value| status["pending_sync_count"] == points;
+    let gateway = Gateway::start(&variables);
+    gateway.until("the broker", connected);
+    broker.publish(&["-t", "hall/temp", "-m", "21.5", "--repeat", "10"]);
+    broker.publish(&["-t", "line/3/speed", "-m", r#"{"rpm": 900, "load": 0.5}"#]);
+    broker.publish(&["-t", "elsewhere/temp", "-m", "1"]);
+    broker.publish(&["-t", "hall/temp", "-m", "no reading"]);
+    gateway.until("twelve points", waits(12));
+
+    // While it is away, the broker keeps what comes.
+    let folder = gateway.stop();
+    broker.publish(&["-t", "hall/temp", "-m", "22", "--repeat", "20"]);
+    let gateway = Gateway::start_in(folder, &variables);
+    gateway.until("those of the absence", waits(32));
+
+    // The broker goes and comes back.
+    broker.kill();
+    gateway.until("the loss of the broker", |status| status["broker"]["note"].is_string());
+    broker.child = Broker::spawn(broker.folder.path());
+    broker.answers();
+    gateway.until("the broker again", connected);
+    broker.publish(&["-t", "hall/temp", "-m", "23"]);
+    gateway.until("one more", waits(33));
+    let metrics = run("curl", &["-sS", "--fail", &format!("{}/metrics", gateway.http)]);
+    assert!(metrics.contains("edge_gateway_broker_connected 1"), "{metrics}");
+    assert_eq!(gateway.kill_and_count(), 33);
+}
+
+#[test]
+fn a_broker_that_refuses_is_told_and_stops_nothing() {
+    let broker = Broker::start();
+    let url = format!("mqtt://127.0.0.1:{}", broker.port);
+    let variables = [
+        ("GATEWAY_BROKER_URL", url.as_str()),
+        ("GATEWAY_BROKER_TOPICS", "#"),
+        ("GATEWAY_BROKER_USER", "plc"),
+    ];
+    let gateway = Gateway::start(&variables);
+    gateway.until("the refusal", |status| {
+        status["broker"]["note"].as_str().is_some_and(|note| note.contains("it refuses the connection"))
+    });
+    let data = format!("{}/api/data", gateway.http);
+    run("curl", &["-sS", "--fail", "-d", r#"{"sensor_id":"a","value":1.5}"#, &data]);
+    assert_eq!(gateway.kill_and_count(), 1);
 }
 
 #[test]

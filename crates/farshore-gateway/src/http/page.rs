@@ -34,6 +34,14 @@ pub(super) fn page(shared: &Shared) -> Answer {
         },
     );
     fact("Cloud", if status.is_online { "connected" } else { "not connected" });
+    if let Some(broker) = &status.broker {
+        let state = match (&broker.note, broker.connected) {
+            (_, true) => format!("{} connected", broker.address),
+            (Some(note), false) => format!("{}: {note}", broker.address),
+            (None, false) => format!("{} is being connected", broker.address),
+        };
+        fact("Broker", &state);
+    }
     fact("Waiting", &format!("{} points, {}", status.pending_sync_count, bytes(status.pending_bytes)));
     let oldest = status.oldest_unsent_age.map_or_else(
         || "nothing waits".to_owned(),

@@ -269,7 +269,7 @@ impl<'a> Reader<'a> {
 }
 
 /// Writes a packet: type and flags, then what `body` appends.
-fn packet(out: &mut Vec<u8>, first: u8, body: &[u8]) {
+pub(super) fn packet(out: &mut Vec<u8>, first: u8, body: &[u8]) {
     out.push(first);
     varint(out, body.len());
     out.extend_from_slice(body);
@@ -287,7 +287,7 @@ fn varint(out: &mut Vec<u8>, mut value: usize) {
     }
 }
 
-fn put_binary(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(super) fn put_binary(out: &mut Vec<u8>, bytes: &[u8]) {
     let length = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
     out.extend_from_slice(&length.to_be_bytes());
     out.extend_from_slice(bytes.get(..usize::from(length)).unwrap_or(bytes));

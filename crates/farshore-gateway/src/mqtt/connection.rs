@@ -31,7 +31,7 @@ const SHUTTING_DOWN: u8 = 0x8b;
 const MALFORMED: u8 = 0x81;
 
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ConnectionError {
+pub(crate) enum ConnectionError {
     #[error("the client said nothing for too long")]
     Silent,
     #[error("the client does not read what it is told")]
@@ -49,16 +49,23 @@ pub(super) enum ConnectionError {
 }
 
 /// A message whose points are on their way to the disk.
-struct Settled {
+pub(super) struct Settled {
     /// Packet id and hash, at QoS 1.
-    id: Option<(u16, u64)>,
+    pub(super) id: Option<(u16, u64)>,
     /// Told to clients of version 5; 0 when the points are durable.
-    reason: u8,
+    pub(super) reason: u8,
     begun: Instant,
-    result: Result<(), JournalError>,
+    pub(super) result: Result<(), JournalError>,
 }
 
-type UnderWay<'s> = FuturesOrdered<Pin<Box<dyn Future<Output = Settled> + Send + 's>>>;
+impl Settled {
+    /// A message that needs no more than its acknowledgement.
+    pub(super) fn known(id: u16) -> Self {
+        Self { id: Some((id, 0)), reason: PAYLOAD_INVALID, begun: Instant::now(), result: Ok(()) }
+    }
+}
+
+pub(super) type UnderWay<'s> = FuturesOrdered<Pin<Box<dyn Future<Output = Settled> + Send + 's>>>;
 
 struct Connection<'s, S> {
     stream: S,
@@ -318,7 +325,7 @@ fn hear<'s>(
     Ok(())
 }
 
-fn publish<'s>(
+pub(super) fn publish<'s>(
     shared: &'s Shared,
     from: Producer,
     under_way: &mut UnderWay<'s>,

@@ -4,9 +4,11 @@
 //! same packet id and content, in the same session) is acknowledged and not taken twice. A client that connects again takes its session over: the
 //! connection before it first settles what it had under way.
 
+mod client;
 pub mod codec;
 mod connection;
 mod payload;
+pub(crate) mod subscriber;
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher as _, RandomState};

@@ -10,6 +10,7 @@ mod sender;
 mod state;
 mod uplink;
 
+pub(crate) use pace::Backoff;
 pub(crate) use sender::{Forced, Sender, ingest_key_on_disk};
 pub(crate) use state::SyncState;
 pub use uplink::{

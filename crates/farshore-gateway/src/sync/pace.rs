@@ -15,13 +15,13 @@ const MAX_SAMPLES: usize = 512;
 
 /// Pauses after failures: full jitter under a cap that doubles, so that gateways do not all come back at once.
 #[derive(Debug, Default)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     failures: u32,
 }
 
 impl Backoff {
     /// The next pause; `random` is any number, `asked` what the other side wants at least.
-    pub(super) fn next(&mut self, random: u64, asked: Option<Duration>) -> Duration {
+    pub(crate) fn next(&mut self, random: u64, asked: Option<Duration>) -> Duration {
         let cap = FIRST_BACKOFF.saturating_mul(1 << self.failures.min(16)).min(MAX_BACKOFF);
         self.failures = self.failures.saturating_add(1);
         let cap_ms = u64::try_from(cap.as_millis()).unwrap_or(u64::MAX).max(1);
@@ -30,7 +30,7 @@ impl Backoff {
         asked.map_or(jitter, |asked| asked.min(MAX_ASKED) + jitter.min(asked / 4)).max(LEAST)
     }
 
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.failures = 0;
     }
 }
