@@ -18,6 +18,7 @@ use crate::config::{Class, Config, Durability};
 use crate::core::{Core, Keys, Outgoing, PeerMark, Rows};
 use crate::error::JournalError;
 use crate::files::{Files, RealFiles};
+use crate::follow::Follower;
 use crate::frame::{MAX_PAYLOAD_BYTES, Span};
 use crate::gather::{Gather, Producer};
 use crate::stats::Stats;
@@ -47,6 +48,7 @@ struct Shared {
     files: Arc<dyn Files>,
     /// Told while alerts wait that are not sealed.
     alerted: Notify,
+    follower: Option<Arc<dyn Follower>>,
 }
 
 #[derive(Debug, Default)]
@@ -68,6 +70,8 @@ struct Queue {
 #[derive(Debug)]
 struct Entry {
     rows: Rows,
+    /// For the one who follows.
+    points: Option<Arc<PointBatch>>,
     producer: Option<Producer>,
     done: oneshot::Sender<Result<Receipt, JournalError>>,
 }
@@ -117,7 +121,26 @@ impl Journal {
     /// # Errors
     /// [`JournalError::InUse`], or what the disk says. Damaged contents are no error: they are counted and set aside.
     pub fn open(folder: impl AsRef<Path>, config: Config) -> Result<Self, JournalError> {
-        let folder = folder.as_ref();
+        Self::open_with(folder.as_ref(), config, None)
+    }
+
+    /// The same, with one who is told of every append in the order in which the journal has them.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_followed(
+        folder: impl AsRef<Path>,
+        config: Config,
+        follower: Arc<dyn Follower>,
+    ) -> Result<Self, JournalError> {
+        Self::open_with(folder.as_ref(), config, Some(follower))
+    }
+
+    fn open_with(
+        folder: &Path,
+        config: Config,
+        follower: Option<Arc<dyn Follower>>,
+    ) -> Result<Self, JournalError> {
         let files = RealFiles::open(folder)
             .map_err(|error| JournalError::io("open its folder", error))?
             .ok_or_else(|| JournalError::InUse { path: folder.to_owned() })?;
@@ -139,6 +162,7 @@ impl Journal {
             producers: AtomicU64::new(0),
             files,
             alerted: Notify::new(),
+            follower,
         });
         let mut ends = EndsThreads { shared: Arc::clone(&shared), threads: Mutex::default() };
         for (name, work) in [("journal", write_groups as fn(&Shared)), ("journal-seal", seal_segments)] {
@@ -171,6 +195,28 @@ impl Journal {
         stream: &StreamName,
         points: &PointBatch,
     ) -> Append {
+        let kept = self.shared.follower.is_some().then(|| Arc::new(points.clone()));
+        self.hand_over(producer, stream, points, kept)
+    }
+
+    /// The same without a copy for the one who follows.
+    pub fn append_shared(
+        &self,
+        producer: Option<Producer>,
+        stream: &StreamName,
+        points: &Arc<PointBatch>,
+    ) -> Append {
+        let kept = self.shared.follower.is_some().then(|| Arc::clone(points));
+        self.hand_over(producer, stream, points, kept)
+    }
+
+    fn hand_over(
+        &self,
+        producer: Option<Producer>,
+        stream: &StreamName,
+        points: &PointBatch,
+        mut kept: Option<Arc<PointBatch>>,
+    ) -> Append {
         let Some((earliest_ns, mut latest_ns)) = points.span_ns() else {
             return Append::ready(Ok(Receipt { sequence: 0, points: 0 }));
         };
@@ -188,6 +234,7 @@ impl Journal {
             });
             self.shared.future_times.fetch_add(changed, Ordering::Relaxed);
             latest_ns = batch.span_ns().map_or(now, |(_, latest)| latest);
+            kept = kept.map(|_| Arc::new(batch.clone()));
             guarded = Some(batch);
         }
         let points = guarded.as_ref().unwrap_or(points);
@@ -200,7 +247,7 @@ impl Journal {
         }
         let rows =
             Rows { stream: stream.clone(), bytes, span: Span { points: count, earliest_ns, latest_ns } };
-        self.shared.enqueue(rows, producer)
+        self.shared.enqueue(rows, kept, producer)
     }
 
     /// Writes a little to the disk and makes it durable, to see whether that is possible. Leaves nothing behind.
@@ -341,7 +388,7 @@ impl Journal {
 }
 
 impl Shared {
-    fn enqueue(&self, rows: Rows, producer: Option<Producer>) -> Append {
+    fn enqueue(&self, rows: Rows, kept: Option<Arc<PointBatch>>, producer: Option<Producer>) -> Append {
         let durability = self.config.stream(&rows.stream).durability;
         let mut queue = lock(&self.queue);
         if queue.closing {
@@ -358,7 +405,7 @@ impl Shared {
         queue.bytes += bytes;
         let (done, receiver) = oneshot::channel();
         let points = rows.span.points;
-        queue.entries.push(Entry { rows, producer, done });
+        queue.entries.push(Entry { rows, points: kept, producer, done });
         let due = queue.gather.due(now);
         let sooner = queue.waits.is_some_and(|until| until.is_none() || due < until);
         if sooner {
@@ -372,6 +419,22 @@ impl Shared {
             return Append::ready(Ok(Receipt { sequence: 0, points }));
         }
         Append(receiver)
+    }
+
+    /// Writes a group, and tells the one who follows before anything else can happen to its segments.
+    fn commit(&self, rows: &[Rows], kept: Vec<Option<Arc<PointBatch>>>) -> Vec<Result<u64, JournalError>> {
+        let mut core = lock(&self.core);
+        let answers = core.commit(clock::now(), rows);
+        if let Some(follower) = &self.follower {
+            for ((answer, rows), points) in answers.iter().zip(rows).zip(kept) {
+                // Zero: taken and thrown away, as the stream is set.
+                if let (Ok(sequence @ 1..), Some(points)) = (answer, points) {
+                    follower.committed(&rows.stream, *sequence, points);
+                }
+            }
+        }
+        drop(core);
+        answers
     }
 
     /// The next group, as soon as it is due; `None` when the journal is closed and nothing waits.
@@ -414,14 +477,16 @@ fn write_groups(shared: &Shared) {
     while let Some(group) = shared.next_group() {
         let begun = Instant::now();
         let mut producers = Vec::with_capacity(group.len());
+        let mut kept = Vec::with_capacity(group.len());
         let (rows, senders): (Vec<Rows>, Vec<_>) = group
             .into_iter()
             .map(|entry| {
                 producers.push(entry.producer);
+                kept.push(entry.points);
                 (entry.rows, entry.done)
             })
             .unzip();
-        let answers = lock(&shared.core).commit(clock::now(), &rows);
+        let answers = shared.commit(&rows, kept);
         shared.publish();
         let now = Instant::now();
         let mut queue = lock(&shared.queue);
@@ -468,6 +533,12 @@ impl Shared {
         let _one = lock(&self.sealing);
         loop {
             let Some(job) = lock(&self.core).seal_job() else { break };
+            // A batch is in columns, and may go: what follows the journal must be able to do without it.
+            if let Some(follower) = &self.follower
+                && !follower.settled(job.stream(), job.sequence())
+            {
+                break;
+            }
             let made = job.run(clock::now())?;
             lock(&self.core).finish_seal(clock::now(), &job, made)?;
         }

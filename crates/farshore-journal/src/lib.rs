@@ -23,6 +23,7 @@ mod config;
 mod core;
 mod error;
 mod files;
+mod follow;
 mod frame;
 mod gather;
 mod journal;
@@ -39,6 +40,7 @@ pub use error::JournalError;
 pub use farshore_series::{
     KeyError, Kind, Point, PointBatch, PointError, Sample, SeriesId, SeriesKey, Value,
 };
+pub use follow::Follower;
 pub use gather::Producer;
 pub use journal::{Append, Journal, Receipt};
 pub use repair::{Repair, new_epoch, repair};

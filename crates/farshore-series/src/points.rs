@@ -97,6 +97,14 @@ impl Point {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SeriesId(pub(crate) u32);
 
+impl SeriesId {
+    /// Its place among the series of its batch: 0, 1, 2, … in the order in which they were named.
+    #[must_use]
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// One value within a [`PointBatch`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {

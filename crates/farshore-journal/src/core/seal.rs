@@ -40,6 +40,14 @@ pub(crate) struct SealedSegment {
 }
 
 impl SealJob {
+    pub(crate) fn stream(&self) -> &StreamName {
+        &self.stream
+    }
+
+    pub(crate) fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
     pub(super) fn passing_name(&self) -> String {
         format!("{}/{:016x}-{:x}.new", self.folder, self.sequence, self.attempt)
     }
