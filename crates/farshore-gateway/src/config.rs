@@ -234,6 +234,14 @@ pub struct GatewayConfig {
     pub durability: Durability,
     pub log_level: String,
     pub log_file: Option<PathBuf>,
+    /// Whether points are processed here; nothing: when there is a file of pipelines.
+    pub local_analytics: Option<bool>,
+    /// The file of pipelines.
+    pub pipeline_file: Option<PathBuf>,
+    /// What pipelines may know of the device: a JSON file with `labels` and `twin`.
+    pub pipeline_context_file: Option<PathBuf>,
+    /// The window of the aggregates that are made without a file of pipelines.
+    pub aggregation_window: Duration,
 }
 
 impl GatewayConfig {
@@ -270,6 +278,10 @@ impl GatewayConfig {
             durability: Durability::default(),
             log_level: "info".to_owned(),
             log_file: None,
+            local_analytics: None,
+            pipeline_file: None,
+            pipeline_context_file: None,
+            aggregation_window: Duration::from_secs(300),
         }
     }
 
@@ -378,10 +390,24 @@ impl GatewayConfig {
             }
         }
         config.log_file = reader.text("LOG_FILE").map(PathBuf::from);
+        if reader.text("ENABLE_LOCAL_ANALYTICS").is_some() {
+            let mut on = false;
+            reader.flag("ENABLE_LOCAL_ANALYTICS", &mut on);
+            config.local_analytics = Some(on);
+        }
+        config.pipeline_file = reader.text("PIPELINE_FILE").map(PathBuf::from);
+        config.pipeline_context_file = reader.text("PIPELINE_CONTEXT_FILE").map(PathBuf::from);
+        reader.seconds("AGGREGATION_WINDOW_SECONDS", 1, 86_400, &mut config.aggregation_window);
         if let Err(errors) = config.check() {
             reader.errors.extend(errors);
         }
         if reader.errors.is_empty() { Ok(config) } else { Err(reader.errors) }
+    }
+
+    /// Whether points are processed here.
+    #[must_use]
+    pub fn processes(&self) -> bool {
+        self.local_analytics.unwrap_or(self.pipeline_file.is_some())
     }
 
     /// What must hold before anything is opened.
@@ -618,6 +644,19 @@ mod tests {
         ] {
             assert_eq!(of(wrong).expect_err(wrong).len(), 1, "{wrong}");
         }
+    }
+
+    #[test]
+    fn processing_is_off_unless_it_is_asked_for() {
+        let config = of("").expect("valid");
+        assert!(!config.processes());
+        let config = of("ENABLE_LOCAL_ANALYTICS=true\nAGGREGATION_WINDOW_SECONDS=10").expect("valid");
+        assert!(config.processes() && config.aggregation_window == Duration::from_secs(10));
+        let config = of("PIPELINE_FILE=p.yaml\nPIPELINE_CONTEXT_FILE=c.json").expect("valid");
+        assert!(config.processes() && config.pipeline_file == Some(PathBuf::from("p.yaml")));
+        assert!(!of("PIPELINE_FILE=p.yaml\nENABLE_LOCAL_ANALYTICS=false").expect("valid").processes());
+        let errors = of("ENABLE_LOCAL_ANALYTICS=perhaps\nAGGREGATION_WINDOW_SECONDS=0").expect_err("wrong");
+        assert_eq!(errors.len(), 2, "{errors:?}");
     }
 
     #[test]

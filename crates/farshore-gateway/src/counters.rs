@@ -86,6 +86,9 @@ pub(crate) struct Observed {
     pub(crate) mqtt_connections: u64,
     /// Whether the site's own broker is connected; nothing where none is set.
     pub(crate) broker: Option<bool>,
+    /// Messages that were delivered, and those that a client did not read.
+    pub(crate) mqtt_deliveries: (u64, u64),
+    pub(crate) processing: Option<crate::pipeline::ProcessingStatus>,
 }
 
 impl Counters {
@@ -218,6 +221,18 @@ impl Counters {
             "1 while the site's own broker is connected; nothing where none is set.",
             &broker,
         );
+        let (delivered, dropped) = observed.mqtt_deliveries;
+        let deliveries = [("delivered", delivered), ("dropped", dropped)]
+            .map(|(outcome, count)| (format!("{{outcome=\"{outcome}\"}}"), count.to_string()));
+        metric(
+            "mqtt_deliveries_total",
+            "counter",
+            "Messages for MQTT clients that subscribed; dropped: the client did not read in time.",
+            &deliveries,
+        );
+        if let Some(processing) = &observed.processing {
+            write_processing(processing, &mut metric);
+        }
         metric(
             "processing_duration_seconds",
             "histogram",
@@ -227,6 +242,81 @@ impl Counters {
         self.processing.write("edge_gateway_processing_duration_seconds", &mut text);
         text
     }
+}
+
+/// Name, kind, explanation, and values by their labels.
+type Metric<'m> = dyn FnMut(&str, &str, &str, &[(String, String)]) + 'm;
+
+/// What the pipelines say of themselves.
+fn write_processing(processing: &crate::pipeline::ProcessingStatus, metric: &mut Metric<'_>) {
+    let one = |value: u64| vec![(String::new(), value.to_string())];
+    for (name, kind, help, value) in [
+        (
+            "pipeline_backlog_points",
+            "gauge",
+            "Points that are durable and wait to be processed.",
+            processing.backlog,
+        ),
+        ("pipeline_points_total", "counter", "Points that were processed.", processing.engine.points),
+        ("pipeline_late_total", "counter", "Points that came too late to count.", processing.late),
+        (
+            "pipeline_dropped_total",
+            "counter",
+            "Points without a place or a meaning in a step.",
+            processing.dropped,
+        ),
+        (
+            "pipeline_evicted_total",
+            "counter",
+            "What was remembered of silent series and gave way.",
+            processing.engine.evicted,
+        ),
+        ("pipeline_written_total", "counter", "Points that pipelines made.", processing.points_written),
+        (
+            "pipeline_lost_total",
+            "counter",
+            "Points that pipelines made and the journal did not take.",
+            processing.points_lost,
+        ),
+        (
+            "pipeline_messages_total",
+            "counter",
+            "Messages that rules published.",
+            processing.messages_published,
+        ),
+        ("pipeline_reloads_total", "counter", "Changed pipelines that were taken.", processing.reloads),
+    ] {
+        metric(name, kind, help, &one(value));
+    }
+    let alerts = [("raised", processing.alerts_raised), ("cleared", processing.alerts_cleared)]
+        .map(|(state, count)| (format!("{{state=\"{state}\"}}"), count.to_string()));
+    metric("pipeline_alerts_total", "counter", "Local alerts.", &alerts);
+    let calls = [
+        ("taken", processing.webhook_calls - processing.webhook_failures.min(processing.webhook_calls)),
+        ("failed", processing.webhook_failures),
+    ]
+    .map(|(outcome, count)| (format!("{{outcome=\"{outcome}\"}}"), count.to_string()));
+    metric("pipeline_webhooks_total", "counter", "Calls of webhooks.", &calls);
+    let mut steps = Vec::new();
+    for pipeline in &processing.pipelines {
+        for (index, step) in pipeline.steps.iter().enumerate() {
+            let name = pipeline.name.replace('\\', "\\\\").replace('"', "\\\"");
+            let counts = step.counts;
+            for (outcome, count) in [
+                ("taken", counts.taken),
+                ("passed", counts.passed),
+                ("late", counts.late),
+                ("unknown", counts.unknown),
+                ("no_room", counts.no_room),
+            ] {
+                let kind = step.kind;
+                let labels =
+                    format!("{{pipeline=\"{name}\",step=\"{index}\",kind=\"{kind}\",outcome=\"{outcome}\"}}");
+                steps.push((labels, count.to_string()));
+            }
+        }
+    }
+    metric("pipeline_step_points_total", "counter", "Points of each step.", &steps);
 }
 
 #[cfg(test)]

@@ -15,6 +15,10 @@ use crate::counters::{Counters, Observed};
 use crate::http;
 use crate::ingest::{Ingest, lock};
 use crate::mqtt;
+use crate::pipeline::{
+    ALERTS, DataProcessor, Definition, MAX_CALLS, ProcessingStatus, Recovery, Runner, Settings, Source,
+    call_webhooks, forget,
+};
 use crate::point::{Point, PointError};
 use crate::process;
 use crate::ready::{Listening, WriteProbe};
@@ -56,6 +60,8 @@ pub enum GatewayError {
     },
     #[error("TLS for MQTT can't be set up")]
     Tls(#[source] farshore_trust::tls::TlsError),
+    #[error("the pipelines can't be taken: {0}")]
+    Pipelines(String),
     #[error("the signals that end it can't be listened to")]
     Signals(#[source] std::io::Error),
     #[error("the reading isn't taken")]
@@ -88,6 +94,7 @@ pub enum Applied {
 pub struct EdgeGateway {
     config: Mutex<GatewayConfig>,
     uplink: Option<Arc<dyn Uplink>>,
+    processor: Option<Arc<dyn DataProcessor>>,
     running: tokio::sync::Mutex<Option<Running>>,
     shared: Mutex<Option<Arc<Shared>>>,
 }
@@ -115,6 +122,9 @@ pub(crate) struct Shared {
     pub(crate) ingest: Ingest,
     pub(crate) counters: Arc<Counters>,
     pub(crate) mqtt: mqtt::Sessions,
+    pub(crate) hub: Arc<mqtt::Hub>,
+    /// Nothing where points are only kept.
+    pub(crate) processing: Option<Arc<Runner>>,
     pub(crate) mqtt_stream: StreamName,
     pub(crate) broker: mqtt::subscriber::BrokerState,
     pub(crate) sync: SyncState,
@@ -145,6 +155,7 @@ impl EdgeGateway {
         Ok(Self {
             config: Mutex::new(config),
             uplink: None,
+            processor: None,
             running: tokio::sync::Mutex::default(),
             shared: Mutex::default(),
         })
@@ -154,6 +165,12 @@ impl EdgeGateway {
     #[must_use]
     pub fn with_uplink(self, uplink: Arc<dyn Uplink>) -> Self {
         Self { uplink: Some(uplink), ..self }
+    }
+
+    /// The same gateway with processing written in Rust, besides that of the pipelines.
+    #[must_use]
+    pub fn with_processor(self, processor: Arc<dyn DataProcessor>) -> Self {
+        Self { processor: Some(processor), ..self }
     }
 
     /// Opens the journal and starts to listen.
@@ -167,14 +184,37 @@ impl EdgeGateway {
         }
         let config = lock(&self.config).clone();
         config.check().map_err(GatewayError::Settings)?;
-        let journal = open_journal(&config)?;
+        let prepared = prepare_processing(&config, self.processor.clone())?;
+        let follower = prepared.as_ref().map(|(runner, _)| Arc::clone(runner));
+        let journal = open_journal(&config, follower)?;
+        let hub = Arc::new(mqtt::Hub::default());
+        let (calls, to_call) = mpsc::channel(MAX_CALLS);
+        let processing = match prepared {
+            None => {
+                forget(&config.folder);
+                None
+            }
+            Some((runner, recovery)) => {
+                runner
+                    .start(journal.clone(), Arc::clone(&hub), calls, recovery)
+                    .map_err(|error| GatewayError::Pipelines(error.to_string()))?;
+                Some(runner)
+            }
+        };
         let counters = Arc::new(Counters::default());
         let (force, forced) = mpsc::channel(16);
         let shared = Arc::new(Shared {
-            ingest: Ingest::new(journal.clone(), Arc::clone(&counters), config.max_series),
+            ingest: Ingest::new(
+                journal.clone(),
+                Arc::clone(&counters),
+                config.max_series,
+                processing.clone(),
+            ),
             journal,
             counters,
             mqtt: mqtt::Sessions::default(),
+            hub,
+            processing,
             mqtt_stream: stream("data/mqtt")?,
             broker: mqtt::subscriber::BrokerState::default(),
             sync: SyncState::default(),
@@ -215,6 +255,9 @@ impl EdgeGateway {
             let tls = broker.ca.as_deref().map(mqtt::subscriber::tls).transpose()?;
             tasks.spawn(mqtt::subscriber::run(Arc::clone(&shared), broker.clone(), tls, stopped.clone()));
         }
+        if let Some(runner) = &shared.processing {
+            tasks.spawn(call_webhooks(Arc::clone(runner), to_call));
+        }
         if let Some(uplink) = &self.uplink {
             let sender = Sender::new(Arc::clone(&shared), Arc::clone(uplink));
             tasks.spawn(sender.run(stopped, forced));
@@ -243,6 +286,9 @@ impl EdgeGateway {
         let shared = lock(&self.shared).take();
         if let Some(shared) = shared {
             let closed = tokio::task::spawn_blocking(move || {
+                if let Some(processing) = &shared.processing {
+                    processing.close();
+                }
                 shared.journal.close();
                 shared.recent.close();
             })
@@ -282,6 +328,14 @@ impl EdgeGateway {
     /// When it is not running.
     pub async fn get_status(&self) -> Result<GatewayStatus, GatewayError> {
         Ok(self.shared()?.status())
+    }
+
+    /// How the pipelines stand; nothing where there are none.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub async fn processing(&self) -> Result<Option<ProcessingStatus>, GatewayError> {
+        Ok(self.shared()?.processing.as_ref().map(|processing| processing.status()))
     }
 
     /// # Errors
@@ -390,9 +444,11 @@ async fn listen(
 ///
 /// # Errors
 /// When its folder can't be made or another process has it.
-pub(crate) fn open_journal(config: &GatewayConfig) -> Result<Journal, GatewayError> {
-    fs::create_dir_all(&config.folder)
-        .map_err(|source| GatewayError::Folder { folder: config.folder.display().to_string(), source })?;
+pub(crate) fn open_journal(
+    config: &GatewayConfig,
+    follower: Option<Arc<Runner>>,
+) -> Result<Journal, GatewayError> {
+    make_folder(config)?;
     let free = process::free_bytes(&config.folder).unwrap_or(2 * 1024 * MB);
     let max_bytes = config.max_bytes.unwrap_or_else(|| (free / 2).clamp(64 * MB, 10 * 1024 * MB));
     let mut stream = StreamConfig::of(Class::Telemetry);
@@ -406,7 +462,11 @@ pub(crate) fn open_journal(config: &GatewayConfig) -> Result<Journal, GatewayErr
         CleanupStrategy::OldestFirst => Overflow::DropOldest,
         CleanupStrategy::Reject => Overflow::Reject,
     };
+    // Alerts go first, are never thrown away for readings, and have room of their own.
+    let alerts = StreamConfig { durability: config.durability, ..StreamConfig::of(Class::Alert) };
+    let streams = ALERTS.parse().map(|name| (name, alerts)).into_iter().collect();
     let mut settings = Config {
+        streams,
         default_stream: stream,
         max_bytes,
         backfill: config.backfill,
@@ -417,7 +477,38 @@ pub(crate) fn open_journal(config: &GatewayConfig) -> Result<Journal, GatewayErr
     if let Some(level) = config.compression_level {
         settings.zstd_level = zstd_level(level);
     }
-    Journal::open(&config.folder, settings).map_err(GatewayError::Journal)
+    match follower {
+        None => Journal::open(&config.folder, settings),
+        Some(follower) => Journal::open_followed(&config.folder, settings, follower),
+    }
+    .map_err(GatewayError::Journal)
+}
+
+fn make_folder(config: &GatewayConfig) -> Result<(), GatewayError> {
+    fs::create_dir_all(&config.folder)
+        .map_err(|source| GatewayError::Folder { folder: config.folder.display().to_string(), source })
+}
+
+/// Reads the pipelines, and where they were when the gateway ended. Changes nothing that another gateway could be using.
+fn prepare_processing(
+    config: &GatewayConfig,
+    processor: Option<Arc<dyn DataProcessor>>,
+) -> Result<Option<(Arc<Runner>, Recovery)>, GatewayError> {
+    if !config.processes() && processor.is_none() {
+        return Ok(None);
+    }
+    make_folder(config)?;
+    let (pipelines, context) = (config.pipeline_file.clone(), config.pipeline_context_file.clone());
+    let (source, definition) = if config.processes() {
+        Source::open(pipelines, context, config.aggregation_window).map_err(GatewayError::Pipelines)?
+    } else {
+        (Source::none(), Definition::default())
+    };
+    let recovery = Recovery::read(&config.folder, &definition.outputs())
+        .map_err(|error| GatewayError::Pipelines(error.to_string()))?;
+    let settings =
+        Settings { folder: config.folder.clone(), source, processor, max_series: 4 * config.max_series };
+    Ok(Some((Arc::new(Runner::new(settings, &definition)), recovery)))
 }
 
 /// The level of zstd that takes about as long as this level of gzip would.
@@ -437,7 +528,7 @@ fn zstd_level(gzip: u8) -> i32 {
 /// # Errors
 /// When it can't.
 pub fn init_db(config: &GatewayConfig) -> Result<(), GatewayError> {
-    open_journal(config)?.close();
+    open_journal(config, None)?.close();
     Ok(())
 }
 
@@ -506,6 +597,7 @@ impl Shared {
                     lost_points: stream.lost.values().sum(),
                 })
                 .collect(),
+            processing: self.processing.as_ref().map(|processing| processing.status()),
         }
     }
 
@@ -572,6 +664,8 @@ impl Shared {
                 .collect(),
             mqtt_connections: self.mqtt.connections(),
             broker: self.config.broker.as_ref().map(|broker| self.broker.status(broker).connected),
+            mqtt_deliveries: self.hub.counts(),
+            processing: self.processing.as_ref().map(|processing| processing.status()),
         })
     }
 }

@@ -8,6 +8,7 @@ use farshore_journal::{Append, Journal, JournalError, PointBatch, Producer, Seri
 use crate::clock;
 use crate::counters::Counters;
 use crate::decode::{Outcome, Precision, json, line, otlp};
+use crate::pipeline::Runner;
 use crate::point::{Point, PointError, Value};
 
 /// Series whose latest values are kept for the page.
@@ -38,6 +39,8 @@ pub(crate) struct Taken {
 pub(crate) struct Ingest {
     journal: Journal,
     pub(crate) counters: Arc<Counters>,
+    /// Where points are processed, too.
+    processing: Option<Arc<Runner>>,
     max_series: usize,
     known: Mutex<HashMap<StreamName, Arc<KnownSeries>>>,
     latest: Mutex<BTreeMap<SeriesKey, (i64, farshore_journal::Value)>>,
@@ -111,8 +114,13 @@ fn refused(error: &farshore_journal::PointError) -> PointError {
 }
 
 impl Ingest {
-    pub(crate) fn new(journal: Journal, counters: Arc<Counters>, max_series: usize) -> Self {
-        Self { journal, counters, max_series, known: Mutex::default(), latest: Mutex::default() }
+    pub(crate) fn new(
+        journal: Journal,
+        counters: Arc<Counters>,
+        max_series: usize,
+        processing: Option<Arc<Runner>>,
+    ) -> Self {
+        Self { journal, counters, processing, max_series, known: Mutex::default(), latest: Mutex::default() }
     }
 
     /// Reads a body and hands its points to the journal. Points that can't be read are left out and told.
@@ -132,7 +140,7 @@ impl Ingest {
             Form::OtlpProtobuf => otlp::decode_protobuf(body, sink),
             Form::OtlpJson => otlp::decode_json(body, sink),
         })?;
-        Ok(self.hand_over(from, stream, &batch, outcome, points))
+        Ok(self.hand_over(from, stream, batch, outcome, points))
     }
 
     /// Hands one point to the journal.
@@ -150,7 +158,7 @@ impl Ingest {
             sink(point)?;
             Ok(Outcome { accepted: 1, ..Outcome::default() })
         })?;
-        Ok(self.hand_over(from, stream, &batch, outcome, points))
+        Ok(self.hand_over(from, stream, batch, outcome, points))
     }
 
     fn collect(
@@ -180,14 +188,15 @@ impl Ingest {
         &self,
         from: Option<Producer>,
         stream: &StreamName,
-        batch: &PointBatch,
+        batch: PointBatch,
         outcome: Outcome,
         points: usize,
     ) -> Taken {
         if batch.is_empty() {
             return Taken { outcome, append: None, points: 0 };
         }
-        let append = self.journal.append_from(from, stream, batch);
+        let batch = Arc::new(batch);
+        let append = self.journal.append_shared(from, stream, &batch);
         let mut latest = lock(&self.latest);
         for sample in batch.samples().iter().rev().take(LATEST_OF_BATCH) {
             let Some(key) = batch.key(sample.series) else { continue };
@@ -212,6 +221,9 @@ impl Ingest {
     pub(crate) async fn durable(&self, taken: Taken) -> Result<Outcome, JournalError> {
         if let Some(append) = taken.append {
             append.await?;
+        }
+        if let Some(processing) = &self.processing {
+            processing.room().await;
         }
         self.counters.points.add(taken.points);
         Ok(taken.outcome)
@@ -259,7 +271,7 @@ mod tests {
     fn ingest(max_series: usize) -> (tempfile::TempDir, Journal, Ingest) {
         let folder = tempfile::tempdir().expect("a folder");
         let journal = Journal::open(folder.path(), Config::default()).expect("a journal");
-        let ingest = Ingest::new(journal.clone(), Arc::default(), max_series);
+        let ingest = Ingest::new(journal.clone(), Arc::default(), max_series, None);
         (folder, journal, ingest)
     }
 

@@ -29,6 +29,7 @@ mod ingest;
 pub mod limits;
 mod log_file;
 pub mod mqtt;
+pub mod pipeline;
 pub mod point;
 mod process;
 mod ready;

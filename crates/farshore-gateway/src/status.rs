@@ -61,6 +61,8 @@ pub struct GatewayStatus {
     /// The site's own broker; nothing where none is set.
     pub broker: Option<BrokerStatus>,
     pub streams: Vec<StreamStatus>,
+    /// How the pipelines stand; nothing where points are only kept.
+    pub processing: Option<crate::pipeline::ProcessingStatus>,
 }
 
 /// How the connection to the site's own broker stands.

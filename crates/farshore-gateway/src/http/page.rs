@@ -7,6 +7,7 @@ use http::StatusCode;
 use super::answer::{self, Answer};
 use crate::clock;
 use crate::gateway::Shared;
+use crate::pipeline::{AlertState, ProcessingStatus};
 
 const STYLE: &str = include_str!("page.css");
 
@@ -80,6 +81,9 @@ pub(super) fn page(shared: &Shared) -> Answer {
         }
         html.push_str("</tbody></table></div>");
     }
+    if let Some(processing) = &status.processing {
+        write_processing(processing, &mut html);
+    }
     let latest = shared.ingest.latest();
     if !latest.is_empty() {
         html.push_str("<h2>Latest values</h2><div class=\"scroll\"><table><thead><tr><th>Series</th><th class=\"n\">Value</th><th>Time (UTC)</th></tr></thead><tbody>");
@@ -105,6 +109,62 @@ pub(super) fn page(shared: &Shared) -> Answer {
         answer.headers_mut().insert(name, http::HeaderValue::from_static(value));
     }
     answer
+}
+
+/// The pipelines: what each step did, what came too late, which alerts there were.
+fn write_processing(processing: &ProcessingStatus, html: &mut String) {
+    html.push_str("<h2>Processing</h2>");
+    let from = match &processing.file {
+        Some(file) => format!("Pipelines of {file}"),
+        None => "Aggregates of all series".to_owned(),
+    };
+    let _ = write!(
+        html,
+        "<p class=\"sub\">{}: {} points processed, {} wait, {} came too late, {} dropped, {} alerts raised.</p>",
+        escape(&from),
+        processing.engine.points,
+        processing.backlog,
+        processing.late,
+        processing.dropped,
+        processing.alerts_raised
+    );
+    for trouble in processing.refused.iter().chain(&processing.trouble) {
+        let _ = write!(html, "<p class=\"note\">{}</p>", escape(trouble));
+    }
+    html.push_str("<div class=\"scroll\"><table><thead><tr><th>Pipeline</th><th>Step</th><th class=\"n\">In</th><th class=\"n\">Out</th><th class=\"n\">Late</th><th class=\"n\">Dropped</th><th class=\"n\">Open windows</th></tr></thead><tbody>");
+    for pipeline in &processing.pipelines {
+        for (index, step) in pipeline.steps.iter().enumerate() {
+            let counts = step.counts;
+            let _ = write!(
+                html,
+                "<tr><td>{}</td><td>{} {}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
+                if index == 0 { escape(&pipeline.name) } else { String::new() },
+                index + 1,
+                step.kind,
+                counts.taken,
+                counts.passed,
+                counts.late,
+                counts.unknown + counts.no_room,
+                step.open_windows
+            );
+        }
+    }
+    html.push_str("</tbody></table></div>");
+    if !processing.alerts.is_empty() {
+        html.push_str("<h2>Local alerts</h2><div class=\"scroll\"><table><thead><tr><th>Rule</th><th>State</th><th>Severity</th><th>Message</th><th>Time (UTC)</th></tr></thead><tbody>");
+        for alert in &processing.alerts {
+            let state = if alert.state == AlertState::Raised { "raised" } else { "over" };
+            let _ = write!(
+                html,
+                "<tr><td>{}</td><td>{state}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+                escape(&alert.rule),
+                alert.severity.as_str(),
+                escape(&alert.message),
+                clock::rfc3339(alert.at_ns)
+            );
+        }
+        html.push_str("</tbody></table></div>");
+    }
 }
 
 fn escape(text: &str) -> String {

@@ -18,7 +18,7 @@ pub enum Packet<'a> {
     PubAck { id: u16, code: u8 },
     Subscribe { id: u16, filters: Vec<&'a str> },
     SubAck { id: u16, codes: &'a [u8] },
-    Unsubscribe { id: u16, filters: usize },
+    Unsubscribe { id: u16, filters: Vec<&'a str> },
     PingRequest,
     PingResponse,
     Disconnect { code: u8 },
@@ -125,10 +125,12 @@ pub fn decode(buffer: &[u8], version: Version) -> Result<Option<(Packet<'_>, usi
         10 => {
             let id = reader.id()?;
             reader.properties()?;
-            let mut filters = 0;
+            let mut filters = Vec::new();
             while !reader.rest.is_empty() {
-                reader.text()?;
-                filters += 1;
+                if filters.len() == MAX_FILTERS {
+                    return Err(CodecError::Malformed("it has too many topic filters"));
+                }
+                filters.push(reader.text()?);
             }
             Packet::Unsubscribe { id, filters }
         }
@@ -308,8 +310,8 @@ pub fn conn_ack(
         if code == 0 {
             properties.push(0x21);
             properties.extend_from_slice(&receive_maximum.to_be_bytes());
-            // At most QoS 1, nothing retained, no wildcard or shared subscriptions.
-            properties.extend_from_slice(&[0x24, 1, 0x25, 0, 0x28, 0, 0x29, 0, 0x2a, 0]);
+            // At most QoS 1, nothing retained, wildcards, no numbered or shared subscriptions.
+            properties.extend_from_slice(&[0x24, 1, 0x25, 0, 0x28, 1, 0x29, 0, 0x2a, 0]);
             properties.push(0x27);
             let most = u32::try_from(MAX_PACKET_BYTES).unwrap_or(u32::MAX);
             properties.extend_from_slice(&most.to_be_bytes());
@@ -333,29 +335,37 @@ pub fn pub_ack(out: &mut Vec<u8>, version: Version, id: u16, reason: u8) {
     }
 }
 
-/// Refuses every filter: this endpoint takes readings and delivers none.
-pub fn sub_ack_refused(out: &mut Vec<u8>, version: Version, id: u16, filters: usize) {
-    let mut body = id.to_be_bytes().to_vec();
-    let code = match version {
-        Version::V311 => 0x80,
-        Version::V5 => {
-            body.push(0);
-            // Not authorized.
-            0x87
-        }
-    };
-    body.resize(body.len() + filters, code);
-    packet(out, 0x90, &body);
-}
-
-pub fn unsub_ack(out: &mut Vec<u8>, version: Version, id: u16, filters: usize) {
+/// One code for each filter: 0 for QoS 0, or why not.
+pub fn sub_ack(out: &mut Vec<u8>, version: Version, id: u16, codes: &[u8]) {
     let mut body = id.to_be_bytes().to_vec();
     if version == Version::V5 {
         body.push(0);
-        // No subscription existed.
-        body.resize(body.len() + filters, 0x11);
+        body.extend_from_slice(codes);
+    } else {
+        body.extend(codes.iter().map(|code| if *code == 0 { 0 } else { 0x80 }));
+    }
+    packet(out, 0x90, &body);
+}
+
+/// One code for each filter, told to version 5 only.
+pub fn unsub_ack(out: &mut Vec<u8>, version: Version, id: u16, codes: &[u8]) {
+    let mut body = id.to_be_bytes().to_vec();
+    if version == Version::V5 {
+        body.push(0);
+        body.extend_from_slice(codes);
     }
     packet(out, 0xb0, &body);
+}
+
+/// A message at QoS 0.
+pub fn publish(out: &mut Vec<u8>, version: Version, topic: &str, payload: &[u8]) {
+    let mut body = Vec::with_capacity(topic.len() + payload.len() + 3);
+    put_binary(&mut body, topic.as_bytes());
+    if version == Version::V5 {
+        body.push(0);
+    }
+    body.extend_from_slice(payload);
+    packet(out, 0x30, &body);
 }
 
 pub fn ping_response(out: &mut Vec<u8>) {
@@ -427,10 +437,13 @@ mod tests {
             let code = if version == Version::V5 { 0x97 } else { 0 };
             assert_eq!(one(&out, version), Packet::PubAck { id: 7, code });
             out.clear();
-            sub_ack_refused(&mut out, version, 7, 2);
-            assert!(
-                matches!(one(&out, version), Packet::SubAck { id: 7, codes: [a, b] } if *a >= 0x80 && a == b)
-            );
+            sub_ack(&mut out, version, 7, &[0, 0x97]);
+            assert!(matches!(one(&out, version), Packet::SubAck { id: 7, codes: [0, b] } if *b >= 0x80));
+            out.clear();
+            publish(&mut out, version, "a/b", b"21");
+            let expected =
+                Publish { topic: "a/b", id: None, duplicate: false, retain: false, payload: b"21" };
+            assert_eq!(one(&out, version), Packet::Publish(expected));
             out.clear();
             ping_response(&mut out);
             assert_eq!(one(&out, version), Packet::PingResponse);

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::codec::{self, CodecError, Packet, Publish, Version};
+use super::hub::{Inbox, Subscribed};
 use super::{Acknowledged, Connected, payload};
 use crate::gateway::Shared;
 use crate::ingest::Taken;
@@ -26,6 +27,8 @@ const WRITE: Duration = Duration::from_secs(30);
 
 const QUOTA_EXCEEDED: u8 = 0x97;
 const PAYLOAD_INVALID: u8 = 0x99;
+const FILTER_INVALID: u8 = 0x8f;
+const NO_SUBSCRIPTION: u8 = 0x11;
 const SESSION_TAKEN_OVER: u8 = 0x8e;
 const SHUTTING_DOWN: u8 = 0x8b;
 const MALFORMED: u8 = 0x81;
@@ -111,8 +114,10 @@ pub(super) async fn run<S: AsyncRead + AsyncWrite + Unpin + Send>(
     );
     connection.flush().await?;
     let mut under_way: UnderWay<'_> = FuturesOrdered::new();
+    // Subscriptions end with the connection: a client that comes back subscribes again.
+    let mut inbox = shared.hub.open();
     let result = connection
-        .talk(&mut under_way, &mut acknowledged, first.patience, &session.takeover, &mut stop)
+        .talk(&mut under_way, &mut acknowledged, (first.patience, &mut inbox), &session.takeover, &mut stop)
         .await;
     // Whoever connects next with this session must find what became durable.
     while let Some(settled) = under_way.next().await {
@@ -212,7 +217,7 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'s, S> {
         &mut self,
         under_way: &mut UnderWay<'s>,
         acknowledged: &mut Acknowledged,
-        patience: Option<Duration>,
+        (patience, inbox): (Option<Duration>, &mut Inbox),
         takeover: &tokio::sync::Notify,
         stop: &mut watch::Receiver<bool>,
     ) -> Result<(), ConnectionError> {
@@ -229,7 +234,7 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'s, S> {
                             &mut self.out,
                             under_way,
                             acknowledged,
-                            (self.producer, packet),
+                            (self.producer, packet, inbox),
                         );
                         self.buffer.advance(length);
                         answered?;
@@ -263,6 +268,12 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'s, S> {
                         return Ok(());
                     }
                     heard = tokio::time::Instant::now();
+                }
+                Some(message) = inbox.next() => {
+                    codec::publish(&mut self.out, self.version, &message.topic, &message.payload);
+                    while let Some(message) = inbox.next_now() {
+                        codec::publish(&mut self.out, self.version, &message.topic, &message.payload);
+                    }
                 }
                 () = takeover.notified() => {
                     self.leave(SESSION_TAKEN_OVER).await;
@@ -312,13 +323,23 @@ fn hear<'s>(
     out: &mut Vec<u8>,
     under_way: &mut UnderWay<'s>,
     acknowledged: &Acknowledged,
-    (from, packet): (Producer, Packet<'_>),
+    (from, packet, inbox): (Producer, Packet<'_>, &Inbox),
 ) -> Result<(), ConnectionError> {
     match packet {
         Packet::Publish(message) => publish(shared, from, under_way, acknowledged, &message),
         Packet::PingRequest => codec::ping_response(out),
-        Packet::Subscribe { id, filters } => codec::sub_ack_refused(out, version, id, filters.len()),
-        Packet::Unsubscribe { id, filters } => codec::unsub_ack(out, version, id, filters),
+        Packet::Subscribe { id, filters } => {
+            let code = |filter: &&str| match inbox.subscribe(filter) {
+                Subscribed::Granted => 0,
+                Subscribed::NoFilter => FILTER_INVALID,
+                Subscribed::TooMany => QUOTA_EXCEEDED,
+            };
+            codec::sub_ack(out, version, id, &filters.iter().map(code).collect::<Vec<u8>>());
+        }
+        Packet::Unsubscribe { id, filters } => {
+            let code = |filter: &&str| if inbox.unsubscribe(filter) { 0 } else { NO_SUBSCRIPTION };
+            codec::unsub_ack(out, version, id, &filters.iter().map(code).collect::<Vec<u8>>());
+        }
         Packet::Connect(_) => return Err(CodecError::Malformed("a second CONNECT").into()),
         _ => return Err(CodecError::Malformed("a packet that only a server sends").into()),
     }

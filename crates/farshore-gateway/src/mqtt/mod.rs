@@ -1,4 +1,4 @@
-//! An MQTT endpoint for readings: it takes and acknowledges, and delivers to nobody.
+//! An MQTT endpoint for readings: it takes and acknowledges, and delivers what the gateway's own rules publish.
 //!
 //! `PUBACK` is sent when the journal says that the message's points are durable, never because of the cloud. A message that comes again (DUP, the
 //! same packet id and content, in the same session) is acknowledged and not taken twice. A client that connects again takes its session over: the
@@ -7,6 +7,7 @@
 mod client;
 pub mod codec;
 mod connection;
+mod hub;
 mod payload;
 pub(crate) mod subscriber;
 
@@ -20,6 +21,8 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
+
+pub(crate) use hub::Hub;
 
 use crate::config::TlsFiles;
 use crate::gateway::{GatewayError, Shared};

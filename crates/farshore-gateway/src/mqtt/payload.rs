@@ -77,7 +77,7 @@ mod tests {
     async fn messages_of_every_form() {
         let folder = tempfile::tempdir().expect("a folder");
         let journal = Journal::open(folder.path(), Config::default()).expect("a journal");
-        let ingest = Ingest::new(journal, Arc::default(), 100);
+        let ingest = Ingest::new(journal, Arc::default(), 100, None);
         let stream = "data/mqtt".parse().expect("a name");
         for (topic, payload) in [
             ("plain/number", "21.5"),

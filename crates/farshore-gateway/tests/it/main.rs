@@ -7,5 +7,6 @@ mod by_hand;
 mod disk;
 mod http;
 mod mqtt;
+mod processing;
 mod support;
 mod sync;

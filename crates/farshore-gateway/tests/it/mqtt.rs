@@ -169,8 +169,13 @@ async fn broken_packets_end_the_connection_and_nothing_else() {
     assert_eq!(code, 0);
     client.send(b"\xc0\x00").await;
     assert!(client.answer(|packet| packet == Packet::PingResponse).await);
-    client.send(b"\x82\x06\x00\x01\x00\x01#\x00").await;
-    assert!(client.answer(|packet| matches!(packet, Packet::SubAck { id: 1, codes: [0x80] })).await);
+    client.send(b"\x82\x0b\x00\x01\x00\x01#\x00\x00\x02a#\x00").await;
+    assert!(client.answer(|packet| matches!(packet, Packet::SubAck { id: 1, codes: [0, 0x80] })).await);
+    client.send(b"\xa2\x05\x00\x02\x00\x01#").await;
+    // The answer has no form that `decode` reads, as only a server sends it.
+    let mut answer = [0; 4];
+    client.stream.read_exact(&mut answer).await.expect("an answer");
+    assert_eq!(answer, [0xb0, 2, 0, 2]);
 }
 
 #[tokio::test]
