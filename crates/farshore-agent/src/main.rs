@@ -2,6 +2,7 @@
 
 mod gateway_role;
 mod journal_verb;
+mod pipeline_verb;
 mod settings;
 mod sync_now;
 
@@ -59,11 +60,14 @@ fn start(role: Role) -> ExitCode {
     if let Role::Gateway(settings) = role {
         return gateway_role::start(*settings);
     }
-    let quiet = if matches!(role, Role::Journal(_)) { "error" } else { "info" };
+    let quiet = if matches!(role, Role::Journal(_) | Role::Pipeline(_)) { "error" } else { "info" };
     let filter = EnvFilter::try_from_env("FARSHORE_LOG").unwrap_or_else(|_| EnvFilter::new(quiet));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
     if let Role::Journal(work) = role {
         return journal_verb::start(work);
+    }
+    if let Role::Pipeline(work) = role {
+        return pipeline_verb::start(*work);
     }
     if let Role::EyesLoader = role {
         return done(eyes::load_and_hand_over());
@@ -151,9 +155,11 @@ async fn work(role: Role) -> ExitCode {
         Role::EyesLoader => ExitCode::FAILURE,
         Role::Shim { folder, slot } => done(runner::supervise(&folder, slot).await),
         // Handled before the runtime was made.
-        Role::AppExec { .. } | Role::CommandExec { .. } | Role::Gateway(_) | Role::Journal(_) => {
-            ExitCode::FAILURE
-        }
+        Role::AppExec { .. }
+        | Role::CommandExec { .. }
+        | Role::Gateway(_)
+        | Role::Journal(_)
+        | Role::Pipeline(_) => ExitCode::FAILURE,
     }
 }
 

@@ -12,6 +12,7 @@ use farshore_trust::token::ClaimToken;
 
 use crate::gateway_role::{GatewayArgs, GatewaySettings};
 use crate::journal_verb::{JournalArgs, JournalWork};
+use crate::pipeline_verb::{PipelineArgs, PipelineWork};
 
 /// The agent of a Farshore device.
 #[derive(Debug, Parser)]
@@ -31,6 +32,8 @@ pub(crate) enum Verb {
     Gateway(GatewayArgs),
     /// Look into a gateway's journal, check it, take points out and put them back.
     Journal(JournalArgs),
+    /// Check pipelines of the gateway, and try them on recorded points.
+    Pipeline(PipelineArgs),
     /// Register this device with its control plane.
     Claim(ClaimArgs),
     /// Say what the agent does and why, with or without network.
@@ -172,6 +175,7 @@ pub(crate) enum Role {
     Runner(Box<RunnerSettings>),
     Gateway(Box<GatewaySettings>),
     Journal(JournalWork),
+    Pipeline(Box<PipelineWork>),
     Claim { state: PathBuf, token: ClaimToken, labels: BTreeMap<String, String> },
     Status { state: PathBuf, output: Output },
     Capabilities { socket: PathBuf },
@@ -259,6 +263,7 @@ impl Verb {
             }
             Self::Gateway(args) => return args.validate().map(|settings| Role::Gateway(Box::new(settings))),
             Self::Journal(args) => return args.validate().map(Role::Journal),
+            Self::Pipeline(args) => return args.validate().map(|work| Role::Pipeline(Box::new(work))),
             Self::Claim(ClaimArgs { state, token }) => {
                 let (token, labels) = token.validate(&mut errors);
                 match token {

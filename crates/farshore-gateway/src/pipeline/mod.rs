@@ -20,6 +20,7 @@ mod sketch;
 mod source;
 mod step;
 mod time;
+mod trial;
 mod webhook;
 mod window;
 
@@ -33,3 +34,4 @@ pub(crate) use runner::{MAX_CALLS, Runner, Settings, call_webhooks, forget};
 pub use series::Context;
 pub(crate) use source::Source;
 pub use step::{Now, StepCounts};
+pub use trial::{RecordingError, Trial, TrialSummary, read_recording};
