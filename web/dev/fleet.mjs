@@ -108,6 +108,7 @@ function makeDevice(i, location) {
         activeRelease: now.metadata.uid, activeVersion: now.spec.manifest.version, ...(held ? { failedRelease: byVersion('edge-web', '1.1.0').metadata.uid } : {}),
         committed: conformance !== 'converging', restarts: health === 'healthy' ? 0 : 2,
         reasons: held ? [{ code: 'CheckFailed', message: 'GET http://127.0.0.1:8080/healthz answered 503', since: start - 22 * MINUTE }] : [],
+        ...(reachability === 'offline' ? {} : { usage: { at: start - 90_000, values: { cpu: 0.031, mem_used: 18_450_000, processes: 3, io_read: 0, io_write: 2_300 } } }),
         config: {
           PORT: { value: '8080', layer: 'app', from: 'edge-web-defaults' }, GREETING: { value: 'Labdien', layer: 'selector', from: 'baltics' },
           LOG_LEVEL: { value: 'info', layer: 'tenant', from: 'everything' }, SCREEN: { value: 'portrait', layer: 'device', from: name },

@@ -300,6 +300,7 @@ async function handle(request, response) {
     stream(request, response, 1000, (send) => {
       const at = Date.now()
       if (device && Math.floor(at / 1000) % 3 === 0) send('event', seen(device, at))
+      for (const app of device?.status.reachability === 'online' ? device.status.apps : []) send('sample', { stream: `app/${app.app}`, at, values: { cpu: 0.02 + Math.random() * 0.04, mem_used: 18_000_000 + Math.random() * 1e6, processes: 3, io_read: 0, io_write: Math.random() * 8000 } })
       if (device) send('sample', { stream: 'host', at, values: Object.fromEntries(METRICS.map((m) => [m, figure(m, at, device)]).filter(([, v]) => v !== null)) })
     })
     return

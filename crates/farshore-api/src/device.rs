@@ -82,6 +82,18 @@ pub struct DeviceApp {
     pub reasons: Vec<Reason>,
     /// The config the app gets, each value with its provenance.
     pub config: BTreeMap<String, farshore_domain::config::Value>,
+    /// What it used when that was last told; not in lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<AppUsage>,
+}
+
+/// What an app uses, over all its processes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AppUsage {
+    pub at: UnixMs,
+    /// `cpu` in cores, `mem_used` in bytes, `processes`, `io_read` and `io_write` in bytes a second; what is not known is left out.
+    pub values: BTreeMap<String, f64>,
 }
 
 pub type Device = Object<DeviceSpec, DeviceStatus>;

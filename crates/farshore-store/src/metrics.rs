@@ -190,13 +190,20 @@ impl TenantDb {
             .collect())
     }
 
-    /// The streams of a device with measurements, and up to when.
-    pub async fn metric_streams(&self, device: DeviceId) -> StoreResult<Vec<(String, UnixMs)>> {
+    /// The newest measurements of each app of a device, and when they were taken.
+    pub async fn latest_of_apps(
+        &self,
+        device: DeviceId,
+    ) -> StoreResult<BTreeMap<String, (UnixMs, BTreeMap<String, f64>)>> {
         let mut tx = self.read().await?;
-        let rows: Vec<(String, i64)> = on!(&mut tx, c => sqlx::query_as(
-            "SELECT stream, at FROM metric_latest WHERE tenant = $1 AND device = $2 ORDER BY stream")
+        let rows: Vec<(String, i64, Json<BTreeMap<String, f64>>)> = on!(&mut tx, c => sqlx::query_as(
+            "SELECT stream, at, latest FROM metric_latest WHERE tenant = $1 AND device = $2 AND stream LIKE 'app/%'")
             .bind(self.tenant.0).bind(device.0).fetch_all(c).await)?;
-        Ok(rows.into_iter().map(|(stream, at)| (stream, UnixMs(at))).collect())
+        let app = |stream: String| stream.strip_prefix("app/").map(str::to_owned);
+        Ok(rows
+            .into_iter()
+            .filter_map(|(stream, at, latest)| Some((app(stream)?, (UnixMs(at), latest.0))))
+            .collect())
     }
 }
 

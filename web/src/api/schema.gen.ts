@@ -2195,6 +2195,14 @@ export interface components {
             /** @default  */
             description: string;
         };
+        /** @description What an app uses, over all its processes. */
+        AppUsage: {
+            at: components["schemas"]["UnixMs"];
+            /** @description `cpu` in cores, `mem_used` in bytes, `processes`, `io_read` and `io_write` in bytes a second; what is not known is left out. */
+            values: {
+                [key: string]: number;
+            };
+        };
         /**
          * @description Who opens a gate whose devices are good.
          * @enum {string}
@@ -2614,6 +2622,7 @@ export interface components {
             restarts: number;
             /** Format: uuid */
             stagedRelease?: string | null;
+            usage?: components["schemas"]["AppUsage"] | null;
         };
         /** Format: uuid */
         DeviceId: string;

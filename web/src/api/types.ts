@@ -129,6 +129,13 @@ export interface DeviceApp {
   restarts: number
   reasons: Reason[]
   config: Record<string, ConfigValue>
+  usage?: AppUsage
+}
+
+/** `cpu` in cores, `mem_used` in bytes, `processes`, `io_read` and `io_write` in bytes a second; what is not known is left out. */
+export interface AppUsage {
+  at: number
+  values: Record<string, number>
 }
 
 export interface DeviceSpec {

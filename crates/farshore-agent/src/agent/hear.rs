@@ -13,7 +13,8 @@ use farshore_protocol::{self as wire, agent_frame, server_frame};
 use farshore_trust::keyset::{self, SignedKeySet, TrustedKeySet};
 
 use super::desired::{self, StoredDesired};
-use super::{Agent, AgentError, HOST, Live, MAX_LIVE_SECONDS, MAX_SEQUENCE, Session, events, to_json};
+use super::usage::{Usage, is_metrics};
+use super::{Agent, AgentError, Live, MAX_LIVE_SECONDS, MAX_SEQUENCE, Session, events, to_json};
 use crate::clock;
 use crate::executor::Executor;
 use crate::journal::{EVENTS, INCIDENTS, Journal, OPERATIONS};
@@ -169,7 +170,8 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         }
         let mut sent = BTreeMap::new();
         for acknowledged in welcome.acknowledged.iter().take(64) {
-            let ours = [EVENTS, INCIDENTS, OPERATIONS, HOST].contains(&acknowledged.stream.as_str());
+            let stream = acknowledged.stream.as_str();
+            let ours = [EVENTS, INCIDENTS, OPERATIONS].contains(&stream) || is_metrics(stream);
             if ours && acknowledged.sequence <= MAX_SEQUENCE {
                 self.journal.acknowledge(&acknowledged.stream, acknowledged.sequence)?;
                 sent.insert(acknowledged.stream.clone(), acknowledged.sequence);
@@ -339,7 +341,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             Some(running) => (running.until, running.every_ms) = (until, every_ms),
             None => {
                 let sampler = (self.samplers)();
-                self.live = Some(Live { until, every_ms, next: now, sampler });
+                self.live = Some(Live { until, every_ms, next: now, sampler, usage: Usage::default() });
             }
         }
     }

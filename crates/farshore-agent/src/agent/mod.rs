@@ -14,6 +14,7 @@ mod operations;
 mod policy;
 mod report;
 mod turn;
+mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -141,6 +142,7 @@ struct Live {
     every_ms: i64,
     next: MonoMs,
     sampler: Box<dyn Sampler>,
+    usage: usage::Usage,
 }
 
 /// A connection that has said `welcome`.
@@ -226,6 +228,9 @@ pub struct Agent<E, J> {
     next_sample: MonoMs,
     batch_due: MonoMs,
     live: Option<Live>,
+    apps_usage: usage::Gathered,
+    /// The streams that have had measurements.
+    metric_streams: BTreeSet<String>,
 
     /// What was counted last, who tells it, and how much of it may be kept.
     eyes: Eyes,
@@ -321,6 +326,8 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             next_sample: now.plus_ms(sample_ms),
             batch_due: now.plus_ms(batch_ms),
             live: None,
+            apps_usage: usage::Gathered::default(),
+            metric_streams: BTreeSet::from([HOST.to_owned()]),
             eyes: settings.eyes.clone(),
             sources: Sources::new(),
             allowances: kernel::Allowances::new(now),
@@ -338,6 +345,8 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         self.accepted = self.read("accepted")?.unwrap_or_default();
         self.incidents = self.read(INCIDENTS)?.unwrap_or_default();
         self.black_box = incidents::BlackBox::load(&self.journal)?;
+        let streams = self.journal.streams()?.into_keys();
+        self.metric_streams.extend(streams.filter(|stream| usage::is_metrics(stream)));
         let boot = self.journal.get("boot")?;
         let same_boot = boot.as_deref() == Some(self.settings.boot_id.as_bytes());
         if let Some(known) = self.read::<Monitor>("connectivity")? {

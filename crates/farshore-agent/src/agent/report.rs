@@ -7,7 +7,7 @@ use farshore_domain::reconcile::{AppView, DeviceView};
 use farshore_domain::time::UnixMs;
 use farshore_protocol::{self as wire, AgentFrame, agent_frame};
 
-use super::{Agent, EVENTS, HOST, INCIDENTS, WINDOW, events, incidents, operations};
+use super::{Agent, EVENTS, INCIDENTS, WINDOW, events, incidents, operations};
 use crate::clock;
 use crate::executor::Executor;
 use crate::file;
@@ -96,7 +96,8 @@ impl<E: Executor, J: Journal> Agent<E, J> {
     /// Sends batches that wait, a few of each stream at a time. Events go first.
     pub(super) fn pump(&mut self) -> Result<(), super::AgentError> {
         let Some(session) = self.session.as_mut().filter(|session| session.welcomed) else { return Ok(()) };
-        for stream in [OPERATIONS, EVENTS, INCIDENTS, HOST] {
+        let metrics = self.metric_streams.iter().map(String::as_str);
+        for stream in [OPERATIONS, EVENTS, INCIDENTS].into_iter().chain(metrics) {
             if stream == INCIDENTS && !session.incidents || stream == OPERATIONS && !session.operations {
                 continue;
             }

@@ -515,12 +515,14 @@ impl<E: Executor, J: Journal> Agent<E, J> {
                 tracing::debug!(%error, "the block is full");
                 self.seal()?;
             }
+            self.measure_apps(wall)?;
         }
         if now >= self.batch_due {
             self.batch_due = now.plus_ms(self.policy.batch_ms(self.batch_ms));
             if !self.samples.is_empty() {
                 self.seal()?;
             }
+            self.seal_apps()?;
         }
         let Some(live) = &mut self.live else { return Ok(()) };
         if now >= live.until || self.session.is_none() {
@@ -540,6 +542,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
                 }))),
                 Err(error) => tracing::warn!(%error, "a sample can't be encoded"),
             }
+            self.show_apps(wall);
         }
         Ok(())
     }
@@ -562,20 +565,22 @@ impl<E: Executor, J: Journal> Agent<E, J> {
     /// Drops measurements that were not sent in time, or are more than the policy keeps.
     fn forget_unsent(&mut self) -> Result<(), AgentError> {
         let keeps = self.policy.retention();
-        let mut through = 0;
-        if let Some(seconds) = keeps.unsent_seconds {
-            let cutoff = clock::wall().plus_ms(-i64::from(seconds) * 1000);
-            for batch in self.journal.pending(HOST, 0, MAX_FORGOTTEN)? {
-                if super::incidents::newest(&batch.bytes).is_none_or(|at| at >= cutoff.0) {
-                    break;
+        for stream in &self.metric_streams {
+            let mut through = 0;
+            if let Some(seconds) = keeps.unsent_seconds {
+                let cutoff = clock::wall().plus_ms(-i64::from(seconds) * 1000);
+                for batch in self.journal.pending(stream, 0, MAX_FORGOTTEN)? {
+                    if super::incidents::newest(&batch.bytes).is_none_or(|at| at >= cutoff.0) {
+                        break;
+                    }
+                    through = batch.sequence;
                 }
-                through = batch.sequence;
             }
-        }
-        if through > 0 || keeps.unsent_bytes.is_some() {
-            let dropped = self.journal.trim(HOST, through, keeps.unsent_bytes.unwrap_or(u64::MAX))?;
-            if dropped > 0 {
-                tracing::debug!(dropped, "measurements are dropped by policy before they could be sent");
+            if through > 0 || keeps.unsent_bytes.is_some() {
+                let dropped = self.journal.trim(stream, through, keeps.unsent_bytes.unwrap_or(u64::MAX))?;
+                if dropped > 0 {
+                    tracing::debug!(%stream, dropped, "measurements are dropped by policy before they could be sent");
+                }
             }
         }
         let now = clock::mono();

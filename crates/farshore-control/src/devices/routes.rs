@@ -6,9 +6,10 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::Response;
-use farshore_api::device::{Device, DeviceSpec, DeviceSummary, LocationSummary};
+use farshore_api::device::{AppUsage, Device, DeviceSpec, DeviceSummary, LocationSummary};
 use farshore_api::{List, ListMetadata, NewObject, Problem};
 use farshore_domain::access::Permission;
+use farshore_domain::device::AppPhase;
 use farshore_domain::id::DeviceId;
 use farshore_store::devices::DeviceChange;
 
@@ -86,7 +87,16 @@ async fn summary(
 async fn get(State(app): State<App>, Db(db): Db, Path(id): Path<String>) -> ApiResult<Response> {
     let row = db.device(&id).await?;
     let version = row.metadata.resource_version;
-    Ok(versioned(version, &device(row, Detail::Full, app.hub().heartbeat_ms(), now())))
+    let mut used = db.latest_of_apps(row.id()).await?;
+    let mut shown = device(row, Detail::Full, app.hub().heartbeat_ms(), now());
+    for app in &mut shown.status.apps {
+        let (at, values) = match used.remove(app.app.as_str()) {
+            Some(latest) if app.phase != AppPhase::Absent => latest,
+            _ => continue,
+        };
+        app.usage = Some(AppUsage { at, values });
+    }
+    Ok(versioned(version, &shown))
 }
 
 /// Replaces a device's labels, channel and location.

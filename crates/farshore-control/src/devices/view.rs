@@ -46,6 +46,7 @@ pub fn device(row: DeviceRow, detail: Detail, heartbeat_ms: i64, now: UnixMs) ->
                 restarts: app.restarts,
                 reasons: app.reasons,
                 config: BTreeMap::new(),
+                usage: None,
             };
             (app.app, shown)
         })
@@ -65,6 +66,7 @@ pub fn device(row: DeviceRow, detail: Detail, heartbeat_ms: i64, now: UnixMs) ->
             restarts: 0,
             reasons: Vec::new(),
             config: BTreeMap::new(),
+            usage: None,
         });
         shown.desired = Some(wanted.release);
         shown.because = Some(wanted.because);

@@ -110,9 +110,10 @@ fn device(session: &Session, device: &Device, look: Look) -> String {
     reasons(&mut text, "Why", &status.reasons, now);
     if !status.apps.is_empty() {
         _ = writeln!(text, "Apps:");
-        let titles = ["  APP", "PHASE", "HEALTH", "ACTIVE", "DESIRED", "BECAUSE OF", "RESTARTS"]
-            .map(str::to_owned)
-            .to_vec();
+        let titles =
+            ["  APP", "PHASE", "HEALTH", "ACTIVE", "DESIRED", "BECAUSE OF", "RESTARTS", "CPU", "MEMORY"]
+                .map(str::to_owned)
+                .to_vec();
         let rows = status.apps.iter().map(|app| {
             vec![
                 format!("  {}", app.app),
@@ -122,6 +123,8 @@ fn device(session: &Session, device: &Device, look: Look) -> String {
                 app.desired.as_ref().map_or_else(|| "-".to_owned(), |release| release.version.to_string()),
                 because(app),
                 app.restarts.to_string(),
+                used(app, "cpu").map_or_else(|| "-".to_owned(), |cores| format!("{:.1} %", cores * 100.0)),
+                used(app, "mem_used").map_or_else(|| "-".to_owned(), |held| bytes(whole(held))),
             ]
         });
         text.push_str(&session.output.rows(Some(titles), rows));
@@ -174,6 +177,16 @@ fn device(session: &Session, device: &Device, look: Look) -> String {
         field(&mut text, "Latest", &latest.join(" "));
     }
     text
+}
+
+/// What an app used when that was last told.
+fn used(app: &DeviceApp, metric: &str) -> Option<f64> {
+    app.usage.as_ref()?.values.get(metric).copied()
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bytes, below 2^52")]
+fn whole(value: f64) -> u64 {
+    value.max(0.0) as u64
 }
 
 fn because(app: &DeviceApp) -> String {

@@ -12,6 +12,12 @@ use crate::fleet::Fleet;
 /// The time that may pass between the end of a process and its line on somebody's screen.
 const WITHIN: Duration = Duration::from_secs(1);
 
+const QUICK: &str = "apiVersion: farshore.dev/v1
+kind: Policy
+metadata: {name: quick}
+spec: {rules: {reporting: {sampleSeconds: 1, batchSeconds: 1}}}
+";
+
 async fn an_exit_is_seen(ebpf: bool, expected: &str) {
     if !rustix::process::geteuid().is_root() {
         eprintln!("without root neither eBPF nor the process connector is to be had; nothing is tested");
@@ -21,6 +27,10 @@ async fn an_exit_is_seen(ebpf: bool, expected: &str) {
     fleet.release("1.0", true).await;
     fleet.roll_out("1.0").await;
     fleet.settled("1.0", "succeeded").await;
+    // What apps use is told with every fifth batch.
+    let quick = fleet.root().join("quick.yaml");
+    std::fs::write(&quick, QUICK).unwrap();
+    fleet.line(&format!("apply -f {}", quick.display()));
 
     let device = |fleet: &Fleet| -> Option<Value> {
         let list: Value = serde_json::from_str(&fleet.farshore(&["get", "devices", "-o", "json"])?).ok()?;
@@ -108,6 +118,15 @@ async fn an_exit_is_seen(ebpf: bool, expected: &str) {
         );
         assert_eq!(event["payload"]["main"], true);
     }
+    let usage = fleet
+        .until("what the app uses", || {
+            let shown = fleet.farshore(&["get", &format!("device/{name}"), "-o", "json"])?;
+            let usage = serde_json::from_str::<Value>(&shown).ok()?["status"]["apps"][0]["usage"].clone();
+            usage["values"]["cpu"].is_number().then_some(usage)
+        })
+        .await;
+    assert!(usage["values"]["mem_used"].as_f64().unwrap() > 100_000.0, "{usage}");
+    assert!(usage["values"]["processes"].as_f64().unwrap() >= 1.0, "{usage}");
     fleet.check();
 }
 

@@ -4,13 +4,13 @@ import { Link } from '@tanstack/react-router'
 
 import { newKey, post, seg } from '~/api/client'
 import { keys } from '~/api/queries'
-import type { Because, Device, DeviceApp } from '~/api/types'
+import type { AppUsage, Because, Device, DeviceApp } from '~/api/types'
 import { useDenied } from '~/frame/me'
 import { announce } from '~/ui/announce'
 import { Button } from '~/ui/button'
 import { Command } from '~/ui/copy'
 import { Mark, State } from '~/ui/mark'
-import { plural } from '~/ui/number'
+import { bytes, plural } from '~/ui/number'
 import { Empty, Failure, Section } from '~/ui/panel'
 import { phaseLook } from '~/ui/state'
 import { Time } from '~/ui/time'
@@ -68,7 +68,32 @@ function AppActions({ device, app }: { device: Device; app: DeviceApp }) {
   )
 }
 
-export function DeviceApps({ device }: { device: Device }) {
+/** What was seen of an app as it happened is of one device. */
+export const usageKey = (device: string | undefined, app: string): string => `${device}/${app}`
+
+/** The newer of what is stored and what was seen. */
+function Usage({ stored, seen }: { stored: AppUsage | undefined; seen: AppUsage | undefined }) {
+  const usage = seen && (stored === undefined || seen.at >= stored.at) ? seen : stored
+  if (usage === undefined) return null
+  const { cpu, mem_used: memory, processes, io_read: read, io_write: written } = usage.values
+  const parts = [
+    cpu === undefined ? undefined : `${(cpu * 100).toFixed(1)} % of a core`,
+    memory === undefined ? undefined : bytes(memory),
+    processes === undefined ? undefined : plural(processes, 'process', 'processes'),
+    read === undefined ? undefined : `reads ${bytes(read)}/s`,
+    written === undefined ? undefined : `writes ${bytes(written)}/s`,
+  ].filter((part) => part !== undefined)
+  return (
+    <>
+      <dt className="text-muted">uses</dt>
+      <dd className="tabular-nums">
+        {parts.join(' · ')} <Time at={usage.at} className="text-sm text-muted" />
+      </dd>
+    </>
+  )
+}
+
+export function DeviceApps({ device, used }: { device: Device; used: Record<string, AppUsage> }) {
   const { apps, lifecycle } = device.status
   return (
     <Section title="Apps" flush>
@@ -104,6 +129,7 @@ export function DeviceApps({ device }: { device: Device }) {
                     <span className="text-muted"> because of </span>
                     <Source because={app.because} />
                   </dd>
+                  <Usage stored={app.usage} seen={used[usageKey(device.metadata.uid, app.app)]} />
                 </dl>
                 {app.reasons.length > 0 && (
                   <ul className="mt-1.5">

@@ -12,7 +12,7 @@ import { Failure } from '~/ui/panel'
 import { clock } from '~/ui/time'
 
 import { eventMark } from './events'
-import { useMeasurements, type Figures, type Metric } from './measure'
+import { useMeasurements, type Figures, type Listener, type Metric } from './measure'
 
 interface Line {
   metric: Metric
@@ -97,12 +97,12 @@ interface Props {
   device: Device
   range: Range
   events: FleetEvent[]
-  onEvent: (event: FleetEvent) => void
+  listener: Listener
 }
 
-export function Charts({ device, range, events, onEvent }: Props) {
+export function Charts({ device, range, events, listener }: Props) {
   const navigate = useNavigate({ from: '/devices/$id' })
-  const measured = useMeasurements(device.metadata.uid, range, device.status.lifecycle !== 'pending', onEvent)
+  const measured = useMeasurements(device.metadata.uid, range, device.status.lifecycle !== 'pending', listener)
   const { figures, from, to } = measured
   const [cursor, setCursor] = useState<number | null>(null)
   const marks: Mark[] = useMemo(() => events.map((e) => ({ at: e.at, ...eventMark(e) })), [events])

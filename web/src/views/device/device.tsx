@@ -5,7 +5,7 @@ import { useMemo, useState, type ReactNode } from 'react'
 
 import { ApiError } from '~/api/client'
 import { deviceQuery, eventsQuery } from '~/api/queries'
-import type { Device, FleetEvent } from '~/api/types'
+import type { AppUsage, Device, FleetEvent } from '~/api/types'
 import { useKeys } from '~/frame/keys'
 import { useDenied } from '~/frame/me'
 import { Button } from '~/ui/button'
@@ -28,9 +28,10 @@ import { AskDialog } from '../operations/ask'
 import type { VerbLook } from '../operations/look'
 import { OperationsPanel } from '../operations/panel'
 import { DevicePolicyPanel } from '../policies/of-device'
-import { DeviceApps, DeviceConfig } from './apps'
+import { DeviceApps, DeviceConfig, usageKey } from './apps'
 import { Charts } from './charts'
 import { EventList } from './events'
+import type { Listener } from './measure'
 import { Readings } from './readings'
 import { Senses } from './senses'
 
@@ -49,6 +50,11 @@ export function DeviceView() {
   })
   const [seen, setSeen] = useState<FleetEvent[]>([])
   const happened = useMemo(() => together(events.data?.items ?? [], seen, uid), [events.data, seen, uid])
+  const [used, setUsed] = useState<Record<string, AppUsage>>({})
+  const listener: Listener = {
+    event: (event) => setSeen((before) => [event, ...before].slice(0, MOST_SEEN)),
+    usage: (app, usage) => setUsed((before) => ({ ...before, [usageKey(uid, app)]: usage })),
+  }
   const near = neighbours(id)
   const navigate = useNavigate()
   const go = (name: string | undefined): void => {
@@ -111,14 +117,14 @@ export function DeviceView() {
       {device.isError && <StaleNote error={device.error} since={<Time at={device.dataUpdatedAt} />} />}
       <Header device={shown} />
       <div className="grid items-start gap-4 xl:grid-cols-[3fr_2fr]">
-        <DeviceApps device={shown} />
+        <DeviceApps device={shown} used={used} />
         <DeviceConfig device={shown} />
       </div>
       <OperationsPanel device={shown.metadata.uid} />
       <IncidentPanel of={{ device: shown.metadata.uid }} without="device" />
       <DevicePolicyPanel device={shown.metadata.uid} />
       {shown.status.lifecycle !== 'pending' && (
-        <Charts key={shown.metadata.uid} device={shown} range={range} events={happened} onEvent={(event) => setSeen((before) => [event, ...before].slice(0, MOST_SEEN))} />
+        <Charts key={shown.metadata.uid} device={shown} range={range} events={happened} listener={listener} />
       )}
       <Readings device={shown.metadata.uid} range={range} />
       <Senses senses={shown.status.senses} />

@@ -6,7 +6,7 @@ import { useEffect, useMemo, useState } from 'react'
 import { seg, tenantHeaders } from '~/api/client'
 import { fetchMetrics, keys } from '~/api/queries'
 import { openStream, type StreamState } from '~/api/sse'
-import type { FleetEvent, Sample } from '~/api/types'
+import type { AppUsage, FleetEvent, Sample } from '~/api/types'
 import { useLatest } from '~/ui/latest'
 import type { Range } from '~/router'
 
@@ -60,10 +60,15 @@ export interface Measured {
   retry: () => void
 }
 
-/** `onEvent` is told what the device shows and nobody keeps, as it happens. */
-export function useMeasurements(id: string, range: Range, wanted: boolean, onEvent: (event: FleetEvent) => void): Measured {
+/** Who is told what the device shows as it happens: events that nobody keeps, and what its apps use. */
+export interface Listener {
+  event: (event: FleetEvent) => void
+  usage: (app: string, usage: AppUsage) => void
+}
+
+export function useMeasurements(id: string, range: Range, wanted: boolean, listener: Listener): Measured {
   const client = useQueryClient()
-  const tell = useLatest(onEvent)
+  const tell = useLatest(listener)
   const [samples, setSamples] = useState<Sample[]>([])
   const [live, setLive] = useState<StreamState | 'off'>('off')
   const span = RANGE_MS[range]
@@ -95,10 +100,11 @@ export function useMeasurements(id: string, range: Range, wanted: boolean, onEve
           onState: setLive,
           onMessage: (message) => {
             if (message.event === 'device') void client.invalidateQueries({ queryKey: [...keys.device, id] })
-            if (message.event === 'event') tell.current(JSON.parse(message.data) as FleetEvent)
+            if (message.event === 'event') tell.current.event(JSON.parse(message.data) as FleetEvent)
             if (message.event !== 'sample') return
             const sample = JSON.parse(message.data) as Sample
             if (sample.stream === 'host') setSamples((before) => [...before.slice(-MOST_LIVE), sample])
+            else if (sample.stream.startsWith('app/')) tell.current.usage(sample.stream.slice(4), { at: sample.at, values: sample.values })
           },
         })
       }
