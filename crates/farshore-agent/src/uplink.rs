@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use farshore_domain::document::exchange as document;
 use farshore_domain::time::UnixMs;
 use farshore_gateway::sync::{Exchange, SyncAnswer, SyncRequest, Uplink, UplinkError};
 use farshore_journal::Outgoing;
@@ -300,6 +301,14 @@ impl Uplink for DeviceUplink {
         Box::pin(async move {
             let body = serde_json::to_vec(request).map_err(|error| UplinkError::Answer(error.to_string()))?;
             read(&self.exchange(Method::POST, "/api/device/sync", "application/json", body.into()).await?)
+        })
+    }
+
+    fn documents<'a>(&'a self, request: &'a document::Request) -> Exchange<'a, document::Answer> {
+        Box::pin(async move {
+            let body = serde_json::to_vec(request).map_err(|error| UplinkError::Answer(error.to_string()))?;
+            let path = "/api/device/documents";
+            read(&self.exchange(Method::POST, path, "application/json", body.into()).await?)
         })
     }
 

@@ -9,6 +9,7 @@ pub mod alert;
 pub mod artifact;
 pub mod claim;
 pub mod device;
+pub mod document;
 pub mod event;
 pub mod fleet;
 pub mod forecast;

@@ -16,6 +16,7 @@ use crate::artifacts::{ArtifactFolder, Uploads};
 use crate::authority::Authority;
 use crate::channel::Hub;
 use crate::claims::Standings;
+use crate::documents::Documents;
 use crate::fleet::Fleet;
 use crate::install::Packages;
 use crate::series::Room;
@@ -57,6 +58,7 @@ struct Inner {
     standings: Standings,
     sync: Sync,
     series: Room,
+    documents: Documents,
     metrics: Metrics,
     shutdown: CancellationToken,
     events_written: Notify,
@@ -84,6 +86,7 @@ impl App {
                 standings: Standings::default(),
                 sync: Sync::default(),
                 series: Room::default(),
+                documents: Documents::default(),
                 metrics: Metrics::default(),
                 shutdown,
                 events_written: Notify::new(),
@@ -176,6 +179,12 @@ impl App {
     #[must_use]
     pub fn series(&self) -> &Room {
         &self.inner.series
+    }
+
+    /// Who waits for changes of documents.
+    #[must_use]
+    pub fn documents(&self) -> &Documents {
+        &self.inner.documents
     }
 
     #[must_use]

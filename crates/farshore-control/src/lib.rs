@@ -17,6 +17,7 @@ pub mod channel;
 pub mod claims;
 pub mod clock;
 pub mod devices;
+pub mod documents;
 pub mod error;
 pub mod events;
 pub mod extract;

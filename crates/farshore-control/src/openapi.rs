@@ -38,6 +38,10 @@ pub fn openapi() -> OpenApi {
         crate::channel::ChannelDocs::openapi(),
         crate::sync::SyncDocs::openapi(),
         crate::sync::SyncPortDocs::openapi(),
+        crate::documents::DocumentDocs::openapi(),
+        crate::documents::ConflictDocs::openapi(),
+        crate::documents::CollectionDocs::openapi(),
+        crate::documents::DocumentPortDocs::openapi(),
         crate::series::SeriesDocs::openapi(),
     ] {
         document.merge(part);

@@ -4,6 +4,7 @@ use std::fs;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use farshore_domain::document::{DocumentError, Rule, Strategy as ConflictStrategy};
 use farshore_journal::{Bounds, Class, Config, Journal, JournalError, Overflow, StreamConfig, StreamName};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -12,6 +13,8 @@ use tokio::task::JoinSet;
 use crate::clock;
 use crate::config::{CleanupStrategy, GatewayConfig, SyncStrategy};
 use crate::counters::{Counters, Observed};
+use crate::documents::task::Exchanger;
+use crate::documents::{Documents, DocumentsError};
 use crate::http;
 use crate::ingest::{Ingest, lock};
 use crate::mqtt;
@@ -68,6 +71,8 @@ pub enum GatewayError {
     Point(#[source] PointError),
     #[error("the journal did not take it")]
     Journal(#[source] JournalError),
+    #[error("the documents can't be used")]
+    Documents(#[source] DocumentsError),
 }
 
 /// Changes for [`EdgeGateway::configure`]; what is not given stays.
@@ -97,6 +102,8 @@ pub struct EdgeGateway {
     processor: Option<Arc<dyn DataProcessor>>,
     running: tokio::sync::Mutex<Option<Running>>,
     shared: Mutex<Option<Arc<Shared>>>,
+    /// What decides conflicts of documents where the tenant has said nothing.
+    conflict_rule: Mutex<Option<Rule>>,
 }
 
 #[derive(Debug)]
@@ -119,6 +126,7 @@ pub struct Addresses {
 pub(crate) struct Shared {
     pub(crate) config: GatewayConfig,
     pub(crate) journal: Journal,
+    pub(crate) documents: Documents,
     pub(crate) ingest: Ingest,
     pub(crate) counters: Arc<Counters>,
     pub(crate) mqtt: mqtt::Sessions,
@@ -158,6 +166,7 @@ impl EdgeGateway {
             processor: None,
             running: tokio::sync::Mutex::default(),
             shared: Mutex::default(),
+            conflict_rule: Mutex::default(),
         })
     }
 
@@ -201,6 +210,8 @@ impl EdgeGateway {
                 Some(runner)
             }
         };
+        let documents = Documents::open(&config.folder).map_err(GatewayError::Documents)?;
+        documents.set_wish(lock(&self.conflict_rule).clone());
         let counters = Arc::new(Counters::default());
         let (force, forced) = mpsc::channel(16);
         let shared = Arc::new(Shared {
@@ -211,6 +222,7 @@ impl EdgeGateway {
                 processing.clone(),
             ),
             journal,
+            documents,
             counters,
             mqtt: mqtt::Sessions::default(),
             hub,
@@ -260,7 +272,14 @@ impl EdgeGateway {
         }
         if let Some(uplink) = &self.uplink {
             let sender = Sender::new(Arc::clone(&shared), Arc::clone(uplink));
-            tasks.spawn(sender.run(stopped, forced));
+            tasks.spawn(sender.run(stopped.clone(), forced));
+            let exchanger = Exchanger {
+                documents: shared.documents.clone(),
+                uplink: Arc::clone(uplink),
+                strategy: config.sync_strategy,
+                interval: config.sync_interval,
+            };
+            tasks.spawn(exchanger.run(stopped));
         }
         tracing::info!(device = %config.device_id, http = addresses.http.map(tracing::field::display), mqtt = addresses.mqtt.map(tracing::field::display), mqtt_tls = addresses.mqtt_tls.map(tracing::field::display), folder = %config.folder.display(), "the gateway takes readings");
         *lock(&self.shared) = Some(shared);
@@ -410,6 +429,44 @@ impl EdgeGateway {
         ]))
     }
 
+    /// The documents of this device.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn documents(&self) -> Result<Documents, GatewayError> {
+        Ok(self.shared()?.documents.clone())
+    }
+
+    /// What decides where this device and the cloud changed the same part of a document: `last-write-wins`, `cloud-wins`, `edge-wins`, `merge` or
+    /// `manual`; for `custom` there is [`set_conflict_resolver`](Self::set_conflict_resolver). The control plane decides by it in collections for which
+    /// the tenant has set no rules; at once, without a new start.
+    ///
+    /// # Errors
+    /// When there is no such strategy.
+    pub fn set_conflict_resolution_strategy(&self, strategy: &str) -> Result<(), GatewayError> {
+        let strategy = strategy.parse().map_err(wrong_rule)?;
+        self.set_conflict_rule(Rule { strategy, ..Rule::default() })
+    }
+
+    /// The same by a CEL expression over `base`, `edge` and `cloud` (`null` where there is none), `edgeTime`, `cloudTime` and `path`, such as
+    /// `edge.timestamp > cloud.timestamp ? edge : cloud`. A resolver that fails leaves the conflict to be decided by hand.
+    ///
+    /// # Errors
+    /// When it does not compile; with the line and the reason.
+    pub fn set_conflict_resolver(&self, expression: &str) -> Result<(), GatewayError> {
+        let resolver = Some(expression.to_owned());
+        self.set_conflict_rule(Rule { strategy: ConflictStrategy::Custom, resolver, ..Rule::default() })
+    }
+
+    fn set_conflict_rule(&self, rule: Rule) -> Result<(), GatewayError> {
+        rule.check().map_err(wrong_rule)?;
+        *lock(&self.conflict_rule) = Some(rule.clone());
+        if let Some(shared) = lock(&self.shared).as_ref() {
+            shared.documents.set_wish(Some(rule));
+        }
+        Ok(())
+    }
+
     fn change(&self, change: impl FnOnce(&mut GatewayConfig)) -> Result<Applied, GatewayError> {
         let mut config = lock(&self.config);
         let mut changed = config.clone();
@@ -418,6 +475,10 @@ impl EdgeGateway {
         *config = changed;
         Ok(Applied::AtStart)
     }
+}
+
+fn wrong_rule(error: DocumentError) -> GatewayError {
+    GatewayError::Settings(vec![error.0])
 }
 
 /// The stream of readings that name none.

@@ -13,7 +13,8 @@
 //! ```
 //!
 //! One way in: a decoder ([`decode`], [`mqtt`]) hands borrowed points on, `ingest` gathers them into one batch for each body and appends it to the
-//! journal, and the answer waits for that. Nothing is answered earlier, and nothing waits for the cloud.
+//! journal, and the answer waits for that. Nothing is answered earlier, and nothing waits for the cloud. [`documents`] are written and answered the same
+//! way, into a file of their own.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
@@ -23,6 +24,7 @@ mod clock;
 pub mod config;
 mod counters;
 pub mod decode;
+pub mod documents;
 mod gateway;
 mod http;
 mod ingest;
@@ -37,6 +39,7 @@ mod status;
 pub mod sync;
 
 pub use config::GatewayConfig;
+pub use farshore_domain::document::Strategy as ConflictStrategy;
 pub use farshore_journal::StreamName;
 pub use gateway::{Addresses, Applied, EdgeGateway, GatewayError, Options, init_db};
 pub use log_file::LogFile;

@@ -24,6 +24,8 @@ pub mod db;
 pub mod device_apps;
 pub mod device_list;
 pub mod devices;
+pub mod document_conflicts;
+pub mod documents;
 pub mod error;
 pub mod events;
 pub mod fleet;

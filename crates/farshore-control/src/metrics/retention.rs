@@ -22,6 +22,8 @@ const DEVICES: usize = 100;
 const PAUSE: Duration = Duration::from_millis(50);
 /// Losses, and which batches have arrived, are kept at least as long as measurements and not for less than this.
 const SYNC_MS: i64 = 400 * DAY_MS;
+/// Deletions of documents, old revisions and settled conflicts.
+const DOCUMENTS_MS: i64 = 30 * DAY_MS;
 
 /// Starts the driver. It ends when the app shuts down.
 pub fn spawn(app: &App) -> JoinHandle<()> {
@@ -62,6 +64,17 @@ async fn run(app: &App) {
                         error = crate::error::chain(&error),
                         "old marks of gateways were not deleted"
                     );
+                    break;
+                }
+            }
+        }
+        let (settled, open) = (now().plus_ms(-DOCUMENTS_MS), now().plus_ms(-SYNC_MS));
+        loop {
+            match db.delete_old_documents(settled, open, CHUNK).await {
+                Ok(0) => break,
+                Ok(_) => tokio::time::sleep(PAUSE).await,
+                Err(error) => {
+                    tracing::error!(error = crate::error::chain(&error), "old documents were not deleted");
                     break;
                 }
             }

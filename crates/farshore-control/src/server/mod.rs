@@ -231,6 +231,7 @@ pub fn api_routes() -> Vec<Route> {
         crate::operations::routes(),
         crate::active_ops::routes(),
         crate::sync::routes(),
+        crate::documents::routes(),
         crate::series::routes(),
     ]
     .into_iter()
@@ -246,6 +247,7 @@ pub fn device_port_routes() -> Vec<Route> {
         artifacts::device_port_routes(),
         crate::channel::routes(),
         crate::sync::device_port_routes(),
+        crate::documents::device_port_routes(),
     ]
     .into_iter()
     .flatten()

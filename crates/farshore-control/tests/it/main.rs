@@ -13,6 +13,7 @@ mod bad_input;
 mod channel;
 mod claims;
 mod devices;
+mod documents;
 mod events;
 mod harness;
 mod incidents;

@@ -71,6 +71,8 @@ impl Things {
             }
             devices.push(device.uid());
         }
+        let document = format!("/api/devices/{}/documents/settings/main", devices[0]);
+        admin.put(&document, json!({"tenant": tenant})).await.expect(200);
         let user = json!({"email": format!("{tenant}@example.com"), "role": "viewer"});
         let user = create("/api/users", "someone", user).await;
         let token = create("/api/tokens", "something", json!({"role": "viewer"})).await;
@@ -177,7 +179,13 @@ fn examples(own: &Things, other: &Things) -> BTreeMap<String, Example> {
     let mut all = BTreeMap::new();
     let mut add = |key: &str, ids: Option<(&str, &str)>, body, ok: &'static [u16]| {
         let (_, path) = key.split_once(' ').unwrap();
-        let fill = |id: &str| path.replace("{id}", id).replace("{digest}", id).replace("/~", ":");
+        let fill = |id: &str| {
+            path.replace("{id}", id)
+                .replace("{digest}", id)
+                .replace("/~", ":")
+                .replace("{collection}", "settings")
+                .replace("{name}", "main")
+        };
         let example = Example {
             path: fill(ids.map_or("", |(own, _)| own)),
             foreign: ids.map(|(_, foreign)| fill(foreign)),
@@ -337,6 +345,25 @@ fn examples(own: &Things, other: &Things) -> BTreeMap<String, Example> {
     add("POST /api/devices/~operate", None, fixed(look), &[200]);
     add("POST /api/alerts/{id}/~acknowledge", nowhere, comment(), &[404]);
     add("POST /api/alert-deliveries/{id}/~retry", nowhere, None, &[404]);
+    add("GET /api/document-collections", None, None, &[200]);
+    let rules = json!({"rules": [{"strategy": "cloud-wins"}]});
+    add("PUT /api/document-collections/{name}", None, fixed(rules), &[200]);
+    add("DELETE /api/document-collections/{name}", None, None, &[204]);
+    add("GET /api/document-conflicts", None, None, &[200]);
+    add("GET /api/document-conflicts/{id}", nowhere, None, &[404]);
+    for verb in ["resolve", "restore"] {
+        let choice = fixed(json!({"choose": "edge"}));
+        add(&format!("POST /api/document-conflicts/{{id}}/~{verb}"), nowhere, choice, &[404]);
+    }
+    add("GET /api/devices/{id}/documents", device, None, &[200]);
+    add("GET /api/devices/{id}/twin", device, None, &[200]);
+    add("PATCH /api/devices/{id}/twin", device, fixed(json!({"a": 1})), &[200]);
+    let one = "/api/devices/{id}/documents/{collection}/{name}";
+    add(&format!("GET {one}"), device, None, &[200]);
+    add(&format!("GET {one}/history"), device, None, &[200]);
+    add(&format!("PUT {one}"), device, fixed(json!({"a": 1})), &[200]);
+    add(&format!("PATCH {one}"), device, fixed(json!({"a": 2})), &[200]);
+    add(&format!("DELETE {one}"), device, None, &[204]);
     for (path, spec) in alert_specs() {
         let ids = Some((own.objects[path].as_str(), other.objects[path].as_str()));
         add(&format!("POST {path}"), None, named(spec), &[201]);

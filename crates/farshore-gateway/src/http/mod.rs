@@ -2,6 +2,7 @@
 
 mod answer;
 mod auth;
+mod documents;
 pub(crate) mod idempotency;
 mod page;
 mod routes;

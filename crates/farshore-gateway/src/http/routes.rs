@@ -66,6 +66,9 @@ pub(super) async fn answer(server: &Arc<Server>, from: Producer, request: Reques
     if !auth::allowed(&shared.config.credentials, request.headers(), &query) {
         return answer::unauthorized();
     }
+    if super::documents::is_for_documents(&path) {
+        return super::documents::answer(shared, &method, &path, &query, request).await;
+    }
     let of = |name: &str| query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
     let (dialect, form, stream) = match (&method, path.as_str()) {
         (&Method::GET, "") => return page::page(shared),

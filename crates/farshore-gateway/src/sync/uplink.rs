@@ -5,6 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
+use farshore_domain::document::exchange as document;
 use farshore_journal::Outgoing;
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,11 @@ pub trait Uplink: Send + Sync + fmt::Debug {
 
     /// Sends a batch. `false`: it was there already.
     fn put<'a>(&'a self, batch: &'a Outgoing) -> Exchange<'a, bool>;
+
+    /// Exchanges documents.
+    fn documents<'a>(&'a self, _request: &'a document::Request) -> Exchange<'a, document::Answer> {
+        Box::pin(async { Err(UplinkError::NoSync) })
+    }
 }
 
 /// Why an exchange came to nothing.

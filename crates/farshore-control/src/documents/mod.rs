@@ -1,0 +1,84 @@
+//! Documents and twins: edits of people, the exchange with devices, conflicts and the rules that decide them.
+
+mod conflicts;
+mod device_port;
+mod edit;
+mod routes;
+mod rules;
+
+use std::collections::BTreeMap;
+
+use farshore_domain::document::{Rule, Rules, TWIN};
+use farshore_domain::id::{DeviceId, TenantId};
+use farshore_store::documents::CollectionRow;
+use tokio::sync::broadcast;
+
+pub use conflicts::ConflictDocs;
+pub use device_port::{DocumentPortDocs, device_port_routes};
+pub use routes::DocumentDocs;
+pub use rules::CollectionDocs;
+
+use crate::route::Route;
+
+/// The noun's rows.
+#[must_use]
+pub fn routes() -> Vec<Route> {
+    [routes::routes(), conflicts::routes(), rules::routes()].into_iter().flatten().collect()
+}
+
+/// Tells requests that wait for it that documents of a device changed on this replica.
+#[derive(Debug)]
+pub struct Documents {
+    changed: broadcast::Sender<(TenantId, DeviceId)>,
+}
+
+impl Default for Documents {
+    fn default() -> Self {
+        Self { changed: broadcast::Sender::new(1_024) }
+    }
+}
+
+impl Documents {
+    pub(crate) fn changed(&self, tenant: TenantId, device: DeviceId) {
+        // Nobody waits, which is the usual.
+        let _ = self.changed.send((tenant, device));
+    }
+
+    fn watch(&self) -> broadcast::Receiver<(TenantId, DeviceId)> {
+        self.changed.subscribe()
+    }
+}
+
+/// The rules of a tenant's collections, compiled when they are first needed.
+struct RuleBook {
+    rows: BTreeMap<String, CollectionRow>,
+    wish: Option<Rule>,
+    compiled: BTreeMap<String, Rules>,
+}
+
+impl RuleBook {
+    fn new(rows: Vec<CollectionRow>, wish: Option<Rule>) -> Self {
+        let rows = rows.into_iter().map(|row| (row.name.clone(), row)).collect();
+        Self { rows, wish, compiled: BTreeMap::new() }
+    }
+
+    fn of(&mut self, collection: &str) -> &Rules {
+        let (rows, wish) = (&self.rows, &self.wish);
+        self.compiled.entry(collection.to_owned()).or_insert_with(|| {
+            let rules = match rows.get(collection) {
+                Some(row) => row.rules.clone(),
+                // What the device's program asks for holds where nobody has said anything.
+                None => wish.iter().cloned().collect(),
+            };
+            Rules::new(rules)
+        })
+    }
+
+    fn is_read_only(&self, collection: &str) -> bool {
+        collection != TWIN && self.rows.get(collection).is_some_and(|row| row.read_only)
+    }
+
+    fn read_only(&self) -> Vec<String> {
+        self.rows.values().filter(|row| row.read_only).map(|row| row.name.clone()).collect()
+    }
+}

@@ -1,0 +1,81 @@
+//! `/api/document-collections`: what decides conflicts, and what devices may only read.
+
+use axum::Json;
+use axum::extract::Path;
+use axum::http::{HeaderMap, Method, StatusCode};
+use axum::response::Response;
+use farshore_api::document::{DocumentCollection, DocumentCollectionChange};
+use farshore_api::{List, ListMetadata, Problem};
+use farshore_domain::access::Permission;
+use farshore_domain::document::rule::check_rules;
+use farshore_domain::document::{TWIN, check_collection};
+use farshore_store::documents::CollectionRow;
+
+use crate::clock::now;
+use crate::error::{ApiError, ApiResult};
+use crate::extract::{Body, if_match, versioned};
+use crate::route::{Access, Db, Route, route};
+
+fn view(row: CollectionRow) -> DocumentCollection {
+    DocumentCollection {
+        name: row.name,
+        rules: row.rules,
+        read_only: row.read_only,
+        resource_version: row.resource_version,
+        changed_at: row.changed_at,
+        changed_by: row.changed_by,
+    }
+}
+
+/// Lists the collections that have rules. The documents of all others are merged field by field.
+#[utoipa::path(get, path = "/api/document-collections", tag = "documents",
+    responses((status = 200, body = List<DocumentCollection>), (status = "4XX", body = Problem)))]
+async fn list(Db(db): Db) -> ApiResult<Json<List<DocumentCollection>>> {
+    let mut tx = db.read().await?;
+    let items = db.document_collections(&mut tx).await?.into_iter().map(view).collect();
+    Ok(Json(List { items, metadata: ListMetadata::default() }))
+}
+
+/// Sets the rules of a collection, on all devices. They hold for what is decided from now on.
+#[utoipa::path(put, path = "/api/document-collections/{name}", tag = "documents", params(("name" = String, Path), ("If-Match" = Option<String>, Header)),
+    request_body = DocumentCollectionChange, responses((status = 200, body = DocumentCollection), (status = "4XX", body = Problem)))]
+async fn put(
+    Db(db): Db,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    Body(change): Body<DocumentCollectionChange>,
+) -> ApiResult<Response> {
+    check_collection(&name).map_err(|error| ApiError::field("name", error.to_string()))?;
+    if name == TWIN {
+        return Err(ApiError::field(
+            "name",
+            "a twin has no conflicts: desired is the cloud's, reported the device's",
+        ));
+    }
+    check_rules(&change.rules).map_err(|error| ApiError::field("rules", error.to_string()))?;
+    let expected = if_match(&headers)?;
+    let row = db.put_document_collection(&name, &change.rules, change.read_only, expected, now()).await?;
+    Ok(versioned(row.resource_version, &view(row)))
+}
+
+/// Forgets the rules of a collection: its documents are merged field by field again.
+#[utoipa::path(delete, path = "/api/document-collections/{name}", tag = "documents", params(("name" = String, Path)),
+    responses((status = 204), (status = "4XX", body = Problem)))]
+async fn delete(Db(db): Db, Path(name): Path<String>) -> ApiResult<StatusCode> {
+    db.delete_document_collection(&name).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The noun's part of the OpenAPI document.
+#[derive(Debug, utoipa::OpenApi)]
+#[openapi(paths(list, put, delete))]
+pub struct CollectionDocs;
+
+pub(super) fn routes() -> Vec<Route> {
+    let (read, write) = (Access::Needs(Permission::DeviceRead), Access::Needs(Permission::FleetWrite));
+    vec![
+        route(Method::GET, "/api/document-collections", read, list),
+        route(Method::PUT, "/api/document-collections/{name}", write, put),
+        route(Method::DELETE, "/api/document-collections/{name}", write, delete),
+    ]
+}

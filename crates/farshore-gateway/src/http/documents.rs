@@ -1,0 +1,203 @@
+//! Documents and the twin for the apps on this device: `/documents…`, `/twin…`, `/changes`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use farshore_domain::document::twin::outstanding;
+use farshore_domain::document::{DESIRED, MAX_BYTES, REPORTED, Stamps, TWIN};
+use http::header::{ETAG, HeaderMap, HeaderValue, IF_MATCH};
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use serde_json::{Map, Value, json};
+
+use super::answer::{self, Answer};
+use crate::documents::{DocumentsError, LocalDocument};
+use crate::gateway::Shared;
+
+/// For a body to arrive.
+const BODY: Duration = Duration::from_secs(10);
+/// Longest that a request waits for a change.
+const MAX_WAIT_SECONDS: u64 = 60;
+/// Most documents in an answer.
+const MAX_ITEMS: usize = 500;
+
+pub(super) fn is_for_documents(path: &str) -> bool {
+    let root = path.split('/').nth(1).unwrap_or_default();
+    matches!(root, "documents" | "twin" | "changes")
+}
+
+pub(super) async fn answer(
+    shared: &Arc<Shared>,
+    method: &Method,
+    path: &str,
+    query: &[(String, String)],
+    request: Request<Incoming>,
+) -> Answer {
+    let parts: Vec<&str> = path.split('/').skip(1).collect();
+    let answered = match (parts.as_slice(), method) {
+        (["changes"], &Method::GET) => changes(shared, query).await,
+        (["documents"], &Method::GET) => list(shared, None, query).await,
+        (["documents", collection], &Method::GET) => list(shared, Some(collection), query).await,
+        (["twin"], &Method::GET) => twin(shared).await,
+        (["twin"], &Method::PATCH) => one(shared, method, TWIN, REPORTED, request).await,
+        (["twin", half], _) => one(shared, method, TWIN, half, request).await,
+        (["documents", collection, name], _) => one(shared, method, collection, name, request).await,
+        (["documents" | "changes" | "twin"] | ["documents", _], _) => Err(method_not_allowed()),
+        _ => Err(answer::failure(StatusCode::NOT_FOUND, "not found", "there is nothing at this address")),
+    };
+    answered.unwrap_or_else(|refused| refused)
+}
+
+type Answered = Result<Answer, Answer>;
+
+fn method_not_allowed() -> Answer {
+    let message = "this address takes another method";
+    answer::failure(StatusCode::METHOD_NOT_ALLOWED, "method not allowed", message)
+}
+
+fn refused(error: &DocumentsError) -> Answer {
+    let (status, code) = match error {
+        DocumentsError::Invalid(_) => (StatusCode::BAD_REQUEST, "invalid"),
+        DocumentsError::NotFound => (StatusCode::NOT_FOUND, "not found"),
+        DocumentsError::Version { .. } => (StatusCode::PRECONDITION_FAILED, "version mismatch"),
+        DocumentsError::ReadOnly => (StatusCode::FORBIDDEN, "read only"),
+        DocumentsError::TooMany(_) => (StatusCode::CONFLICT, "too many documents"),
+        DocumentsError::Store(_) | DocumentsError::Damaged(_) | DocumentsError::Stopped(_) => {
+            tracing::error!(%error, source = ?std::error::Error::source(error), "a document was not read or written");
+            return answer::later(StatusCode::SERVICE_UNAVAILABLE, "unavailable", &error.to_string(), 5);
+        }
+    };
+    answer::failure(status, code, &error.to_string())
+}
+
+fn parameter<'q>(query: &'q [(String, String)], name: &str) -> Option<&'q str> {
+    query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+}
+
+fn number(query: &[(String, String)], name: &str, most: u64) -> Result<Option<u64>, Answer> {
+    let wrong = || answer::invalid(&format!("{name} is a whole number from 0 to {most}"));
+    match parameter(query, name).map(str::parse::<u64>) {
+        None => Ok(None),
+        Some(Ok(number)) if number <= most => Ok(Some(number)),
+        Some(_) => Err(wrong()),
+    }
+}
+
+fn without_value(document: &LocalDocument) -> Value {
+    json!({
+        "collection": document.collection, "name": document.name, "version": document.version,
+        "revision": document.revision, "pending": document.pending,
+    })
+}
+
+async fn list(shared: &Shared, collection: Option<&str>, query: &[(String, String)]) -> Answered {
+    let after = parameter(query, "after").unwrap_or_default();
+    let after = after.split_once('/').unwrap_or_default();
+    let found = shared.documents.list(collection, after, MAX_ITEMS).await.map_err(|error| refused(&error))?;
+    let next = found.last().filter(|_| found.len() == MAX_ITEMS);
+    let next = next.map(|last| format!("{}/{}", last.collection, last.name));
+    let items: Vec<Value> = found.iter().map(without_value).collect();
+    let status = shared.documents.status().await.map_err(|error| refused(&error))?;
+    let said =
+        json!({"items": items, "after": next, "version": shared.documents.version(), "status": status});
+    Ok(answer::json(StatusCode::OK, &said))
+}
+
+/// What changed after a version, the oldest first; `wait` seconds for the first.
+async fn changes(shared: &Shared, query: &[(String, String)]) -> Answered {
+    let after =
+        number(query, "after", i64::MAX.unsigned_abs())?.unwrap_or_else(|| shared.documents.version());
+    let wait = Duration::from_secs(number(query, "wait", MAX_WAIT_SECONDS)?.unwrap_or_default());
+    let found = shared.documents.changes(after, MAX_ITEMS, wait).await.map_err(|error| refused(&error))?;
+    let next = found.last().map_or_else(|| after.min(shared.documents.version()), |last| last.version);
+    Ok(answer::json(StatusCode::OK, &json!({"items": found, "after": next})))
+}
+
+async fn half(shared: &Shared, name: &str) -> Result<Option<LocalDocument>, Answer> {
+    match shared.documents.get(TWIN, name).await {
+        Ok(document) => Ok(Some(document)),
+        Err(DocumentsError::NotFound) => Ok(None),
+        Err(error) => Err(refused(&error)),
+    }
+}
+
+async fn twin(shared: &Shared) -> Answered {
+    let (desired, reported) = (half(shared, DESIRED).await?, half(shared, REPORTED).await?);
+    let value = |half: &Option<LocalDocument>| {
+        half.as_ref().and_then(|half| half.value.clone()).unwrap_or_else(|| Value::Object(Map::new()))
+    };
+    let version = |half: &Option<LocalDocument>| half.as_ref().map_or(0, |half| half.version);
+    let outstanding = outstanding(Some(&value(&desired)), &Stamps::default(), Some(&value(&reported)));
+    let delta: Vec<Value> = outstanding
+        .into_iter()
+        .map(|one| json!({"path": one.path, "desired": one.desired, "reported": one.reported}))
+        .collect();
+    let said = json!({
+        "desired": value(&desired), "desiredVersion": version(&desired),
+        "reported": value(&reported), "reportedVersion": version(&reported),
+        "reportedPending": reported.as_ref().is_some_and(|half| half.pending),
+        "delta": delta,
+    });
+    Ok(answer::json(StatusCode::OK, &said))
+}
+
+fn if_match(headers: &HeaderMap) -> Result<Option<u64>, Answer> {
+    let Some(value) = headers.get(IF_MATCH) else { return Ok(None) };
+    let text = value.to_str().unwrap_or_default().trim().trim_start_matches("W/").trim_matches('"');
+    if text == "*" {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| answer::invalid("If-Match is the version in quotes, as the ETag says"))
+}
+
+async fn one(
+    shared: &Shared,
+    method: &Method,
+    collection: &str,
+    name: &str,
+    request: Request<Incoming>,
+) -> Answered {
+    let expected = if_match(request.headers())?;
+    let documents = &shared.documents;
+    let done = match *method {
+        Method::GET | Method::HEAD => documents.get(collection, name).await,
+        Method::PUT => documents.put(collection, name, Some(body(request).await?), expected).await,
+        Method::PATCH => documents.patch(collection, name, body(request).await?, expected).await,
+        Method::DELETE => documents.put(collection, name, None, expected).await,
+        _ => return Err(method_not_allowed()),
+    };
+    let document = done.map_err(|error| refused(&error))?;
+    let Some(value) = &document.value else { return Ok(answer::empty(StatusCode::NO_CONTENT)) };
+    let mut answer = answer::json(StatusCode::OK, value);
+    let headers = answer.headers_mut();
+    if let Ok(version) = HeaderValue::from_str(&format!("\"{}\"", document.version)) {
+        headers.insert(ETAG, version);
+    }
+    headers.insert(
+        "x-document-pending",
+        HeaderValue::from_static(if document.pending { "true" } else { "false" }),
+    );
+    Ok(answer)
+}
+
+async fn body(request: Request<Incoming>) -> Result<Value, Answer> {
+    let too_large = || {
+        answer::failure(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "request too large",
+            &format!("a document has at most {MAX_BYTES} bytes"),
+        )
+    };
+    // Spaces don't count.
+    let read = Limited::new(request.into_body(), 2 * MAX_BYTES).collect();
+    let bytes = match tokio::time::timeout(BODY, read).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => return Err(too_large()),
+        Ok(Err(error)) => return Err(answer::invalid(&format!("the body broke off: {error}"))),
+        Err(_) => {
+            return Err(answer::failure(StatusCode::REQUEST_TIMEOUT, "timeout", "the body took too long"));
+        }
+    };
+    serde_json::from_slice(&bytes).map_err(|error| answer::invalid(&format!("the body is no JSON: {error}")))
+}

@@ -1,0 +1,541 @@
+//! Documents of devices: the state, bounded revisions, deletions for a while, and rules of collections.
+//!
+//! Whoever changes documents of a device locks its head first ([`TenantDb::lock_documents`]); so changes of one device come one after another, and a
+//! cursor never misses one.
+
+use std::collections::BTreeMap;
+
+use farshore_domain::document::hub::Held;
+use farshore_domain::document::{Hlc, Rule, Stamps};
+use farshore_domain::id::DeviceId;
+use farshore_domain::time::UnixMs;
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::access::{SystemDb, TenantDb};
+use crate::db::{Tx, affected};
+use crate::error::{StoreError, StoreResult};
+use crate::{on, set};
+
+/// Revisions of a document that are kept.
+pub const MAX_REVISIONS: u64 = 50;
+/// Most collections of a tenant that have rules.
+pub const MAX_COLLECTIONS: i64 = 1_000;
+
+/// How far the documents of a device are.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Head {
+    pub sequence: u64,
+    pub forgotten: u64,
+    pub clock: Hlc,
+    pub wish: Option<Rule>,
+    pub cursor: u64,
+    pub pending: u64,
+    pub pending_since: Option<UnixMs>,
+    pub synced_at: Option<UnixMs>,
+}
+
+/// A document as it is stored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DocumentRow {
+    pub collection: String,
+    pub name: String,
+    pub held: Held,
+    pub sequence: u64,
+    pub author: String,
+    pub created_at: UnixMs,
+    pub changed_at: UnixMs,
+}
+
+/// One revision of a document.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RevisionRow {
+    pub revision: u64,
+    pub sequence: u64,
+    pub value: Option<Value>,
+    pub author: String,
+    pub at: UnixMs,
+    pub cause: String,
+}
+
+/// The rules of a collection.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CollectionRow {
+    pub name: String,
+    pub rules: Vec<Rule>,
+    pub read_only: bool,
+    pub resource_version: i64,
+    pub changed_at: UnixMs,
+    pub changed_by: String,
+}
+
+#[derive(sqlx::FromRow)]
+struct StoredHead {
+    sequence: i64,
+    forgotten: i64,
+    clock_ms: i64,
+    clock_count: i64,
+    wish: Option<String>,
+    cursor: i64,
+    pending: i64,
+    pending_since: Option<i64>,
+    synced_at: Option<i64>,
+}
+
+#[derive(sqlx::FromRow)]
+struct StoredDocument {
+    collection: String,
+    name: String,
+    revision: i64,
+    sequence: i64,
+    value: Option<String>,
+    stamps: String,
+    author: String,
+    created_at: i64,
+    changed_at: i64,
+    edge_life: Option<i64>,
+    edge_number: Option<i64>,
+}
+
+type StoredRevision = (i64, i64, Option<String>, String, i64, String);
+type StoredCollection = (String, String, i64, i64, i64, String);
+
+const DOCUMENT: &str = "d.collection, d.name, d.revision, d.sequence, d.value, d.stamps, d.author, d.created_at, d.changed_at, d.edge_life, d.edge_number";
+
+pub(crate) fn integer(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+pub(crate) fn json<T: serde::de::DeserializeOwned>(text: &str) -> StoreResult<T> {
+    serde_json::from_str(text)
+        .map_err(|error| StoreError::Corrupt(format!("a document can't be read: {error}")))
+}
+
+pub(crate) fn text<T: serde::Serialize>(value: &T) -> StoreResult<String> {
+    serde_json::to_string(value)
+        .map_err(|error| StoreError::Corrupt(format!("a document can't be written: {error}")))
+}
+
+impl TryFrom<StoredHead> for Head {
+    type Error = StoreError;
+    fn try_from(row: StoredHead) -> StoreResult<Self> {
+        Ok(Self {
+            sequence: row.sequence.cast_unsigned(),
+            forgotten: row.forgotten.cast_unsigned(),
+            clock: Hlc { ms: row.clock_ms, count: u32::try_from(row.clock_count).unwrap_or(u32::MAX) },
+            // Of a later version, none.
+            wish: row.wish.and_then(|wish| serde_json::from_str(&wish).ok()),
+            cursor: row.cursor.cast_unsigned(),
+            pending: row.pending.cast_unsigned(),
+            pending_since: row.pending_since.map(UnixMs),
+            synced_at: row.synced_at.map(UnixMs),
+        })
+    }
+}
+
+impl TryFrom<StoredDocument> for DocumentRow {
+    type Error = StoreError;
+    fn try_from(row: StoredDocument) -> StoreResult<Self> {
+        let stamps: Stamps = json(&row.stamps)?;
+        Ok(Self {
+            held: Held {
+                revision: row.revision.cast_unsigned(),
+                value: row.value.as_deref().map(json).transpose()?,
+                stamps,
+                edge: row
+                    .edge_life
+                    .zip(row.edge_number)
+                    .map(|(life, number)| (life.cast_unsigned(), number.cast_unsigned())),
+            },
+            collection: row.collection,
+            name: row.name,
+            sequence: row.sequence.cast_unsigned(),
+            author: row.author,
+            created_at: UnixMs(row.created_at),
+            changed_at: UnixMs(row.changed_at),
+        })
+    }
+}
+
+fn revision(row: StoredRevision) -> StoreResult<RevisionRow> {
+    let (revision, sequence, value, author, at, cause) = row;
+    Ok(RevisionRow {
+        revision: revision.cast_unsigned(),
+        sequence: sequence.cast_unsigned(),
+        value: value.as_deref().map(json).transpose()?,
+        author,
+        at: UnixMs(at),
+        cause,
+    })
+}
+
+fn collection(row: StoredCollection) -> StoreResult<CollectionRow> {
+    let (name, rules, read_only, resource_version, changed_at, changed_by) = row;
+    Ok(CollectionRow {
+        name,
+        rules: json(&rules)?,
+        read_only: read_only != 0,
+        resource_version,
+        changed_at: UnixMs(changed_at),
+        changed_by,
+    })
+}
+
+const HEAD: &str =
+    "sequence, forgotten, clock_ms, clock_count, wish, cursor, pending, pending_since, synced_at";
+
+impl TenantDb {
+    /// The head of a device's documents, locked until the transaction ends; made when there is none.
+    pub async fn lock_documents(&self, tx: &mut Tx, device: DeviceId) -> StoreResult<Head> {
+        let sql = sqlx::AssertSqlSafe(format!(
+            "INSERT INTO document_heads (tenant, device, sequence, forgotten, clock_ms, clock_count, cursor, pending)
+             VALUES ($1, $2, 0, 0, 0, 0, 0, 0)
+             ON CONFLICT (tenant, device) DO UPDATE SET sequence = document_heads.sequence RETURNING {HEAD}"
+        ));
+        let row: StoredHead =
+            on!(tx, c => sqlx::query_as(sql).bind(self.tenant.0).bind(device.0).fetch_one(c).await)?;
+        row.try_into()
+    }
+
+    /// The head of a device's documents; nothing when it has none.
+    pub async fn document_head(&self, tx: &mut Tx, device: DeviceId) -> StoreResult<Option<Head>> {
+        let sql = sqlx::AssertSqlSafe(format!(
+            "SELECT {HEAD} FROM document_heads WHERE tenant = $1 AND device = $2"
+        ));
+        let row: Option<StoredHead> =
+            on!(tx, c => sqlx::query_as(sql).bind(self.tenant.0).bind(device.0).fetch_optional(c).await)?;
+        row.map(Head::try_from).transpose()
+    }
+
+    /// Keeps a head that is locked.
+    pub async fn write_document_head(&self, tx: &mut Tx, device: DeviceId, head: &Head) -> StoreResult<()> {
+        let wish = head.wish.as_ref().map(text).transpose()?;
+        on!(tx, c => sqlx::query(
+            "UPDATE document_heads SET sequence = $3, forgotten = $4, clock_ms = $5, clock_count = $6, wish = $7, cursor = $8, pending = $9,
+             pending_since = $10, synced_at = $11 WHERE tenant = $1 AND device = $2")
+            .bind(self.tenant.0).bind(device.0).bind(integer(head.sequence)).bind(integer(head.forgotten))
+            .bind(head.clock.ms).bind(i64::from(head.clock.count)).bind(wish).bind(integer(head.cursor))
+            .bind(integer(head.pending)).bind(head.pending_since.map(|at| at.0)).bind(head.synced_at.map(|at| at.0))
+            .execute(c).await.map(affected))?;
+        Ok(())
+    }
+
+    /// These documents of a device, deleted ones too, by (collection, name).
+    pub async fn documents_named(
+        &self,
+        tx: &mut Tx,
+        device: DeviceId,
+        names: &[(&str, &str)],
+    ) -> StoreResult<BTreeMap<(String, String), DocumentRow>> {
+        let mut found = BTreeMap::new();
+        for chunk in names.chunks(set::rows_per_statement(2)) {
+            let sql = sqlx::AssertSqlSafe(format!(
+                "SELECT {DOCUMENT} FROM (VALUES {}) AS n JOIN documents d ON d.tenant = $1 AND d.device = $2
+                 AND d.collection = n.column1 AND d.name = n.column2",
+                set::values_after(2, chunk.len(), 2)
+            ));
+            let rows: Vec<StoredDocument> = on!(&mut *tx, c => {
+                let mut query = sqlx::query_as(sql).persistent(chunk.len() == 1).bind(self.tenant.0).bind(device.0);
+                for (collection, name) in chunk {
+                    query = query.bind(*collection).bind(*name);
+                }
+                query.fetch_all(c).await
+            })?;
+            for row in rows {
+                let row = DocumentRow::try_from(row)?;
+                found.insert((row.collection.clone(), row.name.clone()), row);
+            }
+        }
+        Ok(found)
+    }
+
+    /// How many documents a device has, without those that were deleted.
+    pub async fn document_count(&self, tx: &mut Tx, device: DeviceId) -> StoreResult<u64> {
+        let (count,): (i64,) = on!(tx, c => sqlx::query_as(
+            "SELECT COUNT(*) FROM documents WHERE tenant = $1 AND device = $2 AND value IS NOT NULL")
+            .bind(self.tenant.0).bind(device.0).fetch_one(c).await)?;
+        Ok(count.cast_unsigned())
+    }
+
+    /// What changed after a cursor, in order; at most `limit`.
+    pub async fn documents_since(
+        &self,
+        tx: &mut Tx,
+        device: DeviceId,
+        cursor: u64,
+        limit: usize,
+    ) -> StoreResult<Vec<DocumentRow>> {
+        let sql = sqlx::AssertSqlSafe(format!(
+            "SELECT {DOCUMENT} FROM documents d WHERE d.tenant = $1 AND d.device = $2 AND d.sequence > $3 ORDER BY d.sequence LIMIT $4"
+        ));
+        let rows: Vec<StoredDocument> = on!(tx, c => sqlx::query_as(sql)
+            .bind(self.tenant.0).bind(device.0).bind(integer(cursor)).bind(integer(limit as u64)).fetch_all(c).await)?;
+        rows.into_iter().map(DocumentRow::try_from).collect()
+    }
+
+    /// The newest kept revision of each of these documents that a device with this cursor knows.
+    pub async fn revisions_known(
+        &self,
+        tx: &mut Tx,
+        device: DeviceId,
+        cursor: u64,
+        names: &[(&str, &str)],
+    ) -> StoreResult<BTreeMap<(String, String), (u64, Option<Value>)>> {
+        let mut found = BTreeMap::new();
+        for chunk in names.chunks(set::rows_per_statement(2)) {
+            let sql = sqlx::AssertSqlSafe(format!(
+                "SELECT r.collection, r.name, r.revision, r.value FROM (VALUES {}) AS n
+                 JOIN document_revisions r ON r.tenant = $1 AND r.device = $2 AND r.collection = n.column1 AND r.name = n.column2
+                 WHERE r.revision = (SELECT MAX(o.revision) FROM document_revisions o WHERE o.tenant = r.tenant AND o.device = r.device
+                     AND o.collection = r.collection AND o.name = r.name AND o.sequence <= $3)",
+                set::values_after(3, chunk.len(), 2)
+            ));
+            let rows: Vec<(String, String, i64, Option<String>)> = on!(&mut *tx, c => {
+                let mut query = sqlx::query_as(sql).persistent(chunk.len() == 1)
+                    .bind(self.tenant.0).bind(device.0).bind(integer(cursor));
+                for (collection, name) in chunk {
+                    query = query.bind(*collection).bind(*name);
+                }
+                query.fetch_all(c).await
+            })?;
+            for (collection, name, revision, value) in rows {
+                let value = value.as_deref().map(json).transpose()?;
+                found.insert((collection, name), (revision.cast_unsigned(), value));
+            }
+        }
+        Ok(found)
+    }
+
+    /// A document at a revision; `None`: that is not kept.
+    pub async fn document_revision(
+        &self,
+        tx: &mut Tx,
+        device: DeviceId,
+        (collection, name): (&str, &str),
+        wanted: u64,
+    ) -> StoreResult<Option<RevisionRow>> {
+        let row: Option<StoredRevision> = on!(tx, c => sqlx::query_as(
+            "SELECT revision, sequence, value, author, at, cause FROM document_revisions
+             WHERE tenant = $1 AND device = $2 AND collection = $3 AND name = $4 AND revision = $5")
+            .bind(self.tenant.0).bind(device.0).bind(collection).bind(name).bind(integer(wanted))
+            .fetch_optional(c).await)?;
+        row.map(revision).transpose()
+    }
+
+    /// The kept revisions of a document before one, the newest first.
+    pub async fn document_history(
+        &self,
+        device: DeviceId,
+        (collection, name): (&str, &str),
+        before: Option<u64>,
+        limit: u32,
+    ) -> StoreResult<Vec<RevisionRow>> {
+        let mut tx = self.read().await?;
+        let rows: Vec<StoredRevision> = on!(&mut tx, c => sqlx::query_as(
+            "SELECT revision, sequence, value, author, at, cause FROM document_revisions
+             WHERE tenant = $1 AND device = $2 AND collection = $3 AND name = $4 AND revision < $5 ORDER BY revision DESC LIMIT $6")
+            .bind(self.tenant.0).bind(device.0).bind(collection).bind(name)
+            .bind(before.map_or(i64::MAX, integer)).bind(i64::from(limit)).fetch_all(c).await)?;
+        rows.into_iter().map(revision).collect()
+    }
+
+    /// The documents of a device in the order of collection and name, after one; of one collection, if one is given.
+    pub async fn documents(
+        &self,
+        device: DeviceId,
+        collection: Option<&str>,
+        after: Option<(&str, &str)>,
+        limit: u32,
+    ) -> StoreResult<Vec<DocumentRow>> {
+        let mut tx = self.read().await?;
+        let (collection_after, name_after) = after.unwrap_or_default();
+        let sql = sqlx::AssertSqlSafe(format!(
+            "SELECT {DOCUMENT} FROM documents d WHERE d.tenant = $1 AND d.device = $2 AND d.value IS NOT NULL
+             AND (d.collection = $3 OR $3 = '') AND (d.collection > $4 OR (d.collection = $4 AND d.name > $5))
+             ORDER BY d.collection, d.name LIMIT $6"
+        ));
+        let rows: Vec<StoredDocument> = on!(&mut tx, c => sqlx::query_as(sql)
+            .bind(self.tenant.0).bind(device.0).bind(collection.unwrap_or_default()).bind(collection_after).bind(name_after)
+            .bind(i64::from(limit)).fetch_all(c).await)?;
+        rows.into_iter().map(DocumentRow::try_from).collect()
+    }
+
+    /// Keeps documents as they are now, and the revision of those that changed (with its cause).
+    pub async fn write_documents(
+        &self,
+        tx: &mut Tx,
+        device: DeviceId,
+        rows: &[(DocumentRow, Option<&'static str>)],
+    ) -> StoreResult<()> {
+        for chunk in rows.chunks(set::rows_per_statement(13)) {
+            let sql = sqlx::AssertSqlSafe(format!(
+                "INSERT INTO documents (tenant, device, collection, name, revision, sequence, value, stamps, author, created_at, changed_at, edge_life, edge_number)
+                 VALUES {}
+                 ON CONFLICT (tenant, device, collection, name) DO UPDATE SET revision = excluded.revision, sequence = excluded.sequence,
+                     value = excluded.value, stamps = excluded.stamps, author = excluded.author, changed_at = excluded.changed_at,
+                     edge_life = excluded.edge_life, edge_number = excluded.edge_number",
+                set::values(chunk.len(), 13)
+            ));
+            let mut texts = Vec::with_capacity(chunk.len());
+            for (row, _) in chunk {
+                texts.push((row.held.value.as_ref().map(text).transpose()?, text(&row.held.stamps)?));
+            }
+            on!(&mut *tx, c => {
+                let mut query = sqlx::query(sql).persistent(chunk.len() == 1);
+                for ((row, _), (value, stamps)) in chunk.iter().zip(texts) {
+                    query = query.bind(self.tenant.0).bind(device.0).bind(&row.collection).bind(&row.name)
+                        .bind(integer(row.held.revision)).bind(integer(row.sequence)).bind(value).bind(stamps)
+                        .bind(&row.author).bind(row.created_at.0).bind(row.changed_at.0)
+                        .bind(row.held.edge.map(|(life, _)| life.cast_signed()))
+                        .bind(row.held.edge.map(|(_, number)| number.cast_signed()));
+                }
+                query.execute(c).await.map(affected)
+            })?;
+        }
+        let changed: Vec<(&DocumentRow, &'static str)> =
+            rows.iter().filter_map(|(row, cause)| Some((row, (*cause)?))).collect();
+        for chunk in changed.chunks(set::rows_per_statement(10)) {
+            let sql = sqlx::AssertSqlSafe(format!(
+                "INSERT INTO document_revisions (tenant, device, collection, name, revision, sequence, value, author, at, cause) VALUES {}",
+                set::values(chunk.len(), 10)
+            ));
+            let mut values = Vec::with_capacity(chunk.len());
+            for (row, _) in chunk {
+                values.push(row.held.value.as_ref().map(text).transpose()?);
+            }
+            on!(&mut *tx, c => {
+                let mut query = sqlx::query(sql).persistent(chunk.len() == 1);
+                for ((row, cause), value) in chunk.iter().zip(values) {
+                    query = query.bind(self.tenant.0).bind(device.0).bind(&row.collection).bind(&row.name)
+                        .bind(integer(row.held.revision)).bind(integer(row.sequence)).bind(value).bind(&row.author)
+                        .bind(row.changed_at.0).bind(*cause);
+                }
+                query.execute(c).await.map(affected)
+            })?;
+        }
+        for (row, _) in changed.into_iter().filter(|(row, _)| row.held.revision > MAX_REVISIONS) {
+            on!(&mut *tx, c => sqlx::query(
+                "DELETE FROM document_revisions WHERE tenant = $1 AND device = $2 AND collection = $3 AND name = $4 AND revision <= $5")
+                .bind(self.tenant.0).bind(device.0).bind(&row.collection).bind(&row.name)
+                .bind(integer(row.held.revision - MAX_REVISIONS)).execute(c).await.map(affected))?;
+        }
+        Ok(())
+    }
+
+    /// An event about a device's documents.
+    pub async fn document_event(
+        &self,
+        tx: &mut Tx,
+        device: DeviceId,
+        kind: &str,
+        message: String,
+        payload: Value,
+        now: UnixMs,
+    ) -> StoreResult<()> {
+        let (name,): (String,) = on!(&mut *tx, c => sqlx::query_as("SELECT name FROM devices WHERE tenant = $1 AND uid = $2")
+            .bind(self.tenant.0).bind(device.0).fetch_one(c).await)?;
+        let event = self.event(kind, ("Device", device.0, &name), message, payload, now);
+        crate::events::append(tx, self.tenant, &event).await
+    }
+
+    /// The rules of all collections that have some.
+    pub async fn document_collections(&self, tx: &mut Tx) -> StoreResult<Vec<CollectionRow>> {
+        let rows: Vec<StoredCollection> = on!(tx, c => sqlx::query_as(
+            "SELECT name, rules, read_only, resource_version, changed_at, changed_by FROM document_collections
+             WHERE tenant = $1 ORDER BY name LIMIT $2").bind(self.tenant.0).bind(MAX_COLLECTIONS).fetch_all(c).await)?;
+        rows.into_iter().map(collection).collect()
+    }
+
+    /// Sets the rules of a collection.
+    pub async fn put_document_collection(
+        &self,
+        name: &str,
+        rules: &[Rule],
+        read_only: bool,
+        expected: Option<i64>,
+        now: UnixMs,
+    ) -> StoreResult<CollectionRow> {
+        let mut tx = self.begin().await?;
+        let known = self.document_collections(&mut tx).await?;
+        let before = known.iter().find(|row| row.name == name);
+        let current = before.map_or(0, |row| row.resource_version);
+        if let Some(expected) = expected.filter(|expected| *expected != current) {
+            return Err(StoreError::VersionMismatch { expected, current });
+        }
+        if before.is_none() && known.len() as i64 >= MAX_COLLECTIONS {
+            return Err(StoreError::Refused(format!(
+                "a tenant has rules for at most {MAX_COLLECTIONS} collections"
+            )));
+        }
+        let rules = text(&rules)?;
+        let row: StoredCollection = on!(&mut tx, c => sqlx::query_as(
+            "INSERT INTO document_collections (tenant, name, rules, read_only, resource_version, changed_at, changed_by)
+             VALUES ($1, $2, $3, $4, 1, $5, $6)
+             ON CONFLICT (tenant, name) DO UPDATE SET rules = excluded.rules, read_only = excluded.read_only,
+                 resource_version = document_collections.resource_version + 1, changed_at = excluded.changed_at, changed_by = excluded.changed_by
+             RETURNING name, rules, read_only, resource_version, changed_at, changed_by")
+            .bind(self.tenant.0).bind(name).bind(rules).bind(i64::from(read_only)).bind(now.0).bind(&self.actor.0)
+            .fetch_one(c).await)?;
+        tx.commit().await?;
+        collection(row)
+    }
+
+    /// Forgets the rules of a collection: it has the default again.
+    pub async fn delete_document_collection(&self, name: &str) -> StoreResult<()> {
+        let mut tx = self.begin().await?;
+        let deleted = on!(&mut tx, c => sqlx::query("DELETE FROM document_collections WHERE tenant = $1 AND name = $2")
+            .bind(self.tenant.0).bind(name).execute(c).await.map(affected))?;
+        if deleted == 0 {
+            return Err(StoreError::NotFound("collection"));
+        }
+        tx.commit().await
+    }
+}
+
+impl SystemDb {
+    /// Forgets deletions, old revisions and settled conflicts before `cutoff`, open conflicts before `open_cutoff`; at most `limit` of each. The newest
+    /// revision of a document stays. A device whose cursor is before a forgotten deletion is told to begin anew.
+    pub async fn delete_old_documents(
+        &self,
+        cutoff: UnixMs,
+        open_cutoff: UnixMs,
+        limit: u32,
+    ) -> StoreResult<u64> {
+        let mut tx = self.begin().await?;
+        let mut deleted = 0;
+        let old: Vec<(Uuid, Uuid, String, String, i64)> = on!(&mut tx, c => sqlx::query_as(
+            "SELECT tenant, device, collection, name, sequence FROM documents WHERE value IS NULL AND changed_at < $1 ORDER BY changed_at LIMIT $2")
+            .bind(cutoff.0).bind(i64::from(limit)).fetch_all(c).await)?;
+        for (tenant, device, collection, name, sequence) in old {
+            on!(&mut tx, c => sqlx::query(
+                "UPDATE document_heads SET forgotten = $3 WHERE tenant = $1 AND device = $2 AND forgotten < $3")
+                .bind(tenant).bind(device).bind(sequence).execute(c).await.map(affected))?;
+            deleted += on!(&mut tx, c => sqlx::query(
+                "DELETE FROM documents WHERE tenant = $1 AND device = $2 AND collection = $3 AND name = $4 AND value IS NULL AND sequence = $5")
+                .bind(tenant).bind(device).bind(collection).bind(name).bind(sequence).execute(c).await.map(affected))?;
+        }
+        for (sql, cutoff) in [
+            (
+                "DELETE FROM document_revisions WHERE (tenant, device, collection, name, revision) IN (
+                     SELECT r.tenant, r.device, r.collection, r.name, r.revision FROM document_revisions r
+                     JOIN documents d ON d.tenant = r.tenant AND d.device = r.device AND d.collection = r.collection AND d.name = r.name
+                     WHERE r.at < $1 AND r.revision < d.revision ORDER BY r.at LIMIT $2)",
+                cutoff,
+            ),
+            (
+                "DELETE FROM document_conflicts WHERE (tenant, uid) IN (
+                     SELECT tenant, uid FROM document_conflicts WHERE state = 'settled' AND at < $1 ORDER BY at LIMIT $2)",
+                cutoff,
+            ),
+            (
+                "DELETE FROM document_conflicts WHERE (tenant, uid) IN (
+                     SELECT tenant, uid FROM document_conflicts WHERE state = 'open' AND at < $1 ORDER BY at LIMIT $2)",
+                open_cutoff,
+            ),
+        ] {
+            deleted += on!(&mut tx, c => sqlx::query(sql).bind(cutoff.0).bind(i64::from(limit)).execute(c).await.map(affected))?;
+        }
+        tx.commit().await?;
+        Ok(deleted)
+    }
+}
