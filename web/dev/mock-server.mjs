@@ -10,6 +10,7 @@ import { extname, join, normalize } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 import * as fleet from './fleet.mjs'
+import * as documents from './documents.mjs'
 import * as sensors from './gateways.mjs'
 import * as troubles from './incidents.mjs'
 import * as operations from './operations.mjs'
@@ -144,6 +145,14 @@ function answer(method, path, query, body) {
   if (noun === 'silences') return list(silences)
   if (noun === 'sync') return list(sensors.gateways(devices, found(devices, 'gw-1563')))
   if (noun === 'series') return ok(sensors.series(query))
+  if (noun === 'document-conflicts') {
+    if (method === 'POST') documents.settle(decodeURIComponent(id).split(':')[0], body.choose)
+    return method === 'POST' ? ok({}) : list(documents.conflicts(found(devices, query.get('device'))))
+  }
+  if (noun === 'devices' && (more === 'twin' || more === 'documents')) {
+    const said = documents.answer(method, found(devices, decodeURIComponent(id)), parts.slice(2), body)
+    return said === undefined ? problem(404, 'not-found', 'there is no such document') : ok(said)
+  }
   const kept = { 'alert-rules': rules, 'alert-routes': routes }[noun]
   if (kept && method === 'POST') {
     if (noun === 'alert-routes' && body.spec.type === 'email' && body.spec.email.ca !== undefined && !body.spec.email.ca.includes('BEGIN CERTIFICATE')) return problem(400, 'invalid', 'the route is not valid', [{ field: 'spec.email.ca', message: 'is one or more certificates in PEM: -----BEGIN CERTIFICATE-----…' }])

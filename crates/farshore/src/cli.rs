@@ -76,6 +76,10 @@ pub(crate) enum Command {
     Sync(verb::sync::Arguments),
     /// Read the series that gateways send: series -m temp-01 --since 1d --step 1h -a max
     Series(verb::sync::SeriesArguments),
+    /// Read and change documents of devices; their history, conflicts and rules
+    Document(verb::document::Arguments),
+    /// Show and change what is desired of a device
+    Twin(verb::twin::Arguments),
     /// Run the control plane
     Serve(verb::serve::Arguments),
     /// Run everything on this machine, with a demonstration fleet
@@ -140,6 +144,8 @@ impl Command {
             Self::Silence(arguments) => verb::alert::silence(session, arguments).await,
             Self::Sync(arguments) => verb::sync::run(session, arguments).await,
             Self::Series(arguments) => verb::sync::series(session, arguments).await,
+            Self::Document(arguments) => verb::document::run(session, arguments).await,
+            Self::Twin(arguments) => verb::twin::run(session, arguments).await,
             Self::Serve(arguments) => verb::serve::run(arguments).await,
             Self::Dev(arguments) => verb::dev::run(session, arguments).await,
             Self::Openapi => verb::openapi::run(),

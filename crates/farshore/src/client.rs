@@ -119,6 +119,21 @@ impl Client {
         self.json(what, Method::PUT, self.url(path, &[]), Some(to_value(what, body)?), headers).await
     }
 
+    /// A JSON Merge Patch, of the version that was read.
+    pub(crate) async fn patch_json(
+        &self,
+        what: &str,
+        path: &str,
+        patch: &Value,
+        version: Option<i64>,
+    ) -> Result<Value> {
+        let mut headers = HeaderMap::new();
+        if let Some(version) = version {
+            headers.insert(IF_MATCH, header(what, &format!("\"{version}\""))?);
+        }
+        self.json(what, Method::PATCH, self.url(path, &[]), Some(patch.clone()), headers).await
+    }
+
     pub(crate) async fn delete(&self, what: &str, path: &str) -> Result<Value> {
         self.json(what, Method::DELETE, self.url(path, &[]), None, HeaderMap::new()).await
     }

@@ -12,6 +12,7 @@ pub(crate) mod describe;
 pub(crate) mod dev;
 pub(crate) mod device;
 pub(crate) mod diff;
+pub(crate) mod document;
 pub(crate) mod events;
 pub(crate) mod explain;
 pub(crate) mod forecast;
@@ -27,6 +28,7 @@ pub(crate) mod rollout;
 pub(crate) mod serve;
 pub(crate) mod sync;
 pub(crate) mod token;
+pub(crate) mod twin;
 pub(crate) mod wait;
 
 /// Reads `KEY=VALUE`.

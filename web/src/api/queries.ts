@@ -44,6 +44,7 @@ export const keys = {
   silences: ['silences'],
   gateways: ['gateways'],
   readings: ['readings'],
+  documents: ['documents'],
   alertRules: ['alert-rules'],
   alertRoutes: ['alert-routes'],
   deliveries: ['alert-deliveries'],

@@ -39,7 +39,7 @@ pub struct DocumentPortDocs;
 /// The noun's rows on the device port.
 #[must_use]
 pub fn device_port_routes() -> Vec<Route> {
-    vec![route(Method::POST, "/api/device/documents", Access::Device, exchange).unhurried()]
+    vec![route(Method::POST, "/api/device/documents", Access::Gateway, exchange).unhurried()]
 }
 
 /// A device sends what was changed there and is told what became of it, and what changed since its cursor. The same change again is answered and
