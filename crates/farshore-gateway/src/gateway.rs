@@ -193,6 +193,10 @@ impl EdgeGateway {
         }
         let config = lock(&self.config).clone();
         config.check().map_err(GatewayError::Settings)?;
+        fs::create_dir_all(&config.folder)
+            .map_err(|source| GatewayError::Folder { folder: config.folder.display().to_string(), source })?;
+        let documents = Documents::open(&config.folder).map_err(GatewayError::Documents)?;
+        documents.set_wish(lock(&self.conflict_rule).clone());
         let prepared = prepare_processing(&config, self.processor.clone())?;
         let follower = prepared.as_ref().map(|(runner, _)| Arc::clone(runner));
         let journal = open_journal(&config, follower)?;
@@ -210,8 +214,6 @@ impl EdgeGateway {
                 Some(runner)
             }
         };
-        let documents = Documents::open(&config.folder).map_err(GatewayError::Documents)?;
-        documents.set_wish(lock(&self.conflict_rule).clone());
         let counters = Arc::new(Counters::default());
         let (force, forced) = mpsc::channel(16);
         let shared = Arc::new(Shared {

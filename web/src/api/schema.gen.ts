@@ -456,6 +456,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/device/documents": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * A device sends what was changed there and is told what became of it, and what changed since its cursor. The same change again is answered and
+         *     has no further effect. With `waitSeconds` an answer without anything in it waits for the first change.
+         */
+        post: operations["post_device_documents"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/device/sync": {
         parameters: {
             query?: never;
@@ -560,6 +580,60 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/devices/{id}/documents": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Lists the documents of a device, without their values. */
+        get: operations["get_devices_id_documents"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/devices/{id}/documents/{collection}/{name}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Shows a document. */
+        get: operations["get_devices_id_documents_collection_name"];
+        /** Writes a document as a whole. It goes to the device with its next exchange. */
+        put: operations["put_devices_id_documents_collection_name"];
+        post?: never;
+        /** Deletes a document, on the device too. */
+        delete: operations["delete_devices_id_documents_collection_name"];
+        options?: never;
+        head?: never;
+        /** Changes a document by a JSON Merge Patch (RFC 7396): members that are `null` are deleted, the others set. One that is not there is made. */
+        patch: operations["patch_devices_id_documents_collection_name"];
+        trace?: never;
+    };
+    "/api/devices/{id}/documents/{collection}/{name}/history": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Lists the kept revisions of a document, the newest first, with what each changed. The last 50 are kept, for 30 days. */
+        get: operations["get_devices_id_documents_collection_name_history"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/devices/{id}/metrics": {
         parameters: {
             query?: never;
@@ -612,6 +686,24 @@ export interface paths {
         options?: never;
         head?: never;
         patch?: never;
+        trace?: never;
+    };
+    "/api/devices/{id}/twin": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Shows what is desired of a device, what it reports of itself, and what of the first is not in the second. */
+        get: operations["get_devices_id_twin"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        /** Changes what is desired of a device, by a JSON Merge Patch: members that are `null` are deleted. */
+        patch: operations["patch_devices_id_twin"];
         trace?: never;
     };
     "/api/devices/{id}/why": {
@@ -883,6 +975,109 @@ export interface paths {
          *     that answer is needed, and when the devices have changed since, nothing is done.
          */
         post: operations["post_devices_operate"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/document-collections": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Lists the collections that have rules. The documents of all others are merged field by field. */
+        get: operations["get_document_collections"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/document-collections/{name}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        /** Sets the rules of a collection, on all devices. They hold for what is decided from now on. */
+        put: operations["put_document_collections_name"];
+        post?: never;
+        /** Forgets the rules of a collection: its documents are merged field by field again. */
+        delete: operations["delete_document_collections_name"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/document-conflicts": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Lists conflicts, the newest first. They are kept for 30 days after they were decided, open ones for 400. */
+        get: operations["get_document_conflicts"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/document-conflicts/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Shows a conflict. */
+        get: operations["get_document_conflicts_id"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/document-conflicts/{id}:resolve": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Decides an open conflict: the place gets the value that is chosen, in a new revision that goes to the device. */
+        post: operations["post_document_conflicts_id_resolve"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/document-conflicts/{id}:restore": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Brings a value back that lost in a conflict which was decided: a new revision that goes to the device. */
+        post: operations["post_document_conflicts_id_restore"];
         delete?: never;
         options?: never;
         head?: never;
@@ -2392,6 +2587,26 @@ export interface components {
             owner?: components["schemas"]["Owner"] | null;
             since?: components["schemas"]["UnixMs"] | null;
         };
+        /** @description The answer to one change. */
+        ChangeAnswer: {
+            collection: string;
+            name: string;
+            /** Format: int64 */
+            number: number;
+            outcome: components["schemas"]["ChangeOutcome"];
+            /**
+             * Format: int64
+             * @description The document's revision now.
+             */
+            revision: number;
+            state: components["schemas"]["DocumentState"];
+            why?: string | null;
+        };
+        /**
+         * @description What became of a change.
+         * @enum {string}
+         */
+        ChangeOutcome: "accepted" | "merged" | "conflict" | "before" | "later" | "unknown";
         /** @description An object as the API shows it, and as YAML holds it. */
         Channel: {
             /** @description `farshore.dev/v1`. */
@@ -2415,6 +2630,11 @@ export interface components {
             /** @description The current release of each app in this channel. */
             releases: components["schemas"]["ChannelRelease"][];
         };
+        /**
+         * @description Which value a place gets.
+         * @enum {string}
+         */
+        Choice: "edge" | "cloud" | "base" | "value";
         /**
          * @description What a claim rule does.
          * @enum {string}
@@ -2544,6 +2764,12 @@ export interface components {
             values: {
                 [key: string]: string;
             };
+        };
+        /** @description Decides an open conflict, or brings a value back that lost. */
+        ConflictChoice: {
+            choose: components["schemas"]["Choice"];
+            /** @description With `choose: value` only. */
+            value?: Record<string, never> | null;
         };
         /** @enum {string} */
         Conformance: "conforming" | "converging" | "diverged" | "held" | "unsupported" | "unknown";
@@ -2693,6 +2919,216 @@ export interface components {
         };
         /** @description A SHA-256 digest of bytes, written `sha256:<64 lower-case hex digits>` (as in the OCI image specification). */
         Digest: string;
+        /** @description A document of a device. */
+        Document: {
+            /** @description Who changed it last: `device`, `user:…`, `token:…`. */
+            author: string;
+            /**
+             * Format: int64
+             * @description Bytes as JSON.
+             */
+            bytes: number;
+            changedAt: components["schemas"]["UnixMs"];
+            collection: string;
+            createdAt: components["schemas"]["UnixMs"];
+            /** @description Whether the device has said that it has this revision. */
+            delivered: boolean;
+            device: components["schemas"]["DeviceId"];
+            name: string;
+            /**
+             * Format: int64
+             * @description Grows with each change; the `ETag`, and what `If-Match` names.
+             */
+            revision: number;
+            /** @description The last write of each leaf, by JSON Pointer. Lists leave it out. */
+            times?: {
+                [key: string]: components["schemas"]["Stamp"];
+            };
+            /** @description A JSON object. Lists of documents leave it out. */
+            value?: Record<string, never> | null;
+        };
+        /** @description What was changed on the device, against the revision that it was made on. */
+        DocumentChange: {
+            /**
+             * Format: int64
+             * @description The revision it was made on; 0: there was no document. Missing: no revision that the hub knows, so that whatever differs is a conflict.
+             */
+            base?: number | null;
+            collection: string;
+            name: string;
+            /**
+             * Format: int64
+             * @description Grows with each change of this life of the store; the same number is the same change.
+             */
+            number: number;
+            /** @description A JSON Merge Patch; missing: the document was deleted. */
+            patch?: Record<string, never> | null;
+            /** @description When each leaf was changed, by JSON Pointer: `milliseconds.count`. */
+            times?: {
+                [key: string]: string;
+            };
+        };
+        /** @description What decides conflicts in the documents of a collection, on all devices. */
+        DocumentCollection: {
+            changedAt: components["schemas"]["UnixMs"];
+            changedBy: string;
+            name: string;
+            /** @description Devices may read these documents and not change them. */
+            readOnly: boolean;
+            /**
+             * Format: int64
+             * @description What `If-Match` names.
+             */
+            resourceVersion: number;
+            rules: components["schemas"]["Rule"][];
+        };
+        /** @description Rules for a collection. Without one for the whole document (the empty path) that is `merge`. */
+        DocumentCollectionChange: {
+            readOnly?: boolean;
+            rules?: components["schemas"]["Rule"][];
+        };
+        /** @description A place that a device and the cloud had both changed. */
+        DocumentConflict: {
+            at: components["schemas"]["UnixMs"];
+            base?: Record<string, never> | null;
+            /** @description What somebody chose: `edge`, `cloud`, `base` or `value`. */
+            chosen?: string | null;
+            cloud?: Record<string, never> | null;
+            cloudAt?: components["schemas"]["UnixMs"] | null;
+            /** @description Who wrote the cloud's value. */
+            cloudBy?: string | null;
+            collection: string;
+            device: components["schemas"]["DeviceId"];
+            deviceName: string;
+            edge?: Record<string, never> | null;
+            edgeAt?: components["schemas"]["UnixMs"] | null;
+            name: string;
+            /** @description Why a resolver did not decide, or that the revision it was made on is not kept any more. */
+            note?: string | null;
+            /** @description Somebody has to choose. */
+            open: boolean;
+            /** @description A JSON Pointer; empty: the whole document. */
+            path: string;
+            /**
+             * Format: int64
+             * @description The document's revision after it.
+             */
+            revision: number;
+            /** @description What decided. */
+            rule: components["schemas"]["Rule"];
+            settledAt?: components["schemas"]["UnixMs"] | null;
+            settledBy?: string | null;
+            /** Format: uuid */
+            uid: string;
+            /** @description Whose value stayed. */
+            winner: components["schemas"]["Winner"];
+        };
+        /** @description A document that changed in the cloud. */
+        DocumentDelta: {
+            collection: string;
+            /**
+             * Format: int64
+             * @description The revision that a patch is for.
+             */
+            from?: number | null;
+            name: string;
+            /** Format: int64 */
+            revision: number;
+            state: components["schemas"]["DocumentState"];
+        };
+        /** @description The name of a document on a device. */
+        DocumentName: {
+            collection: string;
+            name: string;
+        };
+        /** @description One revision of a document. */
+        DocumentRevision: {
+            at: components["schemas"]["UnixMs"];
+            author: string;
+            /** @description `edit`: in the cloud. `sync`: from the device. `merge`: both put together. `resolve`, `restore`: out of a conflict. */
+            cause: string;
+            /** @description What it changed of the revision before, as a JSON Merge Patch; missing where that is not kept, or one of them is a deletion. */
+            changes?: Record<string, never> | null;
+            /** Format: int64 */
+            revision: number;
+            /** @description Missing: the document was deleted. */
+            value?: Record<string, never> | null;
+        };
+        /** @description What a document is now. */
+        DocumentState: "as-sent" | {
+            /** @description A JSON Merge Patch for what the change made of it, or for the revision that is named. */
+            patch: Record<string, never>;
+        } | {
+            value: Record<string, never>;
+        } | "deleted";
+        /** @description How the exchange of documents with a device stands. */
+        DocumentSync: {
+            /**
+             * Format: int64
+             * @description Conflicts that wait for somebody.
+             */
+            openConflicts: number;
+            /**
+             * Format: int64
+             * @description Documents that were changed on the device and had not arrived then.
+             */
+            pending: number;
+            pendingSince?: components["schemas"]["UnixMs"] | null;
+            syncedAt?: components["schemas"]["UnixMs"] | null;
+        };
+        /** @description From the hub. */
+        DocumentsAnswer: {
+            /** @description What became of each change. */
+            answers: components["schemas"]["ChangeAnswer"][];
+            /** @description The hub's clock, not before any edit in this answer. */
+            clock: string;
+            /**
+             * Format: int64
+             * @description Where to go on.
+             */
+            cursor: number;
+            /** @description What changed since the cursor, or is wanted whole. */
+            documents: components["schemas"]["DocumentDelta"][];
+            /**
+             * Format: int64
+             * @description The cursor of the request.
+             */
+            from: number;
+            /** @description There is more: ask again at once. */
+            more: boolean;
+            /** @description Collections that the device may only read. */
+            readOnly?: string[];
+            reset?: components["schemas"]["Reset"] | null;
+        };
+        /** @description From the device. */
+        DocumentsRequest: {
+            changes?: components["schemas"]["DocumentChange"][];
+            /**
+             * Format: int64
+             * @description Everything up to here is known; 0 at first.
+             */
+            cursor: number;
+            /** @description Which life of the device's store this is: 16 hex digits, new when it was begun anew. Change numbers grow within one. */
+            life: string;
+            /**
+             * Format: int64
+             * @description Documents with changes that have not been acknowledged, these included.
+             */
+            pending?: number;
+            /**
+             * Format: int64
+             * @description Changes that were made since this time are not acknowledged. Unix milliseconds.
+             */
+            pendingSince?: number | null;
+            /**
+             * Format: int32
+             * @description Hold the answer back for so long, unless something changes; 25 at most.
+             */
+            waitSeconds?: number;
+            /** @description Documents that are wanted whole, because a patch did not fit. */
+            want?: components["schemas"]["DocumentName"][];
+            wish?: components["schemas"]["Rule"] | null;
+        };
         /** @description What a device obeys. */
         EffectivePolicy: {
             /** @description Every policy that applies, the one that wins first. */
@@ -3332,6 +3768,26 @@ export interface components {
         /** @description One page of a list. */
         List_Device: {
             items: components["schemas"]["Device"][];
+            metadata: components["schemas"]["ListMetadata"];
+        };
+        /** @description One page of a list. */
+        List_Document: {
+            items: components["schemas"]["Document"][];
+            metadata: components["schemas"]["ListMetadata"];
+        };
+        /** @description One page of a list. */
+        List_DocumentCollection: {
+            items: components["schemas"]["DocumentCollection"][];
+            metadata: components["schemas"]["ListMetadata"];
+        };
+        /** @description One page of a list. */
+        List_DocumentConflict: {
+            items: components["schemas"]["DocumentConflict"][];
+            metadata: components["schemas"]["ListMetadata"];
+        };
+        /** @description One page of a list. */
+        List_DocumentRevision: {
+            items: components["schemas"]["DocumentRevision"][];
             metadata: components["schemas"]["ListMetadata"];
         };
         /** @description One page of a list. */
@@ -4131,6 +4587,15 @@ export interface components {
             /** Format: int64 */
             offset: number;
         };
+        /** @description A leaf of `desired` that `reported` has not, or has otherwise. */
+        Outstanding: {
+            desired: Record<string, never>;
+            /** @description A JSON Pointer. */
+            path: string;
+            /** @description Missing: the device has reported nothing there. */
+            reported?: Record<string, never> | null;
+            since?: components["schemas"]["UnixMs"] | null;
+        };
         /** @enum {string} */
         Owner: "engine" | "device" | "operator" | "unknown";
         /** @description A pause: since when, by whom, why. */
@@ -4466,6 +4931,11 @@ export interface components {
              */
             sampleSeconds: number | null;
         };
+        /**
+         * @description Why a cursor can't be used.
+         * @enum {string}
+         */
+        Reset: "forgotten" | "restored";
         /** @description What happens when the app's process ends or its checks fail. */
         Restart: {
             /**
@@ -4823,6 +5293,14 @@ export interface components {
         };
         /** @enum {string} */
         RouteKind: "webhook" | "email" | "unknown";
+        /** @description The strategy for what is at a path of the documents of a collection. */
+        Rule: {
+            /** @description A JSON Pointer; empty for the whole document. */
+            path?: string;
+            /** @description For `custom`: CEL over `base`, `edge`, `cloud` (`null` where there is none), `edgeTime`, `cloudTime` (milliseconds) and `path`. */
+            resolver?: string | null;
+            strategy: components["schemas"]["Strategy"];
+        };
         /** @enum {string} */
         RuleKind: "device-offline" | "heartbeat-gap" | "crash-loop" | "incident" | "rollout-halted" | "disk-full-soon" | "certificate-expiring" | "gateway-backlog" | "unknown";
         /** @description How to run it. The working directory is the release's folder. */
@@ -5045,8 +5523,21 @@ export interface components {
              */
             timeoutSeconds?: number;
         };
+        /** @description One write. */
+        Stamp: {
+            /** @description Unix milliseconds and a counter, `milliseconds.count`. */
+            at: string;
+            /** @description `device`, or who acted in the cloud. */
+            by: string;
+        };
         /** @enum {string} */
         State: "queued" | "delivered" | "running" | "succeeded" | "failed" | "expired" | "cancelled" | "unsupported" | "unknown";
+        /**
+         * @description How a conflict is decided. All but `merge` take what they are set for (a whole document, or what is at a path) as one: it is a conflict when both
+         *     sides changed something in it. `merge` goes down to the leaves.
+         * @enum {string}
+         */
+        Strategy: "last-write-wins" | "cloud-wins" | "edge-wins" | "merge" | "manual" | "custom";
         /** @description Which batches of a stream have arrived. */
         StreamMark: {
             /** @description Ranges above it, both ends included. */
@@ -5182,6 +5673,33 @@ export interface components {
              * @description From 1.
              */
             wave: number;
+        };
+        /** @description What is desired of a device, and what it reports of itself. */
+        Twin: {
+            /** @description Whether the device has said that it has this version of `desired`. */
+            delivered: boolean;
+            /** @description The cloud's; its version is the `ETag`. */
+            desired: components["schemas"]["TwinHalf"];
+            device: components["schemas"]["DeviceId"];
+            /** @description What is desired and not reported. */
+            pending: components["schemas"]["Outstanding"][];
+            /** @description The device's. */
+            reported: components["schemas"]["TwinHalf"];
+            sync: components["schemas"]["DocumentSync"];
+        };
+        /** @description Half of a twin. */
+        TwinHalf: {
+            changedAt?: components["schemas"]["UnixMs"] | null;
+            /** @description The last write of each leaf, by JSON Pointer. */
+            times: {
+                [key: string]: components["schemas"]["Stamp"];
+            };
+            value: Record<string, never>;
+            /**
+             * Format: int64
+             * @description 0: never written.
+             */
+            version: number;
         };
         /** @description Kind `systemd`. */
         Unit: {
@@ -5385,6 +5903,11 @@ export interface components {
              */
             timeZone?: string | null;
         };
+        /**
+         * @description Whose value a conflict ended with.
+         * @enum {string}
+         */
+        Winner: "edge" | "cloud" | "resolver" | "open";
     };
     responses: never;
     parameters: never;
@@ -6899,6 +7422,37 @@ export interface operations {
             };
         };
     };
+    post_device_documents: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DocumentsRequest"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DocumentsAnswer"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     post_device_sync: {
         parameters: {
             query?: never;
@@ -7201,6 +7755,216 @@ export interface operations {
             };
         };
     };
+    get_devices_id_documents: {
+        parameters: {
+            query?: {
+                /** @description Only of this collection. */
+                collection?: string;
+                /** @description At most this many; 100 when left out, 1,000 at most. */
+                limit?: number;
+                /** @description Where the page before ended. */
+                continue?: string;
+            };
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["List_Document"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_devices_id_documents_collection_name: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+                collection: string;
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Document"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    put_devices_id_documents_collection_name: {
+        parameters: {
+            query?: never;
+            header?: {
+                "If-Match"?: string | null;
+            };
+            path: {
+                id: string;
+                collection: string;
+                name: string;
+            };
+            cookie?: never;
+        };
+        /** @description the document: a JSON object */
+        requestBody: {
+            content: {
+                "application/json": Record<string, never>;
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Document"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    delete_devices_id_documents_collection_name: {
+        parameters: {
+            query?: never;
+            header?: {
+                "If-Match"?: string | null;
+            };
+            path: {
+                id: string;
+                collection: string;
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    patch_devices_id_documents_collection_name: {
+        parameters: {
+            query?: never;
+            header?: {
+                "If-Match"?: string | null;
+            };
+            path: {
+                id: string;
+                collection: string;
+                name: string;
+            };
+            cookie?: never;
+        };
+        /** @description a JSON Merge Patch */
+        requestBody: {
+            content: {
+                "application/json": Record<string, never>;
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Document"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_devices_id_documents_collection_name_history: {
+        parameters: {
+            query?: {
+                /** @description At most this many; 100 when left out, 1,000 at most. 50 revisions are kept. */
+                limit?: number;
+                /** @description Revisions before this one. */
+                continue?: number;
+            };
+            header?: never;
+            path: {
+                id: string;
+                collection: string;
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["List_DocumentRevision"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     get_devices_id_metrics: {
         parameters: {
             query?: {
@@ -7289,6 +8053,71 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["DevicePolicy"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_devices_id_twin: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Twin"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    patch_devices_id_twin: {
+        parameters: {
+            query?: never;
+            header?: {
+                "If-Match"?: string | null;
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        /** @description a JSON Merge Patch for desired */
+        requestBody: {
+            content: {
+                "application/json": Record<string, never>;
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Twin"];
                 };
             };
             "4XX": {
@@ -7819,6 +8648,229 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["OperatePlan"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_document_collections: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["List_DocumentCollection"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    put_document_collections_name: {
+        parameters: {
+            query?: never;
+            header?: {
+                "If-Match"?: string | null;
+            };
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DocumentCollectionChange"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DocumentCollection"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    delete_document_collections_name: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_document_conflicts: {
+        parameters: {
+            query?: {
+                /** @description Only of the device with this name or uid. */
+                device?: string;
+                /** @description `open` or `settled`. */
+                state?: string;
+                /** @description With `name`: only of this document. */
+                collection?: string;
+                name?: string;
+                /** @description At most this many; 100 when left out, 1,000 at most. */
+                limit?: number;
+                /** @description Where the page before ended. */
+                continue?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["List_DocumentConflict"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_document_conflicts_id: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DocumentConflict"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_document_conflicts_id_resolve: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ConflictChoice"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Document"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_document_conflicts_id_restore: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ConflictChoice"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Document"];
                 };
             };
             "4XX": {
