@@ -34,4 +34,4 @@ pub use facts::HostFacts;
 pub use file::{MAX_FILE_BYTES, ReadError, Roots};
 pub use metric::{Metric, Unit};
 pub use sample::{DiskUsage, HostSample, Pressure, PressureLine};
-pub use usage::{AppUsage, UsageError, UsageMeter, process_tree};
+pub use usage::{AppUsage, UsageError, process_tree};

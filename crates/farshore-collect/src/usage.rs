@@ -4,17 +4,14 @@ use std::collections::HashSet;
 use std::path::{Component, Path, PathBuf};
 
 use crate::file::{Roots, read_into};
-use crate::previous::Previous;
 
 /// More processes than this are not looked at.
 const MOST_PROCESSES: usize = 65_536;
-/// A rate of more processors than this is a broken counter.
-const MOST_PROCESSORS: f64 = 4096.0;
 
 /// What an app used so far, and holds now.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct AppUsage {
-    /// Processor time since the app's cgroup or processes began, in microseconds. Grows; see [`UsageMeter`].
+    /// Processor time since the app's cgroup or processes began, in microseconds. Grows.
     pub cpu_us: Option<u64>,
     /// Memory in bytes. A cgroup counts its page cache; processes count their resident pages, shared ones each time.
     pub memory_bytes: Option<u64>,
@@ -120,34 +117,6 @@ impl AppUsage {
             }
         }
         usage
-    }
-}
-
-/// Turns the growing processor time of one app into a rate.
-#[derive(Debug, Default)]
-pub struct UsageMeter {
-    previous: Previous<u64>,
-}
-
-impl UsageMeter {
-    /// A meter without a reading yet.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Processors that the app kept busy since the call before (1.0 is one processor). `None` on the first call,
-    /// without processor time, and where the time went back because the app or one of its processes is new.
-    pub fn processors(&mut self, usage: &AppUsage, monotonic_ms: i64) -> Option<f64> {
-        let Some(cpu_us) = usage.cpu_us else {
-            self.previous.forget();
-            return None;
-        };
-        self.previous.advance(monotonic_ms, cpu_us, |before, now| {
-            let (before, seconds) = before?;
-            let rate = now.checked_sub(*before)? as f64 / 1e6 / seconds;
-            (rate <= MOST_PROCESSORS).then_some(rate)
-        })
     }
 }
 
@@ -268,18 +237,5 @@ mod tests {
         assert_eq!(parse_io_stat(""), Some((0, 0)));
         let v1 = "8:0 Read 100\n8:0 Write 7\n8:0 Sync 9\n8:0 Total 107\n8:16 Read 50\nTotal 157\n";
         assert_eq!(parse_blkio(v1), Some((150, 7)));
-    }
-
-    #[test]
-    fn a_meter_gives_no_rate_for_an_app_that_began_anew() {
-        let used = |cpu_us| AppUsage { cpu_us, ..AppUsage::default() };
-        let mut meter = UsageMeter::new();
-        assert_eq!(meter.processors(&used(Some(5_000_000)), 1_000), None);
-        assert_eq!(meter.processors(&used(Some(6_500_000)), 2_000), Some(1.5));
-        assert_eq!(meter.processors(&used(Some(100)), 3_000), None);
-        assert_eq!(meter.processors(&used(Some(500_100)), 4_000), Some(0.5));
-        assert_eq!(meter.processors(&used(None), 5_000), None);
-        assert_eq!(meter.processors(&used(Some(900_000)), 6_000), None);
-        assert_eq!(meter.processors(&used(Some(u64::MAX)), 7_000), None);
     }
 }

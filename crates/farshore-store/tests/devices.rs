@@ -437,12 +437,6 @@ async fn a_batch_sent_twice_is_stored_once_and_marks_never_go_back() {
         assert_eq!(opened[0].marks, [("host".to_owned(), 9)]);
         let row = db.device("kiosk-00001").await.unwrap();
         assert_eq!((row.latest["cpu"], row.latest_at), (0.25, Some(UnixMs(200_000))));
-        // An app's measurements have a stream of their own, and are of one device.
-        assert!(db.latest_of_apps(device).await.unwrap().is_empty());
-        send(vec![NewBlock { stream: "app/web".to_owned(), ..block(&db, device, 1, 300_000) }]).await;
-        let apps = db.latest_of_apps(device).await.unwrap();
-        assert_eq!(apps["web"], (UnixMs(300_000), BTreeMap::from([("cpu".to_owned(), 0.25)])));
-        assert!(db.latest_of_apps(fleet[1].uid).await.unwrap().is_empty());
         // Retention, in chunks.
         assert_eq!(system.delete_blocks_before(UnixMs(200_000), 1).await.unwrap(), 1);
         assert_eq!(system.delete_blocks_before(UnixMs(200_000), 1).await.unwrap(), 1);
@@ -454,6 +448,12 @@ async fn a_batch_sent_twice_is_stored_once_and_marks_never_go_back() {
         };
         assert_eq!((of(&[fleet[1].uid], 10).await, of(&[device], 0).await), (0, 0));
         assert_eq!((of(&[fleet[1].uid, device], 10).await, stored().await.len()), (1, 0));
+        // An app's measurements have a stream of their own, and are of one device.
+        assert!(db.latest_of_apps(device).await.unwrap().is_empty());
+        send(vec![NewBlock { stream: "app/web".to_owned(), ..block(&db, device, 1, 300_000) }]).await;
+        let apps = db.latest_of_apps(device).await.unwrap();
+        assert_eq!(apps["web"], (UnixMs(300_000), BTreeMap::from([("cpu".to_owned(), 0.25)])));
+        assert!(db.latest_of_apps(fleet[1].uid).await.unwrap().is_empty());
     })
     .await;
 }
