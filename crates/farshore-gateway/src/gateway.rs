@@ -111,6 +111,19 @@ struct Running {
     stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
     addresses: Addresses,
+    _processing: Closing,
+}
+
+/// Processing that ends with whatever holds this: a start that came to nothing, or a gateway that was dropped.
+#[derive(Debug)]
+struct Closing(Option<Arc<Runner>>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        if let Some(runner) = self.0.take() {
+            runner.close();
+        }
+    }
 }
 
 /// Where it listens, with the ports that the system chose.
@@ -214,6 +227,7 @@ impl EdgeGateway {
                 Some(runner)
             }
         };
+        let closing = Closing(processing.clone());
         let counters = Arc::new(Counters::default());
         let (force, forced) = mpsc::channel(16);
         let shared = Arc::new(Shared {
@@ -285,7 +299,7 @@ impl EdgeGateway {
         }
         tracing::info!(device = %config.device_id, http = addresses.http.map(tracing::field::display), mqtt = addresses.mqtt.map(tracing::field::display), mqtt_tls = addresses.mqtt_tls.map(tracing::field::display), folder = %config.folder.display(), "the gateway takes readings");
         *lock(&self.shared) = Some(shared);
-        *running = Some(Running { stop, tasks, addresses });
+        *running = Some(Running { stop, tasks, addresses, _processing: closing });
         Ok(())
     }
 

@@ -80,6 +80,8 @@ pub(crate) enum Command {
     Document(verb::document::Arguments),
     /// Show and change what is desired of a device
     Twin(verb::twin::Arguments),
+    /// Try pipelines of gateways on what a device has sent
+    Pipeline(verb::pipeline::Arguments),
     /// Run the control plane
     Serve(verb::serve::Arguments),
     /// Run everything on this machine, with a demonstration fleet
@@ -146,6 +148,7 @@ impl Command {
             Self::Series(arguments) => verb::sync::series(session, arguments).await,
             Self::Document(arguments) => verb::document::run(session, arguments).await,
             Self::Twin(arguments) => verb::twin::run(session, arguments).await,
+            Self::Pipeline(arguments) => verb::pipeline::run(session, arguments).await,
             Self::Serve(arguments) => verb::serve::run(arguments).await,
             Self::Dev(arguments) => verb::dev::run(session, arguments).await,
             Self::Openapi => verb::openapi::run(),

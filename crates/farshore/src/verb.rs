@@ -23,6 +23,7 @@ pub(crate) mod key;
 pub(crate) mod login;
 pub(crate) mod openapi;
 pub(crate) mod operate;
+pub(crate) mod pipeline;
 pub(crate) mod release;
 pub(crate) mod rollout;
 pub(crate) mod serve;

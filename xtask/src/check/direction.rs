@@ -53,7 +53,7 @@ const ROWS: &[Row] = &[
     Row { name: STORE, may_use: &[DOMAIN, SERIES], never: &["axum", "hyper", "reqwest"] },
     Row { name: CONTROL, may_use: &[API, DOMAIN, PROTOCOL, SERIES, STORE, TRUST], never: &["rusqlite"] },
     Row { name: SIM, may_use: &[AGENT, COLLECT, DOMAIN, PROTOCOL, SERIES, TRUST], never: SERVER },
-    Row { name: "farshore", may_use: &[API, CONTROL, DOMAIN, SIM, STORE, TRUST], never: &[] },
+    Row { name: "farshore", may_use: &[API, CONTROL, DOMAIN, GATEWAY, SIM, STORE, TRUST], never: &[] },
     Row { name: "edge-web-service", may_use: &[], never: IO },
     Row { name: "xtask", may_use: &[], never: IO },
 ];

@@ -34,4 +34,4 @@ pub(crate) use runner::{MAX_CALLS, Runner, Settings, call_webhooks, forget};
 pub use series::Context;
 pub(crate) use source::Source;
 pub use step::{Now, StepCounts};
-pub use trial::{RecordingError, Trial, TrialSummary, read_recording};
+pub use trial::{RecordedSeries, RecordingError, Trial, TrialSummary, read_recording};

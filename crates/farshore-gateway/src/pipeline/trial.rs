@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use farshore_journal::{PointBatch, StreamName, Value};
+use farshore_journal::{PointBatch, SeriesKey, StreamName, Value};
 use serde::Serialize;
 use serde_json::json;
 
@@ -41,6 +41,17 @@ pub struct TrialSummary {
     /// Outputs that are not shown.
     pub not_shown: u64,
     pub pipelines: Vec<PipelineStatus>,
+}
+
+/// A series as another place has recorded it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RecordedSeries {
+    pub stream: String,
+    pub measurement: String,
+    pub field: String,
+    pub tags: std::collections::BTreeMap<String, String>,
+    /// Unix milliseconds, and the values.
+    pub points: Vec<(i64, f64)>,
 }
 
 /// Why recorded points can't be read.
@@ -104,6 +115,43 @@ impl Trial {
             engine.feed(stream, points, now, &mut out);
             self.keep(out);
         }
+    }
+
+    /// Takes what was recorded elsewhere, in the order of its times.
+    ///
+    /// # Errors
+    /// When a series or a stream can't be named so.
+    pub fn feed_recorded(&mut self, recorded: &[RecordedSeries]) -> Result<(), RecordingError> {
+        let wrong = |error: &dyn std::fmt::Display| RecordingError::Line(error.to_string());
+        let mut points: Vec<(i64, StreamName, SeriesKey, f64)> = Vec::new();
+        for series in recorded {
+            let tags = series.tags.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+            let key =
+                SeriesKey::new(&series.measurement, &series.field, tags).map_err(|error| wrong(&error))?;
+            let stream: StreamName =
+                series.stream.parse().map_err(|error: farshore_journal::StreamNameError| wrong(&error))?;
+            let values = series
+                .points
+                .iter()
+                .map(|(at_ms, value)| (at_ms.saturating_mul(1_000_000), stream.clone(), key.clone(), *value));
+            points.extend(values);
+        }
+        if points.is_empty() {
+            return Err(RecordingError::Empty);
+        }
+        points.sort_by_key(|(at_ns, ..)| *at_ns);
+        let of_one_stream = |a: &(i64, StreamName, _, _), b: &(i64, StreamName, _, _)| a.1 == b.1;
+        for run in points.chunk_by(of_one_stream) {
+            let mut batch = PointBatch::new();
+            for (at_ns, _, key, value) in run {
+                let put = batch.series_of(key).and_then(|id| batch.push(id, *at_ns, Value::Float(*value)));
+                put.map_err(|error| wrong(&error))?;
+            }
+            if let Some((_, stream, ..)) = run.first() {
+                self.feed(stream, &batch);
+            }
+        }
+        Ok(())
     }
 
     /// No more points come: open windows end.
@@ -278,6 +326,31 @@ pipelines:
             );
             assert!(summary.text().contains("window            3 in         2 out"), "{}", summary.text());
         }
+    }
+
+    #[test]
+    fn what_another_place_recorded_comes_in_the_order_of_its_times() {
+        let definition = Definition::parse(PIPELINES).expect("good");
+        let series = |tag: &str, points: &[(i64, f64)]| RecordedSeries {
+            stream: "data/default".to_owned(),
+            measurement: "t".to_owned(),
+            field: "value".to_owned(),
+            tags: [("n".to_owned(), tag.to_owned())].into(),
+            points: points.to_vec(),
+        };
+        let mut trial = Trial::new(&definition, Context::default());
+        let recorded = [series("a", &[(1_000, 101.0), (4_000, 1.0)]), series("b", &[(2_000, 102.0)])];
+        trial.feed_recorded(&recorded).expect("names");
+        let alerts: Vec<i64> = trial
+            .outputs()
+            .iter()
+            .filter_map(|output| match output {
+                Output::Alert(alert) => Some(alert.at_ns / 1_000_000_000),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(alerts, [1, 2, 4]);
+        assert_eq!(trial.feed_recorded(&[]), Err(RecordingError::Empty));
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod fleet;
 mod incident;
 mod kernel;
 mod operations;
+mod pipeline;
 mod power;
 mod proxy;
 mod site;

@@ -4,6 +4,7 @@
 //! own, whatever the clients take; all of them share the machine.
 
 mod client;
+mod processing;
 mod served;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let result = match arguments.first().map(String::as_str) {
         // What the bench starts as its clients.
+        Some("pipeline") => only_the_pipeline(),
         Some("client") => client::run(arguments.get(1..).unwrap_or_default()),
         _ => bench(&arguments),
     };
@@ -33,6 +35,10 @@ fn main() -> ExitCode {
     }
 }
 
+fn only_the_pipeline() -> Result<()> {
+    processing::measure(&mut Figures::new(), Duration::from_secs(5))
+}
+
 fn bench(arguments: &[String]) -> Result<()> {
     let value = |name: &str| arguments.iter().position(|a| a == name).and_then(|at| arguments.get(at + 1));
     let seconds = match value("--seconds") {
@@ -41,6 +47,7 @@ fn bench(arguments: &[String]) -> Result<()> {
     };
     let for_long = Duration::from_secs(seconds);
     let mut figures = Figures::new();
+    processing::measure(&mut figures, for_long)?;
     for series in [1, 10, 100, 1000] {
         let suffix = if series == 100 { String::new() } else { format!("_series{series}") };
         let load = Load { kind: Kind::Lines, clients: 2, batch: 1000, series, for_long };
