@@ -182,7 +182,7 @@ fn expected(definition: &Definition, appended: &[(StreamName, PointBatch)]) -> F
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, max_shrink_iters: 40, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 40, max_shrink_iters: 40, ..ProptestConfig::default() })]
 
     #[test]
     fn nothing_is_counted_twice_and_nothing_is_left_out(steps in prop::collection::vec(step(), 1..24)) {
