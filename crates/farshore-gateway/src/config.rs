@@ -216,6 +216,8 @@ pub struct GatewayConfig {
     pub sync_interval: Duration,
     /// Most bytes a second to the cloud, on average; nothing: no limit.
     pub sync_bytes_per_second: Option<u64>,
+    /// Interfaces that cost money: while the default route goes over one, only alerts are sent. A `*` at the end stands for any end.
+    pub metered_interfaces: Vec<String>,
     /// Which end of a backlog goes first.
     pub backfill: Backfill,
     /// A batch is closed when it has so many points and is a second old; nothing: by bytes and age alone.
@@ -267,6 +269,7 @@ impl GatewayConfig {
             sync_strategy: SyncStrategy::default(),
             sync_interval: Duration::from_secs(60),
             sync_bytes_per_second: None,
+            metered_interfaces: Vec::new(),
             backfill: Backfill::default(),
             batch_size: None,
             compression_level: None,
@@ -347,6 +350,21 @@ impl GatewayConfig {
         let mut rate = 0;
         reader.number("SYNC_MAX_BYTES_PER_SECOND", 1024, u64::MAX, &mut rate);
         config.sync_bytes_per_second = (rate > 0).then_some(rate);
+        if let Some(text) = reader.text("SYNC_METERED_INTERFACES") {
+            let names: Vec<String> = text.split(',').map(|name| name.trim().to_owned()).collect();
+            let fits = |name: &String| {
+                (1..=16).contains(&name.len())
+                    && !name.trim_end_matches('*').contains('*')
+                    && !name.ends_with("**")
+                    && name.bytes().all(|b| b.is_ascii_graphic() && b != b'/')
+            };
+            if names.len() > 32 || !names.iter().all(fits) {
+                reader.error(
+                    "SYNC_METERED_INTERFACES is names of interfaces with commas between, such as wwan0,ppp*",
+                );
+            }
+            config.metered_interfaces = names;
+        }
         match reader.text("SYNC_BACKFILL").as_deref() {
             None | Some("oldest") => {}
             Some("newest") => config.backfill = Backfill::Newest,
@@ -617,6 +635,15 @@ mod tests {
         let errors = of("BATCH_SIZE=0\nWORKER_THREADS=many\nLOG_LEVEL=loud\nCLOUD_API_URL=http://x\nGATEWAY_USER=u\nGATEWAY_HTTP_LISTEN=8000\nSYNC_STRATEGY=x\nGATEWAY_MQTT_TLS_LISTEN=127.0.0.1:8883\nGATEWAY_TOKEN_FILE=/none\nCOMPRESSION_ENABLED=maybe")
             .expect_err("wrong");
         assert_eq!(errors.len(), 10, "{errors:?}");
+    }
+
+    #[test]
+    fn interfaces_that_cost() {
+        let config = of("SYNC_METERED_INTERFACES=wwan0, ppp*").expect("valid");
+        assert_eq!(config.metered_interfaces, ["wwan0", "ppp*"]);
+        for wrong in [",", "a,,b", "a*b", "a**", "a/b", "averyveryverylongname"] {
+            assert!(of(&format!("SYNC_METERED_INTERFACES={wrong}")).is_err(), "{wrong}");
+        }
     }
 
     #[test]

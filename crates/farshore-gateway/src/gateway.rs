@@ -662,6 +662,7 @@ impl Shared {
             failed_sync_count: self.counters.sync_failures.get(),
             refused_batches: sync.refused_batches,
             sync_note: note,
+            metered_link: sync.costs,
             broker: self.config.broker.as_ref().map(|broker| self.broker.status(broker)),
             streams: stats
                 .streams

@@ -314,7 +314,15 @@ impl Journal {
     /// # Errors
     /// [`JournalError`] when the disk fails. A damaged batch is set aside and said, and the next one is taken.
     pub fn next_batch(&self, budget: u64) -> Result<Option<Outgoing>, JournalError> {
-        let next = lock(&self.shared.core).next_batch(clock::now(), budget);
+        self.next_batch_of(budget, &Class::ALL)
+    }
+
+    /// The same of streams of these classes only.
+    ///
+    /// # Errors
+    /// As [`Journal::next_batch`].
+    pub fn next_batch_of(&self, budget: u64, classes: &[Class]) -> Result<Option<Outgoing>, JournalError> {
+        let next = lock(&self.shared.core).next_batch_of(clock::now(), budget, classes);
         if !matches!(&next, Ok(Some(_))) {
             // Nothing is ready: perhaps something is old enough now.
             self.shared.wake_sealer();
@@ -691,6 +699,23 @@ mod tests {
         let again = journal.reseal(before.clone()).unwrap();
         assert_eq!((again.sequence, points(&again, &second)), (before.sequence, 10));
         assert_eq!(Batch::read(&again.bytes).unwrap().header().epoch, before.epoch);
+    }
+
+    #[test]
+    fn of_some_classes_only_those_are_given() {
+        let folder = tempfile::tempdir().unwrap();
+        let (data, alarms): (StreamName, StreamName) = ("data/a".parse().unwrap(), "alarms".parse().unwrap());
+        let alert = crate::config::StreamConfig::of(Class::Alert);
+        let config = Config { streams: vec![(alarms.clone(), alert)], ..Config::default() };
+        let journal = Journal::open(folder.path(), config).unwrap();
+        for stream in [&data, &alarms] {
+            journal.append(stream, &batch(5)).wait().unwrap();
+        }
+        journal.seal_all().unwrap();
+        let next = journal.next_batch_of(u64::MAX, &[Class::Alert]).unwrap().unwrap();
+        assert_eq!(next.stream, alarms);
+        assert_eq!(journal.next_batch_of(u64::MAX, &[Class::Alert]).unwrap(), None);
+        assert_eq!(journal.next_batch(u64::MAX).unwrap().unwrap().stream, data);
     }
 
     #[test]

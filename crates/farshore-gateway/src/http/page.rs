@@ -34,7 +34,12 @@ pub(super) fn page(shared: &Shared) -> Answer {
             crate::status::Health::Unhealthy => "does not take readings",
         },
     );
-    fact("Cloud", if status.is_online { "connected" } else { "not connected" });
+    let cloud = match (&status.metered_link, status.is_online) {
+        (Some(interface), true) => format!("connected over {interface}, which costs: only alerts are sent"),
+        (None, true) => "connected".to_owned(),
+        (_, false) => "not connected".to_owned(),
+    };
+    fact("Cloud", &cloud);
     if let Some(broker) = &status.broker {
         let state = match (&broker.note, broker.connected) {
             (_, true) => format!("{} connected", broker.address),

@@ -5,6 +5,7 @@
 //! order that the journal gives: alerts first, the other classes by their shares, live data between a backlog. What the control plane refuses for good is
 //! set aside and counted, and the stream goes on.
 
+mod metered;
 mod pace;
 mod sender;
 mod state;

@@ -7,12 +7,13 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use farshore_journal::{Journal, JournalError, Outgoing, PeerMark, StreamName};
+use farshore_journal::{Class, Journal, JournalError, Outgoing, PeerMark, StreamName};
 use farshore_trust::sealed::{IngestPublicKey, random_bytes};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::metered::Metered;
 use super::pace::{Backoff, Link, Throttle};
 use super::uplink::{SyncAnswer, SyncRequest, Uplink, UplinkError};
 use crate::clock;
@@ -45,6 +46,7 @@ pub(crate) struct Sender {
     /// What has arrived was asked since the start and since the last failure.
     met: bool,
     reported: Option<Instant>,
+    metered: Metered,
     /// When alerts were last sent before their time.
     hurried: Option<Instant>,
     key: Option<IngestPublicKey>,
@@ -62,6 +64,7 @@ struct Delivery {
 impl Sender {
     pub(crate) fn new(shared: Arc<Shared>, uplink: Arc<dyn Uplink>) -> Self {
         let throttle = Mutex::new(Throttle::new(shared.config.sync_bytes_per_second));
+        let metered = Metered::new(&shared.config.metered_interfaces);
         Self {
             shared,
             uplink,
@@ -70,6 +73,7 @@ impl Sender {
             link: Link::default(),
             met: false,
             reported: None,
+            metered,
             hurried: None,
             key: None,
             strange: HashSet::new(),
@@ -85,11 +89,22 @@ impl Sender {
         let mut waiting: Vec<Forced> = Vec::new();
         let mut attempts = 0;
         loop {
-            let seal = !waiting.is_empty() || self.shared.config.sync_strategy != SyncStrategy::Adaptive;
+            let asked_for = !waiting.is_empty();
+            let seal = asked_for || self.shared.config.sync_strategy != SyncStrategy::Adaptive;
+            let costs = self.metered.now();
+            if self.shared.sync.costs(costs.clone()) {
+                tracing::info!(
+                    interface = costs.as_deref().unwrap_or("none"),
+                    "only alerts are sent while the link costs money"
+                );
+            }
+            // Who asks for it has it sent.
+            let classes: &'static [Class] =
+                if costs.is_some() && !asked_for { &[Class::Alert] } else { &Class::ALL };
             let round = tokio::select! {
                 // Whoever told it is gone: the gateway ends.
                 _ = stopped.wait_for(|stop| *stop) => return,
-                round = self.round(seal) => round,
+                round = self.round(seal, classes) => round,
             };
             let pause = match round {
                 Ok(points) => {
@@ -150,6 +165,7 @@ impl Sender {
             return rest.await;
         }
         let (journal, hurried) = (self.shared.journal.clone(), self.hurried);
+        let costs = self.shared.sync.seen(0).costs.is_some();
         let alerts = async {
             if let Some(at) = hurried {
                 tokio::time::sleep(BETWEEN_ALERTS.saturating_sub(at.elapsed())).await;
@@ -160,7 +176,8 @@ impl Sender {
             if strategy != SyncStrategy::OnChange {
                 return std::future::pending::<()>().await;
             }
-            while journal.stats().pending_points() == 0 {
+            // While the link costs, readings are no news.
+            while costs || journal.stats().pending_points() == 0 {
                 tokio::time::sleep(LOOK).await;
             }
             // Readings come in company.
@@ -194,7 +211,7 @@ impl Sender {
     }
 
     /// Asks where it was if it has to, sends what waits, and says how it stands. How many points went, in either case.
-    async fn round(&mut self, seal: bool) -> Result<u64, (u64, UplinkError)> {
+    async fn round(&mut self, seal: bool, classes: &'static [Class]) -> Result<u64, (u64, UplinkError)> {
         let sealed = self.on_disk(if seal { Journal::seal_all } else { Journal::seal_alerts }).await;
         if let Err(error) = sealed {
             tracing::warn!(%error, "not everything could be sealed; what is, is sent");
@@ -202,7 +219,7 @@ impl Sender {
         if !self.met {
             self.ask().await.map_err(|error| (0, error))?;
         }
-        let points = self.drain().await?;
+        let points = self.drain(classes).await?;
         let due = self.reported.is_none_or(|at| at.elapsed() >= REPORT_EVERY);
         if points > 0 || due {
             self.ask().await.map_err(|error| (points, error))?;
@@ -210,13 +227,13 @@ impl Sender {
         Ok(points)
     }
 
-    async fn drain(&mut self) -> Result<u64, (u64, UplinkError)> {
+    async fn drain(&mut self, classes: &'static [Class]) -> Result<u64, (u64, UplinkError)> {
         let mut points = 0;
         let mut failure = None;
         let mut lanes = FuturesUnordered::new();
         loop {
             while failure.is_none() && lanes.len() < LANES {
-                let next = match self.on_disk(|journal| journal.next_batch(u64::MAX)).await {
+                let next = match self.on_disk(|journal| journal.next_batch_of(u64::MAX, classes)).await {
                     Ok(Some(next)) => next,
                     Ok(None) => break,
                     Err(error) => {

@@ -18,6 +18,7 @@ struct Inner {
     last_sync_ns: Option<i64>,
     last_error: Option<String>,
     refused_batches: u64,
+    costs: Option<String>,
     drain: Drain,
 }
 
@@ -31,6 +32,8 @@ pub(crate) struct SyncSeen {
     /// Why the last one did not.
     pub(crate) last_error: Option<String>,
     pub(crate) refused_batches: u64,
+    /// The interface over which sending costs money now.
+    pub(crate) costs: Option<String>,
     pub(crate) drain: Option<Duration>,
 }
 
@@ -42,8 +45,17 @@ impl SyncState {
             last_sync_ns: inner.last_sync_ns,
             last_error: inner.last_error.clone(),
             refused_batches: inner.refused_batches,
+            costs: inner.costs.clone(),
             drain: inner.drain.estimate(pending),
         }
+    }
+
+    /// Over which interface sending costs money now. Whether that is new.
+    pub(super) fn costs(&self, interface: Option<String>) -> bool {
+        let mut inner = lock(&self.0);
+        let changed = inner.costs != interface;
+        inner.costs = interface;
+        changed
     }
 
     pub(super) fn went_well(&self, wall_ns: i64) {

@@ -92,12 +92,20 @@ async fn gateway(folder: &std::path::Path, cloud: &Arc<Cloud>) -> EdgeGateway {
 }
 
 async fn with_strategy(folder: &std::path::Path, cloud: &Arc<Cloud>, strategy: SyncStrategy) -> EdgeGateway {
+    with(folder, cloud, |config| config.sync_strategy = strategy).await
+}
+
+async fn with(
+    folder: &std::path::Path,
+    cloud: &Arc<Cloud>,
+    change: impl FnOnce(&mut GatewayConfig),
+) -> EdgeGateway {
     let mut config = GatewayConfig::new("gw", folder.join("journal"));
     config.http = None;
     config.mqtt = None;
-    config.sync_strategy = strategy;
     config.sync_interval = Duration::from_secs(3600);
     config.max_retry_attempts = 0;
+    change(&mut config);
     let gateway =
         EdgeGateway::new(config).expect("settings").with_uplink(Arc::clone(cloud) as Arc<dyn Uplink>);
     gateway.start().await.expect("a gateway");
@@ -192,6 +200,37 @@ async fn an_alert_leaves_at_once_and_readings_at_their_time() {
     let streams: Vec<String> =
         cloud.with(|cloud| cloud.stored.keys().map(|(stream, _)| stream.clone()).collect());
     assert_eq!(streams, ["journal/losses"], "readings wait for company");
+    site.stop().await;
+}
+
+#[tokio::test]
+async fn over_a_link_that_costs_only_alerts_go_unless_somebody_asks() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cloud = Cloud::new();
+    let site = with(folder.path(), &cloud, |config| {
+        config.sync_strategy = SyncStrategy::OnChange;
+        // Any link.
+        config.metered_interfaces = vec!["*".to_owned()];
+    })
+    .await;
+    send(&site, 5).await;
+    assert!(site.force_sync().await.expect("running").success);
+    assert_eq!(cloud.points(), 5, "who asks has it sent");
+    assert!(site.get_status().await.expect("running").metered_link.is_some());
+    // A loss is an alert; what comes with it stays.
+    cloud.with(|cloud| cloud.say.push_back(Some(UplinkError::BadBatch("nonsense".to_owned()))));
+    send(&site, 2).await;
+    assert!(site.force_sync().await.expect("running").success);
+    send(&site, 3).await;
+    let told = async {
+        // Until it is acknowledged, too.
+        while cloud.points() == 5 || site.get_status().await.expect("running").pending_sync_count > 3 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), told).await.expect("the loss is told");
+    assert_eq!(cloud.points(), 9, "four points of a loss, and no reading");
+    assert_eq!(site.get_status().await.expect("running").pending_sync_count, 3);
     site.stop().await;
 }
 

@@ -64,9 +64,20 @@ const OTHER_END_EVERY: u64 = 4;
 
 impl Core {
     /// The next batch of at most `budget` bytes; it counts as on its way until it is acknowledged or released.
+    #[cfg(test)]
     pub(crate) fn next_batch(&mut self, now: Now, budget: u64) -> Result<Option<Outgoing>, JournalError> {
+        self.next_batch_of(now, budget, &Class::ALL)
+    }
+
+    /// The same of streams of these classes only.
+    pub(crate) fn next_batch_of(
+        &mut self,
+        now: Now,
+        budget: u64,
+        classes: &[Class],
+    ) -> Result<Option<Outgoing>, JournalError> {
         self.last_asked = Some(now.mono_ns);
-        while let Some((name, sequence)) = self.choose(budget) {
+        while let Some((name, sequence)) = self.choose(budget, classes) {
             let Some(stream) = self.streams.get_mut(&name) else { break };
             let floor = floor(stream);
             let Some(sealed) = stream.held.sealed().get(&sequence) else { break };
@@ -104,10 +115,11 @@ impl Core {
         numbers
     }
 
-    fn choose(&mut self, budget: u64) -> Option<(StreamName, u64)> {
+    fn choose(&mut self, budget: u64, classes: &[Class]) -> Option<(StreamName, u64)> {
         let ready: Vec<(Class, StreamName)> = self
             .streams
             .iter()
+            .filter(|(_, stream)| classes.contains(&stream.config.class))
             .filter(|(name, stream)| {
                 let going = self.not_to_send(name);
                 let fits = |(n, s): (&u64, &super::Sealed)| {
