@@ -7,8 +7,12 @@ use anyhow::{Context, Result, bail};
 use crate::tools::{self, Step};
 
 /// Unit file and the highest exposure it may have, in tenths, as `systemd-analyze --threshold` takes it.
-const LIMITS: &[(&str, u32)] =
-    &[("farshore-agent.service", 15), ("farshore-runner.service", 30), ("farshore-eyes@.service", 20)];
+const LIMITS: &[(&str, u32)] = &[
+    ("systemd/farshore-agent.service", 15),
+    ("systemd/farshore-runner.service", 30),
+    ("systemd/farshore-eyes@.service", 20),
+    ("gateway/edge-gateway.service", 20),
+];
 
 /// # Errors
 /// When a unit is more exposed than its limit, or cannot be judged.
@@ -18,7 +22,7 @@ pub(crate) fn check() -> Result<Step> {
     };
     let mut findings = Vec::new();
     for (unit, limit) in LIMITS {
-        let path = tools::root().join("deploy/systemd").join(unit);
+        let path = tools::root().join("deploy").join(unit);
         let output = Command::new(&program)
             .args(["security", "--offline=true", "--no-pager", &format!("--threshold={limit}")])
             .arg(&path)
