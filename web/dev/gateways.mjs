@@ -39,6 +39,34 @@ function gateway(device, n) {
   }
 }
 
+const DAY = 24 * 60 * MINUTE
+
+const key = (uid, name, device, location, lifetimeSeconds, lastUsedAt) => ({
+  apiVersion: 'farshore.dev/v1',
+  kind: 'GatewayKey',
+  metadata: { uid, name, labels: {}, resourceVersion: 1, managedBy: 'api', createdAt: Date.now() - 3 * DAY },
+  spec: { device, location, lifetimeSeconds },
+  status: { expiresAt: Date.now() + lifetimeSeconds * 1000, ...(lastUsedAt ? { lastUsedAt } : {}) },
+})
+
+/** Keys of gateways that are not claimed. */
+export const gatewayKeys = [
+  key('018f-key-1', 'hall-7-spring', 'hall-7', 'riga-1', (87 * DAY) / 1000, Date.now() - 40_000),
+  key('018f-key-2', 'silo-2-spring', 'silo-2', 'oslo-2', (12 * DAY) / 1000),
+]
+
+/** The key itself is in the answer only. */
+export function makeKey(body, uid) {
+  const made = key(uid, body.metadata.name, body.spec.device, body.spec.location, body.spec.lifetimeSeconds)
+  gatewayKeys.unshift(made)
+  return { ...made, status: { ...made.status, key: 'fsgk_eyJ2IjoxLCJ1cmwiOiJodHRwczovL2ZsZWV0LmV4YW1wbGUi' } }
+}
+
+export function revokeKey(uid) {
+  const at = gatewayKeys.findIndex((k) => k.metadata.uid === uid)
+  if (at >= 0) gatewayKeys.splice(at, 1)
+}
+
 const SERIES = [
   ['temp-01', 'value', { location: 'warehouse-A', unit: 'celsius' }, (t) => -4 + 3 * Math.sin(t / 9e5) + noise(t, 0.3)],
   ['climate', 'humidity', { room: 'a' }, (t) => 47 + 6 * Math.sin(t / 15e5) + noise(t, 1)],

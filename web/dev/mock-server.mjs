@@ -132,7 +132,7 @@ function seen(device, at) {
 function answer(method, path, query, body) {
   const parts = path.split('/').filter(Boolean).slice(1)
   const [noun, id, more] = parts
-  const lists = { releases: fleet.releases, apps: fleet.apps, placements: fleet.placements, channels: fleet.channels, pins: fleet.pins, configs: fleet.configs, users: fleet.users, 'claim-tokens': fleet.tokens, rollouts: fleet.rollouts }
+  const lists = { releases: fleet.releases, apps: fleet.apps, placements: fleet.placements, channels: fleet.channels, pins: fleet.pins, configs: fleet.configs, users: fleet.users, 'claim-tokens': fleet.tokens, 'gateway-keys': sensors.gatewayKeys, rollouts: fleet.rollouts }
   if (noun === 'me') return ok(me)
   if (noun === 'logout') return { status: 204 }
   if (noun === 'login') {
@@ -253,6 +253,14 @@ function answer(method, path, query, body) {
   if (noun === 'claim-tokens' && method === 'DELETE') {
     const token = found(fleet.tokens, decodeURIComponent(id))
     if (token) token.status.revoked = true
+    return { status: 204 }
+  }
+  if (noun === 'gateway-keys' && method === 'POST') {
+    if (!/^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$/.test(body.spec.device)) return problem(400, 'invalid', 'a name is not valid', [{ field: 'spec.device', message: 'is a name: a-z, 0-9, - and .' }])
+    return ok(sensors.makeKey(body, fleet.uid()), 201)
+  }
+  if (noun === 'gateway-keys' && method === 'DELETE') {
+    sensors.revokeKey(decodeURIComponent(id))
     return { status: 204 }
   }
   if (lists[noun]) return id === undefined ? list(lists[noun]) : ok(found(lists[noun], decodeURIComponent(id)))

@@ -160,7 +160,7 @@ const alerts = createRoute({
 const gateways = createRoute({
   getParentRoute: () => shell,
   path: '/gateways',
-  component: lazyRouteComponent(() => import('./views/gateways'), 'Gateways'),
+  component: lazyRouteComponent(() => import('./views/gateways/gateways'), 'Gateways'),
 })
 
 const alertRules = createRoute({

@@ -21,6 +21,7 @@ const VIEWS: [name: string, path: string, ready: string][] = [
   ['alerts', '/alerts', 'nothing was heard from'],
   ['alert rules', '/alerts/rules', 'A till is missed at once.'],
   ['alert routes', '/alerts/routes', 'night-watch'],
+  ['gateways', '/gateways', 'hall-7-spring'],
   ['messages about alerts', '/alerts/messages', 'wants no more messages'],
   ['policies', '/policies', 'kiosks'],
   ['policy', '/policies/kiosks', 'Save as version'],

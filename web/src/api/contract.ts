@@ -29,6 +29,8 @@ type Words<Page, Document> = [Exclude<Page, 'unknown'>] extends [Exclude<Documen
 
 export type Contract = [
   Holds<Mirrors<gateway.SyncLoss, Schemas['SyncLoss']>>,
+  Holds<Mirrors<gateway.GatewayKeySpec, Schemas['GatewayKeySpec']>>,
+  Holds<Mirrors<gateway.GatewayKeyStatus, Schemas['GatewayKeyStatus']>>,
   Holds<Mirrors<Omit<gateway.GatewaySync, 'report'>, Omit<Schemas['GatewaySync'], 'report'>>>,
   Holds<Mirrors<page.Metadata, Schemas['Metadata']>>,
   Holds<Mirrors<page.Reason, Schemas['Reason']>>,

@@ -3,7 +3,7 @@ import { keepPreviousData, queryOptions } from '@tanstack/react-query'
 
 import { get } from './client'
 import { keys, SHORT_LIST } from './queries'
-import type { List, UnixMs } from './types'
+import type { List, ObjectOf, UnixMs } from './types'
 
 export interface GatewayReport {
   backlogPoints: number
@@ -61,6 +61,21 @@ export interface SeriesRange {
   truncated: boolean
 }
 
+export interface GatewayKeySpec {
+  device: string
+  location?: string
+  lifetimeSeconds?: number
+}
+
+export interface GatewayKeyStatus {
+  expiresAt: UnixMs
+  lastUsedAt?: UnixMs
+  /** Only in the answer to the creation. */
+  key?: string
+}
+
+export type GatewayKey = ObjectOf<GatewayKeySpec, GatewayKeyStatus>
+
 /** A gateway reports at least once a minute. */
 const EVERY = 10_000
 const STEPS = 240
@@ -69,6 +84,11 @@ export const gatewaysQuery = queryOptions({
   queryKey: keys.gateways,
   queryFn: ({ signal }) => get<List<GatewaySync>>('/sync', { limit: SHORT_LIST }, signal),
   refetchInterval: EVERY,
+})
+
+export const gatewayKeysQuery = queryOptions({
+  queryKey: keys.gatewayKeys,
+  queryFn: ({ signal }) => get<List<GatewayKey>>('/gateway-keys', { limit: SHORT_LIST }, signal),
 })
 
 /** What a device's sensors measured over the last `span` milliseconds. */

@@ -45,6 +45,7 @@ export const keys = {
   gateways: ['gateways'],
   readings: ['readings'],
   documents: ['documents'],
+  gatewayKeys: ['gateway-keys'],
   alertRules: ['alert-rules'],
   alertRoutes: ['alert-routes'],
   deliveries: ['alert-deliveries'],

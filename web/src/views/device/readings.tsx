@@ -11,7 +11,7 @@ import { count } from '~/ui/number'
 import { Failure, Section } from '~/ui/panel'
 import { Time, useNow } from '~/ui/time'
 
-import { Standing } from '../gateways'
+import { Standing } from '../gateways/gateways'
 import { fills } from './charts'
 import { RANGE_MS } from './measure'
 

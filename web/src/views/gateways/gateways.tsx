@@ -11,6 +11,8 @@ import { Resource } from '~/ui/resource'
 import { Table } from '~/ui/table'
 import { longDuration, Time, useNow } from '~/ui/time'
 
+import { GatewayKeys } from './keys'
+
 /** Later than this, a gateway that should report each minute is away. */
 const LATE_MS = 3 * 60_000
 
@@ -66,6 +68,7 @@ export function Gateways() {
           />
         )}
       </Resource>
+      <GatewayKeys />
       {lossy.length > 0 && (
         <Section title="Losses" flush>
           <ul className="divide-y divide-line">

@@ -1,0 +1,55 @@
+/** What the views of gateways show and do, by role and label only, against the stand-in server. */
+import { expect, test } from '@playwright/test'
+
+test.use({ viewport: { width: 1440, height: 900 } })
+
+test('each gateway says how it stands, and what was lost is told in words', async ({ page }) => {
+  await page.goto('/gateways')
+  await expect(page.getByText('4 gateways, 2,436,672 readings waiting')).toBeVisible()
+  const table = page.getByRole('region', { name: 'Gateways', exact: true })
+  const rows = table.getByRole('row')
+  await expect(rows).toHaveCount(5)
+  await expect(rows.nth(1)).toContainText('up to date')
+  await expect(rows.nth(2)).toContainText('sent in about 6 min 52 s')
+  await expect(rows.nth(2)).toContainText('2,418,332')
+  await expect(rows.nth(3)).toContainText('not heard of')
+  await expect(rows.nth(4)).toContainText('120,400')
+  const losses = page.getByRole('list').filter({ hasText: 'gave up the oldest' })
+  await expect(losses).toContainText('because its queue was full: 120,400 readings of data/default')
+  await rows.nth(1).getByRole('link').click()
+  await expect(page).toHaveURL(/\/devices\//)
+})
+
+test('a key is made, shown once, and revoked', async ({ page }) => {
+  await page.goto('/gateways')
+  const table = page.getByRole('region', { name: 'Gateway keys' })
+  await expect(table.getByRole('row')).toHaveCount(3)
+  await expect(table.getByRole('row').nth(2)).toContainText('never')
+  await page.getByRole('button', { name: 'New key…' }).click()
+  const dialog = page.getByRole('dialog')
+  const make = dialog.getByRole('button', { name: 'Make the key' })
+  await expect(make).toHaveAccessibleDescription('Say for which device.')
+  await dialog.getByLabel('Device').fill('Not a name')
+  await make.click()
+  await expect(dialog.getByLabel('Device')).toHaveAccessibleDescription(/a-z, 0-9/)
+  await dialog.getByLabel('Device').fill('hall-9')
+  await dialog.getByLabel('Good for').selectOption('30 days')
+  await make.click()
+  await expect(page.getByRole('dialog', { name: 'The key of hall-9' })).toContainText('CLOUD_API_KEY=fsgk_')
+  await page.getByRole('button', { name: 'I have it' }).click()
+  await expect(table.getByRole('row')).toHaveCount(4)
+  await expect(page.getByText('fsgk_')).toHaveCount(0)
+  await table.getByRole('button', { name: /Revoke hall-9/ }).click()
+  await page.getByRole('dialog').getByRole('button', { name: 'Revoke the key' }).click()
+  await expect(table.getByRole('row')).toHaveCount(3)
+})
+
+test.describe('where no gateway has sent anything', () => {
+  test('it says how to begin', async ({ page, context, baseURL }) => {
+    await context.addCookies([{ name: 'mock', value: 'empty', url: baseURL ?? 'http://127.0.0.1' }])
+    await page.goto('/gateways')
+    await expect(page.getByText('No gateway has sent readings yet')).toBeVisible()
+    await expect(page.getByText('No gateway keys')).toBeVisible()
+    await expect(page.getByText('farshore sync create-key hall-gateway')).toBeVisible()
+  })
+})
