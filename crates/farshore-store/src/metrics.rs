@@ -195,8 +195,9 @@ impl TenantDb {
         &self,
         device: DeviceId,
     ) -> StoreResult<BTreeMap<String, (UnixMs, BTreeMap<String, f64>)>> {
+        type Latest = (String, i64, Json<BTreeMap<String, f64>>);
         let mut tx = self.read().await?;
-        let rows: Vec<(String, i64, Json<BTreeMap<String, f64>>)> = on!(&mut tx, c => sqlx::query_as(
+        let rows: Vec<Latest> = on!(&mut tx, c => sqlx::query_as(
             "SELECT stream, at, latest FROM metric_latest WHERE tenant = $1 AND device = $2 AND stream LIKE 'app/%'")
             .bind(self.tenant.0).bind(device.0).fetch_all(c).await)?;
         let app = |stream: String| stream.strip_prefix("app/").map(str::to_owned);

@@ -93,13 +93,16 @@ enum Decided {
     Descend,
 }
 
+/// What becomes of a place, given its path and what the base, the edge and the cloud say there.
+type Decide<'a> = dyn FnMut(&str, Base<'_>, Option<&Value>, Option<&Value>) -> Decided + 'a;
+
 /// Goes down where both sides differ from the base and from each other; `decide` is asked at each such place.
 fn walk(
     at: &str,
     base: Base<'_>,
     edge: Option<&Value>,
     cloud: Option<&Value>,
-    decide: &mut dyn FnMut(&str, Base<'_>, Option<&Value>, Option<&Value>) -> Decided,
+    decide: &mut Decide<'_>,
 ) -> Option<Value> {
     if edge == cloud || base.is(edge) {
         return cloud.cloned();

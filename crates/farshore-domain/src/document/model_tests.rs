@@ -136,9 +136,8 @@ impl Hub {
             let known = self
                 .revisions
                 .range((name.clone(), 0)..=(name.clone(), u64::MAX))
-                .filter(|(_, (_, sequence))| *sequence <= request.cursor)
-                .map(|((_, revision), (value, _))| (*revision, value.as_ref()))
-                .last();
+                .rfind(|(_, (_, sequence))| *sequence <= request.cursor)
+                .map(|((_, revision), (value, _))| (*revision, value.as_ref()));
             let (from, state) = match (known, &held.value) {
                 (Some((revision, Some(before))), Some(value)) if !request.want.contains(name) => {
                     seen.count("delta");

@@ -75,8 +75,9 @@ fn parameter<'q>(query: &'q [(String, String)], name: &str) -> Option<&'q str> {
     query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
 }
 
-fn number(query: &[(String, String)], name: &str, most: u64) -> Result<Option<u64>, Answer> {
-    let wrong = || answer::invalid(&format!("{name} is a whole number from 0 to {most}"));
+/// Or what is wrong with it.
+fn number(query: &[(String, String)], name: &str, most: u64) -> Result<Option<u64>, String> {
+    let wrong = || format!("{name} is a whole number from 0 to {most}");
     match parameter(query, name).map(str::parse::<u64>) {
         None => Ok(None),
         Some(Ok(number)) if number <= most => Ok(Some(number)),
@@ -106,9 +107,11 @@ async fn list(shared: &Shared, collection: Option<&str>, query: &[(String, Strin
 
 /// What changed after a version, the oldest first; `wait` seconds for the first.
 async fn changes(shared: &Shared, query: &[(String, String)]) -> Answered {
-    let after =
-        number(query, "after", i64::MAX.unsigned_abs())?.unwrap_or_else(|| shared.documents.version());
-    let wait = Duration::from_secs(number(query, "wait", MAX_WAIT_SECONDS)?.unwrap_or_default());
+    let wrong = |text: String| answer::invalid(&text);
+    let after = number(query, "after", i64::MAX.unsigned_abs()).map_err(wrong)?;
+    let after = after.unwrap_or_else(|| shared.documents.version());
+    let wait = number(query, "wait", MAX_WAIT_SECONDS).map_err(wrong)?;
+    let wait = Duration::from_secs(wait.unwrap_or_default());
     let found = shared.documents.changes(after, MAX_ITEMS, wait).await.map_err(|error| refused(&error))?;
     let next = found.last().map_or_else(|| after.min(shared.documents.version()), |last| last.version);
     Ok(answer::json(StatusCode::OK, &json!({"items": found, "after": next})))
@@ -142,13 +145,14 @@ async fn twin(shared: &Shared) -> Answered {
     Ok(answer::json(StatusCode::OK, &said))
 }
 
-fn if_match(headers: &HeaderMap) -> Result<Option<u64>, Answer> {
+/// Or what is wrong with it.
+fn if_match(headers: &HeaderMap) -> Result<Option<u64>, &'static str> {
     let Some(value) = headers.get(IF_MATCH) else { return Ok(None) };
     let text = value.to_str().unwrap_or_default().trim().trim_start_matches("W/").trim_matches('"');
     if text == "*" {
         return Ok(None);
     }
-    text.parse().map(Some).map_err(|_| answer::invalid("If-Match is the version in quotes, as the ETag says"))
+    text.parse().map(Some).map_err(|_| "If-Match is the version in quotes, as the ETag says")
 }
 
 async fn one(
@@ -158,7 +162,7 @@ async fn one(
     name: &str,
     request: Request<Incoming>,
 ) -> Answered {
-    let expected = if_match(request.headers())?;
+    let expected = if_match(request.headers()).map_err(answer::invalid)?;
     let documents = &shared.documents;
     let done = match *method {
         Method::GET | Method::HEAD => documents.get(collection, name).await,
