@@ -406,7 +406,7 @@ async fn ten_thousand_documents_come_within_seconds_and_nothing_new_costs_next_t
         assert!(answer.body.len() < 200 && before.elapsed() < Duration::from_secs(1), "{}", answer.text());
         assert_eq!(answer.json::<wire::Answer>().documents, []);
         second.stop().await;
-        // Generous, because the machine may be busy; docs/documents.md has what was measured on a quiet one.
+        // Generous, because the machine may be busy.
         assert!(up < Duration::from_secs(60) && down < Duration::from_secs(30), "up {up:?}, down {down:?}");
     })
     .await;

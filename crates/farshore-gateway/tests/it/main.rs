@@ -5,6 +5,7 @@
 mod api;
 mod by_hand;
 mod disk;
+mod documents;
 mod http;
 mod mqtt;
 mod processing;

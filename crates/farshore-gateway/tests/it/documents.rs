@@ -1,0 +1,98 @@
+//! Documents and the twin for apps on the device: over HTTP, without any cloud.
+
+use serde_json::{Value, json};
+
+use crate::support::{Answer, Site, send};
+
+async fn ask(site: &Site, method: &str, path: &str, headers: &[(&str, &str)], body: Value) -> Answer {
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    site.send(method, path, headers, body.as_bytes()).await
+}
+
+fn etag(answer: &Answer) -> String {
+    let line = answer
+        .head
+        .lines()
+        .find_map(|line| line.to_ascii_lowercase().strip_prefix("etag: ").map(str::to_owned));
+    line.expect("an ETag")
+}
+
+#[tokio::test]
+async fn apps_write_read_and_delete_documents_and_a_stale_version_is_refused() {
+    let site = Site::new().await;
+    let path = "/documents/settings/main";
+    assert_eq!(ask(&site, "GET", path, &[], Value::Null).await.status, 404);
+    let made = ask(&site, "PUT", path, &[], json!({"volume": 3, "x": null})).await;
+    assert_eq!((made.status, made.json()), (200, json!({"volume": 3})));
+    assert!(made.head.to_ascii_lowercase().contains("x-document-pending: true"), "{}", made.head);
+    let first = etag(&made);
+    let changed = ask(&site, "PATCH", path, &[("if-match", &first)], json!({"volume": 5, "on": true})).await;
+    assert_eq!((changed.status, changed.json()), (200, json!({"volume": 5, "on": true})));
+    assert_eq!(ask(&site, "PATCH", path, &[("if-match", &first)], json!({"volume": 9})).await.status, 412);
+    let listed = ask(&site, "GET", "/documents/settings", &[], Value::Null).await.json();
+    assert_eq!(
+        (listed["items"].as_array().map(Vec::len), &listed["items"][0]["name"]),
+        (Some(1), &json!("main"))
+    );
+    assert_eq!(listed["status"]["pending"], 1);
+    assert_eq!(ask(&site, "DELETE", path, &[], Value::Null).await.status, 204);
+    assert_eq!(ask(&site, "GET", path, &[], Value::Null).await.status, 404);
+    assert_eq!(ask(&site, "DELETE", path, &[], Value::Null).await.status, 404);
+}
+
+#[tokio::test]
+async fn bad_documents_are_refused_with_the_reason() {
+    let site = Site::new().await;
+    for (method, path, body, status) in [
+        ("PUT", "/documents/settings/main", "[1]".to_owned(), 400),
+        ("PUT", "/documents/settings/main", "{".to_owned(), 400),
+        ("PATCH", "/documents/settings/main", "1".to_owned(), 400),
+        ("PUT", "/documents/Settings/main", "{}".to_owned(), 400),
+        ("PUT", "/documents/settings/..%2fx", "{}".to_owned(), 400),
+        ("PUT", "/documents/settings/main", json!({"a": "x".repeat(200_000)}).to_string(), 400),
+        ("PUT", "/documents/settings/main", json!({"a": "x".repeat(400_000)}).to_string(), 413),
+        ("PUT", "/twin/desired", "{}".to_owned(), 403),
+        ("PUT", "/twin/other", "{}".to_owned(), 400),
+        ("POST", "/documents/settings/main", "{}".to_owned(), 405),
+        ("POST", "/twin", "{}".to_owned(), 405),
+        ("GET", "/changes?wait=100000", String::new(), 400),
+        ("GET", "/documents/a/b/c", String::new(), 404),
+    ] {
+        let answer = site.send(method, path, &[], body.as_bytes()).await;
+        assert_eq!(answer.status, status, "{method} {path}: {}", answer.text());
+    }
+}
+
+#[tokio::test]
+async fn whoever_waits_is_told_of_a_change_and_of_a_deletion() {
+    let site = Site::new().await;
+    let address = site.at.http.expect("HTTP");
+    let waiting =
+        tokio::spawn(async move { send(address, "GET", "/changes?after=0&wait=30", &[], b"").await });
+    ask(&site, "PATCH", "/twin", &[], json!({"interval": 10})).await;
+    let told = waiting.await.expect("an answer").json();
+    assert_eq!(
+        (&told["items"][0]["name"], &told["items"][0]["value"]),
+        (&json!("reported"), &json!({"interval": 10}))
+    );
+    ask(&site, "PUT", "/documents/c/n", &[], json!({})).await;
+    ask(&site, "DELETE", "/documents/c/n", &[], Value::Null).await;
+    let more = ask(&site, "GET", &format!("/changes?after={}", told["after"]), &[], Value::Null).await.json();
+    let last = more["items"].as_array().expect("a list").last().expect("one").clone();
+    assert_eq!((&last["name"], &last["value"]), (&json!("n"), &Value::Null));
+    let twin = ask(&site, "GET", "/twin", &[], Value::Null).await.json();
+    assert_eq!(
+        (&twin["reported"], &twin["desired"], &twin["delta"]),
+        (&json!({"interval": 10}), &json!({}), &json!([]))
+    );
+}
+
+#[tokio::test]
+async fn documents_want_the_same_credentials_as_readings() {
+    let site = Site::with(|config| config.credentials = crate::support::token("secret")).await;
+    assert_eq!(ask(&site, "GET", "/twin", &[], Value::Null).await.status, 401);
+    assert_eq!(
+        ask(&site, "GET", "/twin", &[("authorization", "Bearer secret")], Value::Null).await.status,
+        200
+    );
+}
