@@ -9,12 +9,19 @@ use uuid::Uuid;
 
 use crate::access::TenantDb;
 use crate::db::{Tx, affected};
-use crate::documents::{integer, json, text};
+use crate::documents::{integer, json, text, within};
 use crate::error::{StoreError, StoreResult};
 use crate::on;
 
 /// Most conflicts of a device that are kept. Beyond that the oldest that are settled go; where all are open, nothing more is taken from the device.
 pub const MAX_CONFLICTS: i64 = 5_000;
+
+/// Most conflicts that one exchange notes.
+pub const MAX_CONFLICTS_AT_ONCE: i64 = 500;
+/// About so many bytes of values are in the log of a device; beyond that the same holds.
+const MAX_CONFLICT_BYTES: i64 = 128 * 1024 * 1024;
+/// About so many bytes of values are on one page of conflicts, and one conflict more.
+const MAX_PAGE_BYTES: usize = 2 * 1024 * 1024;
 
 /// A conflict as it is stored.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,6 +68,7 @@ struct Stored {
 
 const COLUMNS: &str = "x.uid, x.device, d.name AS device_name, x.collection, x.name, x.path, x.rule, x.winner, x.note, x.base, x.edge, x.cloud, x.edge_at,
     x.edge_by, x.cloud_at, x.cloud_by, x.revision, x.at, x.state, x.settled_at, x.settled_by, x.chosen";
+const SIZE: &str = "CAST(COALESCE(OCTET_LENGTH(x.base), 0) + COALESCE(OCTET_LENGTH(x.edge), 0) + COALESCE(OCTET_LENGTH(x.cloud), 0) AS BIGINT)";
 const FROM: &str = "document_conflicts x JOIN devices d ON d.tenant = x.tenant AND d.uid = x.device";
 
 fn stamp(at: Option<i64>, by: Option<String>) -> Option<Stamp> {
@@ -116,22 +124,39 @@ pub struct ConflictFilter {
 }
 
 impl TenantDb {
-    /// Whether a device's log takes more; makes room by forgetting the oldest that are settled.
-    pub async fn room_for_conflicts(&self, tx: &mut Tx, device: DeviceId) -> StoreResult<bool> {
-        let (count, open): (i64, i64) = on!(&mut *tx, c => sqlx::query_as(
-            "SELECT COUNT(*), CAST(COALESCE(SUM(CASE WHEN state = 'open' THEN 1 ELSE 0 END), 0) AS BIGINT) FROM document_conflicts
-             WHERE tenant = $1 AND device = $2").bind(self.tenant.0).bind(device.0).fetch_one(c).await)?;
-        if open >= MAX_CONFLICTS {
-            return Ok(false);
+    /// How many conflicts a device's log takes now; makes room by forgetting the oldest that are settled.
+    pub async fn room_for_conflicts(&self, tx: &mut Tx, device: DeviceId) -> StoreResult<usize> {
+        let sql = sqlx::AssertSqlSafe(format!(
+            "SELECT COUNT(*), COUNT(CASE WHEN x.state = 'open' THEN 1 END), CAST(COALESCE(SUM({SIZE}), 0) AS BIGINT),
+                 CAST(COALESCE(SUM(CASE WHEN x.state = 'open' THEN {SIZE} END), 0) AS BIGINT)
+             FROM document_conflicts x WHERE x.tenant = $1 AND x.device = $2"
+        ));
+        let (count, open, bytes, open_bytes): (i64, i64, i64, i64) =
+            on!(&mut *tx, c => sqlx::query_as(sql).bind(self.tenant.0).bind(device.0).fetch_one(c).await)?;
+        if open_bytes >= MAX_CONFLICT_BYTES {
+            return Ok(0);
         }
-        if count >= MAX_CONFLICTS {
+        let mut forgotten = 0;
+        if bytes > MAX_CONFLICT_BYTES {
+            let sql = sqlx::AssertSqlSafe(format!(
+                "DELETE FROM document_conflicts WHERE (tenant, uid) IN (
+                     SELECT s.tenant, s.uid FROM (
+                         SELECT x.tenant, x.uid, SUM({SIZE}) OVER (ORDER BY x.at DESC, x.uid DESC) AS bytes FROM document_conflicts x
+                         WHERE x.tenant = $1 AND x.device = $2 AND x.state = 'settled') AS s
+                     WHERE s.bytes > $3)"
+            ));
+            forgotten = on!(&mut *tx, c => sqlx::query(sql)
+                .bind(self.tenant.0).bind(device.0).bind(MAX_CONFLICT_BYTES - open_bytes).execute(c).await.map(affected))?;
+        }
+        let room = (MAX_CONFLICTS - open).clamp(0, MAX_CONFLICTS_AT_ONCE);
+        let over = count - forgotten.cast_signed() + room - MAX_CONFLICTS;
+        if over > 0 {
             on!(&mut *tx, c => sqlx::query(
                 "DELETE FROM document_conflicts WHERE (tenant, uid) IN (
                      SELECT tenant, uid FROM document_conflicts WHERE tenant = $1 AND device = $2 AND state = 'settled' ORDER BY at LIMIT $3)")
-                .bind(self.tenant.0).bind(device.0).bind(count - MAX_CONFLICTS + MAX_CONFLICTS / 10)
-                .execute(c).await.map(affected))?;
+                .bind(self.tenant.0).bind(device.0).bind(over).execute(c).await.map(affected))?;
         }
-        Ok(true)
+        Ok(usize::try_from(room).unwrap_or_default())
     }
 
     /// Notes a conflict.
@@ -162,20 +187,34 @@ impl TenantDb {
         Ok(uid)
     }
 
-    /// Conflicts, the newest first.
-    pub async fn conflicts(&self, filter: &ConflictFilter, limit: u32) -> StoreResult<Vec<ConflictRow>> {
+    /// Conflicts, the newest first, and whether there may be more: a page ends early where its values are large.
+    pub async fn conflicts(
+        &self,
+        filter: &ConflictFilter,
+        limit: u32,
+    ) -> StoreResult<(Vec<ConflictRow>, bool)> {
         let mut tx = self.read().await?;
         let (collection, name) = filter.document.clone().unwrap_or_default();
-        let sql = sqlx::AssertSqlSafe(format!(
-            "SELECT {COLUMNS} FROM {FROM} WHERE x.tenant = $1 AND (x.device = $2 OR $3 = 0) AND (x.state = $4 OR $4 = '')
-             AND ((x.collection = $5 AND x.name = $6) OR $5 = '') AND (x.uid < $7 OR $8 = 0) ORDER BY x.uid DESC LIMIT $9"
-        ));
         let state = filter.open.map_or("", |open| if open { "open" } else { "settled" });
-        let rows: Vec<Stored> = on!(&mut tx, c => sqlx::query_as(sql)
-            .bind(self.tenant.0).bind(filter.device.map_or(Uuid::nil(), |device| device.0)).bind(i64::from(filter.device.is_some()))
-            .bind(state).bind(collection).bind(name).bind(filter.before.unwrap_or_default())
-            .bind(i64::from(filter.before.is_some())).bind(i64::from(limit)).fetch_all(c).await)?;
-        rows.into_iter().map(ConflictRow::try_from).collect()
+        let of = |what: &str| {
+            sqlx::AssertSqlSafe(format!(
+                "SELECT {what} FROM {FROM} WHERE x.tenant = $1 AND (x.device = $2 OR $3 = 0) AND (x.state = $4 OR $4 = '')
+                 AND ((x.collection = $5 AND x.name = $6) OR $5 = '') AND (x.uid < $7 OR $8 = 0) ORDER BY x.uid DESC LIMIT $9"
+            ))
+        };
+        macro_rules! fetch {
+            ($what:expr, $limit:expr) => {
+                on!(&mut tx, c => sqlx::query_as(of($what))
+                    .bind(self.tenant.0).bind(filter.device.map_or(Uuid::nil(), |device| device.0)).bind(i64::from(filter.device.is_some()))
+                    .bind(state).bind(&collection).bind(&name).bind(filter.before.unwrap_or_default())
+                    .bind(i64::from(filter.before.is_some())).bind($limit).fetch_all(c).await)?
+            };
+        }
+        let sizes: Vec<(i64,)> = fetch!(SIZE, i64::from(limit));
+        let within = within(sizes.iter().map(|(size,)| *size), MAX_PAGE_BYTES);
+        let rows: Vec<Stored> = fetch!(COLUMNS, integer(within as u64));
+        let more = within < sizes.len() || sizes.len() == limit as usize;
+        Ok((rows.into_iter().map(ConflictRow::try_from).collect::<StoreResult<_>>()?, more))
     }
 
     /// One conflict.

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use farshore_domain::document::hub::Held;
-use farshore_domain::document::{Hlc, Rule, Stamps};
+use farshore_domain::document::{Hlc, MAX_DEVICE_BYTES, MAX_DOCUMENTS, Rule, Stamps};
 use farshore_domain::id::DeviceId;
 use farshore_domain::time::UnixMs;
 use serde_json::Value;
@@ -19,6 +19,12 @@ use crate::{on, set};
 
 /// Revisions of a document that are kept.
 pub const MAX_REVISIONS: u64 = 50;
+/// About so many bytes of the revisions of a document are kept; the newest is, in any case.
+const MAX_REVISION_BYTES: usize = 1024 * 1024;
+/// As many as are kept of these are within that.
+const SMALL_REVISION: usize = MAX_REVISION_BYTES / 64;
+/// Most deletions of a device that are remembered: as many as it may have documents.
+const MAX_DELETED: u64 = MAX_DOCUMENTS;
 /// Most collections of a tenant that have rules.
 pub const MAX_COLLECTIONS: i64 = 1_000;
 
@@ -45,6 +51,39 @@ pub struct DocumentRow {
     pub author: String,
     pub created_at: UnixMs,
     pub changed_at: UnixMs,
+}
+
+/// A document in a list: without its value and its times.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedRow {
+    pub collection: String,
+    pub name: String,
+    pub revision: u64,
+    pub sequence: u64,
+    /// Of the value.
+    pub bytes: u64,
+    pub author: String,
+    pub created_at: UnixMs,
+    pub changed_at: UnixMs,
+}
+
+/// What a document is now, for its device: without its times.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ChangedRow {
+    pub collection: String,
+    pub name: String,
+    pub revision: u64,
+    pub sequence: u64,
+    pub value: Option<Value>,
+}
+
+/// What more of a device's documents is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// So many new documents.
+    pub documents: u64,
+    /// So many bytes.
+    pub bytes: u64,
 }
 
 /// One revision of a document.
@@ -97,10 +136,27 @@ struct StoredDocument {
     edge_number: Option<i64>,
 }
 
+type StoredListed = (String, String, i64, i64, i64, String, i64, i64);
+type StoredChanged = (String, String, i64, i64, Option<String>);
 type StoredRevision = (i64, i64, Option<String>, String, i64, String);
 type StoredCollection = (String, String, i64, i64, i64, String);
 
 const DOCUMENT: &str = "d.collection, d.name, d.revision, d.sequence, d.value, d.stamps, d.author, d.created_at, d.changed_at, d.edge_life, d.edge_number";
+
+const CHANGED: &str = "d.collection, d.name, d.revision, d.sequence, d.value";
+/// What a document weighs, without loading it.
+const BYTES: &str = "CAST(COALESCE(OCTET_LENGTH(d.value), 0) AS BIGINT)";
+const BYTES_WITH_TIMES: &str = "CAST(COALESCE(OCTET_LENGTH(d.value), 0) + OCTET_LENGTH(d.stamps) AS BIGINT)";
+
+/// How many of these sizes are within a budget; the first is, in any case.
+pub(crate) fn within(sizes: impl IntoIterator<Item = i64>, budget: usize) -> usize {
+    let mut sum = 0_usize;
+    let fitting = sizes.into_iter().enumerate().take_while(|(index, size)| {
+        sum = sum.saturating_add(usize::try_from(*size).unwrap_or_default());
+        *index == 0 || sum <= budget
+    });
+    fitting.count()
+}
 
 pub(crate) fn integer(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
@@ -130,6 +186,18 @@ impl TryFrom<StoredHead> for Head {
             pending_since: row.pending_since.map(UnixMs),
             synced_at: row.synced_at.map(UnixMs),
         })
+    }
+}
+
+impl From<DocumentRow> for ChangedRow {
+    fn from(row: DocumentRow) -> Self {
+        Self {
+            collection: row.collection,
+            name: row.name,
+            revision: row.held.revision,
+            sequence: row.sequence,
+            value: row.held.value,
+        }
     }
 }
 
@@ -249,31 +317,82 @@ impl TenantDb {
         Ok(found)
     }
 
-    /// How many documents a device has, without those that were deleted.
-    pub async fn document_count(&self, tx: &mut Tx, device: DeviceId) -> StoreResult<u64> {
-        let (count,): (i64,) = on!(tx, c => sqlx::query_as(
-            "SELECT COUNT(*) FROM documents WHERE tenant = $1 AND device = $2 AND value IS NOT NULL")
-            .bind(self.tenant.0).bind(device.0).fetch_one(c).await)?;
-        Ok(count.cast_unsigned())
+    /// As [`Self::documents_named`] for the first of the names, as many as weigh no more than `budget` (one at least); and for how many that is.
+    pub async fn documents_within(
+        &self,
+        tx: &mut Tx,
+        device: DeviceId,
+        names: &[(&str, &str)],
+        budget: usize,
+    ) -> StoreResult<(BTreeMap<(String, String), DocumentRow>, usize)> {
+        let mut sizes = BTreeMap::new();
+        for chunk in names.chunks(set::rows_per_statement(2)) {
+            let sql = sqlx::AssertSqlSafe(format!(
+                "SELECT d.collection, d.name, {BYTES_WITH_TIMES} FROM (VALUES {}) AS n JOIN documents d ON d.tenant = $1 AND d.device = $2
+                 AND d.collection = n.column1 AND d.name = n.column2",
+                set::values_after(2, chunk.len(), 2)
+            ));
+            let rows: Vec<(String, String, i64)> = on!(&mut *tx, c => {
+                let mut query = sqlx::query_as(sql).persistent(chunk.len() == 1).bind(self.tenant.0).bind(device.0);
+                for (collection, name) in chunk {
+                    query = query.bind(*collection).bind(*name);
+                }
+                query.fetch_all(c).await
+            })?;
+            sizes.extend(rows.into_iter().map(|(collection, name, size)| ((collection, name), size)));
+        }
+        let size = |(collection, name): &(&str, &str)| {
+            sizes.get(&((*collection).to_owned(), (*name).to_owned())).copied().unwrap_or_default()
+        };
+        let count = within(names.iter().map(size), budget);
+        let rows = self.documents_named(tx, device, names.get(..count).unwrap_or_default()).await?;
+        Ok((rows, count))
     }
 
-    /// What changed after a cursor, in order; at most `limit`.
+    /// What more of a device's documents is taken. Deletions are remembered for a while and count, too.
+    pub async fn document_room(&self, tx: &mut Tx, device: DeviceId) -> StoreResult<Room> {
+        let sql = sqlx::AssertSqlSafe(format!(
+            "SELECT COUNT(d.value), COUNT(*), CAST(COALESCE(SUM({BYTES_WITH_TIMES}), 0) AS BIGINT) FROM documents d WHERE d.tenant = $1 AND d.device = $2"
+        ));
+        let (there, all, bytes): (i64, i64, i64) =
+            on!(tx, c => sqlx::query_as(sql).bind(self.tenant.0).bind(device.0).fetch_one(c).await)?;
+        let left = |most: u64, count: i64| most.saturating_sub(count.cast_unsigned());
+        Ok(Room {
+            documents: left(MAX_DOCUMENTS, there).min(left(MAX_DOCUMENTS + MAX_DELETED, all)),
+            bytes: left(MAX_DEVICE_BYTES, bytes),
+        })
+    }
+
+    /// What changed after a cursor, in order, and whether there may be more: at most `limit`, and as many as weigh no more than `budget` (one at least).
     pub async fn documents_since(
         &self,
         tx: &mut Tx,
         device: DeviceId,
         cursor: u64,
         limit: usize,
-    ) -> StoreResult<Vec<DocumentRow>> {
-        let sql = sqlx::AssertSqlSafe(format!(
-            "SELECT {DOCUMENT} FROM documents d WHERE d.tenant = $1 AND d.device = $2 AND d.sequence > $3 ORDER BY d.sequence LIMIT $4"
-        ));
-        let rows: Vec<StoredDocument> = on!(tx, c => sqlx::query_as(sql)
+        budget: usize,
+    ) -> StoreResult<(Vec<ChangedRow>, bool)> {
+        let of = |what: &str| {
+            sqlx::AssertSqlSafe(format!(
+                "SELECT {what} FROM documents d WHERE d.tenant = $1 AND d.device = $2 AND d.sequence > $3 ORDER BY d.sequence LIMIT $4"
+            ))
+        };
+        let sizes: Vec<(i64,)> = on!(&mut *tx, c => sqlx::query_as(of(BYTES))
             .bind(self.tenant.0).bind(device.0).bind(integer(cursor)).bind(integer(limit as u64)).fetch_all(c).await)?;
-        rows.into_iter().map(DocumentRow::try_from).collect()
+        let count = within(sizes.iter().map(|(size,)| *size), budget);
+        let rows: Vec<StoredChanged> = on!(tx, c => sqlx::query_as(of(CHANGED))
+            .bind(self.tenant.0).bind(device.0).bind(integer(cursor)).bind(integer(count as u64)).fetch_all(c).await)?;
+        let more = count < sizes.len() || sizes.len() == limit;
+        let rows = rows.into_iter().map(|(collection, name, revision, sequence, value)| {
+            let value = value.as_deref().map(json).transpose()?;
+            let (revision, sequence) = (revision.cast_unsigned(), sequence.cast_unsigned());
+            Ok(ChangedRow { collection, name, revision, sequence, value })
+        });
+        Ok((rows.collect::<StoreResult<_>>()?, more))
     }
 
-    /// The newest kept revision of each of these documents that a device with this cursor knows.
+    /// The newest kept revision of each of these documents that a device with this cursor knows; none where it is much larger than the document is now,
+    /// because a patch would save nothing then.
     pub async fn revisions_known(
         &self,
         tx: &mut Tx,
@@ -285,8 +404,9 @@ impl TenantDb {
         for chunk in names.chunks(set::rows_per_statement(2)) {
             let sql = sqlx::AssertSqlSafe(format!(
                 "SELECT r.collection, r.name, r.revision, r.value FROM (VALUES {}) AS n
+                 JOIN documents d ON d.tenant = $1 AND d.device = $2 AND d.collection = n.column1 AND d.name = n.column2
                  JOIN document_revisions r ON r.tenant = $1 AND r.device = $2 AND r.collection = n.column1 AND r.name = n.column2
-                 WHERE r.revision = (SELECT MAX(o.revision) FROM document_revisions o WHERE o.tenant = r.tenant AND o.device = r.device
+                 WHERE OCTET_LENGTH(r.value) <= 2 * OCTET_LENGTH(d.value) + 1024 AND r.revision = (SELECT MAX(o.revision) FROM document_revisions o WHERE o.tenant = r.tenant AND o.device = r.device
                      AND o.collection = r.collection AND o.name = r.name AND o.sequence <= $3)",
                 set::values_after(3, chunk.len(), 2)
             ));
@@ -346,18 +466,32 @@ impl TenantDb {
         collection: Option<&str>,
         after: Option<(&str, &str)>,
         limit: u32,
-    ) -> StoreResult<Vec<DocumentRow>> {
+    ) -> StoreResult<Vec<ListedRow>> {
         let mut tx = self.read().await?;
         let (collection_after, name_after) = after.unwrap_or_default();
         let sql = sqlx::AssertSqlSafe(format!(
-            "SELECT {DOCUMENT} FROM documents d WHERE d.tenant = $1 AND d.device = $2 AND d.value IS NOT NULL
+            "SELECT d.collection, d.name, d.revision, d.sequence, {BYTES}, d.author, d.created_at, d.changed_at
+             FROM documents d WHERE d.tenant = $1 AND d.device = $2 AND d.value IS NOT NULL
              AND (d.collection = $3 OR $3 = '') AND (d.collection > $4 OR (d.collection = $4 AND d.name > $5))
              ORDER BY d.collection, d.name LIMIT $6"
         ));
-        let rows: Vec<StoredDocument> = on!(&mut tx, c => sqlx::query_as(sql)
+        let rows: Vec<StoredListed> = on!(&mut tx, c => sqlx::query_as(sql)
             .bind(self.tenant.0).bind(device.0).bind(collection.unwrap_or_default()).bind(collection_after).bind(name_after)
             .bind(i64::from(limit)).fetch_all(c).await)?;
-        rows.into_iter().map(DocumentRow::try_from).collect()
+        let listed =
+            |(collection, name, revision, sequence, bytes, author, created_at, changed_at): StoredListed| {
+                ListedRow {
+                    collection,
+                    name,
+                    revision: revision.cast_unsigned(),
+                    sequence: sequence.cast_unsigned(),
+                    bytes: bytes.cast_unsigned(),
+                    author,
+                    created_at: UnixMs(created_at),
+                    changed_at: UnixMs(changed_at),
+                }
+            };
+        Ok(rows.into_iter().map(listed).collect())
     }
 
     /// Keeps documents as they are now, and the revision of those that changed (with its cause).
@@ -392,6 +526,7 @@ impl TenantDb {
                 query.execute(c).await.map(affected)
             })?;
         }
+        let mut large: Vec<&DocumentRow> = Vec::new();
         let changed: Vec<(&DocumentRow, &'static str)> =
             rows.iter().filter_map(|(row, cause)| Some((row, (*cause)?))).collect();
         for chunk in changed.chunks(set::rows_per_statement(10)) {
@@ -401,7 +536,11 @@ impl TenantDb {
             ));
             let mut values = Vec::with_capacity(chunk.len());
             for (row, _) in chunk {
-                values.push(row.held.value.as_ref().map(text).transpose()?);
+                let value = row.held.value.as_ref().map(text).transpose()?;
+                if value.as_ref().is_some_and(|text| text.len() > SMALL_REVISION) {
+                    large.push(*row);
+                }
+                values.push(value);
             }
             on!(&mut *tx, c => {
                 let mut query = sqlx::query(sql).persistent(chunk.len() == 1);
@@ -412,6 +551,16 @@ impl TenantDb {
                 }
                 query.execute(c).await.map(affected)
             })?;
+        }
+        for row in large {
+            on!(&mut *tx, c => sqlx::query(
+                "DELETE FROM document_revisions WHERE tenant = $1 AND device = $2 AND collection = $3 AND name = $4 AND revision IN (
+                     SELECT s.revision FROM (
+                         SELECT r.revision, SUM(OCTET_LENGTH(r.value)) OVER (ORDER BY r.revision DESC) AS bytes FROM document_revisions r
+                         WHERE r.tenant = $1 AND r.device = $2 AND r.collection = $3 AND r.name = $4) AS s
+                     WHERE s.bytes > $5)")
+                .bind(self.tenant.0).bind(device.0).bind(&row.collection).bind(&row.name)
+                .bind(integer(MAX_REVISION_BYTES as u64)).execute(c).await.map(affected))?;
         }
         for (row, _) in changed.into_iter().filter(|(row, _)| row.held.revision > MAX_REVISIONS) {
             on!(&mut *tx, c => sqlx::query(

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::Method;
 use farshore_api::document::{Choice, ConflictChoice, Document, DocumentConflict};
-use farshore_api::{ErrorCode, List, Problem};
+use farshore_api::{ErrorCode, List, ListMetadata, Problem};
 use farshore_domain::access::Permission;
 use farshore_domain::document::{check_names, path};
 use farshore_domain::time::UnixMs;
@@ -90,8 +90,11 @@ async fn list(Db(db): Db, Query(query): Query<ListQuery>) -> ApiResult<Json<List
     };
     let page = Page { limit: query.limit, continue_from: query.continue_from };
     let before = page.continue_from.as_deref().map(cursor_uuid).transpose()?;
-    let rows = db.conflicts(&ConflictFilter { device, open, document, before }, page.limit()?).await?;
-    page.of(rows, |row| row.uid.to_string(), view)
+    let filter = ConflictFilter { device, open, document, before };
+    let (rows, more) = db.conflicts(&filter, page.limit()?).await?;
+    let continue_from = rows.last().filter(|_| more).map(|row| row.uid.to_string());
+    let items = rows.into_iter().map(view).collect();
+    Ok(Json(List { items, metadata: ListMetadata { continue_from, total: None } }))
 }
 
 fn uid(id: &str) -> ApiResult<Uuid> {
@@ -180,7 +183,7 @@ async fn choose(
     if changed {
         edit::told(app, db, device);
     }
-    Ok(Json(document(device, written, head.map_or(0, |head| head.cursor), true)))
+    Ok(Json(document(device, written, head.map_or(0, |head| head.cursor))))
 }
 
 /// The noun's part of the OpenAPI document.

@@ -3,26 +3,26 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::State;
-use axum::http::Method;
+use axum::http::{HeaderMap, Method};
+use axum::{Extension, Json};
 use farshore_api::Problem;
 use farshore_domain::document::exchange::{
     Answer, Answered, Change, Delta, MAX_CHANGES, MAX_EXCHANGE_BYTES, MAX_WAIT_SECONDS, Outcome, Request,
     Reset, State as Now,
 };
 use farshore_domain::document::hub::{DEVICE, Held, Terms, take};
-use farshore_domain::document::merge::Base;
-use farshore_domain::document::{Hlc, MAX_DOCUMENTS, Side, check_names, may_write, patch};
+use farshore_domain::document::merge::{Base, Conflict};
+use farshore_domain::document::{Hlc, MAX_DEVICE_BYTES, MAX_DOCUMENTS, Side, check_names, may_write, patch};
 use farshore_domain::time::UnixMs;
 use farshore_store::db::Tx;
-use farshore_store::documents::{DocumentRow, Head};
-use serde_json::json;
+use farshore_store::documents::{ChangedRow, DocumentRow, Head};
+use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 
 use super::RuleBook;
 use crate::app::App;
-use crate::claims::DevicePeer;
+use crate::claims::{DevicePeer, PeerCertificate, gateway_peer};
 use crate::clock::now;
 use crate::error::{ApiError, ApiResult};
 use crate::extract::Body;
@@ -30,6 +30,8 @@ use crate::route::{Access, Route, route};
 
 /// What a device says of itself is kept at least so often.
 const REPORT_EVERY_MS: i64 = 60_000;
+/// About so many bytes of documents, bases and conflicts one exchange has in memory for its changes, and those of one change more.
+const MAX_WORK_BYTES: usize = 4 * MAX_EXCHANGE_BYTES;
 
 /// The noun's part of the device port's OpenAPI document.
 #[derive(Debug, utoipa::OpenApi)]
@@ -49,6 +51,8 @@ pub fn device_port_routes() -> Vec<Route> {
 async fn exchange(
     State(app): State<App>,
     peer: DevicePeer,
+    certificate: Option<Extension<PeerCertificate>>,
+    headers: HeaderMap,
     Body(request): Body<Request>,
 ) -> ApiResult<Json<Answer>> {
     let life = check(&request)?;
@@ -74,6 +78,9 @@ async fn exchange(
         () = tokio::time::sleep(wait) => return Ok(Json(answer)),
         () = app.shutdown().cancelled() => return Ok(Json(answer)),
     }
+    // It may have been revoked while it waited, or its key.
+    let certificate = certificate.map(|Extension(certificate)| certificate);
+    let peer = gateway_peer(&app, certificate.as_ref(), &headers).await?;
     Ok(Json(once(&app, &peer, life, &request, now()).await?))
 }
 
@@ -113,6 +120,7 @@ fn reset(head: &Head, cursor: u64) -> Option<Reset> {
 
 async fn once(app: &App, peer: &DevicePeer, life: u64, request: &Request, now: UnixMs) -> ApiResult<Answer> {
     let (db, device) = (&peer.db, peer.device);
+    let _turn = app.documents().turn(peer.tenant).await?;
     // Most requests find nothing to do, and then nothing is written.
     if request.changes.is_empty() {
         let mut tx = db.read().await?;
@@ -167,23 +175,31 @@ async fn take_all(
     now: UnixMs,
 ) -> ApiResult<(Vec<Answered>, usize)> {
     let (db, device) = (&peer.db, peer.device);
-    let names: BTreeSet<(&str, &str)> =
+    let mut seen = BTreeSet::new();
+    let mut names: Vec<(&str, &str)> =
         request.changes.iter().map(|change| (change.collection.as_str(), change.name.as_str())).collect();
-    let names: Vec<(&str, &str)> = names.into_iter().collect();
-    let mut rows = db.documents_named(tx, device, &names).await?;
-    let mut room = MAX_DOCUMENTS.saturating_sub(db.document_count(tx, device).await?);
+    names.retain(|name| seen.insert(*name));
+    let (mut rows, loaded) = db.documents_within(tx, device, &names, MAX_WORK_BYTES).await?;
+    let mut waiting: BTreeSet<(&str, &str)> = names.into_iter().take(loaded).collect();
+    let mut room = db.document_room(tx, device).await?;
     let mut answers = Vec::with_capacity(request.changes.len());
-    let mut written: BTreeMap<(String, String), (DocumentRow, Option<&'static str>)> = BTreeMap::new();
+    let mut written: Vec<(DocumentRow, Option<&'static str>)> = Vec::new();
     let mut noted = Vec::new();
-    let mut log_has_room = None;
-    let mut budget = MAX_EXCHANGE_BYTES;
+    let mut log_room = None;
+    let (mut budget, mut work) = (MAX_EXCHANGE_BYTES, MAX_WORK_BYTES);
     for change in &request.changes {
         // What has no answer is sent again with the next request.
-        if budget == 0 {
+        if budget == 0 || work == 0 {
             break;
         }
+        // It was not loaded any more, or is the second change of a document in this request, which would hide a revision of the first.
+        if !waiting.remove(&(change.collection.as_str(), change.name.as_str())) {
+            continue;
+        }
         let key = (change.collection.clone(), change.name.clone());
-        let row = rows.remove(&key).unwrap_or_else(|| DocumentRow {
+        let found = rows.remove(&key);
+        let is_known = found.is_some();
+        let row = found.unwrap_or_else(|| DocumentRow {
             collection: change.collection.clone(),
             name: change.name.clone(),
             // Higher than any revision of a document of this name that was forgotten.
@@ -195,12 +211,6 @@ async fn take_all(
         });
         let later =
             |why: &str| answered(change, Outcome::Later, &row.held, row.held.state(), Some(why.to_owned()));
-        // A second change of the same document in one request would hide a revision of the first.
-        if written.contains_key(&key) {
-            answers.push(later("one change of a document at a time"));
-            rows.insert(key, row);
-            continue;
-        }
         let stored;
         let base = match change.base {
             Some(0) => Base::Known(None),
@@ -208,6 +218,7 @@ async fn take_all(
             Some(_) | None if row.held.has_taken(life, change.number) => Base::Unknown,
             Some(base) => {
                 stored = db.document_revision(tx, device, (&change.collection, &change.name), base).await?;
+                work = work.saturating_sub(weight(stored.as_ref().and_then(|row| row.value.as_ref())));
                 stored.as_ref().map_or(Base::Unknown, |revision| Base::Known(revision.value.as_ref()))
             }
             None => Base::Unknown,
@@ -219,34 +230,45 @@ async fn take_all(
             Ok(taken) => taken,
             Err(error) => {
                 answers.push(later(&error.to_string()));
-                rows.insert(key, row);
                 continue;
             }
         };
-        let is_new = row.held.value.is_none() && taken.held.value.is_some();
-        if is_new && room == 0 {
+        // A conflict about a document that is not there needs a row, too: that the change was taken is written there.
+        let is_new = (row.held.value.is_none() && taken.held.value.is_some())
+            || (!is_known && !taken.conflicts.is_empty());
+        if is_new && room.documents == 0 {
             answers.push(later(&format!("a device has at most {MAX_DOCUMENTS} documents")));
-            rows.insert(key, row);
+            continue;
+        }
+        if taken.changed && taken.held.value.is_some() && room.bytes == 0 {
+            let why = format!("the documents of a device have at most {MAX_DEVICE_BYTES} bytes together");
+            answers.push(later(&why));
             continue;
         }
         if !taken.conflicts.is_empty() {
-            let has_room = match log_has_room {
-                Some(known) => known,
-                None => *log_has_room.insert(db.room_for_conflicts(tx, device).await?),
+            let room = match &mut log_room {
+                Some(room) => room,
+                None => log_room.insert(db.room_for_conflicts(tx, device).await?),
             };
-            if !has_room {
-                answers.push(later("too many conflicts of this device wait for somebody's choice"));
-                rows.insert(key, row);
-                continue;
+            match room.checked_sub(taken.conflicts.len()) {
+                Some(left) => *room = left,
+                // There is room with the next request, which comes at once because this change has no answer.
+                None if !noted.is_empty() => continue,
+                None => {
+                    answers.push(later("too many conflicts of this device wait for somebody's choice"));
+                    continue;
+                }
             }
         }
-        room -= u64::from(is_new);
+        room.documents -= u64::from(is_new);
         let outcome = taken.outcome;
         let answer = answered(change, outcome, &taken.held, taken.state, None);
         budget = budget.saturating_sub(bytes(&answer.state));
+        work = work.saturating_sub(weight(taken.held.value.as_ref()));
+        work = work.saturating_sub(taken.conflicts.iter().map(conflict_weight).sum());
         answers.push(answer);
-        if outcome == Outcome::Before {
-            rows.insert(key, row);
+        let is_nothing = !is_known && !is_new && taken.held.value.is_none();
+        if outcome == Outcome::Before || is_nothing {
             continue;
         }
         let mut row = row;
@@ -261,9 +283,8 @@ async fn take_all(
             .extend(taken.conflicts.into_iter().map(|conflict| (key.clone(), taken.held.revision, conflict)));
         row.held = taken.held;
         let cause = taken.changed.then_some(if outcome == Outcome::Accepted { "sync" } else { "merge" });
-        written.insert(key, (row, cause));
+        written.push((row, cause));
     }
-    let written: Vec<_> = written.into_values().collect();
     db.write_documents(tx, device, &written).await?;
     for ((collection, name), revision, conflict) in &noted {
         db.add_conflict(tx, device, (collection, name), conflict, *revision, now).await?;
@@ -307,11 +328,9 @@ async fn answer(
     let wanted: Vec<(&str, &str)> =
         request.want.iter().map(|want| (want.collection.as_str(), want.name.as_str())).collect();
     let mut budget = MAX_EXCHANGE_BYTES;
-    for row in db.documents_named(tx, device, &wanted).await?.into_values() {
-        let delta = delta(row, None);
-        if budget == 0 {
-            break;
-        }
+    // What does not come is asked for again.
+    for row in db.documents_within(tx, device, &wanted, budget).await?.0.into_values() {
+        let delta = delta(row.into(), None);
         budget = budget.saturating_sub(bytes(&delta.state));
         said.documents.push(delta);
     }
@@ -320,25 +339,25 @@ async fn answer(
         .filter(|answered| answered.outcome != Outcome::Later)
         .map(|answered| (answered.collection.as_str(), answered.name.as_str(), answered.revision))
         .collect();
-    let rows = if request.cursor < head.sequence {
-        db.documents_since(tx, device, request.cursor, MAX_CHANGES).await?
+    let (rows, more) = if request.cursor < head.sequence {
+        db.documents_since(tx, device, request.cursor, MAX_CHANGES, budget).await?
     } else {
-        Vec::new()
+        (Vec::new(), false)
     };
-    said.more = rows.len() == MAX_CHANGES;
+    said.more = more;
     let known = if request.cursor == 0 {
         BTreeMap::new()
     } else {
         let names: Vec<(&str, &str)> = rows
             .iter()
-            .filter(|row| row.held.revision > 1 && row.held.value.is_some())
+            .filter(|row| row.revision > 1 && row.value.is_some())
             .map(|row| (row.collection.as_str(), row.name.as_str()))
             .collect();
         db.revisions_known(tx, device, request.cursor, &names).await?
     };
     for row in rows {
         let sequence = row.sequence;
-        if !known_now.contains(&(row.collection.as_str(), row.name.as_str(), row.held.revision)) {
+        if !known_now.contains(&(row.collection.as_str(), row.name.as_str(), row.revision)) {
             let before = known.get(&(row.collection.clone(), row.name.clone()));
             let delta = delta(row, before.and_then(|(revision, value)| Some((*revision, value.as_ref()?))));
             let bytes = bytes(&delta.state);
@@ -358,14 +377,23 @@ async fn answer(
     Ok(said)
 }
 
-fn delta(row: DocumentRow, known: Option<(u64, &serde_json::Value)>) -> Delta {
-    let (from, state) = match (known, &row.held.value) {
-        (Some((from, before)), Some(value)) => (Some(from), Now::Patch(patch::diff(before, value))),
-        _ => (None, row.held.state()),
+fn delta(row: ChangedRow, known: Option<(u64, &Value)>) -> Delta {
+    let (from, state) = match (known, row.value) {
+        (Some((from, before)), Some(value)) => (Some(from), Now::Patch(patch::diff(before, &value))),
+        (None, Some(value)) => (None, Now::Value(value)),
+        (_, None) => (None, Now::Deleted),
     };
-    Delta { collection: row.collection, name: row.name, revision: row.held.revision, from, state }
+    Delta { collection: row.collection, name: row.name, revision: row.revision, from, state }
 }
 
 fn bytes(state: &Now) -> usize {
     serde_json::to_string(state).map_or(0, |text| text.len())
+}
+
+fn weight(value: Option<&Value>) -> usize {
+    value.and_then(|value| serde_json::to_string(value).ok()).map_or(0, |text| text.len())
+}
+
+fn conflict_weight(conflict: &Conflict) -> usize {
+    [&conflict.base, &conflict.edge, &conflict.cloud].into_iter().map(|value| weight(value.as_ref())).sum()
 }

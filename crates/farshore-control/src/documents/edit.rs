@@ -2,7 +2,7 @@
 
 use farshore_api::ErrorCode;
 use farshore_domain::document::hub::Held;
-use farshore_domain::document::{Side, Stamp, check_names, may_write, tidy};
+use farshore_domain::document::{MAX_DEVICE_BYTES, MAX_DOCUMENTS, Side, Stamp, check_names, may_write, tidy};
 use farshore_domain::id::DeviceId;
 use farshore_domain::time::UnixMs;
 use farshore_store::TenantDb;
@@ -90,9 +90,14 @@ pub(super) async fn edit_in(
     if value.is_none() && !there {
         return Err(ApiError::not_found("document", &format!("{collection}/{name}")));
     }
-    if !there && db.document_count(tx, device).await? >= farshore_domain::document::MAX_DOCUMENTS {
-        let most = farshore_domain::document::MAX_DOCUMENTS;
-        return Err(ApiError::new(ErrorCode::Conflict, format!("A device has at most {most} documents.")));
+    if !there {
+        let room = db.document_room(tx, device).await?;
+        if room.documents == 0 || room.bytes == 0 {
+            let why = format!(
+                "A device has at most {MAX_DOCUMENTS} documents, of {MAX_DEVICE_BYTES} bytes together."
+            );
+            return Err(ApiError::new(ErrorCode::Conflict, why));
+        }
     }
     let deleted = value.is_none();
     head.clock = head.clock.next(now);

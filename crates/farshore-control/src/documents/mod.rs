@@ -18,7 +18,14 @@ pub use device_port::{DocumentPortDocs, device_port_routes};
 pub use routes::DocumentDocs;
 pub use rules::CollectionDocs;
 
+use crate::error::ApiResult;
 use crate::route::Route;
+use crate::series::{Room, Turn};
+
+/// So many exchanges at once in all: each has a few megabytes of documents in memory.
+const EXCHANGES: usize = 16;
+/// Of these, so many of one tenant, so that none keeps the others out.
+const EXCHANGES_OF_TENANT: usize = 12;
 
 /// The noun's rows.
 #[must_use]
@@ -26,15 +33,17 @@ pub fn routes() -> Vec<Route> {
     [routes::routes(), conflicts::routes(), rules::routes()].into_iter().flatten().collect()
 }
 
-/// Tells requests that wait for it that documents of a device changed on this replica.
+/// Tells requests that wait for it that documents of a device changed on this replica; and whose turn it is to exchange some.
 #[derive(Debug)]
 pub struct Documents {
     changed: broadcast::Sender<(TenantId, DeviceId)>,
+    exchanges: Room,
 }
 
 impl Default for Documents {
     fn default() -> Self {
-        Self { changed: broadcast::Sender::new(1_024) }
+        let exchanges = Room::new("exchanges of documents", EXCHANGES, EXCHANGES_OF_TENANT);
+        Self { changed: broadcast::Sender::new(1_024), exchanges }
     }
 }
 
@@ -42,6 +51,11 @@ impl Documents {
     pub(crate) fn changed(&self, tenant: TenantId, device: DeviceId) {
         // Nobody waits, which is the usual.
         let _ = self.changed.send((tenant, device));
+    }
+
+    /// Waits for the turn of an exchange.
+    async fn turn(&self, tenant: TenantId) -> ApiResult<Turn> {
+        self.exchanges.turn(tenant).await
     }
 
     fn watch(&self) -> broadcast::Receiver<(TenantId, DeviceId)> {

@@ -12,7 +12,7 @@ use farshore_domain::access::Permission;
 use farshore_domain::document::twin::outstanding;
 use farshore_domain::document::{DESIRED, REPORTED, TWIN, check_collection, patch};
 use farshore_domain::id::DeviceId;
-use farshore_store::documents::DocumentRow;
+use farshore_store::documents::{DocumentRow, ListedRow};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -24,7 +24,7 @@ use crate::extract::{Body, Page, Query, if_match, limit, versioned};
 use crate::route::{Access, Db, Route, route};
 
 /// A document as it is shown; `cursor` is how far its device has come.
-pub(super) fn view(device: DeviceId, row: DocumentRow, cursor: u64, full: bool) -> Document {
+pub(super) fn view(device: DeviceId, row: DocumentRow, cursor: u64) -> Document {
     let bytes = row.held.value.as_ref().and_then(|value| serde_json::to_string(value).ok());
     Document {
         device,
@@ -36,14 +36,30 @@ pub(super) fn view(device: DeviceId, row: DocumentRow, cursor: u64, full: bool) 
         created_at: row.created_at,
         changed_at: row.changed_at,
         delivered: row.sequence <= cursor,
-        value: row.held.value.filter(|_| full),
-        times: if full { row.held.stamps.0 } else { BTreeMap::new() },
+        value: row.held.value,
+        times: row.held.stamps.0,
+    }
+}
+
+fn listed(device: DeviceId, row: ListedRow, cursor: u64) -> Document {
+    Document {
+        device,
+        collection: row.collection,
+        name: row.name,
+        revision: row.revision,
+        bytes: row.bytes,
+        author: row.author,
+        created_at: row.created_at,
+        changed_at: row.changed_at,
+        delivered: row.sequence <= cursor,
+        value: None,
+        times: BTreeMap::new(),
     }
 }
 
 fn shown(device: DeviceId, row: DocumentRow, cursor: u64) -> Response {
     let version = row.held.revision.cast_signed();
-    versioned(version, &view(device, row, cursor, true))
+    versioned(version, &view(device, row, cursor))
 }
 
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
@@ -79,7 +95,7 @@ async fn list(
     let rows = db.documents(device, query.collection.as_deref(), after, page.limit()?).await?;
     let mut tx = db.read().await?;
     let cursor = db.document_head(&mut tx, device).await?.map_or(0, |head| head.cursor);
-    page.of(rows, |row| format!("{}/{}", row.collection, row.name), |row| view(device, row, cursor, false))
+    page.of(rows, |row| format!("{}/{}", row.collection, row.name), |row| listed(device, row, cursor))
 }
 
 /// Shows a document.

@@ -6,4 +6,5 @@ mod room;
 mod routes;
 
 pub use room::Room;
+pub(crate) use room::Turn;
 pub use routes::{SeriesDocs, routes};

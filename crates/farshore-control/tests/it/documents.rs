@@ -14,7 +14,7 @@ use farshore_gateway::{EdgeGateway, GatewayConfig};
 use farshore_journal::Outgoing;
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Fleet, TestDevice, each_engine, eventually};
+use crate::harness::{Answer, Client, Fleet, TestDevice, each_engine, eventually};
 
 /// The device port as the gateway has it; can be cut, and lose answers.
 #[derive(Debug)]
@@ -452,6 +452,146 @@ async fn bad_input_is_refused_with_the_field() {
         let lost = json!({"life": "0000000000000001", "cursor": 99});
         let answer: wire::Answer = device.post("/api/device/documents", lost).await.expect(200).json();
         assert_eq!(answer.reset, Some(wire::Reset::Restored));
+    })
+    .await;
+}
+
+/// What a device says that is no gateway of ours.
+fn request(cursor: u64, changes: &[Value]) -> Value {
+    json!({"life": "0000000000000001", "cursor": cursor, "changes": changes})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_documents_come_in_several_answers_and_few_of_their_revisions_stay() {
+    each_engine(async |fleet| {
+        let device = fleet.device("gw").await;
+        let path = |name: &str| format!("/api/devices/{}/documents/{name}", device.name());
+        let large = |n: usize| json!({"n": n, "text": "x".repeat(120_000)});
+        let names: Vec<String> = (0..10).map(|n| format!("doc{n}")).collect();
+        for (n, name) in names.iter().enumerate() {
+            fleet.admin.put(&path(&format!("c/{name}")), large(n)).await.expect(200);
+        }
+        let mut found = Vec::new();
+        let mut cursor = 0;
+        for round in 0.. {
+            let answer = device.post("/api/device/documents", request(cursor, &[])).await.expect(200);
+            assert!(answer.body.len() < 600_000 && round < 10, "{} in round {round}", answer.body.len());
+            let answer: wire::Answer = answer.json();
+            found.extend(answer.documents.into_iter().map(|delta| delta.name));
+            cursor = answer.cursor;
+            if !answer.more {
+                break;
+            }
+        }
+        assert_eq!(found, names);
+        // What is wanted whole comes in part, and the rest with the next request.
+        let want: Vec<Value> = names.iter().map(|name| json!({"collection": "c", "name": name})).collect();
+        let body = json!({"life": "0000000000000001", "cursor": cursor, "want": want});
+        let answer: wire::Answer = device.post("/api/device/documents", body).await.expect(200).json();
+        assert_eq!(answer.documents.len(), 4);
+        // The list says how large they are.
+        let list: List<Document> = fleet.admin.get(&path("")[..path("").len() - 1]).await.expect(200).json();
+        assert!(
+            list.items.len() == 10 && list.items.iter().all(|one| one.bytes > 120_000 && one.value.is_none())
+        );
+
+        for n in 10..30 {
+            fleet.admin.put(&path("c/doc0"), large(n)).await.expect(200);
+        }
+        let history: List<DocumentRevision> =
+            fleet.admin.get(&path("c/doc0/history")).await.expect(200).json();
+        let kept: Vec<u64> = history.items.iter().map(|one| one.revision).collect();
+        assert_eq!(kept, (14..=21).rev().collect::<Vec<_>>());
+        // A patch for a revision that is kept, the whole for one that is not.
+        let answer: wire::Answer =
+            device.post("/api/device/documents", request(cursor, &[])).await.expect(200).json();
+        assert_eq!((answer.documents.len(), answer.documents[0].from), (1, None));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_there_can_be_deleted_without_a_trace_and_conflicts_are_taken_in_portions() {
+    each_engine(async |fleet| {
+        let device = fleet.device("gw").await;
+        let gone =
+            |number: u64| json!({"number": number, "collection": "c", "name": format!("none{number}")});
+        let gone: Vec<Value> = (1..=20).map(gone).collect();
+        let answer = device.post("/api/device/documents", request(0, &gone)).await.expect(200);
+        let answer: wire::Answer = answer.json();
+        assert!(answer.answers.iter().all(|one| one.outcome == wire::Outcome::Accepted && one.revision == 0));
+        assert_eq!((answer.answers.len(), answer.cursor), (20, 0));
+        let me: Value = fleet.admin.get("/api/me").await.expect(200).json();
+        let tenant = me["tenantId"].as_str().unwrap().parse().unwrap();
+        let id = farshore_domain::id::DeviceId(device.claimed().device);
+        let db = fleet.app.store().authorize_device(tenant, id);
+        let mut tx = db.read().await.unwrap();
+        let names: Vec<String> = (1..=20).map(|number| format!("none{number}")).collect();
+        let names: Vec<(&str, &str)> = names.iter().map(|name| ("c", name.as_str())).collect();
+        assert_eq!(db.documents_named(&mut tx, id, &names).await.unwrap().len(), 0);
+        drop(tx);
+
+        let leaves = |value: &str, count: usize| -> Value {
+            Value::Object((0..count).map(|n| (format!("k{n}"), json!(value))).collect())
+        };
+        let mut changes = Vec::new();
+        for n in 1..=7_u64 {
+            // The first has too many for one note each.
+            let count = if n == 1 { 150 } else { 100 };
+            let path = format!("/api/devices/{}/documents/c/doc{n}", device.name());
+            fleet.admin.put(&path, leaves("cloud", count)).await.expect(200);
+            changes.push(json!({"number": 100 + n, "collection": "c", "name": format!("doc{n}"), "base": 0,
+                "patch": leaves("edge", count)}));
+        }
+        let answer = device.post("/api/device/documents", request(0, &changes)).await.expect(200);
+        let answer: wire::Answer = answer.json();
+        let outcomes: Vec<wire::Outcome> = answer.answers.iter().map(|one| one.outcome).collect();
+        assert_eq!(outcomes, [wire::Outcome::Conflict; 5]);
+        let answer = device.post("/api/device/documents", request(answer.cursor, &changes)).await.expect(200);
+        let outcomes: Vec<wire::Outcome> =
+            answer.json::<wire::Answer>().answers.iter().map(|one| one.outcome).collect();
+        assert_eq!(outcomes[..5], [wire::Outcome::Before; 5]);
+        assert_eq!(outcomes[5..], [wire::Outcome::Conflict; 2]);
+        let list: List<DocumentConflict> =
+            fleet.admin.get("/api/document-conflicts?limit=1000").await.expect(200).json();
+        assert_eq!(list.items.len(), 601);
+        let whole: Vec<&str> =
+            list.items.iter().filter(|one| one.path.is_empty()).map(|one| one.name.as_str()).collect();
+        assert_eq!(whole, ["doc1"]);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_is_revoked_while_it_waits_gets_nothing_more() {
+    each_engine(async |fleet| {
+        let device = fleet.device("gw").await;
+        let path = format!("/api/devices/{}/documents/c/n", device.name());
+        let body = json!({"life": "0000000000000001", "cursor": 0, "waitSeconds": 20});
+        let waiting = async { device.post("/api/device/documents", body.clone()).await };
+        let revoking = async {
+            // Until it waits.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            fleet.admin.post(&format!("/api/devices/{}:revoke", device.uid()), json!({})).await.expect(200);
+            fleet.admin.put(&path, json!({"secret": 1})).await.expect(200);
+        };
+        let (answer, ()) = tokio::join!(waiting, revoking);
+        answer.problem(403, "forbidden");
+
+        // The same for a gateway whose key is deleted.
+        let key = json!({"metadata": {"name": "site"}, "spec": {"device": "site"}});
+        let key: Value = fleet.admin.post("/api/gateway-keys", key).await.expect(201).json();
+        let key: farshore_trust::token::GatewayKey = key["status"]["key"].as_str().unwrap().parse().unwrap();
+        let bare = TestDevice::new(fleet);
+        let asked = bare.request(Method::POST, "/api/device/documents").bearer_auth(key.secret().expose());
+        let waiting = async { Answer::of(asked.json(&body)).await };
+        let deleting = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            fleet.admin.delete("/api/gateway-keys/site").await.expect(204);
+            fleet.admin.put("/api/devices/site/documents/c/n", json!({"secret": 1})).await.expect(200);
+        };
+        let (answer, ()) = tokio::join!(waiting, deleting);
+        answer.problem(401, "unauthenticated");
     })
     .await;
 }

@@ -43,6 +43,7 @@ impl Held {
         for leaf in changed {
             self.stamps.note(&leaf, stamp.clone());
         }
+        self.stamps.fit();
         self.value = value;
         self.revision += 1;
         true
@@ -119,6 +120,7 @@ pub fn take(
         });
         after.stamps.note(&place, stamp);
     }
+    after.stamps.fit();
     after.value = value;
     after.revision += u64::from(changed);
     let as_sent = edge == after.value;

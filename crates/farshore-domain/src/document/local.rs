@@ -91,6 +91,7 @@ impl Local {
         for leaf in changed {
             times.note(&leaf, Stamp { at, by: String::new() });
         }
+        times.fit();
         pending.times = times.0.into_iter().map(|(leaf, stamp)| (leaf, stamp.at)).collect();
         self.settle(Step::Changed)
     }
@@ -210,6 +211,8 @@ impl Local {
             .pending
             .get_or_insert_with(|| Box::new(Pending { base: self.value.clone(), ..Pending::default() }));
         pending.sent = None;
+        // Revisions from before the restore mean nothing any more.
+        pending.passed = 0;
         pending.resend = true;
         pending.times.entry(String::new()).or_insert(at);
     }

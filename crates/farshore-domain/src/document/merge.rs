@@ -5,8 +5,11 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::resolver::Inputs;
+use super::resolver::{Inputs, MAX_WORK};
 use super::{Rule, Rules, Stamp, Stamps, Strategy, path};
+
+/// Most conflicts of one merge that are noted one by one; more are noted as one of the whole document.
+pub const MAX_CONFLICTS: usize = 100;
 
 /// What both sides started from.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -88,6 +91,30 @@ pub struct Merged {
     pub conflicts: Vec<Conflict>,
 }
 
+/// The conflicts of a merge, as far as they are noted one by one.
+#[derive(Default)]
+struct Noted {
+    conflicts: Vec<Conflict>,
+    count: usize,
+    /// Who won all of them; `Resolver` where neither side did, and `Open` where one of them waits for somebody.
+    winner: Option<Winner>,
+}
+
+impl Noted {
+    fn add(&mut self, winner: Winner, conflict: impl FnOnce() -> Conflict) {
+        self.count += 1;
+        self.winner = Some(match self.winner {
+            None => winner,
+            Some(before) if before == winner => winner,
+            Some(before) if before == Winner::Open || winner == Winner::Open => Winner::Open,
+            Some(_) => Winner::Resolver,
+        });
+        if self.count <= MAX_CONFLICTS {
+            self.conflicts.push(conflict());
+        }
+    }
+}
+
 enum Decided {
     Take(Option<Value>),
     Descend,
@@ -141,7 +168,9 @@ pub fn three_way(
     (cloud, cloud_stamps): (Option<&Value>, &Stamps),
     rules: &Rules,
 ) -> Merged {
-    let mut conflicts = Vec::new();
+    let mut noted = Noted::default();
+    let mut work_left = MAX_WORK;
+    let (whole_edge, whole_cloud) = (edge, cloud);
     let mut decide = |at: &str, base: Base<'_>, edge: Option<&Value>, cloud: Option<&Value>| {
         let rule = rules.at(at);
         if are_objects(edge, cloud) && (rule.strategy == Strategy::Merge || rules.below(at)) {
@@ -172,7 +201,9 @@ pub fn three_way(
                     path: at,
                 };
                 let resolved = match rules.resolver(at) {
-                    Some(Ok(resolver)) => resolver.resolve(&inputs).and_then(|value| fit(at, value)),
+                    Some(Ok(resolver)) => {
+                        resolver.resolve(&inputs, &mut work_left).and_then(|value| fit(at, value))
+                    }
                     Some(Err(error)) => Err(error.clone()),
                     None => Err(super::DocumentError::new("there is no resolver")),
                 };
@@ -185,7 +216,7 @@ pub fn three_way(
                 }
             }
         };
-        conflicts.push(Conflict {
+        noted.add(winner, || Conflict {
             path: at.to_owned(),
             rule: rule.clone(),
             base: base.value().cloned(),
@@ -199,6 +230,22 @@ pub fn three_way(
         Decided::Take(value)
     };
     let value = walk("", base, edge, cloud, &mut decide);
+    let Noted { mut conflicts, count, winner } = noted;
+    if let Some(winner) = winner.filter(|_| count > MAX_CONFLICTS) {
+        conflicts = vec![Conflict {
+            path: String::new(),
+            rule: rules.at("").clone(),
+            base: base.value().cloned(),
+            edge: whole_edge.cloned(),
+            cloud: whole_cloud.cloned(),
+            edge_stamp: edge_stamps.latest("").cloned(),
+            cloud_stamp: cloud_stamps.latest("").cloned(),
+            winner,
+            note: Some(format!(
+                "{count} places met; each was decided by its rule, and both are kept here whole"
+            )),
+        }];
+    }
     Merged { value, conflicts }
 }
 
@@ -356,6 +403,31 @@ mod tests {
         let merged = three_way(Base::Unknown, (Some(&edge), &none), (Some(&cloud), &none), &Rules::default());
         assert_eq!((merged.value, merged.conflicts.len()), (Some(cloud), 1));
         assert!(merged.conflicts[0].note.is_some());
+    }
+
+    #[test]
+    fn too_many_conflicts_of_a_document_are_noted_as_one() {
+        let side = |value: i64, count: usize| -> Value {
+            Value::Object((0..count).map(|n| (format!("k{n:03}"), json!(value))).collect())
+        };
+        let none = Stamps::default();
+        let merge = |count: usize, rules: &Rules| {
+            let [base, edge, cloud] = [1, 2, 3].map(|value| side(value, count));
+            three_way(Base::Known(Some(&base)), (Some(&edge), &none), (Some(&cloud), &none), rules)
+        };
+        let cloud = rules(&[("", Strategy::Merge, None)]);
+        assert_eq!(merge(MAX_CONFLICTS, &cloud).conflicts.len(), MAX_CONFLICTS);
+        for (list, winner) in [
+            (cloud, Winner::Cloud),
+            (rules(&[("/k000", Strategy::EdgeWins, None)]), Winner::Resolver),
+            (rules(&[("/k000", Strategy::Manual, None)]), Winner::Open),
+        ] {
+            let merged = merge(MAX_CONFLICTS + 1, &list);
+            let [one] = merged.conflicts.as_slice() else { panic!("{}", merged.conflicts.len()) };
+            assert_eq!((one.path.as_str(), one.winner), ("", winner));
+            assert_eq!((&one.edge, &one.cloud), (&Some(side(2, 101)), &Some(side(3, 101))));
+            assert!(one.note.as_ref().unwrap().starts_with("101 places"));
+        }
     }
 
     #[test]

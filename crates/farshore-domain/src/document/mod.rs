@@ -42,8 +42,12 @@ pub const MAX_BYTES: usize = 128 * 1024;
 pub const MAX_DEPTH: usize = 32;
 /// Most leaves of a document.
 pub const MAX_LEAVES: usize = 4_000;
+/// Most bytes of the pointers to all places of a document together.
+pub const MAX_PLACES_BYTES: usize = 512 * 1024;
 /// Most documents of a device.
 pub const MAX_DOCUMENTS: u64 = 50_000;
+/// Most bytes of the documents of a device, with the times of their leaves.
+pub const MAX_DEVICE_BYTES: u64 = 512 * 1024 * 1024;
 
 /// Why something can't be a document, or its name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -113,8 +117,7 @@ pub fn tidy(mut value: Value) -> Result<Value, DocumentError> {
     if !value.is_object() {
         return Err(DocumentError::new("a document is a JSON object"));
     }
-    let mut leaves = 0;
-    tidy_in(&mut value, 0, false, &mut leaves)?;
+    tidy_in(&mut value, 0, Some(0), &mut Size::default())?;
     let bytes = serde_json::to_string(&value).map_or(usize::MAX, |text| text.len());
     if bytes > MAX_BYTES {
         return Err(DocumentError::new(format!(
@@ -124,23 +127,46 @@ pub fn tidy(mut value: Value) -> Result<Value, DocumentError> {
     Ok(value)
 }
 
-fn tidy_in(value: &mut Value, depth: usize, in_list: bool, leaves: &mut usize) -> Result<(), DocumentError> {
+/// What was met of a document.
+#[derive(Default)]
+struct Size {
+    leaves: usize,
+    /// Bytes of the pointers to all places.
+    places: usize,
+}
+
+/// `place` has the bytes of the pointer to this value; none in a list, which is one place.
+fn tidy_in(
+    value: &mut Value,
+    depth: usize,
+    place: Option<usize>,
+    size: &mut Size,
+) -> Result<(), DocumentError> {
     if depth > MAX_DEPTH {
         return Err(DocumentError::new(format!("a document has at most {MAX_DEPTH} levels")));
     }
     match value {
         Value::Object(members) => {
-            if !in_list {
+            if place.is_some() {
                 members.retain(|_, member| !member.is_null());
             }
             for (name, member) in members {
                 check_string(name)?;
-                tidy_in(member, depth + 1, in_list, leaves)?;
+                let place = place.map(|place| place + path::step_bytes(name));
+                // A long name that everything is in would be in each pointer: what a document weighs would have nothing to do with its size.
+                size.places += place.unwrap_or_default();
+                if place.is_some_and(|place| place > path::MAX_BYTES) || size.places > MAX_PLACES_BYTES {
+                    return Err(DocumentError::new(format!(
+                        "the path of a value has at most {} bytes, and all paths of a document together {MAX_PLACES_BYTES}",
+                        path::MAX_BYTES
+                    )));
+                }
+                tidy_in(member, depth + 1, place, size)?;
             }
         }
         Value::Array(elements) => {
             for element in elements {
-                tidy_in(element, depth + 1, true, leaves)?;
+                tidy_in(element, depth + 1, None, size)?;
             }
         }
         Value::String(text) => check_string(text)?,
@@ -151,8 +177,8 @@ fn tidy_in(value: &mut Value, depth: usize, in_list: bool, leaves: &mut usize) -
         }
         Value::Null | Value::Bool(_) => {}
     }
-    *leaves += 1;
-    if *leaves > MAX_LEAVES {
+    size.leaves += 1;
+    if size.leaves > MAX_LEAVES {
         return Err(DocumentError::new(format!("a document has at most {MAX_LEAVES} values")));
     }
     Ok(())
@@ -204,6 +230,28 @@ mod tests {
         }
         let tidied = tidy(json!({"a": null, "b": {"c": null}, "d": [null, {"e": null}]})).unwrap();
         assert_eq!(tidied, json!({"b": {}, "d": [null, {"e": null}]}));
+    }
+
+    #[test]
+    fn paths_that_weigh_more_than_the_document_are_refused() {
+        let leaves = |name: String, count: usize| {
+            let inner: serde_json::Map<_, _> = (0..count).map(|n| (n.to_string(), json!(0))).collect();
+            json!({name: inner})
+        };
+        assert!(tidy(leaves("k".repeat(90_000), 3_900)).is_err());
+        // Each path is short enough, all together are too long.
+        assert!(tidy(leaves("k".repeat(1_000), 3_900)).is_err());
+        assert!(tidy(leaves("k".repeat(1_000), 500)).is_ok());
+        // With its slash and the escapes.
+        let fits = path::MAX_BYTES - 1;
+        assert!(
+            tidy(json!({"k".repeat(fits): 1})).is_ok() && tidy(json!({"k".repeat(fits + 1): 1})).is_err()
+        );
+        assert!(tidy(json!({"/".repeat(fits / 2 + 1): 1})).is_err());
+        // What is in a list has no path.
+        assert!(tidy(json!({"list": [{"k".repeat(2_000): 1}]})).is_ok());
+        let (place, document) = (path::join("", "a~/b"), json!({"a~/b": 1}));
+        assert_eq!((place.len(), tidy(document.clone())), (path::step_bytes("a~/b"), Ok(document)));
     }
 
     #[test]

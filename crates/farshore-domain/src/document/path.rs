@@ -20,6 +20,11 @@ pub fn join(at: &str, name: &str) -> String {
     format!("{at}/{name}")
 }
 
+/// How much longer the pointer to a member is than the one to what it is in.
+pub(super) fn step_bytes(name: &str) -> usize {
+    1 + name.len() + name.bytes().filter(|byte| matches!(byte, b'~' | b'/')).count()
+}
+
 /// The names on the way.
 pub fn names(pointer: &str) -> impl Iterator<Item = String> {
     pointer.split('/').skip(1).map(|name| name.replace("~1", "/").replace("~0", "~"))

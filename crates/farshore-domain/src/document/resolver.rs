@@ -14,8 +14,8 @@ use super::DocumentError;
 pub const MAX_TEXT: usize = 4_096;
 const MAX_PARTS: usize = 512;
 const MAX_DEPTH: usize = 32;
-/// Most bytes of what is worked out on the way, all together.
-const MAX_WORK: usize = 4 * 1024 * 1024;
+/// Most bytes of what is worked out on the way, for all places of a document together.
+pub const MAX_WORK: usize = 4 * 1024 * 1024;
 
 /// The names that an expression may use.
 pub const NAMES: [&str; 6] = ["base", "edge", "cloud", "edgeTime", "cloudTime", "path"];
@@ -84,12 +84,12 @@ impl Resolver {
         Ok(Self { expression: parsed })
     }
 
-    /// The value that the conflict ends with; `None`: there is none.
+    /// The value that the conflict ends with; `None`: there is none. Takes what it works out from `left`, which begins with [`MAX_WORK`].
     ///
     /// # Errors
     /// When it can't be evaluated.
-    pub fn resolve(&self, inputs: &Inputs<'_>) -> Result<Option<Value>, DocumentError> {
-        let mut work = Work { inputs, left: MAX_WORK };
+    pub fn resolve(&self, inputs: &Inputs<'_>, left: &mut usize) -> Result<Option<Value>, DocumentError> {
+        let mut work = Work { inputs, left };
         let value = work.eval(&self.expression)?;
         Ok(Some(value).filter(|value| !value.is_null()))
     }
@@ -167,44 +167,58 @@ fn check(expr: &IdedExpr, depth: usize, parts: &mut usize) -> Result<(), Documen
 
 struct Work<'v> {
     inputs: &'v Inputs<'v>,
-    left: usize,
+    left: &'v mut usize,
+}
+
+fn weight(value: &Value) -> usize {
+    match value {
+        Value::String(text) => 16 + text.len(),
+        Value::Array(elements) => elements.iter().map(weight).fold(16, usize::saturating_add),
+        Value::Object(members) => members
+            .iter()
+            .map(|(name, member)| name.len().saturating_add(weight(member)))
+            .fold(16, usize::saturating_add),
+        _ => 16,
+    }
+}
+
+fn too_much<T>() -> Result<T, DocumentError> {
+    fail("the resolver works with too much at once")
 }
 
 impl Work<'_> {
-    /// Counts what a value weighs, so that copies of copies end.
+    /// Counts what a value weighs, so that copies of copies end. Once it was too much, nothing more is worked out: `||` goes on after an error.
+    fn charge(&mut self, value: &Value) -> Result<(), DocumentError> {
+        let Some(left) = self.left.checked_sub(weight(value)) else {
+            *self.left = 0;
+            return too_much();
+        };
+        *self.left = left;
+        Ok(())
+    }
+
     fn pay(&mut self, value: Value) -> Evaluated {
-        fn weight(value: &Value) -> usize {
-            match value {
-                Value::String(text) => 16 + text.len(),
-                Value::Array(elements) => elements.iter().map(weight).fold(16, usize::saturating_add),
-                Value::Object(members) => members
-                    .iter()
-                    .map(|(name, member)| name.len().saturating_add(weight(member)))
-                    .fold(16, usize::saturating_add),
-                _ => 16,
-            }
-        }
-        match self.left.checked_sub(weight(&value)) {
-            Some(left) => {
-                self.left = left;
-                Ok(value)
-            }
-            None => fail("the resolver works with too much at once"),
-        }
+        self.charge(&value)?;
+        Ok(value)
     }
 
     fn eval(&mut self, expr: &IdedExpr) -> Evaluated {
+        if *self.left == 0 {
+            return too_much();
+        }
         let value = match &expr.expr {
             Expr::Literal(value) => literal(value)?,
             Expr::Ident(_) | Expr::Select(_) => {
                 if let Expr::Select(select) = &expr.expr
                     && select.test
                 {
-                    return Ok(Value::Bool(self.member(&select.operand, &select.field)?.is_some()));
+                    return Ok(Value::Bool(self.has(&select.operand, &select.field)?));
                 }
                 if let Some(place) = place(self.inputs, expr) {
-                    // Without a copy of what is around it.
-                    place?.cloned().unwrap_or_default()
+                    // Without a copy of what is around it, and paid before it is copied.
+                    let Some(found) = place? else { return Ok(Value::Null) };
+                    self.charge(found)?;
+                    return Ok(found.clone());
                 } else if let Expr::Select(select) = &expr.expr {
                     self.member(&select.operand, &select.field)?.ok_or_else(|| absent(&select.field))?
                 } else {
@@ -249,18 +263,23 @@ impl Work<'_> {
         })
     }
 
+    /// A member of what is worked out first.
     fn member(&mut self, operand: &IdedExpr, field: &str) -> Result<Option<Value>, DocumentError> {
-        if let Some(place) = place(self.inputs, operand) {
-            return match place? {
-                Some(Value::Object(members)) => Ok(members.get(field).cloned()),
-                None | Some(Value::Null) => Ok(None),
-                Some(_) => fail(format!("{field:?} is asked of what is no object")),
-            };
-        }
         match self.eval(operand)? {
             Value::Object(mut members) => Ok(members.remove(field)),
             Value::Null => Ok(None),
-            _ => fail(format!("{field:?} is asked of what is no object")),
+            _ => no_object(field),
+        }
+    }
+
+    fn has(&mut self, operand: &IdedExpr, field: &str) -> Result<bool, DocumentError> {
+        let Some(place) = place(self.inputs, operand) else {
+            return Ok(self.member(operand, field)?.is_some());
+        };
+        match place? {
+            Some(Value::Object(members)) => Ok(members.contains_key(field)),
+            None | Some(Value::Null) => Ok(false),
+            Some(_) => no_object(field),
         }
     }
 
@@ -333,6 +352,10 @@ fn place<'v>(inputs: &Inputs<'v>, expr: &IdedExpr) -> Option<Result<Option<&'v V
         }
         _ => None,
     }
+}
+
+fn no_object<T>(field: &str) -> Result<T, DocumentError> {
+    fail(format!("{field:?} is asked of what is no object"))
 }
 
 fn absent(field: &str) -> DocumentError {
@@ -509,7 +532,7 @@ mod tests {
             cloud_ms: None,
             path: "/counts",
         };
-        Resolver::compile(text)?.resolve(&inputs)
+        Resolver::compile(text)?.resolve(&inputs, &mut { MAX_WORK })
     }
 
     #[test]
@@ -572,6 +595,16 @@ mod tests {
         let inputs =
             Inputs { base: None, edge: Some(&large), cloud: None, edge_ms: None, cloud_ms: None, path: "" };
         let text = format!("[{}]", vec!["edge"; 100].join(", "));
-        assert!(Resolver::compile(&text).unwrap().resolve(&inputs).is_err());
+        let resolve = |text: &str, left: &mut usize| Resolver::compile(text).unwrap().resolve(&inputs, left);
+        assert!(resolve(&text, &mut { MAX_WORK }).is_err());
+        // `||` looks at its other side after an error, but there is nothing left to do that with.
+        let mut left = MAX_WORK;
+        let text = vec!["edge != edge"; 25].join(" || ") + " || true";
+        assert!(resolve(&text, &mut left).is_err());
+        assert_eq!(left, 0);
+        // What one place of a document took is gone for the next one.
+        let mut left = 150_000;
+        assert_eq!(resolve("edge", &mut left), Ok(Some(large.clone())));
+        assert!(resolve("edge", &mut left).is_err() && resolve("1", &mut left).is_err());
     }
 }

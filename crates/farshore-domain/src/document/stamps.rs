@@ -8,6 +8,8 @@ use super::{Hlc, path};
 
 /// Most leaves with a time of their own; beyond that the oldest share one.
 const MAX_STAMPS: usize = 6_000;
+/// Most bytes of their pointers: those of a document, and of what was deleted from it before.
+const MAX_PLACES: usize = 2 * super::MAX_PLACES_BYTES;
 
 /// One write.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -47,13 +49,20 @@ impl Stamps {
         }
     }
 
-    /// The older half becomes one stamp of the whole document: the newest of them, which is not newer than any that stays.
+    /// Keeps the bytes of the places bounded, after writes were noted.
+    pub(super) fn fit(&mut self) {
+        while self.0.len() > 1 && self.0.keys().map(String::len).sum::<usize>() > MAX_PLACES {
+            self.fold();
+        }
+    }
+
+    /// The older half, and what is as old as its newest, becomes one stamp of the whole document: the newest of them, which is older than any that stays.
     fn fold(&mut self) {
         let mut times: Vec<Hlc> = self.0.values().map(|stamp| stamp.at).collect();
         times.sort_unstable();
         let Some(middle) = times.get(times.len() / 2).copied() else { return };
-        let newest = self.0.values().filter(|stamp| stamp.at < middle).max().cloned();
-        self.0.retain(|_, stamp| stamp.at >= middle);
+        let newest = self.0.values().filter(|stamp| stamp.at <= middle).max().cloned();
+        self.0.retain(|_, stamp| stamp.at > middle);
         if let Some(newest) = newest {
             self.0.entry(String::new()).or_insert(newest);
         }
@@ -98,5 +107,22 @@ mod tests {
         assert!(stamps.0.len() <= MAX_STAMPS);
         assert_eq!(stamps.latest("/9999").unwrap(), &stamp(9_999));
         assert!(stamps.latest("/0").unwrap().at < Hlc { ms: 9_000, count: 0 });
+    }
+
+    #[test]
+    fn leaves_that_were_written_at_once_and_long_ones_share_a_time_too() {
+        let mut stamps = Stamps::default();
+        for n in 0..10_000 {
+            stamps.note(&format!("/{n}"), stamp(7));
+        }
+        assert!(stamps.0.len() <= MAX_STAMPS);
+        assert_eq!(stamps.latest("/0").unwrap(), &stamp(7));
+        let mut stamps = Stamps::default();
+        for n in 0..5_000 {
+            stamps.note(&format!("/{}/{n}", "k".repeat(1_000)), stamp(n));
+        }
+        stamps.fit();
+        assert!(stamps.0.keys().map(String::len).sum::<usize>() <= MAX_PLACES);
+        assert_eq!(stamps.0.values().max().unwrap(), &stamp(4_999));
     }
 }
