@@ -25,6 +25,8 @@ use crate::route::{Access, Route, route};
 const BODY: Duration = Duration::from_secs(120);
 /// How long a batch waits for room.
 const ROOM: Duration = Duration::from_secs(5);
+/// For the body of a refused batch to be read and forgotten.
+const PASS_OVER: Duration = Duration::from_secs(10);
 const MAX_STREAMS: usize = 64;
 const MAX_NAME: usize = 64;
 const MAX_ERROR: usize = 500;
@@ -106,6 +108,45 @@ struct Floor {
     floor: u64,
 }
 
+/// Which batch it is, and how long.
+struct Named {
+    stream: String,
+    epoch: u64,
+    sequence: u64,
+    length: usize,
+}
+
+fn named(stream: &str, epoch: &str, sequence: &str, headers: &HeaderMap) -> ApiResult<Named> {
+    let stream = stream.replace('+', "/");
+    if !is_stream(&stream) {
+        return Err(ApiError::field("stream", "is the name of a stream, with + for /"));
+    }
+    let epoch = hex_u64("epoch", epoch)?;
+    let sequence: u64 = sequence
+        .parse()
+        .ok()
+        .filter(|number| (1..=i64::MAX.unsigned_abs()).contains(number))
+        .ok_or_else(|| ApiError::field("sequence", "is a number from 1 on"))?;
+    let length =
+        headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    let length = length.ok_or_else(|| ApiError::field("Content-Length", "says how long the batch is"))?;
+    if length > MAX_BATCH_BYTES {
+        return Err(ApiError::new(
+            ErrorCode::TooLarge,
+            format!("A batch has at most {MAX_BATCH_BYTES} bytes."),
+        ));
+    }
+    Ok(Named { stream, epoch, sequence, length })
+}
+
+/// What is refused is read all the same, in part: otherwise its sender sees a broken connection in place of the answer.
+async fn pass_over(body: axum::body::Body) {
+    let mut body = Limited::new(body, MAX_BATCH_BYTES);
+    let reading = async { while let Some(Ok(_)) = body.frame().await {} };
+    // Whoever is too slow for that has no answer.
+    _ = tokio::time::timeout(PASS_OVER, reading).await;
+}
+
 /// Takes a sealed batch, as it lies on the gateway's disk. The same batch again is taken for taken and changes nothing. `bad-batch`: it can never be
 /// read, set it aside; `other-key`: seal it for the key that `POST /api/device/sync` names; 429 and 503: later.
 #[utoipa::path(put, path = "/api/device/batches/{stream}/{epoch}/{sequence}", tag = "device-port",
@@ -121,25 +162,14 @@ async fn put(
     headers: HeaderMap,
     request: Request,
 ) -> ApiResult<Json<BatchTaken>> {
-    let stream = stream.replace('+', "/");
-    if !is_stream(&stream) {
-        return Err(ApiError::field("stream", "is the name of a stream, with + for /"));
-    }
-    let epoch = hex_u64("epoch", &epoch)?;
-    let sequence: u64 = sequence
-        .parse()
-        .ok()
-        .filter(|number| (1..=i64::MAX.unsigned_abs()).contains(number))
-        .ok_or_else(|| ApiError::field("sequence", "is a number from 1 on"))?;
-    let length =
-        headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
-    let length = length.ok_or_else(|| ApiError::field("Content-Length", "says how long the batch is"))?;
-    if length > MAX_BATCH_BYTES {
-        return Err(ApiError::new(
-            ErrorCode::TooLarge,
-            format!("A batch has at most {MAX_BATCH_BYTES} bytes."),
-        ));
-    }
+    let named = named(&stream, &epoch, &sequence, &headers);
+    let Named { stream, epoch, sequence, length } = match named {
+        Ok(named) => named,
+        Err(error) => {
+            pass_over(request.into_body()).await;
+            return Err(error);
+        }
+    };
     let room = u32::try_from(length / 128 + 1).unwrap_or(u32::MAX);
     let room = tokio::time::timeout(ROOM, app.sync().room.clone().acquire_many_owned(room)).await;
     let Ok(Ok(_room)) = room else {
