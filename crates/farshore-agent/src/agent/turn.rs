@@ -565,6 +565,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
     /// Drops measurements that were not sent in time, or are more than the policy keeps.
     fn forget_unsent(&mut self) -> Result<(), AgentError> {
         let keeps = self.policy.retention();
+        let streams = self.metric_streams.len().max(1) as u64;
         for stream in &self.metric_streams {
             let mut through = 0;
             if let Some(seconds) = keeps.unsent_seconds {
@@ -577,7 +578,9 @@ impl<E: Executor, J: Journal> Agent<E, J> {
                 }
             }
             if through > 0 || keeps.unsent_bytes.is_some() {
-                let dropped = self.journal.trim(stream, through, keeps.unsent_bytes.unwrap_or(u64::MAX))?;
+                // The policy's bytes are for all measurements together.
+                let share = keeps.unsent_bytes.map_or(u64::MAX, |bytes| bytes / streams);
+                let dropped = self.journal.trim(stream, through, share)?;
                 if dropped > 0 {
                     tracing::debug!(%stream, dropped, "measurements are dropped by policy before they could be sent");
                 }

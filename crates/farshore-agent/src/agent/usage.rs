@@ -83,11 +83,15 @@ impl<E: Executor, J: Journal> Agent<E, J> {
     pub(super) fn measure_apps(&mut self, wall: UnixMs) -> Result<(), AgentError> {
         let Some((at, tally)) = self.eyes.tally() else { return Ok(()) };
         for (app, values) in self.apps_usage.usage.sample(at, tally.apps) {
-            let samples = self.apps_usage.samples.entry(app).or_default();
-            if let Err(error) = samples.push(wall.0, values) {
-                tracing::debug!(%error, "an app's block is full");
-                self.apps_usage.batches = BATCHES;
-                self.seal_apps()?;
+            let samples = self.apps_usage.samples.entry(app.clone()).or_default();
+            if samples.push(wall.0, values.iter().copied()).is_ok() {
+                continue;
+            }
+            // The block is full.
+            self.apps_usage.batches = BATCHES;
+            self.seal_apps()?;
+            if let Err(error) = self.apps_usage.samples.entry(app).or_default().push(wall.0, values) {
+                tracing::error!(%error, "an app's sample fits into no block");
             }
         }
         Ok(())
