@@ -196,13 +196,14 @@ impl DeviceUplink {
         idle.pop()
     }
 
-    /// Sends over a connection that is open, or a new one.
+    /// Sends over a connection that is open, or a new one. `held` is how long the other side may keep the answer back.
     async fn exchange(
         &self,
         method: Method,
         path: &str,
         content_type: &'static str,
         body: Bytes,
+        held: Duration,
     ) -> Result<Answer, UplinkError> {
         let unreachable = |error: HttpError| UplinkError::Unreachable(crate::chain(&error));
         let asks = self.asks()?;
@@ -220,7 +221,8 @@ impl DeviceUplink {
             request.body(Full::new(body.clone())).map_err(|error| unreachable(HttpError::Request(error)))
         };
         // A connection that has to be made first has as much time again.
-        let patience = self.patience * 2 + Duration::from_secs(body.len() as u64 / SLOWEST_BYTES_PER_SECOND);
+        let slow = Duration::from_secs(body.len() as u64 / SLOWEST_BYTES_PER_SECOND);
+        let patience = self.patience * 2 + slow + held;
         let late = || unreachable(HttpError::Late { address: asks.endpoint().authority() });
         let whole = async {
             // An idle connection may have been closed on the other side, which shows when it is used: then a new one is made. All exchanges may come twice.
@@ -300,7 +302,9 @@ impl Uplink for DeviceUplink {
     fn ask<'a>(&'a self, request: &'a SyncRequest) -> Exchange<'a, SyncAnswer> {
         Box::pin(async move {
             let body = serde_json::to_vec(request).map_err(|error| UplinkError::Answer(error.to_string()))?;
-            read(&self.exchange(Method::POST, "/api/device/sync", "application/json", body.into()).await?)
+            let path = "/api/device/sync";
+            let sent = self.exchange(Method::POST, path, "application/json", body.into(), Duration::ZERO);
+            read(&sent.await?)
         })
     }
 
@@ -308,7 +312,8 @@ impl Uplink for DeviceUplink {
         Box::pin(async move {
             let body = serde_json::to_vec(request).map_err(|error| UplinkError::Answer(error.to_string()))?;
             let path = "/api/device/documents";
-            read(&self.exchange(Method::POST, path, "application/json", body.into()).await?)
+            let held = Duration::from_secs(request.wait_seconds.into());
+            read(&self.exchange(Method::POST, path, "application/json", body.into(), held).await?)
         })
     }
 
@@ -326,7 +331,8 @@ impl Uplink for DeviceUplink {
                 batch.floor
             );
             let body = Bytes::from(batch.bytes.clone());
-            let answer = self.exchange(Method::PUT, &path, "application/octet-stream", body).await?;
+            let answer =
+                self.exchange(Method::PUT, &path, "application/octet-stream", body, Duration::ZERO).await?;
             Ok(read::<Taken>(&answer)?.stored)
         })
     }
