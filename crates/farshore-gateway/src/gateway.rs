@@ -1,6 +1,7 @@
 //! The gateway as a Rust program has it.
 
 use std::fs;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -206,8 +207,7 @@ impl EdgeGateway {
         }
         let config = lock(&self.config).clone();
         config.check().map_err(GatewayError::Settings)?;
-        fs::create_dir_all(&config.folder)
-            .map_err(|source| GatewayError::Folder { folder: config.folder.display().to_string(), source })?;
+        make_folder(&config)?;
         let documents = Documents::open(&config.folder).map_err(GatewayError::Documents)?;
         documents.set_wish(lock(&self.conflict_rule).clone());
         let prepared = prepare_processing(&config, self.processor.clone())?;
@@ -432,7 +432,8 @@ impl EdgeGateway {
         self.change(|config| config.compression_level = Some(level))
     }
 
-    /// What is stored and what is sent is always encrypted: there is nothing to switch on, and it can't be switched off.
+    /// Readings that are stored and what is sent are always encrypted: there is nothing to switch on, and it can't be switched off. Documents are stored as
+    /// they are, in a file that nobody but the gateway's user may read.
     ///
     /// # Errors
     /// When it is to be switched off.
@@ -441,7 +442,8 @@ impl EdgeGateway {
             return Ok(Applied::Already);
         }
         Err(GatewayError::Settings(vec![
-            "encryption can't be switched off, neither of what is stored nor of what is sent".to_owned(),
+            "encryption can't be switched off, neither of readings that are stored nor of what is sent"
+                .to_owned(),
         ]))
     }
 
@@ -561,8 +563,11 @@ pub(crate) fn open_journal(
     .map_err(GatewayError::Journal)
 }
 
+/// Nobody else may look into it. Folders above it that are not there either may be for others, too.
 fn make_folder(config: &GatewayConfig) -> Result<(), GatewayError> {
-    fs::create_dir_all(&config.folder)
+    let above = config.folder.parent().map_or(Ok(()), fs::create_dir_all);
+    above
+        .and_then(|()| fs::DirBuilder::new().mode(0o700).recursive(true).create(&config.folder))
         .map_err(|source| GatewayError::Folder { folder: config.folder.display().to_string(), source })
 }
 

@@ -34,6 +34,8 @@ pub enum DocumentsError {
     ReadOnly,
     #[error("this device has {0} documents and takes no more")]
     TooMany(u64),
+    #[error("the documents of this device have more than {0} bytes: delete some first")]
+    Full(u64),
     #[error("the documents can't be stored")]
     Store(#[source] rusqlite::Error),
     #[error("a stored document can't be read")]
@@ -67,6 +69,17 @@ pub struct LocalDocument {
     pub pending: bool,
     /// None: it was deleted.
     pub value: Option<Value>,
+}
+
+/// A document without its value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ListedDocument {
+    pub collection: String,
+    pub name: String,
+    /// As of [`LocalDocument`].
+    pub version: u64,
+    pub revision: u64,
+    pub pending: bool,
 }
 
 /// How the documents of this device stand.
@@ -151,7 +164,7 @@ impl Documents {
         self.on_disk(move |store| store.get(&collection, &name)).await
     }
 
-    /// Documents in the order of their names, after one; of one collection, if one is given.
+    /// Documents without their values, in the order of their names, after one; of one collection, if one is given.
     ///
     /// # Errors
     /// When they can't be read.
@@ -160,13 +173,14 @@ impl Documents {
         collection: Option<&str>,
         after: (&str, &str),
         limit: usize,
-    ) -> Result<Vec<LocalDocument>, DocumentsError> {
+    ) -> Result<Vec<ListedDocument>, DocumentsError> {
         let collection = collection.map(str::to_owned);
         let after = (after.0.to_owned(), after.1.to_owned());
         self.on_disk(move |store| store.list(collection.as_deref(), (&after.0, &after.1), limit)).await
     }
 
-    /// What changed after a version, deletions too; waits until something does, at most for `wait`.
+    /// What changed after a version, deletions too; waits until something does, at most for `wait`. These are fewer than `limit` where they are large: there
+    /// may be more after the last one, if there is one.
     ///
     /// # Errors
     /// When they can't be read.

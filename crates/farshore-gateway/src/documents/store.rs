@@ -1,5 +1,8 @@
 //! The documents in a file. WAL with `synchronous=FULL`: what was answered survives a power cut.
 
+use std::fs::OpenOptions;
+use std::io::ErrorKind;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use farshore_domain::document::exchange::{
@@ -8,15 +11,19 @@ use farshore_domain::document::exchange::{
 use farshore_domain::document::local::{Local, Step};
 use farshore_domain::document::{Hlc, MAX_DOCUMENTS, Side, may_write, tidy};
 use farshore_domain::time::UnixMs;
-use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 use serde_json::Value;
 
-use super::{DocumentsError, LocalDocument, tick};
+use super::{DocumentsError, ListedDocument, LocalDocument, tick};
 
 /// The version of the tables below, in `user_version`.
 const SCHEMA: i64 = 1;
 /// Deleted documents that whoever follows the changes can still hear of.
 const MAX_GONE: i64 = 1_000;
+/// About so many bytes of stored documents are read for one answer, and one document more.
+const MAX_READ_BYTES: usize = 1024 * 1024;
+/// Bytes of the whole store beyond which apps write nothing more. What the control plane sends is taken: it has bounds of its own.
+const MAX_STORE_BYTES: u64 = 256 * 1024 * 1024;
 
 const TABLES: &str = "
 create table kept (key text primary key, value text not null) without rowid;
@@ -57,6 +64,7 @@ struct Kept {
 pub(super) struct Store {
     connection: Connection,
     kept: Kept,
+    max_bytes: u64,
 }
 
 impl Store {
@@ -74,7 +82,7 @@ impl Store {
                     };
                     let moved = std::fs::rename(with(""), with(".damaged"));
                     if let Err(error) = moved
-                        && error.kind() != std::io::ErrorKind::NotFound
+                        && error.kind() != ErrorKind::NotFound
                     {
                         return Err(DocumentsError::Stopped(format!(
                             "the damaged file can't be moved aside: {error}"
@@ -88,6 +96,13 @@ impl Store {
     }
 
     fn open_sound(path: &Path) -> Result<Self, DocumentsError> {
+        // Nobody else may read it; SQLite makes the files beside it with the same rights.
+        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                return Err(DocumentsError::Stopped(format!("the documents' file can't be made: {error}")));
+            }
+            _ => {}
+        }
         let mut connection = Connection::open(path)?;
         connection.busy_timeout(std::time::Duration::from_secs(5))?;
         connection.pragma_update(None, "journal_mode", "wal")?;
@@ -127,7 +142,7 @@ impl Store {
         }
         let kept: String =
             connection.query_row("select value from kept where key = 'store'", [], |row| row.get(0))?;
-        Ok(Self { kept: serde_json::from_str(&kept)?, connection })
+        Ok(Self { kept: serde_json::from_str(&kept)?, connection, max_bytes: MAX_STORE_BYTES })
     }
 
     pub(super) const fn version(&self) -> u64 {
@@ -147,12 +162,22 @@ impl Store {
         collection: Option<&str>,
         after: (&str, &str),
         limit: usize,
-    ) -> Result<Vec<LocalDocument>, DocumentsError> {
-        self.rows(
-            "select collection, name, local, version from documents
+    ) -> Result<Vec<ListedDocument>, DocumentsError> {
+        let mut statement = self.connection.prepare_cached(
+            "select collection, name, version, json_extract(local, '$.revision'), pending > 0 from documents
              where gone = 0 and (?1 is null or collection = ?1) and (collection, name) > (?2, ?3) order by collection, name limit ?4",
-            params![collection, after.0, after.1, number(limit as u64)],
-        )
+        )?;
+        let rows =
+            statement.query_map(params![collection, after.0, after.1, number(limit as u64)], |row| {
+                Ok(ListedDocument {
+                    collection: row.get(0)?,
+                    name: row.get(1)?,
+                    version: row.get::<_, i64>(2)?.unsigned_abs(),
+                    revision: row.get::<_, i64>(3)?.unsigned_abs(),
+                    pending: row.get(4)?,
+                })
+            })?;
+        Ok(rows.collect::<Result<_, _>>()?)
     }
 
     pub(super) fn changes(&self, after: u64, limit: usize) -> Result<Vec<LocalDocument>, DocumentsError> {
@@ -164,18 +189,17 @@ impl Store {
 
     fn rows(&self, sql: &str, params: impl rusqlite::Params) -> Result<Vec<LocalDocument>, DocumentsError> {
         let mut statement = self.connection.prepare_cached(sql)?;
-        let read = |row: &Row<'_>| {
-            Ok((
-                row.get::<_, String>(0)?,
-                row.get::<_, String>(1)?,
-                row.get::<_, String>(2)?,
-                row.get::<_, i64>(3)?,
-            ))
-        };
+        let mut rows = statement.query(params)?;
         let mut found = Vec::new();
-        for row in statement.query_map(params, read)? {
-            let (collection, name, local, version) = row?;
-            found.push(shown(collection, name, &serde_json::from_str(&local)?, version.unsigned_abs()));
+        let mut room = MAX_READ_BYTES;
+        while let Some(row) = rows.next()? {
+            let local: String = row.get(2)?;
+            if local.len() > room && !found.is_empty() {
+                break;
+            }
+            room = room.saturating_sub(local.len());
+            let version = row.get::<_, i64>(3)?.unsigned_abs();
+            found.push(shown(row.get(0)?, row.get(1)?, &serde_json::from_str(&local)?, version));
         }
         Ok(found)
     }
@@ -219,6 +243,10 @@ impl Store {
         if is_new && value.is_none() {
             return Err(DocumentsError::NotFound);
         }
+        // Deleting must stay possible, and makes room.
+        if value.is_some() && used_bytes(&tx)? > self.max_bytes {
+            return Err(DocumentsError::Full(self.max_bytes));
+        }
         if is_new {
             let count: i64 =
                 tx.query_row("select count(*) from documents where gone = 0", [], |row| row.get(0))?;
@@ -246,20 +274,27 @@ impl Store {
         let mut kept = self.kept.clone();
         let tx = self.connection.transaction()?;
         let mut changes = Vec::new();
-        let pending: Vec<(String, String, String, i64, i64, Option<i64>)> = {
+        // Only the names: documents are read one by one, for as long as there is room.
+        let pending: Vec<DocumentName> = {
             let mut statement = tx.prepare_cached(
-                "select collection, name, local, version, walk, pending_since from documents where pending > 0 order by pending desc limit ?1",
+                "select collection, name from documents where pending > 0 order by pending desc limit ?1",
             )?;
             let rows = statement.query_map([number(MAX_CHANGES as u64)], |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?))
+                Ok(DocumentName { collection: row.get(0)?, name: row.get(1)? })
             })?;
             rows.collect::<Result<_, _>>()?
         };
         let mut budget = MAX_EXCHANGE_BYTES;
-        for (collection, name, local, version, walk, since) in pending {
+        for document in pending {
+            let (local, version, walk, since): (String, i64, i64, Option<i64>) = tx
+                .prepare_cached(
+                    "select local, version, walk, pending_since from documents where collection = ?1 and name = ?2",
+                )?
+                .query_row([&document.collection, &document.name], |row| {
+                    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+                })?;
             let mut local: Local = serde_json::from_str(&local)?;
             let was_sent = local.pending.as_ref().is_some_and(|pending| pending.sent.is_some());
-            let document = DocumentName { collection, name };
             let Some(change) = local.send(&document, kept.number + 1) else { continue };
             let bytes = serde_json::to_string(&change)?.len();
             if bytes > budget && !changes.is_empty() {
@@ -358,6 +393,13 @@ fn is_damage(error: &rusqlite::Error) -> bool {
         error.sqlite_error_code(),
         Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase)
     )
+}
+
+/// Pages that are free again don't count.
+fn used_bytes(tx: &Transaction<'_>) -> Result<u64, DocumentsError> {
+    let pragma = |name: &str| tx.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    let pages = pragma("page_count")? - pragma("freelist_count")?;
+    Ok(pages.saturating_mul(pragma("page_size")?).unsigned_abs())
 }
 
 fn number(value: u64) -> i64 {
@@ -470,11 +512,15 @@ fn begin_anew(
     kept.cursor = 0;
     kept.walk += 1;
     kept.sweeping = reset == Reset::Forgotten;
+    // Revisions that were waited for may never come again, and everything is told anew.
+    tx.execute("delete from wanted", [])?;
     if reset == Reset::Forgotten {
         return Ok(());
     }
+    // What was deleted may be there again; its revision here would hide that.
+    tx.execute("delete from documents where gone = 1 and pending = 0", [])?;
     let names: Vec<(String, String)> = {
-        let mut statement = tx.prepare("select collection, name from documents where gone = 0")?;
+        let mut statement = tx.prepare("select collection, name from documents")?;
         let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
         rows.collect::<Result<_, _>>()?
     };
@@ -507,4 +553,65 @@ fn sweep(tx: &Transaction<'_>, kept: &mut Kept, now: UnixMs) -> Result<(), Docum
     }
     kept.sweeping = false;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::open(&folder.path().join("documents.db")).expect("a store");
+        (folder, store)
+    }
+
+    fn put(store: &mut Store, name: &str, value: Option<Value>) -> Result<LocalDocument, DocumentsError> {
+        store.edit("c", name, None, UnixMs(1), |_| Ok(value))
+    }
+
+    #[test]
+    fn large_documents_are_told_in_parts_and_listed_without_values() {
+        let (_folder, mut store) = store();
+        let large = json!({"x": "x".repeat(100 * 1024)});
+        for number in 0..30 {
+            put(&mut store, &format!("{number:02}"), Some(large.clone())).expect("written");
+        }
+        let (mut after, mut parts, mut names) = (0, 0, Vec::new());
+        loop {
+            let part = store.changes(after, 500).expect("read");
+            let Some(last) = part.last() else { break };
+            after = last.version;
+            parts += 1;
+            assert!(serde_json::to_string(&part).expect("JSON").len() <= MAX_READ_BYTES);
+            names.extend(part.into_iter().map(|document| document.name));
+        }
+        assert_eq!((names.len(), parts > 2), (30, true));
+        let listed = store.list(None, ("c", "27"), 500).expect("read");
+        assert_eq!(
+            listed.iter().map(|one| (one.name.as_str(), one.pending)).collect::<Vec<_>>(),
+            [("28", true), ("29", true)]
+        );
+        let request = store.request().expect("a request");
+        assert_eq!((request.changes.len(), request.pending), (5, 30));
+        // What is on its way goes again as it was.
+        assert_eq!(store.request().expect("a request").changes, request.changes);
+    }
+
+    #[test]
+    fn a_full_store_takes_nothing_but_deletions() {
+        let (_folder, mut store) = store();
+        let value = Some(json!({"x": "x".repeat(100 * 1024)}));
+        store.max_bytes = 300 * 1024;
+        let mut written = 0;
+        while put(&mut store, &format!("{written}"), value.clone()).is_ok() {
+            written += 1;
+            assert!(written < 10, "it has no bound");
+        }
+        let refused = put(&mut store, "0", Some(json!({"x": 1})));
+        assert!(matches!(refused, Err(DocumentsError::Full(_))), "{refused:?}");
+        assert_eq!(put(&mut store, "0", None).expect("deleted").value, None);
+        assert_eq!(store.get("c", "1").expect("there").value, value);
+    }
 }

@@ -1,17 +1,17 @@
 //! Documents and the twin for the apps on this device: `/documents…`, `/twin…`, `/changes`.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use farshore_domain::document::twin::outstanding;
 use farshore_domain::document::{DESIRED, MAX_BYTES, REPORTED, Stamps, TWIN};
-use http::header::{ETAG, HeaderMap, HeaderValue, IF_MATCH};
+use http::header::{CONTENT_LENGTH, ETAG, HeaderMap, HeaderValue, IF_MATCH};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use serde_json::{Map, Value, json};
 
 use super::answer::{self, Answer};
+use super::{Server, routes};
 use crate::documents::{DocumentsError, LocalDocument};
 use crate::gateway::Shared;
 
@@ -19,7 +19,7 @@ use crate::gateway::Shared;
 const BODY: Duration = Duration::from_secs(10);
 /// Longest that a request waits for a change.
 const MAX_WAIT_SECONDS: u64 = 60;
-/// Most documents in an answer.
+/// Most documents in an answer; of their values there is about 1 MiB.
 const MAX_ITEMS: usize = 500;
 
 pub(super) fn is_for_documents(path: &str) -> bool {
@@ -28,21 +28,22 @@ pub(super) fn is_for_documents(path: &str) -> bool {
 }
 
 pub(super) async fn answer(
-    shared: &Arc<Shared>,
+    server: &Server,
     method: &Method,
     path: &str,
     query: &[(String, String)],
     request: Request<Incoming>,
 ) -> Answer {
+    let shared = &server.shared;
     let parts: Vec<&str> = path.split('/').skip(1).collect();
     let answered = match (parts.as_slice(), method) {
         (["changes"], &Method::GET) => changes(shared, query).await,
         (["documents"], &Method::GET) => list(shared, None, query).await,
         (["documents", collection], &Method::GET) => list(shared, Some(collection), query).await,
         (["twin"], &Method::GET) => twin(shared).await,
-        (["twin"], &Method::PATCH) => one(shared, method, TWIN, REPORTED, request).await,
-        (["twin", half], _) => one(shared, method, TWIN, half, request).await,
-        (["documents", collection, name], _) => one(shared, method, collection, name, request).await,
+        (["twin"], &Method::PATCH) => one(server, method, TWIN, REPORTED, request).await,
+        (["twin", half], _) => one(server, method, TWIN, half, request).await,
+        (["documents", collection, name], _) => one(server, method, collection, name, request).await,
         (["documents" | "changes" | "twin"] | ["documents", _], _) => Err(method_not_allowed()),
         _ => Err(answer::failure(StatusCode::NOT_FOUND, "not found", "there is nothing at this address")),
     };
@@ -63,6 +64,7 @@ fn refused(error: &DocumentsError) -> Answer {
         DocumentsError::Version { .. } => (StatusCode::PRECONDITION_FAILED, "version mismatch"),
         DocumentsError::ReadOnly => (StatusCode::FORBIDDEN, "read only"),
         DocumentsError::TooMany(_) => (StatusCode::CONFLICT, "too many documents"),
+        DocumentsError::Full(_) => (StatusCode::INSUFFICIENT_STORAGE, "insufficient storage"),
         DocumentsError::Store(_) | DocumentsError::Damaged(_) | DocumentsError::Stopped(_) => {
             tracing::error!(%error, source = ?std::error::Error::source(error), "a document was not read or written");
             return answer::later(StatusCode::SERVICE_UNAVAILABLE, "unavailable", &error.to_string(), 5);
@@ -85,23 +87,15 @@ fn number(query: &[(String, String)], name: &str, most: u64) -> Result<Option<u6
     }
 }
 
-fn without_value(document: &LocalDocument) -> Value {
-    json!({
-        "collection": document.collection, "name": document.name, "version": document.version,
-        "revision": document.revision, "pending": document.pending,
-    })
-}
-
 async fn list(shared: &Shared, collection: Option<&str>, query: &[(String, String)]) -> Answered {
     let after = parameter(query, "after").unwrap_or_default();
     let after = after.split_once('/').unwrap_or_default();
     let found = shared.documents.list(collection, after, MAX_ITEMS).await.map_err(|error| refused(&error))?;
     let next = found.last().filter(|_| found.len() == MAX_ITEMS);
     let next = next.map(|last| format!("{}/{}", last.collection, last.name));
-    let items: Vec<Value> = found.iter().map(without_value).collect();
     let status = shared.documents.status().await.map_err(|error| refused(&error))?;
     let said =
-        json!({"items": items, "after": next, "version": shared.documents.version(), "status": status});
+        json!({"items": found, "after": next, "version": shared.documents.version(), "status": status});
     Ok(answer::json(StatusCode::OK, &said))
 }
 
@@ -156,14 +150,20 @@ fn if_match(headers: &HeaderMap) -> Result<Option<u64>, &'static str> {
 }
 
 async fn one(
-    shared: &Shared,
+    server: &Server,
     method: &Method,
     collection: &str,
     name: &str,
     request: Request<Incoming>,
 ) -> Answered {
     let expected = if_match(request.headers()).map_err(answer::invalid)?;
-    let documents = &shared.documents;
+    let documents = &server.shared.documents;
+    let _room = match *method {
+        Method::PUT | Method::PATCH => {
+            Some(routes::room(server, body_bytes(request.headers())).ok_or_else(routes::no_room)?)
+        }
+        _ => None,
+    };
     let done = match *method {
         Method::GET | Method::HEAD => documents.get(collection, name).await,
         Method::PUT => documents.put(collection, name, Some(body(request).await?), expected).await,
@@ -183,6 +183,12 @@ async fn one(
         HeaderValue::from_static(if document.pending { "true" } else { "false" }),
     );
     Ok(answer)
+}
+
+/// Of a body as it is in memory; the most of it where that is not told. Too large ones are refused when they are read.
+fn body_bytes(headers: &HeaderMap) -> usize {
+    let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    length.unwrap_or(usize::MAX).min(2 * MAX_BYTES)
 }
 
 async fn body(request: Request<Incoming>) -> Result<Value, Answer> {

@@ -11,6 +11,7 @@ use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
+use tokio::sync::SemaphorePermit;
 
 use super::answer::{self, Answer};
 use super::idempotency::{JSON, Key, MAX_KEY_BYTES, PROTOBUF, Said};
@@ -67,7 +68,7 @@ pub(super) async fn answer(server: &Arc<Server>, from: Producer, request: Reques
         return answer::unauthorized();
     }
     if super::documents::is_for_documents(&path) {
-        return super::documents::answer(shared, &method, &path, &query, request).await;
+        return super::documents::answer(server, &method, &path, &query, request).await;
     }
     let of = |name: &str| query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
     let (dialect, form, stream) = match (&method, path.as_str()) {
@@ -164,6 +165,16 @@ struct Readings {
     stream: StreamName,
 }
 
+/// Room for a body of so many bytes, if there is any; held for as long as it is in memory.
+pub(super) fn room(server: &Server, bytes: usize) -> Option<SemaphorePermit<'_>> {
+    let kilobytes = u32::try_from(bytes / 1024 + 1).unwrap_or(u32::MAX);
+    server.bodies.try_acquire_many(kilobytes).ok()
+}
+
+pub(super) fn no_room() -> Answer {
+    answer::later(StatusCode::TOO_MANY_REQUESTS, "too many requests", "too many large bodies at once", 1)
+}
+
 async fn take(server: &Arc<Server>, request: Request<Incoming>, readings: Readings) -> Answer {
     let dialect = readings.dialect;
     let begun = Instant::now();
@@ -185,15 +196,7 @@ async fn take(server: &Arc<Server>, request: Request<Incoming>, readings: Readin
         (Some(length), _) => length.saturating_mul(10).clamp(1024 * 1024, MAX_BODY_BYTES),
         (None, _) => MAX_BODY_BYTES,
     };
-    let kilobytes = u32::try_from(counted / 1024 + 1).unwrap_or(u32::MAX);
-    let Ok(_room) = server.bodies.try_acquire_many(kilobytes) else {
-        return answer::later(
-            StatusCode::TOO_MANY_REQUESTS,
-            "too many requests",
-            "too many large bodies at once",
-            1,
-        );
-    };
+    let Some(_room) = room(server, counted) else { return no_room() };
     let body = match tokio::time::timeout(BODY, Limited::new(incoming, MAX_BODY_BYTES).collect()).await {
         Ok(Ok(body)) => body.to_bytes(),
         Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {

@@ -68,20 +68,8 @@ const SHORT: CodecError = CodecError::Malformed("it ends early");
 /// # Errors
 /// When it is no packet, or one that isn't spoken here.
 pub fn decode(buffer: &[u8], version: Version) -> Result<Option<(Packet<'_>, usize)>, CodecError> {
-    let Some((first, rest)) = buffer.split_first() else { return Ok(None) };
-    let mut length = 0_usize;
-    let mut width = 0;
-    loop {
-        let Some(byte) = rest.get(width) else { return Ok(None) };
-        length |= usize::from(byte & 0x7f) << (7 * width);
-        width += 1;
-        if byte & 0x80 == 0 {
-            break;
-        }
-        if width == 4 {
-            return Err(CodecError::Malformed("its length has more than four bytes"));
-        }
-    }
+    let Some((first, width, length)) = head(buffer)? else { return Ok(None) };
+    let rest = buffer.get(1..).unwrap_or_default();
     if length > MAX_PACKET_BYTES {
         return Err(CodecError::TooLarge(length));
     }
@@ -140,6 +128,46 @@ pub fn decode(buffer: &[u8], version: Version) -> Result<Option<(Packet<'_>, usi
         _ => return Err(CodecError::Malformed("its type is none that is spoken here")),
     };
     Ok(Some((packet, 1 + width + length)))
+}
+
+/// Reads topic and packet id of a message of version 3.1.1 that is too large for [`decode`], so that it can be passed over; and says how long it is. What
+/// is there of its content is left out.
+///
+/// # Errors
+/// When it is no message, or one that isn't spoken here.
+pub fn decode_large(buffer: &[u8]) -> Result<Option<(Publish<'_>, usize)>, CodecError> {
+    let Some((first, width, length)) = head(buffer)? else { return Ok(None) };
+    if first >> 4 != 3 {
+        return Err(CodecError::TooLarge(length));
+    }
+    let body = buffer.get(1 + width..).unwrap_or_default();
+    let Some(topic) = body.first_chunk::<2>() else { return Ok(None) };
+    let id = if first & 6 == 0 { 0 } else { 2 };
+    let needed = 2 + usize::from(u16::from_be_bytes(*topic)) + id;
+    if needed > length {
+        return Err(SHORT);
+    }
+    let Some(rest) = body.get(..needed) else { return Ok(None) };
+    let message = Reader { rest, version: Version::V311 }.publish(first & 0x0f)?;
+    Ok(Some((message, 1 + width + length)))
+}
+
+/// The first byte, how many bytes say the length of what comes after them, and that length.
+fn head(buffer: &[u8]) -> Result<Option<(u8, usize, usize)>, CodecError> {
+    let Some((first, rest)) = buffer.split_first() else { return Ok(None) };
+    let mut length = 0_usize;
+    let mut width = 0;
+    loop {
+        let Some(byte) = rest.get(width) else { return Ok(None) };
+        length |= usize::from(byte & 0x7f) << (7 * width);
+        width += 1;
+        if byte & 0x80 == 0 {
+            return Ok(Some((*first, width, length)));
+        }
+        if width == 4 {
+            return Err(CodecError::Malformed("its length has more than four bytes"));
+        }
+    }
 }
 
 struct Reader<'a> {
@@ -479,6 +507,22 @@ mod tests {
         assert!(error.to_string().contains("property"));
     }
 
+    #[test]
+    fn of_a_large_message_no_more_than_its_head_is_needed() {
+        let large = b"\x33\xff\xff\xff\x7f\x00\x03a/b\x00\x07the beginning of much";
+        assert!(matches!(decode(large, Version::V311), Err(CodecError::TooLarge(_))));
+        let expected = Publish { topic: "a/b", id: Some(7), duplicate: false, retain: true, payload: b"" };
+        assert_eq!(decode_large(large), Ok(Some((expected, 5 + 0x0fff_ffff))));
+        for cut in 0..12 {
+            assert_eq!(decode_large(&large[..cut]), Ok(None), "{cut}");
+        }
+        let (message, _) =
+            decode_large(b"\x30\xff\xff\xff\x7f\x00\x01ax").expect("well formed").expect("whole");
+        assert_eq!((message.topic, message.id), ("a", None));
+        assert!(matches!(decode_large(b"\x20\xff\xff\xff\x7f"), Err(CodecError::TooLarge(_))));
+        assert!(matches!(decode_large(b"\x30\x02\x00\x09"), Err(CodecError::Malformed(_))));
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_read_refused_or_waited_for(
@@ -492,6 +536,9 @@ mod tests {
             for buffer in [&bytes, &framed] {
                 if let Ok(Some((_, length))) = decode(buffer, version) {
                     prop_assert!((2..=buffer.len()).contains(&length));
+                }
+                if let Ok(Some((_, length))) = decode_large(buffer) {
+                    prop_assert!(length >= 4);
                 }
             }
         }

@@ -2,7 +2,8 @@
 //!
 //! Each message at QoS 1 is acknowledged when the journal says that its points are durable, in the order of their arrival. The session is kept by the broker
 //! (no clean session): what is published while the gateway is away waits there. Retained messages are left out: they say again what was said before. The client
-//! speaks MQTT 3.1.1, which every broker understands.
+//! speaks MQTT 3.1.1, which every broker understands; in that version a broker can't be told how large a message may be, so one that is too large is passed over and
+//! acknowledged: it would come again for ever.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -27,6 +28,7 @@ use crate::clock;
 use crate::config::BrokerConfig;
 use crate::gateway::Shared;
 use crate::ingest::lock;
+use crate::limits::MAX_PACKET_BYTES;
 use crate::mqtt::codec::{Packet, Version};
 use crate::status::BrokerStatus;
 use crate::sync::Backoff;
@@ -181,6 +183,17 @@ struct Link<S> {
     buffer: BytesMut,
     out: Vec<u8>,
     said: Instant,
+    passing: Option<Passing>,
+    /// A message that was too large has been told of.
+    told: bool,
+}
+
+/// A message that is not kept, as far as it has not come yet.
+struct Passing {
+    rest: usize,
+    retain: bool,
+    /// At QoS 1.
+    id: Option<u16>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Link<S> {
@@ -200,6 +213,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Link<S> {
             return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
         }
         Ok(())
+    }
+
+    /// Begins to pass over the message at the front; not when more of it is needed.
+    fn begin_to_pass(&mut self) -> Result<bool, BrokerError> {
+        let Some((message, length)) = codec::decode_large(&self.buffer)? else { return Ok(false) };
+        // Once for each connection: a camera would fill the log.
+        if !std::mem::replace(&mut self.told, true) {
+            tracing::warn!(
+                topic = message.topic,
+                bytes = length,
+                most = MAX_PACKET_BYTES,
+                "messages of the site's broker that are too large are passed over"
+            );
+        }
+        self.passing = Some(Passing { rest: length, retain: message.retain, id: message.id });
+        Ok(true)
+    }
+
+    /// Drops what has come of the message that is passed over. Says so when that was all of it.
+    fn pass(&mut self) -> Option<Passing> {
+        let passing = self.passing.as_mut()?;
+        let come = passing.rest.min(self.buffer.len());
+        self.buffer.advance(come);
+        passing.rest -= come;
+        self.passing.take_if(|passing| passing.rest == 0)
     }
 
     /// Introduces itself and asks for the topics.
@@ -240,15 +278,24 @@ async fn session<S: AsyncRead + AsyncWrite + Unpin + Send>(
     met: &mut bool,
     stop: &mut watch::Receiver<bool>,
 ) -> Result<(), BrokerError> {
-    let mut link =
-        Link { stream, buffer: BytesMut::with_capacity(16 * 1024), out: Vec::new(), said: Instant::now() };
+    let mut link = Link {
+        stream,
+        buffer: BytesMut::with_capacity(16 * 1024),
+        out: Vec::new(),
+        said: Instant::now(),
+        passing: None,
+        told: false,
+    };
     link.introduce(broker).await?;
     let mut under_way: UnderWay<'_> = FuturesOrdered::new();
     let ended = talk(&mut link, shared, broker, (&mut under_way, acknowledged), met, stop).await;
     // What became durable is acknowledged, where somebody still hears it, and remembered where not.
     let rest = async {
         while let Some(settled) = under_way.next().await {
-            settle(&mut link.out, acknowledged, settled)?;
+            // One that can't be kept comes again; those behind it may be durable.
+            if let Err(error) = settle(&mut link.out, acknowledged, settled) {
+                tracing::debug!(%error, "a message was not kept and comes again");
+            }
         }
         if ended.is_ok() {
             client::disconnect(&mut link.out);
@@ -272,7 +319,29 @@ async fn talk<'s, S: AsyncRead + AsyncWrite + Unpin + Send>(
     let mut heard = Instant::now();
     loop {
         while under_way.len() < MAX_UNDER_WAY {
-            let Some((packet, length)) = codec::decode(&link.buffer, Version::V311)? else { break };
+            if let Some(passed) = link.pass() {
+                // Those that are retained are left out in any case.
+                if !passed.retain {
+                    shared.counters.rejected.add(1);
+                }
+                if let Some(id) = passed.id {
+                    acknowledge_in_turn(under_way, id);
+                }
+                continue;
+            }
+            if link.passing.is_some() {
+                break;
+            }
+            let decoded = match codec::decode(&link.buffer, Version::V311) {
+                Err(codec::CodecError::TooLarge(_)) => {
+                    if link.begin_to_pass()? {
+                        continue;
+                    }
+                    break;
+                }
+                decoded => decoded?,
+            };
+            let Some((packet, length)) = decoded else { break };
             match packet {
                 Packet::Publish(message) if message.retain => {
                     if let Some(id) = message.id {

@@ -2,8 +2,9 @@
 //! counts. After a crash the points behind those places are read again, and nothing is counted twice.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -15,6 +16,9 @@ use serde::{Deserialize, Serialize};
 use super::engine::Saved;
 
 const FILE: &str = "pipeline.state";
+/// How often counting again was begun and not ended. A point that ends the whole process would end it at each start.
+const REPLAYS: &str = "pipeline.replays";
+const MOST_REPLAYS: u8 = 5;
 const MAGIC: &[u8; 8] = b"FSPS\x01\0\0\0";
 const NONCE_BYTES: usize = 24;
 const MAX_BYTES: u64 = 256 * 1024 * 1024;
@@ -179,13 +183,40 @@ impl StateFile {
         content.extend_from_slice(&nonce);
         content.extend_from_slice(&data.encrypt(&nonce, MAGIC, &packed)?);
         let new = self.folder.join(format!("{FILE}.new"));
-        let mut file = File::create(&new)?;
-        file.write_all(&content)?;
-        file.sync_all()?;
-        drop(file);
-        fs::rename(&new, self.folder.join(FILE))?;
+        let written = create(&new).and_then(|mut file| {
+            file.write_all(&content)?;
+            file.sync_all()
+        });
+        if let Err(error) = written.and_then(|()| fs::rename(&new, self.folder.join(FILE))) {
+            // Half a state would take the room that the journal needs; what can't be removed either is replaced by the next.
+            _ = fs::remove_file(&new);
+            return Err(error.into());
+        }
         File::open(&self.folder)?.sync_all()?;
         Ok(())
+    }
+
+    /// Counting again what lies behind the state begins. Told before, so that the next start knows of it whatever happens.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub(super) fn begin_replay(&self) -> io::Result<()> {
+        let begun = self.replays().saturating_add(1);
+        let mut file = create(&self.folder.join(REPLAYS))?;
+        file.write_all(&[begun])?;
+        file.sync_all()
+    }
+
+    /// It has ended.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub(super) fn end_replay(&self) -> io::Result<()> {
+        gone(&self.folder.join(REPLAYS))
+    }
+
+    fn replays(&self) -> u8 {
+        fs::read(self.folder.join(REPLAYS)).ok().and_then(|content| content.first().copied()).unwrap_or(0)
     }
 
     /// Nothing is processed any more: what was remembered means nothing when it is again.
@@ -193,10 +224,19 @@ impl StateFile {
     /// # Errors
     /// What the disk says.
     pub(super) fn remove(&self) -> io::Result<()> {
-        match fs::remove_file(self.folder.join(FILE)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        gone(&self.folder.join(FILE))
+    }
+}
+
+/// Begins a file anew that nobody else may read.
+fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+}
+
+fn gone(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -233,7 +273,15 @@ impl Recovery {
             Err(error) => return Err(error.into()),
         };
         let mut recovery = Self { epoch: rest.epoch()?, ..Self::default() };
-        let kept = match StateFile::new(folder).read() {
+        let state = StateFile::new(folder);
+        let kept = match state.read() {
+            Ok(Some(_)) if state.replays() >= MOST_REPLAYS => {
+                let why = format!(
+                    "the gateway ended {MOST_REPLAYS} times while it counted again what lies behind it"
+                );
+                recovery.fresh_because = Some(why);
+                None
+            }
             Ok(Some(kept)) if Some(kept.epoch) == recovery.epoch => Some(kept),
             Ok(Some(_)) => {
                 recovery.fresh_because = Some("the journal has a new life".to_owned());

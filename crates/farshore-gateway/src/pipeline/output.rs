@@ -3,6 +3,7 @@
 use farshore_domain::digest::Digest;
 use farshore_journal::{KeyError, SeriesKey, StreamName, Value};
 use serde::Serialize;
+use serde::de::IgnoredAny;
 
 use super::definition::Severity;
 
@@ -97,6 +98,63 @@ impl Alert {
 
 /// Puts what is known into a text: `{value}`, `{tags.room}`. What is not known stays as it is written, so that JSON needs no escaping.
 pub(super) fn render(template: &str, known: &dyn Fn(&str) -> Option<String>) -> String {
+    fill(template, known, &|_, value| value)
+}
+
+/// The same for a topic. Tags come from producers: which level of the topic they fill is for the template alone to say.
+pub(super) fn render_topic(template: &str, known: &dyn Fn(&str) -> Option<String>) -> String {
+    fill(template, known, &|_, value| value.replace(['/', '+', '#', '$', '\0'], "_"))
+}
+
+/// The same for what is published. In JSON a value is one value, whatever is in it: producers add no members.
+pub(super) fn render_payload(template: &str, known: &dyn Fn(&str) -> Option<String>) -> String {
+    if !is_json(template) {
+        return render(template, known);
+    }
+    fill(template, known, &|before, value| {
+        // Always has a form in JSON.
+        let quoted = serde_json::to_string(&value).unwrap_or_default();
+        if is_in_string(before) {
+            let inside = quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+            inside.unwrap_or_default().to_owned()
+        } else if serde_json::from_str::<IgnoredAny>(&value).is_ok() {
+            value
+        } else {
+            quoted
+        }
+    })
+}
+
+/// Whether a template begins as JSON does, and not with the name of a value.
+fn is_json(template: &str) -> bool {
+    let template = template.trim_start();
+    let Some(rest) = template.strip_prefix('{') else { return template.starts_with('[') };
+    let name = rest.split('}').next().unwrap_or_default();
+    let is_value = matches!(name, "value" | "measurement" | "field" | "rule" | "severity" | "state" | "time")
+        || ["tags.", "labels.", "twin."].iter().any(|of| name.starts_with(of));
+    !is_value
+}
+
+/// Whether a string of JSON has begun and not ended.
+fn is_in_string(json: &str) -> bool {
+    let (mut inside, mut escaped) = (false, false);
+    for character in json.chars() {
+        match character {
+            _ if escaped => escaped = false,
+            '\\' if inside => escaped = true,
+            '"' => inside = !inside,
+            _ => {}
+        }
+    }
+    inside
+}
+
+/// `form` gets what is there already, and a value, and says how that is put in.
+fn fill(
+    template: &str,
+    known: &dyn Fn(&str) -> Option<String>,
+    form: &dyn Fn(&str, String) -> String,
+) -> String {
     let mut text = String::with_capacity(template.len());
     let mut rest = template;
     while let Some(begin) = rest.find('{') {
@@ -108,6 +166,7 @@ pub(super) fn render(template: &str, known: &dyn Fn(&str) -> Option<String>) -> 
         });
         match found {
             Some((value, behind)) => {
+                let value = form(&text, value);
                 text.push_str(&value);
                 rest = behind;
             }
@@ -139,6 +198,47 @@ mod tests {
             ("", ""),
         ] {
             assert_eq!(render(template, &known), expected);
+        }
+    }
+
+    #[test]
+    fn values_choose_no_level_of_a_topic() {
+        let known = |name: &str| match name {
+            "tags.room" => Some("12/door/unlock".to_owned()),
+            "tags.any" => Some("$+#\0".to_owned()),
+            _ => None,
+        };
+        for (template, expected) in [
+            ("room/{tags.room}/fan", "room/12_door_unlock/fan"),
+            ("{tags.any}/x", "____/x"),
+            ("a/{none}", "a/{none}"),
+        ] {
+            assert_eq!(render_topic(template, &known), expected);
+        }
+    }
+
+    #[test]
+    fn a_value_in_json_stays_one_value() {
+        let known = |name: &str| match name {
+            "value" => Some("21.5".to_owned()),
+            "tags.room" => Some(r#"12", "unlock": true, "x": "\"#.to_owned()),
+            "tags.open" => Some("1, 2]".to_owned()),
+            "twin.limits" => Some(r#"{"high":5}"#.to_owned()),
+            _ => None,
+        };
+        for (template, expected) in [
+            (r#"{"on": {value}}"#, r#"{"on": 21.5}"#),
+            (r#"{"on": "{value}", "limits": {twin.limits}}"#, r#"{"on": "21.5", "limits": {"high":5}}"#),
+            (
+                r#" {"room": "{tags.room}", "on": {value}}"#,
+                r#" {"room": "12\", \"unlock\": true, \"x\": \"\\", "on": 21.5}"#,
+            ),
+            (r#"[{tags.open}, "\"{tags.room}"]"#, r#"["1, 2]", "\"12\", \"unlock\": true, \"x\": \"\\"]"#),
+            (r#"{"none": "{tags.none}"}"#, r#"{"none": "{tags.none}"}"#),
+            (r#"{value} in "{tags.open}""#, r#"21.5 in "1, 2]""#),
+            ("{tags.open}", "1, 2]"),
+        ] {
+            assert_eq!(render_payload(template, &known), expected);
         }
     }
 

@@ -441,6 +441,11 @@ impl Worker {
         }
         self.written = recovery.written;
         lock(&self.runner.engine).load(&recovery.engine, now());
+        if !recovery.unread.is_empty()
+            && let Err(error) = self.file.begin_replay()
+        {
+            tracing::warn!(%error, "it can't be told that points are processed again");
+        }
         let mut points = 0;
         for unread in &recovery.unread {
             points += unread.points.len() - unread.skip;
@@ -451,6 +456,9 @@ impl Worker {
             tracing::info!(points, "points of before the start were processed again");
         }
         self.keep();
+        if let Err(error) = self.file.end_replay() {
+            tracing::warn!(%error, "it can't be told that points were processed again");
+        }
     }
 
     fn process(&mut self, stream: &StreamName, sequence: u64, points: &PointBatch, skip: usize) {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::bits;
 use super::definition::{Action, Change, Deadband, Dedup, Enrich, Map, Rule, Step, Window};
 use super::expr::{Prepared, Val};
-use super::output::{Alert, AlertState, Output, render};
+use super::output::{Alert, AlertState, Output, render, render_payload, render_topic};
 use super::rule::{Turn, Watched};
 use super::series::{Context, Id, PerSeries, Table};
 use super::window::{Closed, Put, Windows, patience_ns};
@@ -597,8 +597,10 @@ fn say(rule: &Rule, world: &mut World<'_>, record: &Record<'_>, state: AlertStat
     for action in &actions.0 {
         world.out.push(match action {
             Action::Publish { topic, payload } => Output::Publish {
-                topic: render(topic, &known),
-                payload: payload.as_ref().map_or_else(|| json.clone(), |payload| render(payload, &known)),
+                topic: render_topic(topic, &known),
+                payload: payload
+                    .as_ref()
+                    .map_or_else(|| json.clone(), |payload| render_payload(payload, &known)),
             },
             Action::Webhook { url } => Output::Webhook { url: url.clone(), body: json.clone() },
         });

@@ -1,5 +1,7 @@
 //! Documents and the twin for apps on the device: over HTTP, without any cloud.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use serde_json::{Value, json};
 
 use crate::support::{Answer, Site, send};
@@ -95,4 +97,19 @@ async fn documents_want_the_same_credentials_as_readings() {
         ask(&site, "GET", "/twin", &[("authorization", "Bearer secret")], Value::Null).await.status,
         200
     );
+}
+
+#[tokio::test]
+async fn nobody_else_may_read_what_is_stored() {
+    let site = Site::with(|config| config.local_analytics = Some(true)).await;
+    ask(&site, "PUT", "/documents/c/n", &[], json!({"x": 1})).await;
+    site.send("POST", "/api/data", &[], br#"{"sensor_id":"t","value":1}"#).await;
+    let folder = site.journal_folder();
+    let mode =
+        |path: &std::path::Path| std::fs::metadata(path).map(|found| found.permissions().mode() & 0o777).ok();
+    assert_eq!(mode(&folder), Some(0o700));
+    assert_eq!(mode(&folder.join("documents.db-wal")), Some(0o600));
+    site.gateway.stop().await;
+    assert_eq!(mode(&folder.join("documents.db")), Some(0o600));
+    assert_eq!(mode(&folder.join("pipeline.state")), Some(0o600));
 }

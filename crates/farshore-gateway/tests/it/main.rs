@@ -3,6 +3,7 @@
 #![expect(clippy::expect_used, reason = "tests fail by panicking")]
 
 mod api;
+mod broker;
 mod by_hand;
 mod disk;
 mod documents;
