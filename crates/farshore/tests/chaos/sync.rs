@@ -80,7 +80,25 @@ async fn a_link_that_refuses_delays_and_cuts_off_loses_and_doubles_nothing() {
     site.set("BATCH_SIZE", "20");
     site.start_gateway().await;
     let mut random = Random(3);
-    for round in 0..if long() { 800 } else { 60 } {
+    let seen = |count: &std::sync::atomic::AtomicU64| count.load(std::sync::atomic::Ordering::Relaxed);
+    // Connections, refused, nowhere, cut, held back.
+    let told = || {
+        let all = [
+            &proxy.seen.connections,
+            &proxy.seen.refused,
+            &proxy.seen.nowhere,
+            &proxy.seen.cut,
+            &proxy.seen.held_back,
+        ];
+        all.map(seen)
+    };
+    let bad_enough = |told: [u64; 5]| told[1] > 0 && told[3] > 3 && told[4] > 0;
+    // How much of the link a round meets depends on how busy the machine is.
+    let (least, most) = if long() { (800, 800) } else { (60, 600) };
+    for round in 0..most {
+        if round >= least && bad_enough(told()) {
+            break;
+        }
         for _ in 0..1 + random.below(3) {
             site.send(1 + random.below(80));
         }
@@ -90,16 +108,9 @@ async fn a_link_that_refuses_delays_and_cuts_off_loses_and_doubles_nothing() {
         }
         tokio::time::sleep(Duration::from_millis(random.below(150))).await;
     }
-    let seen = |count: &std::sync::atomic::AtomicU64| count.load(std::sync::atomic::Ordering::Relaxed);
-    let told = [
-        seen(&proxy.seen.connections),
-        seen(&proxy.seen.refused),
-        seen(&proxy.seen.nowhere),
-        seen(&proxy.seen.cut),
-        seen(&proxy.seen.held_back),
-    ];
+    let told = told();
     eprintln!("connections, refused, nowhere, cut, held back: {told:?}");
-    assert!(told[1] > 0 && told[3] > 3 && told[4] > 0, "the link was too good: {told:?}");
+    assert!(bad_enough(told), "the link was too good: {told:?}");
     proxy.calm();
     site.until("everything sent", || site.force_sync().then_some(())).await;
     site.settled().await;
