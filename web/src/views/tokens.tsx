@@ -1,21 +1,20 @@
 /** `/tokens`: claim tokens: make, look at, revoke. */
-import { useMutation, useQuery, useQueryClient } from '@tanstack/react-query'
+import { useQuery } from '@tanstack/react-query'
 import { useState } from 'react'
 
-import { del, seg } from '~/api/client'
+import { seg } from '~/api/client'
 import { claimTokensQuery, keys } from '~/api/queries'
 import type { ClaimToken } from '~/api/types'
 import { useDenied } from '~/frame/me'
-import { announce } from '~/ui/announce'
 import { Button } from '~/ui/button'
 import { Command, CopyButton } from '~/ui/copy'
-import { Dialog } from '~/ui/dialog'
 import { Icon } from '~/ui/icon'
 import { LabelList } from '~/ui/label'
 import { Mark } from '~/ui/mark'
 import { count, plural } from '~/ui/number'
-import { Empty, Failure, Page } from '~/ui/panel'
+import { Empty, Page } from '~/ui/panel'
 import { Resource } from '~/ui/resource'
+import { Revoke } from '~/ui/revoke'
 import type { Look } from '~/ui/state'
 import { Table } from '~/ui/table'
 import { Time, useNow } from '~/ui/time'
@@ -111,44 +110,19 @@ export function Tokens() {
         )}
       </Resource>
       {adding && <AddDevice onClose={() => setAdding(false)} />}
-      {revoking && <Revoke token={revoking} onClose={() => setRevoking(undefined)} />}
-    </Page>
-  )
-}
-
-function Revoke({ token, onClose }: { token: ClaimToken; onClose: () => void }) {
-  const client = useQueryClient()
-  const run = useMutation({
-    mutationFn: () => del(`/claim-tokens/${seg(token.metadata.uid)}`),
-    onSuccess: () => {
-      announce('Claim token revoked')
-      void client.invalidateQueries({ queryKey: keys.claimTokens })
-      onClose()
-    },
-  })
-  const left = Math.max(0, (token.spec.uses ?? 1) - token.status.used)
-  return (
-    <Dialog
-      title={`Revoke ${token.metadata.name}`}
-      onClose={onClose}
-      footer={
-        <>
-          <Button onClick={onClose}>Cancel</Button>
-          <Button kind="danger" busy={run.isPending} onClick={() => run.mutate()}>
-            Revoke the token
-          </Button>
-        </>
-      }
-    >
-      <p>
-        No more devices can be claimed with it; {plural(left, 'use')} would have been left. The {plural(token.status.used, 'device')} claimed
-        with it stay as they are.
-      </p>
-      {run.isError && (
-        <div className="mt-3">
-          <Failure what="That did not work" error={run.error} />
-        </div>
+      {revoking && (
+        <Revoke
+          name={revoking.metadata.name}
+          noun="token"
+          done="Claim token revoked"
+          path={`/claim-tokens/${seg(revoking.metadata.uid)}`}
+          queryKey={keys.claimTokens}
+          onClose={() => setRevoking(undefined)}
+        >
+          No more devices can be claimed with it; {plural(Math.max(0, (revoking.spec.uses ?? 1) - revoking.status.used), 'use')} would have been left. The{' '}
+          {plural(revoking.status.used, 'device')} claimed with it stay as they are.
+        </Revoke>
       )}
-    </Dialog>
+    </Page>
   )
 }

@@ -3,7 +3,7 @@ import { useMutation, useQuery, useQueryClient } from '@tanstack/react-query'
 import { Link } from '@tanstack/react-router'
 import { useState } from 'react'
 
-import { ApiError, del, keyring, post, seg } from '~/api/client'
+import { ApiError, keyring, post, seg } from '~/api/client'
 import { gatewayKeysQuery, type GatewayKey } from '~/api/gateways'
 import { keys, summaryQuery } from '~/api/queries'
 import { useDenied } from '~/frame/me'
@@ -15,6 +15,7 @@ import { Field } from '~/ui/form'
 import { Icon } from '~/ui/icon'
 import { Empty, Failure } from '~/ui/panel'
 import { Resource } from '~/ui/resource'
+import { Revoke } from '~/ui/revoke'
 import { Table } from '~/ui/table'
 import { Time } from '~/ui/time'
 
@@ -84,7 +85,18 @@ export function GatewayKeys() {
         )}
       </Resource>
       {adding && <NewKey onClose={() => setAdding(false)} />}
-      {revoking && <Revoke of={revoking} onClose={() => setRevoking(undefined)} />}
+      {revoking && (
+        <Revoke
+          name={revoking.metadata.name}
+          noun="key"
+          done="Gateway key revoked"
+          path={`/gateway-keys/${seg(revoking.metadata.uid)}`}
+          queryKey={keys.gatewayKeys}
+          onClose={() => setRevoking(undefined)}
+        >
+          The gateway on {revoking.spec.device} sends nothing more with it, and keeps what it takes. Another key of the device, and what it has sent, stay.
+        </Revoke>
+      )}
     </section>
   )
 }
@@ -115,7 +127,7 @@ function NewKey({ onClose }: { onClose: () => void }) {
       <Dialog title={`The key of ${make.data.spec.device}`} onClose={onClose} wide footer={<Button onClick={onClose}>I have it</Button>}>
         <div className="flex flex-col gap-4">
           <p>
-            Give it to the gateway as <code className="font-mono text-sm">CLOUD_API_KEY</code>. It is good until <Time at={make.data.status.expiresAt} /> from now and is not shown again.
+            Give it to the gateway as <code className="font-mono text-sm">CLOUD_API_KEY</code>. It ends <Time at={make.data.status.expiresAt} />, and is not shown again.
           </p>
           {make.data.status.key !== undefined && <Command text={`CLOUD_API_KEY=${make.data.status.key}`} />}
         </div>
@@ -172,41 +184,6 @@ function NewKey({ onClose }: { onClose: () => void }) {
           </div>
         )}
       </form>
-    </Dialog>
-  )
-}
-
-function Revoke({ of, onClose }: { of: GatewayKey; onClose: () => void }) {
-  const client = useQueryClient()
-  const run = useMutation({
-    mutationFn: () => del(`/gateway-keys/${seg(of.metadata.uid)}`),
-    onSuccess: () => {
-      announce('Gateway key revoked')
-      void client.invalidateQueries({ queryKey: keys.gatewayKeys })
-      onClose()
-    },
-  })
-  return (
-    <Dialog
-      title={`Revoke ${of.metadata.name}`}
-      onClose={onClose}
-      footer={
-        <>
-          <Button onClick={onClose}>Cancel</Button>
-          <Button kind="danger" busy={run.isPending} onClick={() => run.mutate()}>
-            Revoke the key
-          </Button>
-        </>
-      }
-    >
-      <p>
-        The gateway on {of.spec.device} sends nothing more with it, and keeps what it takes. Another key of the device, and what it has sent, stay.
-      </p>
-      {run.isError && (
-        <div className="mt-3">
-          <Failure what="That did not work" error={run.error} />
-        </div>
-      )}
     </Dialog>
   )
 }
