@@ -8,7 +8,8 @@
 //! else is made of; [`object`] is the envelope of every object; [`device`], [`release`], [`desired`],
 //! [`access`], [`config`], [`claim`] are nouns; `schedule` says when; `rollout` and `reconcile` decide, and `forecast` says how a rollout would go.
 //! [`operation`] is one imperative request to a device; [`received`] is which of a stream's batches have arrived.
-//! [`document`] is JSON that a device and the cloud may both change. [`policy`] is how devices heal and what may be done to them; [`condition`] reads the conditions that people write into policies and rollouts.
+//! [`document`] is JSON that a device and the cloud may both change. [`policy`] is how devices heal and what may be done to them; [`condition`] reads the conditions that people write into policies and rollouts;
+//! [`expression`] is what all uses of CEL share.
 
 pub mod access;
 pub mod alert;
@@ -21,6 +22,7 @@ pub mod desired;
 pub mod device;
 pub mod digest;
 pub mod document;
+pub mod expression;
 pub mod forecast;
 pub mod id;
 pub mod incident;

@@ -4,7 +4,8 @@ use cel::IdedExpr;
 use cel::common::ast::{CallExpr, Expr, LiteralValue, operators};
 
 use super::vocabulary::{Param, Type, Value, Vocabulary};
-use super::{ConditionError, MAX_DEPTH, MAX_PARTS, too_deep};
+use super::{ConditionError, LIMITS};
+use crate::expression::{Order, Search, Sum};
 use crate::nearest::nearest;
 use crate::time::{DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS};
 
@@ -33,34 +34,6 @@ pub(super) enum Node {
     /// Is a text part of another?
     Search(Search, Box<Node>, Box<Node>),
     In(Box<Node>, Vec<Node>),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Order {
-    Equal,
-    NotEqual,
-    Less,
-    LessOrEqual,
-    Greater,
-    GreaterOrEqual,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sum {
-    Add,
-    Subtract,
-    Multiply,
-    Divide,
-    Remainder,
-    Least,
-    Greatest,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Search {
-    StartsWith,
-    EndsWith,
-    Contains,
 }
 
 /// Functions that every condition has.
@@ -141,12 +114,12 @@ struct Checker<'a> {
 impl Checker<'_> {
     fn node(&mut self, expr: &IdedExpr) -> Checked {
         self.parts += 1;
-        if self.parts > MAX_PARTS {
-            return fail(format!("a condition has at most {MAX_PARTS} parts; split it into several"));
+        if self.parts > LIMITS.parts {
+            return fail(LIMITS.too_many_parts());
         }
         // Chains like `a + b + c` nest to the left, so levels are counted here too.
-        if self.depth > MAX_DEPTH {
-            return Err(too_deep());
+        if self.depth > LIMITS.depth {
+            return fail(LIMITS.too_deep());
         }
         self.depth += 1;
         let node = self.inner(&expr.expr);
@@ -231,12 +204,12 @@ impl Checker<'_> {
                 Ok(Node::Or(left, self.of_type(b, Type::Bool, "'||'")?))
             }
             (None, [a, b]) if name == operators::IN => self.member(a, b),
-            (None, [a, b]) if order(name).is_some() => {
-                let Some(order) = order(name) else { return fail("no comparison") };
+            (None, [a, b]) if Order::of(name).is_some() => {
+                let Some(order) = Order::of(name) else { return fail("no comparison") };
                 self.compare(order, a, b)
             }
-            (None, [a, b]) if sum(name).is_some() => {
-                let Some(sum) = sum(name) else { return fail("no calculation") };
+            (None, [a, b]) if Sum::of(name).is_some() => {
+                let Some(sum) = Sum::of(name) else { return fail("no calculation") };
                 self.calculate(sum, a, b)
             }
             (None, [a]) if name == "known" => Ok(Node::Known(Box::new(self.node(a)?))),
@@ -244,8 +217,8 @@ impl Checker<'_> {
             (None, arguments) if name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') => {
                 self.function(name, arguments)
             }
-            (Some(target), [argument]) if search(name).is_some() => {
-                let Some(search) = search(name) else { return fail("no search") };
+            (Some(target), [argument]) if Search::of(name).is_some() => {
+                let Some(search) = Search::of(name) else { return fail("no search") };
                 let text = self.of_type(target, Type::Text, name)?;
                 Ok(Node::Search(search, text, self.of_type(argument, Type::Text, name)?))
             }
@@ -388,38 +361,4 @@ fn duration(argument: &IdedExpr) -> Checked {
         return fail(wrong);
     }
     Ok(Node::Literal(Value::Duration(total)))
-}
-
-fn order(name: &str) -> Option<Order> {
-    Some(match name {
-        operators::EQUALS => Order::Equal,
-        operators::NOT_EQUALS => Order::NotEqual,
-        operators::LESS => Order::Less,
-        operators::LESS_EQUALS => Order::LessOrEqual,
-        operators::GREATER => Order::Greater,
-        operators::GREATER_EQUALS => Order::GreaterOrEqual,
-        _ => return None,
-    })
-}
-
-fn sum(name: &str) -> Option<Sum> {
-    Some(match name {
-        operators::ADD => Sum::Add,
-        operators::SUBSTRACT => Sum::Subtract,
-        operators::MULTIPLY => Sum::Multiply,
-        operators::DIVIDE => Sum::Divide,
-        operators::MODULO => Sum::Remainder,
-        "min" => Sum::Least,
-        "max" => Sum::Greatest,
-        _ => return None,
-    })
-}
-
-fn search(name: &str) -> Option<Search> {
-    Some(match name {
-        "startsWith" => Search::StartsWith,
-        "endsWith" => Search::EndsWith,
-        "contains" => Search::Contains,
-        _ => return None,
-    })
 }

@@ -1,8 +1,9 @@
 //! Evaluation in three-valued logic: yes, no, and missing with the reason.
 
-use super::check::{Node, Order, Search, Sum};
+use super::check::Node;
 use super::vocabulary::{Type, Value};
 use super::{Facts, Missing};
+use crate::expression::{Order, Sum};
 
 type Evaluated = Result<Value, Missing>;
 
@@ -30,11 +31,7 @@ pub(super) fn eval(node: &Node, facts: &dyn Facts) -> Evaluated {
             let (Value::Text(text), Value::Text(part)) = (eval(a, facts)?, eval(b, facts)?) else {
                 return Err(mixed());
             };
-            Ok(Value::Bool(match search {
-                Search::StartsWith => text.starts_with(&part),
-                Search::EndsWith => text.ends_with(&part),
-                Search::Contains => text.contains(&part),
-            }))
+            Ok(Value::Bool(search.finds(&text, &part)))
         }
         Node::In(of, list) => member(of, list, facts),
     }
@@ -97,7 +94,6 @@ fn member(of: &Node, list: &[Node], facts: &dyn Facts) -> Evaluated {
 }
 
 fn compare(order: Order, a: &Value, b: &Value) -> Evaluated {
-    use std::cmp::Ordering;
     let ordering = match (a, b) {
         (Value::Number(a), Value::Number(b)) => a.partial_cmp(b),
         (Value::Duration(a), Value::Duration(b)) => Some(a.cmp(b)),
@@ -106,14 +102,7 @@ fn compare(order: Order, a: &Value, b: &Value) -> Evaluated {
         _ => None,
     }
     .ok_or_else(mixed)?;
-    Ok(Value::Bool(match order {
-        Order::Equal => ordering == Ordering::Equal,
-        Order::NotEqual => ordering != Ordering::Equal,
-        Order::Less => ordering == Ordering::Less,
-        Order::LessOrEqual => ordering != Ordering::Greater,
-        Order::Greater => ordering == Ordering::Greater,
-        Order::GreaterOrEqual => ordering != Ordering::Less,
-    }))
+    Ok(Value::Bool(order.holds(ordering)))
 }
 
 fn calculate(sum: Sum, a: Value, b: Value) -> Evaluated {
@@ -122,15 +111,7 @@ fn calculate(sum: Sum, a: Value, b: Value) -> Evaluated {
             if matches!(sum, Sum::Divide | Sum::Remainder) && b == 0.0 {
                 return Err(Missing("it divides by zero".to_owned()));
             }
-            let value = match sum {
-                Sum::Add => a + b,
-                Sum::Subtract => a - b,
-                Sum::Multiply => a * b,
-                Sum::Divide => a / b,
-                Sum::Remainder => a % b,
-                Sum::Least => a.min(b),
-                Sum::Greatest => a.max(b),
-            };
+            let value = sum.calculate(a, b);
             if value.is_finite() {
                 Ok(Value::Number(value))
             } else {

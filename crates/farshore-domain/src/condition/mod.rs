@@ -23,7 +23,7 @@ mod tests;
 
 use std::fmt;
 
-use cel::parser::PrattParser;
+use crate::expression::Limits;
 
 pub use held::Held;
 pub use vocabulary::{Function, Param, Type, Value, Vocabulary};
@@ -36,6 +36,8 @@ pub const MAX_PARTS: usize = 256;
 pub const MAX_DEPTH: usize = 32;
 /// At most this many `?` in one condition, and signs (`!`, `-`) in a row.
 const MAX_CHOICES: usize = 16;
+const LIMITS: Limits =
+    Limits { what: "a condition", bytes: MAX_TEXT, parts: MAX_PARTS, depth: MAX_DEPTH, choices: MAX_CHOICES };
 
 /// Why a text is no condition.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -92,18 +94,7 @@ pub struct Condition {
 impl Condition {
     /// Checks `text` against the declared names and makes a condition of it.
     pub fn compile(text: &str, vocabulary: &Vocabulary) -> Result<Self, ConditionError> {
-        measure(text)?;
-        let parsed = PrattParser::new()
-            .max_recursion_depth(u16::try_from(MAX_DEPTH).unwrap_or(u16::MAX))
-            .max_expression_node_count(MAX_PARTS * 4)
-            .parse(text)
-            .map_err(|errors| {
-                let what = errors.errors.first().map_or_else(
-                    || "this is no CEL expression".to_owned(),
-                    |error| format!("line {}, column {}: {}", error.pos.0, error.pos.1, error.msg.trim()),
-                );
-                ConditionError::new(what)
-            })?;
+        let parsed = LIMITS.parse(text).map_err(ConditionError::new)?;
         let node = check::check(&parsed, vocabulary)?;
         Ok(Self { text: text.to_owned(), node })
     }
@@ -174,37 +165,3 @@ impl PartialEq for Condition {
 }
 
 impl Eq for Condition {}
-
-/// Limits that hold before the parser sees the text, because a parser of nested text is recursive.
-fn measure(text: &str) -> Result<(), ConditionError> {
-    if text.trim().is_empty() {
-        return Err(ConditionError::new("a condition can't be empty"));
-    }
-    if text.len() > MAX_TEXT {
-        return Err(ConditionError::new(format!("a condition has at most {MAX_TEXT} bytes")));
-    }
-    let (mut depth, mut choices, mut signs) = (0_usize, 0_usize, 0_usize);
-    for byte in text.bytes() {
-        match byte {
-            b'(' | b'[' | b'{' => depth += 1,
-            b')' | b']' | b'}' => depth = depth.saturating_sub(1),
-            b'?' => choices += 1,
-            _ => {}
-        }
-        match byte {
-            b'!' | b'-' => signs += 1,
-            byte if byte.is_ascii_whitespace() => {}
-            _ => signs = 0,
-        }
-        if depth > MAX_DEPTH || choices > MAX_CHOICES || signs > MAX_CHOICES {
-            return Err(too_deep());
-        }
-    }
-    Ok(())
-}
-
-fn too_deep() -> ConditionError {
-    ConditionError::new(format!(
-        "a condition has at most {MAX_DEPTH} levels and {MAX_CHOICES} choices ('?'); split it into several"
-    ))
-}

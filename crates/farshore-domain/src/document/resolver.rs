@@ -5,15 +5,14 @@
 
 use cel::IdedExpr;
 use cel::common::ast::{CallExpr, EntryExpr, Expr, LiteralValue, operators};
-use cel::parser::PrattParser;
 use serde_json::{Map, Number, Value};
 
 use super::DocumentError;
+use crate::expression::Limits;
 
 /// Most bytes of an expression.
 pub const MAX_TEXT: usize = 4_096;
-const MAX_PARTS: usize = 512;
-const MAX_DEPTH: usize = 32;
+const LIMITS: Limits = Limits { what: "a resolver", bytes: MAX_TEXT, parts: 512, depth: 32, choices: 32 };
 /// Most bytes of what is worked out on the way, for all places of a document together.
 pub const MAX_WORK: usize = 4 * 1024 * 1024;
 
@@ -47,39 +46,7 @@ impl Resolver {
     /// # Errors
     /// When it does not compile, uses an unknown name, or has a loop; with line and column where the parser gives them.
     pub fn compile(text: &str) -> Result<Self, DocumentError> {
-        if text.trim().is_empty() || text.len() > MAX_TEXT {
-            return fail(format!("a resolver has 1 to {MAX_TEXT} bytes"));
-        }
-        let mut depth = 0_usize;
-        let (mut choices, mut signs) = (0_usize, 0_usize);
-        // Limits before the parser sees it: it is recursive.
-        for byte in text.bytes() {
-            match byte {
-                b'(' | b'[' | b'{' => depth += 1,
-                b')' | b']' | b'}' => depth = depth.saturating_sub(1),
-                b'?' => choices += 1,
-                _ => {}
-            }
-            match byte {
-                b'!' | b'-' => signs += 1,
-                byte if byte.is_ascii_whitespace() => {}
-                _ => signs = 0,
-            }
-            if depth > MAX_DEPTH || choices > MAX_DEPTH || signs > 16 {
-                return fail(format!("a resolver has at most {MAX_DEPTH} levels and {MAX_DEPTH} choices"));
-            }
-        }
-        let parsed = PrattParser::new()
-            .max_recursion_depth(u16::try_from(MAX_DEPTH).unwrap_or(u16::MAX))
-            .max_expression_node_count(MAX_PARTS * 4)
-            .parse(text)
-            .map_err(|errors| {
-                let what = errors.errors.first().map_or_else(
-                    || "this is no CEL expression".to_owned(),
-                    |error| format!("line {}, column {}: {}", error.pos.0, error.pos.1, error.msg.trim()),
-                );
-                DocumentError::new(what)
-            })?;
+        let parsed = LIMITS.parse(text).map_err(DocumentError::new)?;
         check(&parsed, 0, &mut 0)?;
         Ok(Self { expression: parsed })
     }
@@ -97,8 +64,11 @@ impl Resolver {
 
 fn check(expr: &IdedExpr, depth: usize, parts: &mut usize) -> Result<(), DocumentError> {
     *parts += 1;
-    if *parts > MAX_PARTS || depth > MAX_DEPTH {
-        return fail(format!("a resolver has at most {MAX_PARTS} parts and {MAX_DEPTH} levels"));
+    if *parts > LIMITS.parts {
+        return fail(LIMITS.too_many_parts());
+    }
+    if depth > LIMITS.depth {
+        return fail(LIMITS.too_deep());
     }
     let mut inner = |expr: &IdedExpr| check(expr, depth + 1, parts);
     match &expr.expr {

@@ -4,7 +4,7 @@ use cel::IdedExpr;
 use cel::common::ast::{CallExpr, Expr, LiteralValue, operators};
 use farshore_domain::nearest::nearest;
 
-use super::{Function, MAX_DEPTH, MAX_PARTS, Node, Order, Search, Source, Sum, Type, too_deep};
+use super::{Function, LIMITS, Node, Order, Search, Source, Sum, Type};
 
 type Checked = Result<(Node, Type), String>;
 
@@ -23,11 +23,11 @@ struct Checker {
 impl Checker {
     fn node(&mut self, expr: &IdedExpr) -> Checked {
         self.parts += 1;
-        if self.parts > MAX_PARTS {
-            return Err(format!("an expression has at most {MAX_PARTS} parts"));
+        if self.parts > LIMITS.parts {
+            return Err(LIMITS.too_many_parts());
         }
-        if self.depth > MAX_DEPTH {
-            return Err(too_deep());
+        if self.depth > LIMITS.depth {
+            return Err(LIMITS.too_deep());
         }
         self.depth += 1;
         let checked = self.inner(&expr.expr);
@@ -96,10 +96,10 @@ impl Checker {
                 Ok((Node::Of(source), kind))
             }
             (None, [a, b]) => {
-                if let Some(order) = order(name) {
+                if let Some(order) = Order::of(name) {
                     return self.compare(order, a, b);
                 }
-                let Some(sum) = sum(name) else { return Err(unknown_function(name)) };
+                let Some(sum) = Sum::of(name) else { return Err(unknown_function(name)) };
                 let left = self.of(a, Type::Number, "this calculation")?;
                 Ok((Node::Calculate(sum, left, self.of(b, Type::Number, "this calculation")?), Type::Number))
             }
@@ -115,8 +115,8 @@ impl Checker {
                 };
                 Ok((Node::Call(function, self.of(a, takes, name)?), Type::Number))
             }
-            (Some(target), [argument]) if search(name).is_some() => {
-                let Some(search) = search(name) else { return Err(unknown_function(name)) };
+            (Some(target), [argument]) if Search::of(name).is_some() => {
+                let Some(search) = Search::of(name) else { return Err(unknown_function(name)) };
                 let text = self.of(target, Type::Text, name)?;
                 Ok((Node::Search(search, text, self.of(argument, Type::Text, name)?), Type::Bool))
             }
@@ -246,39 +246,5 @@ fn literal(value: &LiteralValue) -> Checked {
                 "null can't be used in an expression; ask has(tags.NAME) for what may be missing".to_owned()
             );
         }
-    })
-}
-
-fn order(name: &str) -> Option<Order> {
-    Some(match name {
-        operators::EQUALS => Order::Equal,
-        operators::NOT_EQUALS => Order::NotEqual,
-        operators::LESS => Order::Less,
-        operators::LESS_EQUALS => Order::LessOrEqual,
-        operators::GREATER => Order::Greater,
-        operators::GREATER_EQUALS => Order::GreaterOrEqual,
-        _ => return None,
-    })
-}
-
-fn sum(name: &str) -> Option<Sum> {
-    Some(match name {
-        operators::ADD => Sum::Add,
-        operators::SUBSTRACT => Sum::Subtract,
-        operators::MULTIPLY => Sum::Multiply,
-        operators::DIVIDE => Sum::Divide,
-        operators::MODULO => Sum::Remainder,
-        "min" => Sum::Least,
-        "max" => Sum::Greatest,
-        _ => return None,
-    })
-}
-
-fn search(name: &str) -> Option<Search> {
-    Some(match name {
-        "startsWith" => Search::StartsWith,
-        "endsWith" => Search::EndsWith,
-        "contains" => Search::Contains,
-        _ => return None,
     })
 }

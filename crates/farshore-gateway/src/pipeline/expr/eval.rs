@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::cmp::Ordering;
 
-use super::{Function, Known, Node, Order, Search, Source, Sum};
+use super::{Function, Known, Node, Order, Source};
 
 /// What a part gives for a point; nothing when something is missing.
 #[derive(Clone, Debug, PartialEq)]
@@ -88,16 +88,9 @@ fn turned(order: Order) -> Order {
     }
 }
 
+/// What compares with nothing, a number that is none, is only different.
 fn holds(order: Order, ordering: Option<Ordering>) -> bool {
-    let Some(ordering) = ordering else { return order == Order::NotEqual };
-    match order {
-        Order::Equal => ordering == Ordering::Equal,
-        Order::NotEqual => ordering != Ordering::Equal,
-        Order::Less => ordering == Ordering::Less,
-        Order::LessOrEqual => ordering != Ordering::Greater,
-        Order::Greater => ordering == Ordering::Greater,
-        Order::GreaterOrEqual => ordering != Ordering::Less,
-    }
+    ordering.map_or(order == Order::NotEqual, |ordering| order.holds(ordering))
 }
 
 /// Fills in what is the same for all points, and calculates what can be calculated then.
@@ -200,16 +193,13 @@ fn eval<'p>(node: &'p Node, facts: Facts<'p>) -> Option<Val<'p>> {
         Node::Or(a, b) => Val::Bool(both(a, b, facts, true)?),
         Node::Choose(chooser, yes, no) => return eval(if truth(chooser, facts)? { yes } else { no }, facts),
         Node::Compare(order, a, b) => Val::Bool(compare(*order, &eval(a, facts)?, &eval(b, facts)?)?),
-        Node::Calculate(sum, a, b) => Val::Number(
-            calculate(*sum, number(a, facts)?, number(b, facts)?).filter(|number| number.is_finite())?,
-        ),
+        Node::Calculate(sum, a, b) => {
+            let result = sum.calculate(number(a, facts)?, number(b, facts)?);
+            Val::Number(Some(result).filter(|number| number.is_finite())?)
+        }
         Node::Search(search, a, b) => {
             let (Val::Text(text), Val::Text(part)) = (eval(a, facts)?, eval(b, facts)?) else { return None };
-            Val::Bool(match search {
-                Search::StartsWith => text.starts_with(&*part),
-                Search::EndsWith => text.ends_with(&*part),
-                Search::Contains => text.contains(&*part),
-            })
+            Val::Bool(search.finds(&text, &part))
         }
         Node::In(of, list) => {
             let value = eval(of, facts)?;
@@ -255,16 +245,4 @@ fn compare(order: Order, a: &Val<'_>, b: &Val<'_>) -> Option<bool> {
         _ => None,
     };
     ordering.map(|ordering| holds(order, Some(ordering)))
-}
-
-fn calculate(sum: Sum, a: f64, b: f64) -> Option<f64> {
-    Some(match sum {
-        Sum::Add => a + b,
-        Sum::Subtract => a - b,
-        Sum::Multiply => a * b,
-        Sum::Divide => a / b,
-        Sum::Remainder => a % b,
-        Sum::Least => a.min(b),
-        Sum::Greatest => a.max(b),
-    })
 }

@@ -12,15 +12,11 @@ mod eval;
 use std::fmt;
 use std::sync::Arc;
 
-use cel::parser::PrattParser;
+use farshore_domain::expression::{Limits, Order, Search, Sum};
 
 pub(super) use eval::{Prepared, Val};
 
-/// At most this many bytes in one expression.
-const MAX_TEXT: usize = 2048;
-const MAX_PARTS: usize = 256;
-const MAX_DEPTH: usize = 32;
-const MAX_CHOICES: usize = 16;
+const LIMITS: Limits = Limits { what: "an expression", bytes: 2048, parts: 256, depth: 32, choices: 16 };
 
 /// What an expression gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,34 +47,6 @@ pub(super) enum Source {
     Tag(String),
     Label(String),
     Twin(String),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Order {
-    Equal,
-    NotEqual,
-    Less,
-    LessOrEqual,
-    Greater,
-    GreaterOrEqual,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sum {
-    Add,
-    Subtract,
-    Multiply,
-    Divide,
-    Remainder,
-    Least,
-    Greatest,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Search {
-    StartsWith,
-    EndsWith,
-    Contains,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,19 +102,7 @@ impl Expression {
     /// # Errors
     /// What is wrong, with the place in the text.
     pub(super) fn compile(text: &str) -> Result<Self, String> {
-        measure(text)?;
-        let parsed = PrattParser::new()
-            .max_recursion_depth(u16::try_from(MAX_DEPTH).unwrap_or(u16::MAX))
-            .max_expression_node_count(MAX_PARTS * 4)
-            .parse(text)
-            .map_err(|errors| {
-                errors.errors.first().map_or_else(
-                    || "this is no CEL expression".to_owned(),
-                    |error| {
-                        format!("line {}, column {} of it: {}", error.pos.0, error.pos.1, error.msg.trim())
-                    },
-                )
-            })?;
+        let parsed = LIMITS.parse(text)?;
         let (node, gives) = check::check(&parsed)?;
         Ok(Self { text: text.to_owned(), node, gives })
     }
@@ -183,38 +139,6 @@ impl PartialEq for Expression {
     fn eq(&self, other: &Self) -> bool {
         self.text == other.text
     }
-}
-
-/// Limits that hold before the parser, which is recursive, sees the text.
-fn measure(text: &str) -> Result<(), String> {
-    if text.trim().is_empty() {
-        return Err("an expression can't be empty".to_owned());
-    }
-    if text.len() > MAX_TEXT {
-        return Err(format!("an expression has at most {MAX_TEXT} bytes"));
-    }
-    let (mut depth, mut choices, mut signs) = (0_usize, 0_usize, 0_usize);
-    for byte in text.bytes() {
-        match byte {
-            b'(' | b'[' | b'{' => depth += 1,
-            b')' | b']' | b'}' => depth = depth.saturating_sub(1),
-            b'?' => choices += 1,
-            _ => {}
-        }
-        match byte {
-            b'!' | b'-' => signs += 1,
-            byte if byte.is_ascii_whitespace() => {}
-            _ => signs = 0,
-        }
-        if depth > MAX_DEPTH || choices > MAX_CHOICES || signs > MAX_CHOICES {
-            return Err(too_deep());
-        }
-    }
-    Ok(())
-}
-
-fn too_deep() -> String {
-    format!("an expression has at most {MAX_DEPTH} levels and {MAX_CHOICES} choices ('?')")
 }
 
 #[cfg(test)]
