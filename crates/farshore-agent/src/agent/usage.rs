@@ -71,11 +71,18 @@ fn values(before: Option<(MonoMs, AppTally)>, at: MonoMs, now: AppTally) -> Valu
 }
 
 /// What is gathered of apps until it is sealed.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Gathered {
     usage: Usage,
     samples: BTreeMap<Name, BlockBuilder>,
     batches: u32,
+}
+
+impl Default for Gathered {
+    fn default() -> Self {
+        // The first batch is sealed at once: whoever has just started a device looks at it.
+        Self { usage: Usage::default(), samples: BTreeMap::new(), batches: BATCHES - 1 }
+    }
 }
 
 impl<E: Executor, J: Journal> Agent<E, J> {

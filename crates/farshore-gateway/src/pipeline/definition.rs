@@ -29,13 +29,13 @@ pub struct DefinitionError(String);
 
 /// All pipelines of a gateway.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a file of pipelines")]
 pub struct Definition {
     pub(super) pipelines: Vec<Pipeline>,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a pipeline with name and steps")]
 pub(super) struct Pipeline {
     pub(super) name: Name,
     #[serde(default)]
@@ -45,7 +45,7 @@ pub(super) struct Pipeline {
 
 /// Which points come in. What is not said takes all.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map of streams, measurements and fields")]
 pub(super) struct From {
     #[serde(default)]
     pub(super) streams: Vec<Pattern>,
@@ -69,7 +69,7 @@ pub(super) enum Step {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a step, such as `filter: value > 5`")]
 struct RawStep {
     filter: Option<Condition>,
     map: Option<Map>,
@@ -82,7 +82,7 @@ struct RawStep {
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map such as {value: value * 2}")]
 pub(super) struct Map {
     pub(super) value: Option<Number>,
     pub(super) measurement: Option<Name>,
@@ -93,7 +93,7 @@ pub(super) struct Map {
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map of labels and twin")]
 pub(super) struct Enrich {
     /// Labels of the device that become tags of the same name.
     #[serde(default)]
@@ -104,7 +104,7 @@ pub(super) struct Enrich {
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map such as {within: 10m}")]
 pub(super) struct Dedup {
     pub(super) within: Span,
 }
@@ -123,7 +123,7 @@ pub(super) enum Change {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map such as {change: 0.5}")]
 struct RawDeadband {
     change: Option<f64>,
     percent: Option<f64>,
@@ -149,7 +149,7 @@ pub(super) enum WindowKind {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map such as {tumbling: 10s, aggregates: [mean]}")]
 struct RawWindow {
     tumbling: Option<Span>,
     hopping: Option<Span>,
@@ -173,7 +173,7 @@ pub(super) enum Aggregate {
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map with name and raise")]
 pub(super) struct Rule {
     pub(super) name: Name,
     pub(super) raise: Condition,
@@ -228,21 +228,21 @@ pub(super) enum Action {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an action: publish or webhook")]
 struct RawAction {
     publish: Option<RawPublish>,
     webhook: Option<RawWebhook>,
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map with topic and payload")]
 struct RawPublish {
     topic: Text,
     payload: Option<Text>,
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map with url")]
 struct RawWebhook {
     url: Text,
 }
@@ -255,7 +255,7 @@ pub(super) struct Emit {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map such as {stream: data/climate}")]
 struct RawEmit {
     stream: String,
 }
@@ -730,6 +730,8 @@ pipelines:
             ("value > -50.0 && value < 200.0", "value + 1", "true or false"),
             ("{within: 1m}", "{within: soon}", "line 9"),
             ("{within: 1m}", "{within: [1]}", "invalid type"),
+            ("{within: 1m}", "1m", "expected a map such as {within: 10m}"),
+            ("{streams: [data/default], measurements: [\"temp-*\"]}", "temp-*", "expected a map of streams"),
             ("change: 0.5", "change: big", "invalid type"),
             ("change: 0.5", "change: 0.5, percent: 1", "either change or percent"),
             ("hopping: 1m, every: 10s", "hopping: 10s, every: 1m", "impossible window"),

@@ -45,7 +45,7 @@ enum Verb {
     /// List what a device and the cloud had both changed
     Conflicts {
         /// Only of this device
-        #[arg(short, long, add = ArgValueCompleter::new(crate::complete::devices))]
+        #[arg(add = ArgValueCompleter::new(crate::complete::devices))]
         device: Option<String>,
         /// Only those that wait for somebody's choice
         #[arg(long)]

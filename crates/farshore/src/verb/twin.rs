@@ -99,7 +99,9 @@ fn shown(session: &Session, twin: &Twin) -> Result<()> {
         twin.reported.version,
         output::pretty(&twin.reported.value)?
     );
-    if twin.pending.is_empty() {
+    if twin.desired.version == 0 {
+        text.push_str("nothing is desired yet\n");
+    } else if twin.pending.is_empty() {
         text.push_str("everything that is desired is reported\n");
     } else {
         let titles = ["PENDING", "DESIRED", "REPORTED", "SINCE"].map(str::to_owned).to_vec();

@@ -48,7 +48,7 @@ export function GatewayKeys() {
         what="gateway keys"
         empty={
           <Empty title="No gateway keys">
-            <p>A gateway on a device that is not claimed sends with a key. It opens sync for one device, and nothing else.</p>
+            <p>A gateway on a device that is not claimed sends with a key. It lets one device send its readings and exchange its documents, and nothing else.</p>
             <Command text="farshore sync create-key hall-gateway" />
           </Empty>
         }
