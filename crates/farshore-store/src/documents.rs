@@ -1,4 +1,4 @@
-//! Documents of devices: the state, bounded revisions, deletions for a while, and rules of collections.
+//! Documents of devices: the state, bounded revisions and deletions for a while.
 //!
 //! Whoever changes documents of a device locks its head first ([`TenantDb::lock_documents`]); so changes of one device come one after another, and a
 //! cursor never misses one.
@@ -25,8 +25,6 @@ const MAX_REVISION_BYTES: usize = 1024 * 1024;
 const SMALL_REVISION: usize = MAX_REVISION_BYTES / 64;
 /// Most deletions of a device that are remembered: as many as it may have documents.
 const MAX_DELETED: u64 = MAX_DOCUMENTS;
-/// Most collections of a tenant that have rules.
-pub const MAX_COLLECTIONS: i64 = 1_000;
 
 /// How far the documents of a device are.
 #[derive(Clone, Debug, PartialEq)]
@@ -97,17 +95,6 @@ pub struct RevisionRow {
     pub cause: String,
 }
 
-/// The rules of a collection.
-#[derive(Clone, Debug, PartialEq)]
-pub struct CollectionRow {
-    pub name: String,
-    pub rules: Vec<Rule>,
-    pub read_only: bool,
-    pub resource_version: i64,
-    pub changed_at: UnixMs,
-    pub changed_by: String,
-}
-
 #[derive(sqlx::FromRow)]
 struct StoredHead {
     sequence: i64,
@@ -139,7 +126,6 @@ struct StoredDocument {
 type StoredListed = (String, String, i64, i64, i64, String, i64, i64);
 type StoredChanged = (String, String, i64, i64, Option<String>);
 type StoredRevision = (i64, i64, Option<String>, String, i64, String);
-type StoredCollection = (String, String, i64, i64, i64, String);
 
 const DOCUMENT: &str = "d.collection, d.name, d.revision, d.sequence, d.value, d.stamps, d.author, d.created_at, d.changed_at, d.edge_life, d.edge_number";
 
@@ -234,18 +220,6 @@ fn revision(row: StoredRevision) -> StoreResult<RevisionRow> {
         author,
         at: UnixMs(at),
         cause,
-    })
-}
-
-fn collection(row: StoredCollection) -> StoreResult<CollectionRow> {
-    let (name, rules, read_only, resource_version, changed_at, changed_by) = row;
-    Ok(CollectionRow {
-        name,
-        rules: json(&rules)?,
-        read_only: read_only != 0,
-        resource_version,
-        changed_at: UnixMs(changed_at),
-        changed_by,
     })
 }
 
@@ -585,59 +559,6 @@ impl TenantDb {
             .bind(self.tenant.0).bind(device.0).fetch_one(c).await)?;
         let event = self.event(kind, ("Device", device.0, &name), message, payload, now);
         crate::events::append(tx, self.tenant, &event).await
-    }
-
-    /// The rules of all collections that have some.
-    pub async fn document_collections(&self, tx: &mut Tx) -> StoreResult<Vec<CollectionRow>> {
-        let rows: Vec<StoredCollection> = on!(tx, c => sqlx::query_as(
-            "SELECT name, rules, read_only, resource_version, changed_at, changed_by FROM document_collections
-             WHERE tenant = $1 ORDER BY name LIMIT $2").bind(self.tenant.0).bind(MAX_COLLECTIONS).fetch_all(c).await)?;
-        rows.into_iter().map(collection).collect()
-    }
-
-    /// Sets the rules of a collection.
-    pub async fn put_document_collection(
-        &self,
-        name: &str,
-        rules: &[Rule],
-        read_only: bool,
-        expected: Option<i64>,
-        now: UnixMs,
-    ) -> StoreResult<CollectionRow> {
-        let mut tx = self.begin().await?;
-        let known = self.document_collections(&mut tx).await?;
-        let before = known.iter().find(|row| row.name == name);
-        let current = before.map_or(0, |row| row.resource_version);
-        if let Some(expected) = expected.filter(|expected| *expected != current) {
-            return Err(StoreError::VersionMismatch { expected, current });
-        }
-        if before.is_none() && known.len() as i64 >= MAX_COLLECTIONS {
-            return Err(StoreError::Refused(format!(
-                "a tenant has rules for at most {MAX_COLLECTIONS} collections"
-            )));
-        }
-        let rules = text(&rules)?;
-        let row: StoredCollection = on!(&mut tx, c => sqlx::query_as(
-            "INSERT INTO document_collections (tenant, name, rules, read_only, resource_version, changed_at, changed_by)
-             VALUES ($1, $2, $3, $4, 1, $5, $6)
-             ON CONFLICT (tenant, name) DO UPDATE SET rules = excluded.rules, read_only = excluded.read_only,
-                 resource_version = document_collections.resource_version + 1, changed_at = excluded.changed_at, changed_by = excluded.changed_by
-             RETURNING name, rules, read_only, resource_version, changed_at, changed_by")
-            .bind(self.tenant.0).bind(name).bind(rules).bind(i64::from(read_only)).bind(now.0).bind(&self.actor.0)
-            .fetch_one(c).await)?;
-        tx.commit().await?;
-        collection(row)
-    }
-
-    /// Forgets the rules of a collection: it has the default again.
-    pub async fn delete_document_collection(&self, name: &str) -> StoreResult<()> {
-        let mut tx = self.begin().await?;
-        let deleted = on!(&mut tx, c => sqlx::query("DELETE FROM document_collections WHERE tenant = $1 AND name = $2")
-            .bind(self.tenant.0).bind(name).execute(c).await.map(affected))?;
-        if deleted == 0 {
-            return Err(StoreError::NotFound("collection"));
-        }
-        tx.commit().await
     }
 }
 

@@ -1,4 +1,5 @@
-//! Keys of gateways that have no certificate: each belongs to one device, and opens nothing but the addresses of sync.
+//! Keys of gateways that have no certificate: each belongs to one device, and opens nothing but the addresses by which its readings and documents
+//! are synced.
 //!
 //! Such a device is not claimed: it is registered with its first key, under a public key that nobody can have. Revoking the device ends its keys.
 

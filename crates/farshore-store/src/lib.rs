@@ -24,6 +24,7 @@ pub mod db;
 pub mod device_apps;
 pub mod device_list;
 pub mod devices;
+pub mod document_collections;
 pub mod document_conflicts;
 pub mod documents;
 pub mod error;

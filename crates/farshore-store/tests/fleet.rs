@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use farshore_domain::digest::Digest;
+use farshore_domain::document::Rule;
 use farshore_domain::id::{DeviceId, PermitId, ReleaseId, RolloutId};
 use farshore_domain::label::Labels;
 use farshore_domain::name::Name;
@@ -14,6 +15,7 @@ use farshore_domain::time::UnixMs;
 use farshore_store::artifacts::UploadRow;
 use farshore_store::claim_tokens::NewClaimToken;
 use farshore_store::claims::{ClaimAttempt, ClaimOutcome, NewCertificate};
+use farshore_store::events::EventFilter;
 use farshore_store::fleet::{DesiredRow, PermitRow};
 use farshore_store::keys::KeySetRow;
 use farshore_store::objects::{NewStored, ObjectKind, Stored};
@@ -324,6 +326,52 @@ async fn a_rollout_is_changed_by_one_writer_at_a_time_and_the_newest_one_decides
         assert!(matches!(other.rollout(&id.to_string()).await, Err(StoreError::NotFound("rollout"))));
         let open = test.store.system(Driver::Rollouts).tenants_with_open_rollouts().await.unwrap();
         assert_eq!(open, [db.tenant().0]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn of_many_changes_of_one_version_of_a_collections_rules_one_counts_and_is_an_event() {
+    each_engine(async |test| {
+        let db = tenant(test, "acme").await;
+        let put = |expected| {
+            let db = db.clone();
+            async move { db.put_document_collection("menu", &[Rule::default()], false, expected, NOW).await }
+        };
+        let mut version = 0;
+        for _ in 0..10 {
+            let mut all = tokio::task::JoinSet::new();
+            for _ in 0..8 {
+                all.spawn(put(Some(version)));
+            }
+            let mut won = Vec::new();
+            for answer in all.join_all().await {
+                match answer {
+                    Ok(row) => won.push(row.resource_version),
+                    Err(StoreError::VersionMismatch { expected, current }) => {
+                        assert_eq!((expected, current), (version, version + 1));
+                    }
+                    Err(other) => panic!("{other}"),
+                }
+            }
+            assert_eq!(won, [version + 1]);
+            version += 1;
+        }
+        let stale = db.delete_document_collection("menu", Some(version - 1), NOW).await;
+        assert!(matches!(stale, Err(StoreError::VersionMismatch { .. })), "{stale:?}");
+        db.delete_document_collection("menu", Some(version), NOW).await.unwrap();
+        let gone = db.delete_document_collection("menu", None, NOW).await;
+        assert!(matches!(gone, Err(StoreError::NotFound(_))), "{gone:?}");
+        let gone = put(Some(version)).await;
+        assert!(matches!(gone, Err(StoreError::VersionMismatch { current: 0, .. })), "{gone:?}");
+        test.store.system(Driver::Platform).sequence_events().await.unwrap();
+        let filter =
+            EventFilter { kind: Some("documents.rules-changed".to_owned()), ..EventFilter::default() };
+        let events = db.events_after(0, &filter, 100).await.unwrap();
+        assert_eq!(events.len(), 11, "{events:?}");
+        assert!(events.iter().all(|event| event.subject_name == "menu"));
+        assert_eq!(events[9].payload["resourceVersion"], 10);
+        assert!(events[10].message.contains("deleted"), "{}", events[10].message);
     })
     .await;
 }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use farshore_domain::document::{Rule, Rules, TWIN};
 use farshore_domain::id::{DeviceId, TenantId};
-use farshore_store::documents::CollectionRow;
+use farshore_store::document_collections::CollectionRow;
 use tokio::sync::broadcast;
 
 pub use conflicts::ConflictDocs;

@@ -1,7 +1,7 @@
 //! `/api/document-collections`: what decides conflicts, and what devices may only read.
 
 use axum::Json;
-use axum::extract::Path;
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::Response;
 use farshore_api::document::{DocumentCollection, DocumentCollectionChange};
@@ -9,8 +9,9 @@ use farshore_api::{List, ListMetadata, Problem};
 use farshore_domain::access::Permission;
 use farshore_domain::document::rule::check_rules;
 use farshore_domain::document::{TWIN, check_collection};
-use farshore_store::documents::CollectionRow;
+use farshore_store::document_collections::CollectionRow;
 
+use crate::app::App;
 use crate::clock::now;
 use crate::error::{ApiError, ApiResult};
 use crate::extract::{Body, if_match, versioned};
@@ -40,6 +41,7 @@ async fn list(Db(db): Db) -> ApiResult<Json<List<DocumentCollection>>> {
 #[utoipa::path(put, path = "/api/document-collections/{name}", tag = "documents", params(("name" = String, Path), ("If-Match" = Option<String>, Header)),
     request_body = DocumentCollectionChange, responses((status = 200, body = DocumentCollection), (status = "4XX", body = Problem)))]
 async fn put(
+    State(app): State<App>,
     Db(db): Db,
     Path(name): Path<String>,
     headers: HeaderMap,
@@ -55,14 +57,21 @@ async fn put(
     check_rules(&change.rules).map_err(|error| ApiError::field("rules", error.to_string()))?;
     let expected = if_match(&headers)?;
     let row = db.put_document_collection(&name, &change.rules, change.read_only, expected, now()).await?;
+    app.events_written();
     Ok(versioned(row.resource_version, &view(row)))
 }
 
 /// Forgets the rules of a collection: its documents are merged field by field again.
-#[utoipa::path(delete, path = "/api/document-collections/{name}", tag = "documents", params(("name" = String, Path)),
+#[utoipa::path(delete, path = "/api/document-collections/{name}", tag = "documents", params(("name" = String, Path), ("If-Match" = Option<String>, Header)),
     responses((status = 204), (status = "4XX", body = Problem)))]
-async fn delete(Db(db): Db, Path(name): Path<String>) -> ApiResult<StatusCode> {
-    db.delete_document_collection(&name).await?;
+async fn delete(
+    State(app): State<App>,
+    Db(db): Db,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> ApiResult<StatusCode> {
+    db.delete_document_collection(&name, if_match(&headers)?, now()).await?;
+    app.events_written();
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -338,6 +338,26 @@ async fn a_twin_says_what_is_desired_and_not_reported_and_missed_changes_arrive(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rules_of_a_collection_change_from_the_version_that_was_seen_and_each_change_is_an_event() {
+    each_engine(async |fleet| {
+        let (admin, path) = (&fleet.admin, "/api/document-collections/menu");
+        let made = admin.put(path, json!({"readOnly": true})).await.expect(200);
+        let etag = made.header("etag").to_owned();
+        admin.put(path, json!({"readOnly": false})).await.expect(200);
+        admin.header("if-match", &etag).put(path, json!({})).await.problem(412, "version-mismatch");
+        admin.header("if-match", &etag).delete(path).await.problem(412, "version-mismatch");
+        admin.header("if-match", "\"2\"").delete(path).await.expect(204);
+        eventually("three events", async || {
+            let events: Value =
+                admin.get("/api/events?kind=documents.rules-changed&after=0").await.expect(200).json();
+            (events["items"].as_array().unwrap().len() == 3).then_some(())
+        })
+        .await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_devices_may_only_read_they_can_not_change() {
     each_engine(async |fleet| {
         let site = Site::new(fleet, "gw").await;
@@ -562,6 +582,15 @@ async fn what_is_not_there_can_be_deleted_without_a_trace_and_conflicts_are_take
     .await;
 }
 
+/// The device has asked; as it has nothing to hear, it waits.
+async fn it_asked(fleet: &Fleet, device: &str) {
+    eventually("it asks", || async {
+        let twin: Value = fleet.admin.get(&format!("/api/devices/{device}/twin")).await.expect(200).json();
+        twin["sync"]["syncedAt"].is_number().then_some(())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_that_is_revoked_while_it_waits_gets_nothing_more() {
     each_engine(async |fleet| {
@@ -570,8 +599,7 @@ async fn a_device_that_is_revoked_while_it_waits_gets_nothing_more() {
         let body = json!({"life": "0000000000000001", "cursor": 0, "waitSeconds": 20});
         let waiting = async { device.post("/api/device/documents", body.clone()).await };
         let revoking = async {
-            // Until it waits.
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            it_asked(fleet, device.name().as_str()).await;
             fleet.admin.post(&format!("/api/devices/{}:revoke", device.uid()), json!({})).await.expect(200);
             fleet.admin.put(&path, json!({"secret": 1})).await.expect(200);
         };
@@ -586,7 +614,7 @@ async fn a_device_that_is_revoked_while_it_waits_gets_nothing_more() {
         let asked = bare.request(Method::POST, "/api/device/documents").bearer_auth(key.secret().expose());
         let waiting = async { Answer::of(asked.json(&body)).await };
         let deleting = async {
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            it_asked(fleet, "site").await;
             fleet.admin.delete("/api/gateway-keys/site").await.expect(204);
             fleet.admin.put("/api/devices/site/documents/c/n", json!({"secret": 1})).await.expect(200);
         };

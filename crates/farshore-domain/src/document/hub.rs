@@ -91,6 +91,7 @@ pub fn take(
     }
     let empty = Value::Object(serde_json::Map::new());
     let cloud = held.value.as_ref();
+    let mut too_much = false;
     let edge = match &change.patch {
         None => None,
         Some(patch) if patch.is_object() => {
@@ -98,7 +99,15 @@ pub fn take(
                 Base::Known(base) => base,
                 Base::Unknown => cloud,
             };
-            Some(tidy(patch::apply(under.unwrap_or(&empty), patch))?)
+            match tidy(patch::apply(under.unwrap_or(&empty), patch)) {
+                Ok(value) => Some(value),
+                // Nobody knows what the device made it of, and sent again it is no smaller: what it changed is noted by itself.
+                Err(_) if base == Base::Unknown => {
+                    too_much = true;
+                    Some(tidy(patch::apply(&empty, patch))?)
+                }
+                Err(error) => return Err(error),
+            }
         }
         Some(_) => return Err(DocumentError::new("patch is a JSON object")),
     };
@@ -107,7 +116,7 @@ pub fn take(
         path::check(place)?;
         times.note(place, Stamp { at: at.bounded(terms.now), by: DEVICE.to_owned() });
     }
-    let (value, conflicts) = decide(base, (edge.as_ref(), &times), (cloud, &held.stamps), terms);
+    let (value, conflicts) = decide(base, (edge.as_ref(), &times), (cloud, &held.stamps), too_much, terms);
     let mut after = held.clone();
     after.edge = Some((life, change.number));
     let places = patch::changed(cloud, value.as_ref());
@@ -144,6 +153,7 @@ fn decide(
     base: Base<'_>,
     (edge, times): (Option<&Value>, &Stamps),
     (cloud, stamps): (Option<&Value>, &Stamps),
+    too_much: bool,
     terms: Terms<'_>,
 ) -> (Option<Value>, Vec<Conflict>) {
     let stays = |note: &str| {
@@ -169,6 +179,11 @@ fn decide(
     };
     if terms.read_only {
         return stays("devices may only read this document");
+    }
+    if too_much {
+        return stays(
+            "the revision it was made on is not kept any more, and with the document of now it is more than one may hold: only what the device changed is noted",
+        );
     }
     let merged = three_way(base, (edge, times), (cloud, stamps), terms.rules);
     match merged.value.map(tidy).transpose() {
@@ -257,6 +272,25 @@ mod tests {
         let made = change(1, Some(0), Some(json!({"edge": half})), 5);
         let taken = take(&base, 7, &made, Base::Known(None), terms).unwrap();
         assert_eq!((taken.held.value, taken.conflicts.len()), (base.value, 1));
+    }
+
+    #[test]
+    fn what_gets_too_large_on_a_base_that_is_not_kept_is_decided_and_not_put_off() {
+        let half = "x".repeat(crate::document::MAX_BYTES * 2 / 3);
+        let (rules, base) = (Rules::default(), held(json!({"cloud": half})));
+        let terms = Terms { rules: &rules, read_only: false, now: UnixMs(1_000) };
+        let made = change(1, None, Some(json!({"edge": half})), 5);
+        let taken = take(&base, 7, &made, Base::Unknown, terms).unwrap();
+        assert_eq!(
+            (taken.outcome, taken.changed, &taken.held.value),
+            (Outcome::Conflict, false, &base.value)
+        );
+        assert_eq!(taken.state, State::Value(json!({"cloud": half})));
+        let [conflict] = taken.conflicts.as_slice() else { panic!("{:?}", taken.conflicts) };
+        assert_eq!((conflict.edge.as_ref(), &conflict.cloud), (Some(&json!({"edge": half})), &base.value));
+        assert_eq!(conflict.winner, Winner::Cloud);
+        // It counts as taken: the device does not send it for ever.
+        assert!(taken.held.has_taken(7, 1));
     }
 
     #[test]
