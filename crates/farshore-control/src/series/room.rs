@@ -1,12 +1,12 @@
 //! Room for what takes memory and a processor for as long as it takes, such as ranges that are worked out.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use farshore_api::ErrorCode;
 use farshore_domain::id::TenantId;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::oneshot;
 
 use crate::error::{ApiError, ApiResult};
 
@@ -14,6 +14,8 @@ use crate::error::{ApiError, ApiResult};
 const ALL: usize = 4;
 /// Of these, so many of one tenant, so that none keeps the others out.
 const OF_TENANT: usize = 2;
+/// So many places stay free when a tenant that has one gets another: two tenants do not keep a third one out.
+const FOR_OTHERS: usize = 2;
 /// How long one waits for its turn.
 const TURN: Duration = Duration::from_secs(5);
 const AGAIN_AFTER_SECONDS: u32 = 5;
@@ -23,9 +25,7 @@ const AGAIN_AFTER_SECONDS: u32 = 5;
 pub struct Room {
     /// What is done, for the answer to those who have to come again.
     what: &'static str,
-    of_tenant: usize,
-    all: Arc<Semaphore>,
-    tenants: Mutex<HashMap<TenantId, Weak<Semaphore>>>,
+    places: Arc<Places>,
     turn: Duration,
 }
 
@@ -38,42 +38,100 @@ impl Default for Room {
 /// One's turn, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Turn {
-    _of_tenant: OwnedSemaphorePermit,
-    _of_all: OwnedSemaphorePermit,
+    places: Arc<Places>,
+    tenant: TenantId,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut taken = self.places.lock();
+        taken.all -= 1;
+        if let Some(held) = taken.of.get_mut(&self.tenant) {
+            *held -= 1;
+        }
+        // Those that hold nothing any more are forgotten.
+        taken.of.retain(|_, held| *held > 0);
+        self.places.give(taken);
+    }
+}
+
+#[derive(Debug)]
+struct Places {
+    all: usize,
+    of_tenant: usize,
+    taken: Mutex<Taken>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    all: usize,
+    of: HashMap<TenantId, usize>,
+    /// In the order in which they came.
+    waiting: Vec<(TenantId, oneshot::Sender<Turn>)>,
+}
+
+impl Taken {
+    fn of(&self, tenant: TenantId) -> usize {
+        self.of.get(&tenant).copied().unwrap_or_default()
+    }
+}
+
+impl Places {
+    fn lock(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn line_up(self: &Arc<Self>, tenant: TenantId) -> oneshot::Receiver<Turn> {
+        let (tell, told) = oneshot::channel();
+        let mut taken = self.lock();
+        taken.waiting.push((tenant, tell));
+        self.give(taken);
+        told
+    }
+
+    /// Gives the places that are free to those who waited longest and may have one.
+    fn give(self: &Arc<Self>, mut taken: MutexGuard<'_, Taken>) {
+        let mut nobodys = Vec::new();
+        let mut waiting = std::mem::take(&mut taken.waiting);
+        waiting.retain(|(_, told)| !told.is_closed());
+        for (tenant, told) in waiting {
+            let (free, held) = (self.all - taken.all, taken.of(tenant));
+            let enough = if held == 0 { free > 0 } else { free > FOR_OTHERS };
+            if !enough || held >= self.of_tenant {
+                taken.waiting.push((tenant, told));
+                continue;
+            }
+            taken.all += 1;
+            *taken.of.entry(tenant).or_default() += 1;
+            let turn = Turn { places: Arc::clone(self), tenant };
+            nobodys.extend(told.send(turn).err());
+        }
+        // Whoever has stopped waiting at this moment gives its place back, which locks again.
+        drop(taken);
+        drop(nobodys);
+    }
 }
 
 impl Room {
     /// Room for so many at once in all, and of one tenant.
     pub(crate) fn new(what: &'static str, all: usize, of_tenant: usize) -> Self {
-        Self { what, of_tenant, all: Arc::new(Semaphore::new(all)), tenants: Mutex::default(), turn: TURN }
-    }
-
-    fn of(&self, tenant: TenantId) -> Arc<Semaphore> {
-        let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = tenants.get(&tenant).and_then(Weak::upgrade) {
-            return known;
-        }
-        // Those that nobody holds any more go when another comes.
-        tenants.retain(|_, semaphore| semaphore.strong_count() > 0);
-        let fresh = Arc::new(Semaphore::new(self.of_tenant));
-        tenants.insert(tenant, Arc::downgrade(&fresh));
-        fresh
+        Self { what, places: Arc::new(Places { all, of_tenant, taken: Mutex::default() }), turn: TURN }
     }
 
     /// Waits for its turn; 429 where too many of this tenant are before it, 503 where all together are.
     pub(crate) async fn turn(&self, tenant: TenantId) -> ApiResult<Turn> {
-        let of_tenant = tokio::time::timeout(self.turn, self.of(tenant).acquire_owned()).await;
-        let Ok(Ok(of_tenant)) = of_tenant else {
-            let why =
-                format!("Too many {} are being worked out for this tenant. Ask for less at once.", self.what);
-            return Err(ApiError::new(ErrorCode::TooManyRequests, why).retry_after(AGAIN_AFTER_SECONDS));
+        if let Ok(Ok(turn)) = tokio::time::timeout(self.turn, self.places.line_up(tenant)).await {
+            return Ok(turn);
+        }
+        let what = self.what;
+        let (code, why) = if self.places.lock().of(tenant) >= self.places.of_tenant {
+            let why = format!("Too many {what} are being worked out for this tenant. Ask for less at once.");
+            (ErrorCode::TooManyRequests, why)
+        } else {
+            let why = format!("Too many {what} are being worked out. Ask again in a moment.");
+            (ErrorCode::Unavailable, why)
         };
-        let of_all = tokio::time::timeout(self.turn, Arc::clone(&self.all).acquire_owned()).await;
-        let Ok(Ok(of_all)) = of_all else {
-            let why = format!("Too many {} are being worked out. Ask again in a moment.", self.what);
-            return Err(ApiError::new(ErrorCode::Unavailable, why).retry_after(AGAIN_AFTER_SECONDS));
-        };
-        Ok(Turn { _of_tenant: of_tenant, _of_all: of_all })
+        Err(ApiError::new(code, why).retry_after(AGAIN_AFTER_SECONDS))
     }
 }
 
@@ -81,24 +139,77 @@ impl Room {
 mod tests {
     use super::*;
 
+    fn tenants<const N: usize>() -> [TenantId; N] {
+        std::array::from_fn(|n| TenantId(uuid::Uuid::from_u128(n as u128)))
+    }
+
+    fn problem(answer: ApiResult<Turn>) -> ErrorCode {
+        answer.unwrap_err().problem().code
+    }
+
     #[tokio::test]
     async fn one_tenant_waits_for_itself_and_all_together_for_each_other() {
         let room = Room { turn: Duration::from_millis(20), ..Room::default() };
-        let [one, two, three] = [1, 2, 3].map(|n| TenantId(uuid::Uuid::from_u128(n)));
+        let [one, two, three, four] = tenants();
         let mut held = Vec::new();
         for _ in 0..OF_TENANT {
             held.push(room.turn(one).await.unwrap());
         }
-        let problem = |answer: ApiResult<Turn>| answer.unwrap_err().problem().code;
         assert_eq!(problem(room.turn(one).await), ErrorCode::TooManyRequests);
-        let others = [room.turn(two).await.unwrap(), room.turn(two).await.unwrap()];
-        assert_eq!(problem(room.turn(three).await), ErrorCode::Unavailable);
+        let others = [room.turn(two).await.unwrap(), room.turn(three).await.unwrap()];
+        assert_eq!(problem(room.turn(four).await), ErrorCode::Unavailable);
         held.pop();
-        held.push(room.turn(three).await.unwrap());
+        held.push(room.turn(four).await.unwrap());
         drop((held, others));
         for _ in 0..OF_TENANT {
             room.turn(one).await.unwrap();
         }
-        assert_eq!(room.tenants.lock().unwrap().len(), 1, "who holds nothing is forgotten");
+        let taken = room.places.lock();
+        assert_eq!(
+            (taken.all, taken.of.len(), taken.waiting.len()),
+            (0, 0, 0),
+            "who holds nothing is forgotten"
+        );
+    }
+
+    #[tokio::test]
+    async fn two_tenants_do_not_hold_all_places() {
+        let room = Room { turn: Duration::from_millis(20), ..Room::default() };
+        let [one, two, three] = tenants();
+        let _first = [room.turn(one).await.unwrap(), room.turn(one).await.unwrap()];
+        let _second = room.turn(two).await.unwrap();
+        assert_eq!(problem(room.turn(two).await), ErrorCode::Unavailable);
+        room.turn(three).await.unwrap();
+        // Nor where a tenant may have many.
+        let room = Room { turn: Duration::from_millis(20), ..Room::new("things", 16, 12) };
+        let mut held = Vec::new();
+        for tenant in [one, two] {
+            while let Ok(turn) = room.turn(tenant).await {
+                held.push(turn);
+            }
+        }
+        room.turn(three).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_place_goes_to_whoever_waits_longest_and_may_have_it() {
+        let room = Arc::new(Room::new("things", 1, 1));
+        let [one, two, three] = tenants();
+        let held = room.turn(one).await.unwrap();
+        let waits = |tenant| {
+            let mut turn = Box::pin({
+                let room = Arc::clone(&room);
+                async move { room.turn(tenant).await }
+            });
+            // Polled once, so that it stands in the row.
+            assert!(futures_util::FutureExt::now_or_never(&mut turn).is_none());
+            turn
+        };
+        let (gone, second, third) = (waits(two), waits(two), waits(three));
+        drop(gone);
+        drop(held);
+        let second = second.await.unwrap();
+        drop(second);
+        third.await.unwrap();
     }
 }
