@@ -20,8 +20,8 @@ use crate::http;
 use crate::ingest::{Ingest, lock};
 use crate::mqtt;
 use crate::pipeline::{
-    ALERTS, DataProcessor, Definition, MAX_CALLS, ProcessingStatus, Recovery, Runner, Settings, Source,
-    call_webhooks, forget,
+    ALERTS, DataProcessor, Definition, GIVE_UP_AFTER, MAX_CALLS, ProcessingStatus, Recovery, Runner,
+    Settings, Source, call_webhooks, forget,
 };
 use crate::point::{Point, PointError};
 use crate::process;
@@ -588,8 +588,13 @@ fn prepare_processing(
     };
     let recovery = Recovery::read(&config.folder, &definition.outputs())
         .map_err(|error| GatewayError::Pipelines(error.to_string()))?;
-    let settings =
-        Settings { folder: config.folder.clone(), source, processor, max_series: 4 * config.max_series };
+    let settings = Settings {
+        folder: config.folder.clone(),
+        source,
+        processor,
+        max_series: 4 * config.max_series,
+        give_up_after: GIVE_UP_AFTER,
+    };
     Ok(Some((Arc::new(Runner::new(settings, &definition)), recovery)))
 }
 

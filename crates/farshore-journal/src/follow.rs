@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::time::Duration;
 
 use farshore_series::PointBatch;
 
@@ -16,7 +17,7 @@ pub trait Follower: Debug + Send + Sync {
     /// must be quick and must not call the journal.
     fn committed(&self, stream: &StreamName, sequence: u64, points: Arc<PointBatch>);
 
-    /// Whether what is derived is durable for all points of this segment, which takes no more of them. It may wait a little for that, and may call
-    /// [`append`](crate::Journal::append). As long as it says no, the segment is not sealed, and so not sent.
-    fn settled(&self, stream: &StreamName, sequence: u64) -> bool;
+    /// Whether what is derived is durable for all points of this segment, which takes no more of them. It may wait for that as long as `patience`
+    /// says, and may call [`append`](crate::Journal::append). As long as it says no, the segment is not sealed, and so not sent.
+    fn settled(&self, stream: &StreamName, sequence: u64, patience: Duration) -> bool;
 }

@@ -1,5 +1,6 @@
 //! The journal as producers and senders see it: a handle, a queue, one thread that writes and one that seals.
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
@@ -23,6 +24,9 @@ use crate::frame::{MAX_PAYLOAD_BYTES, Span};
 use crate::gather::{Gather, Producer};
 use crate::stats::Stats;
 use crate::stream::StreamName;
+
+/// How long sealing may wait, once in a pass, for the one who follows.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A handle to an open journal; cheap to clone. When the last one goes, what waits is written and the threads end.
 #[derive(Debug, Clone)]
@@ -280,22 +284,23 @@ impl Journal {
         self.ends.end();
     }
 
-    /// Seals everything that is there, whatever its age: before a transfer by hand, or to send all at once.
+    /// Seals everything that is there, whatever its age: before a transfer by hand, or to send all at once. How many streams have points
+    /// that can't be sealed yet, because the one who follows is not settled.
     ///
     /// # Errors
     /// [`JournalError`]; what could not be sealed stays where it is.
-    pub fn seal_all(&self) -> Result<(), JournalError> {
+    pub fn seal_all(&self) -> Result<usize, JournalError> {
         lock(&self.shared.core).close_segments();
         let result = self.shared.seal_waiting();
         self.shared.publish();
         result
     }
 
-    /// Seals the alerts that are there, whatever their age: they wait for nobody.
+    /// Seals the alerts that are there, whatever their age: they wait for nobody. Says the same as [`seal_all`](Self::seal_all).
     ///
     /// # Errors
     /// [`JournalError`]; what could not be sealed stays where it is.
-    pub fn seal_alerts(&self) -> Result<(), JournalError> {
+    pub fn seal_alerts(&self) -> Result<usize, JournalError> {
         lock(&self.shared.core).close_segments_of(&[Class::Alert]);
         let result = self.shared.seal_waiting();
         self.shared.publish();
@@ -535,23 +540,39 @@ fn seal_segments(shared: &Shared) {
 }
 
 impl Shared {
-    /// Seals the closed segments, one after another; the work is done without the lock.
-    fn seal_waiting(&self) -> Result<(), JournalError> {
+    /// Seals the closed segments, one after another; the work is done without the lock. A stream that can't be sealed now keeps no other
+    /// one from it. How many streams wait for the one who follows.
+    fn seal_waiting(&self) -> Result<usize, JournalError> {
         // Two at once would write the same file.
         let _one = lock(&self.sealing);
+        let mut passed_over = HashSet::new();
+        let (mut waiting, mut failure) = (0, None);
         loop {
-            let Some(job) = lock(&self.core).seal_job() else { break };
-            // A batch is in columns, and may go: what follows the journal must be able to do without it.
+            let Some(job) = lock(&self.core).seal_job(&passed_over) else { break };
+            // A batch is in columns, and may go: what follows the journal must be able to do without it. What was waited for in vain once
+            // is not waited for again by each stream.
+            let patience = if waiting == 0 { PATIENCE } else { Duration::ZERO };
             if let Some(follower) = &self.follower
-                && !follower.settled(job.stream(), job.sequence())
+                && !follower.settled(job.stream(), job.sequence(), patience)
             {
-                break;
+                waiting += 1;
+                passed_over.insert(job.stream().clone());
+                continue;
             }
-            let made = job.run(clock::now())?;
-            lock(&self.core).finish_seal(clock::now(), &job, made)?;
+            let made = job.run(clock::now());
+            let sealed = made.and_then(|made| lock(&self.core).finish_seal(clock::now(), &job, made));
+            match sealed {
+                Ok(()) => {}
+                // It is full for the others, too, and they are behind in urgency.
+                Err(JournalError::DiskFull) => return Err(JournalError::DiskFull),
+                Err(error) => {
+                    passed_over.insert(job.stream().clone());
+                    failure = failure.or(Some(error));
+                }
+            }
         }
         while lock(&self.core).rebase_next(clock::now())? {}
-        Ok(())
+        failure.map_or(Ok(waiting), Err)
     }
 
     fn wake_sealer(&self) {
@@ -750,6 +771,64 @@ mod tests {
         }
         assert_eq!(refused, 200);
         assert_eq!(journal.stats().streams[&stream].lost.values().sum::<u64>(), 200);
+    }
+
+    /// Is not settled on some streams.
+    #[derive(Debug, Default)]
+    struct Unsettled(Mutex<Vec<StreamName>>);
+
+    impl Follower for Unsettled {
+        fn committed(&self, _: &StreamName, _: u64, _: Arc<PointBatch>) {}
+
+        fn settled(&self, stream: &StreamName, _: u64, _: Duration) -> bool {
+            !lock(&self.0).contains(stream)
+        }
+    }
+
+    #[test]
+    fn a_stream_that_can_not_be_sealed_yet_is_told_and_keeps_no_other_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let [alarms, early, late] =
+            ["alarms", "data/a", "data/b"].map(|name| name.parse::<StreamName>().unwrap());
+        let alert = crate::config::StreamConfig::of(Class::Alert);
+        let config = Config { streams: vec![(alarms.clone(), alert)], ..Config::default() };
+        let follower = Arc::new(Unsettled::default());
+        let journal = Journal::open_followed(folder.path(), config, Arc::clone(&follower) as _).unwrap();
+        let next = |journal: &Journal| {
+            let next = journal.next_batch(u64::MAX).unwrap()?;
+            journal.acknowledge(&next.stream, next.sequence).unwrap();
+            Some(next.stream)
+        };
+        for held_up in [&alarms, &early] {
+            *lock(&follower.0) = vec![held_up.clone()];
+            for stream in [&alarms, &early, &late] {
+                journal.append(stream, &batch(5)).wait().unwrap();
+            }
+            assert_eq!(journal.seal_all().unwrap(), 1);
+            let sent: HashSet<StreamName> = std::iter::from_fn(|| next(&journal)).collect();
+            assert_eq!((sent.len(), sent.contains(held_up)), (2, false), "{held_up}: {sent:?}");
+            lock(&follower.0).clear();
+            assert_eq!(journal.seal_all().unwrap(), 0);
+            assert_eq!(next(&journal).as_ref(), Some(held_up));
+            assert_eq!(journal.stats().pending_points(), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_alert_in_a_closed_segment_is_told_until_it_is_sealed() {
+        let folder = tempfile::tempdir().unwrap();
+        let alarms: StreamName = "alarms".parse().unwrap();
+        let alert = crate::config::StreamConfig::of(Class::Alert);
+        let config = Config { streams: vec![(alarms.clone(), alert)], ..Config::default() };
+        let follower = Arc::new(Unsettled(Mutex::new(vec![alarms.clone()])));
+        let journal = Journal::open_followed(folder.path(), config, follower).unwrap();
+        journal.append(&alarms, &batch(5)).await.unwrap();
+        let sealing = journal.clone();
+        assert_eq!(tokio::task::spawn_blocking(move || sealing.seal_alerts()).await.unwrap().unwrap(), 1);
+        // The first one may have been told before the segment was closed.
+        for _ in 0..2 {
+            tokio::time::timeout(Duration::from_secs(30), journal.alerted()).await.expect("it waits");
+        }
     }
 
     #[test]

@@ -6,10 +6,11 @@
 mod store;
 pub(crate) mod task;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use farshore_domain::document::exchange::{Answer, Request};
+use farshore_domain::document::exchange::{Answer, DocumentName, Outcome, Request};
 use farshore_domain::document::{DocumentError, Hlc, Rule, patch};
 use farshore_domain::time::UnixMs;
 use serde::Serialize;
@@ -111,6 +112,8 @@ struct Inner {
     written: Notify,
     wish: Mutex<Option<Rule>>,
     heard: Mutex<(Option<i64>, Option<String>)>,
+    /// Documents whose change the control plane does not take now, and why. They are left out until they are tried again.
+    put_off: Mutex<BTreeMap<DocumentName, String>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -136,6 +139,7 @@ impl Documents {
             written: Notify::new(),
             wish: Mutex::default(),
             heard,
+            put_off: Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -264,7 +268,8 @@ impl Documents {
 
     /// What is to be said to the control plane.
     pub(crate) async fn request(&self, wait_seconds: u32) -> Result<Request, DocumentsError> {
-        let mut request = self.on_disk(Store::request).await?;
+        let put_off = lock(&self.inner.put_off).clone();
+        let mut request = self.on_disk(move |store| store.request(&put_off)).await?;
         request.wish.clone_from(&lock(&self.inner.wish));
         request.wait_seconds = wait_seconds;
         Ok(request)
@@ -272,10 +277,37 @@ impl Documents {
 
     /// Takes what the control plane said.
     pub(crate) async fn hear(&self, answer: Answer) -> Result<(), DocumentsError> {
-        let why = answer.answers.iter().find_map(|answered| answered.why.clone());
+        let answers: Vec<_> = answer
+            .answers
+            .iter()
+            .map(|answered| {
+                let name =
+                    DocumentName { collection: answered.collection.clone(), name: answered.name.clone() };
+                (name, answered.outcome, answered.why.clone())
+            })
+            .collect();
         self.on_disk(move |store| store.hear(answer, now())).await?;
-        *lock(&self.inner.heard) = (Some(now().0), why);
+        let mut put_off = lock(&self.inner.put_off);
+        for (name, outcome, why) in answers {
+            if matches!(outcome, Outcome::Later | Outcome::Unknown) {
+                let why = why.unwrap_or_else(|| "the control plane does not take it now".to_owned());
+                put_off.insert(name, why);
+            } else {
+                put_off.remove(&name);
+            }
+        }
+        *lock(&self.inner.heard) = (Some(now().0), put_off.values().next().cloned());
         Ok(())
+    }
+
+    /// How many documents have a change that the control plane does not take now.
+    pub(crate) fn put_off(&self) -> usize {
+        lock(&self.inner.put_off).len()
+    }
+
+    /// What was put off goes with the next request.
+    pub(crate) fn try_again(&self) {
+        lock(&self.inner.put_off).clear();
     }
 
     pub(crate) fn failed(&self, why: String) {

@@ -1,5 +1,6 @@
 //! The documents in a file. WAL with `synchronous=FULL`: what was answered survives a power cut.
 
+use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -269,20 +270,25 @@ impl Store {
         Ok(shown(collection.to_owned(), name.to_owned(), &local, version))
     }
 
-    /// What is on its way goes again as it was, then what else was changed.
-    pub(super) fn request(&mut self) -> Result<Request, DocumentsError> {
+    /// What is on its way goes again as it was, then what else was changed; without the documents that are put off.
+    pub(super) fn request(
+        &mut self,
+        put_off: &BTreeMap<DocumentName, String>,
+    ) -> Result<Request, DocumentsError> {
         let mut kept = self.kept.clone();
         let tx = self.connection.transaction()?;
         let mut changes = Vec::new();
         // Only the names: documents are read one by one, for as long as there is room.
         let pending: Vec<DocumentName> = {
             let mut statement = tx.prepare_cached(
-                "select collection, name from documents where pending > 0 order by pending desc limit ?1",
+                "select collection, name from documents where pending > 0 order by pending desc",
             )?;
-            let rows = statement.query_map([number(MAX_CHANGES as u64)], |row| {
-                Ok(DocumentName { collection: row.get(0)?, name: row.get(1)? })
-            })?;
-            rows.collect::<Result<_, _>>()?
+            let rows = statement
+                .query_map([], |row| Ok(DocumentName { collection: row.get(0)?, name: row.get(1)? }))?;
+            // What is put off takes no place of what else was changed.
+            rows.filter(|row| row.as_ref().map_or(true, |name| !put_off.contains_key(name)))
+                .take(MAX_CHANGES)
+                .collect::<Result<_, _>>()?
         };
         let mut budget = MAX_EXCHANGE_BYTES;
         for document in pending {
@@ -593,10 +599,10 @@ mod tests {
             listed.iter().map(|one| (one.name.as_str(), one.pending)).collect::<Vec<_>>(),
             [("28", true), ("29", true)]
         );
-        let request = store.request().expect("a request");
+        let request = store.request(&BTreeMap::new()).expect("a request");
         assert_eq!((request.changes.len(), request.pending), (5, 30));
         // What is on its way goes again as it was.
-        assert_eq!(store.request().expect("a request").changes, request.changes);
+        assert_eq!(store.request(&BTreeMap::new()).expect("a request").changes, request.changes);
     }
 
     #[test]

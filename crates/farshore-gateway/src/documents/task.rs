@@ -6,6 +6,7 @@ use std::time::Duration;
 use farshore_domain::document::exchange::{Answer, MAX_WAIT_SECONDS, Request};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::{Documents, DocumentsError};
 use crate::config::SyncStrategy;
@@ -36,16 +37,35 @@ pub(crate) struct Exchanger {
 
 type Held = JoinHandle<Result<Answer, UplinkError>>;
 
+/// When changes are sent again that were not taken.
+struct Again {
+    at: Option<Instant>,
+    pause: Duration,
+}
+
+impl Again {
+    const NONE: Self = Self { at: None, pause: FIRST_PAUSE };
+}
+
 impl Exchanger {
     pub(crate) async fn run(self, mut stop: watch::Receiver<bool>) {
         let mut pause = FIRST_PAUSE;
         let mut held: Option<Held> = None;
+        let mut again = Again::NONE;
         loop {
+            if again.at.is_some_and(|at| at <= Instant::now()) {
+                again.at = None;
+                self.documents.try_again();
+            }
             let round = async {
-                match self.drain().await {
-                    Ok(()) => self.idle(&mut held).await,
-                    Err(failed) => Err(failed),
+                self.drain().await?;
+                if self.documents.put_off() == 0 {
+                    again = Again::NONE;
+                } else if again.at.is_none() {
+                    again.at = Some(Instant::now() + again.pause);
+                    again.pause = (again.pause * 2).min(LONGEST_PAUSE);
                 }
+                self.idle(&mut held, again.at).await
             };
             let result = tokio::select! {
                 result = round => result,
@@ -85,28 +105,23 @@ impl Exchanger {
         wait
     }
 
-    /// Exchanges until nothing waits on either side.
+    /// Exchanges until nothing waits on either side, but for what the other side does not take now.
     async fn drain(&self) -> Result<(), Failed> {
         loop {
             let request = self.documents.request(0).await.map_err(Failed::Disk)?;
             let answer = self.uplink.documents(&request).await.map_err(Failed::Link)?;
-            let refused = answer.answers.iter().any(|answered| answered.why.is_some());
             let done = !answer.more && answer.reset.is_none() && request.want.is_empty();
             self.documents.hear(answer).await.map_err(Failed::Disk)?;
-            if refused {
-                let why = "some changes are not taken now".to_owned();
-                return Err(Failed::Link(UplinkError::Later { why, after: None }));
-            }
             let (_, pending, _) =
                 self.documents.on_disk(|store| store.counts()).await.map_err(Failed::Disk)?;
-            if done && pending == 0 {
+            if done && pending <= self.documents.put_off() as u64 {
                 return Ok(());
             }
         }
     }
 
-    /// Waits until something changed here or there.
-    async fn idle(&self, held: &mut Option<Held>) -> Result<(), Failed> {
+    /// Waits until something changed here or there, or until it is time to try again.
+    async fn idle(&self, held: &mut Option<Held>, again: Option<Instant>) -> Result<(), Failed> {
         if self.strategy == SyncStrategy::FixedInterval {
             tokio::time::sleep(self.interval).await;
             return Ok(());
@@ -120,7 +135,14 @@ impl Exchanger {
             *held = Some(tokio::spawn(ask(Arc::clone(&self.uplink), request)));
         }
         let Some(waiting) = held.as_mut() else { return Ok(()) };
+        let again = async {
+            match again {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
+            () = again => Ok(()),
             () = self.documents.written() => {
                 tokio::time::sleep(GATHER).await;
                 Ok(())

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use farshore_journal::{AtRest, Config, Journal, PointBatch, SeriesKey, StreamName, Value, points_of};
 use farshore_trust::sealed::{Batch, IngestKey};
 use proptest::prelude::*;
 use tokio::sync::mpsc;
 
-use super::runner::{Runner, Settings};
+use super::runner::{GIVE_UP_AFTER, Runner, Settings};
 use super::source::Source;
 use super::{Context, Definition, Engine, Now, Output, Recovery};
 use crate::mqtt::Hub;
@@ -64,6 +65,7 @@ struct Site {
     definition: Definition,
     running: Option<(Journal, Arc<Runner>)>,
     delivered: Found,
+    give_up_after: Duration,
 }
 
 impl Site {
@@ -76,6 +78,7 @@ impl Site {
             definition,
             running: None,
             delivered: Found::new(),
+            give_up_after: GIVE_UP_AFTER,
         };
         site.begin();
         site
@@ -85,8 +88,13 @@ impl Site {
         let folder = self.folder.path();
         let recovery = Recovery::read(folder, &self.definition.outputs()).expect("readable");
         assert_eq!(recovery.fresh_because, None);
-        let settings =
-            Settings { folder: folder.to_owned(), source: Source::none(), processor: None, max_series: 1000 };
+        let settings = Settings {
+            folder: folder.to_owned(),
+            source: Source::none(),
+            processor: None,
+            max_series: 1000,
+            give_up_after: self.give_up_after,
+        };
         let runner = Arc::new(Runner::new(settings, &self.definition));
         let config = Config { ingest_key: Some(self.cloud.public()), ..Config::default() };
         let follower = Arc::clone(&runner);
@@ -179,6 +187,44 @@ fn expected(definition: &Definition, appended: &[(StreamName, PointBatch)]) -> F
         }
     }
     found
+}
+
+#[test]
+fn what_can_not_be_kept_for_long_holds_up_nothing_and_is_kept_again_as_soon_as_it_can_be() {
+    let mut site = Site::new();
+    let state = site.folder.path().join("pipeline.state");
+    let in_the_way = site.folder.path().join("pipeline.state.new");
+    let stream: StreamName = "data/in0".parse().expect("a name");
+    let append = |site: &Site, at: i64| {
+        let mut batch = PointBatch::new();
+        let series = batch.series_of(&key(0)).expect("a series");
+        batch.push(series, at * S, Value::Float(1.0)).expect("room");
+        site.running().0.append(&stream, &batch).wait().expect("durable");
+    };
+    append(&site, 0);
+    site.deliver();
+    std::fs::create_dir(&in_the_way).expect("a folder");
+    append(&site, 1);
+    assert_eq!(site.running().0.seal_all().expect("no error"), 1);
+    assert_eq!(site.running().0.next_batch(u64::MAX).expect("readable"), None, "for a while it waits");
+    assert!(state.exists());
+    site.end(true);
+    site.give_up_after = Duration::ZERO;
+    site.begin();
+    assert_eq!(site.running().0.seal_all().expect("no error"), 0);
+    assert!(site.running().0.next_batch(u64::MAX).expect("readable").is_some());
+    assert!(!state.exists(), "no later start goes on from it");
+    assert!(site.running().1.status().trouble.is_some_and(|trouble| trouble.contains("sent without it")));
+    std::fs::remove_dir(&in_the_way).expect("removed");
+    append(&site, 2);
+    assert_eq!(site.running().0.seal_all().expect("no error"), 0);
+    let begun = Instant::now();
+    while site.running().1.status().trouble.is_some() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "it is not kept again");
+        std::thread::yield_now();
+    }
+    assert!(state.exists());
+    site.end(true);
 }
 
 proptest! {

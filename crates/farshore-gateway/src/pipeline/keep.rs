@@ -224,7 +224,11 @@ impl StateFile {
     /// # Errors
     /// What the disk says.
     pub(super) fn remove(&self) -> io::Result<()> {
-        gone(&self.folder.join(FILE))
+        gone(&self.folder.join(FILE))?;
+        match File::open(&self.folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            folder => folder?.sync_all(),
+        }
     }
 }
 

@@ -30,7 +30,7 @@ pub(crate) use keep::Recovery;
 pub use output::{ALERT_MEASUREMENT, ALERTS, Alert, AlertState, Output};
 pub use processor::{DataProcessor, Processed, Processing};
 pub use runner::ProcessingStatus;
-pub(crate) use runner::{MAX_CALLS, Runner, Settings, call_webhooks, forget};
+pub(crate) use runner::{GIVE_UP_AFTER, MAX_CALLS, Runner, Settings, call_webhooks, forget};
 pub use series::Context;
 pub(crate) use source::Source;
 pub use step::{Now, StepCounts};

@@ -30,8 +30,8 @@ use crate::mqtt::Hub;
 
 /// Points that wait to be processed; beyond that, producers wait for their answers.
 const MAX_WAITING: usize = 200_000;
-/// How long a segment may wait at a time for what is kept.
-const SETTLE: Duration = Duration::from_secs(2);
+/// How long what is remembered may fail to be kept before readings and alerts go on without it.
+pub(crate) const GIVE_UP_AFTER: Duration = Duration::from_secs(5 * 60);
 const TICK: Duration = Duration::from_secs(1);
 /// How often the file of pipelines is looked at.
 const LOOK: Duration = Duration::from_secs(2);
@@ -72,6 +72,8 @@ pub(crate) struct Settings {
     pub(crate) source: Source,
     pub(crate) processor: Option<Arc<dyn DataProcessor>>,
     pub(crate) max_series: usize,
+    /// [`GIVE_UP_AFTER`], or less in a test.
+    pub(crate) give_up_after: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -86,8 +88,10 @@ struct Queue {
     keep: bool,
     /// What was in the journal before the start is counted, and that is kept.
     caught_up: bool,
-    /// The thread is gone for good: what is read of the journal goes on without it.
+    /// The thread is gone for good, or what is remembered can't be kept for long: what is read of the journal goes on without it.
     given_up: bool,
+    /// Since when what is remembered can't be kept.
+    failing: Option<Instant>,
     state: State,
 }
 
@@ -304,8 +308,8 @@ impl Follower for Runner {
         self.wake.notify_one();
     }
 
-    fn settled(&self, stream: &StreamName, sequence: u64) -> bool {
-        let until = Instant::now() + SETTLE;
+    fn settled(&self, stream: &StreamName, sequence: u64, patience: Duration) -> bool {
+        let until = Instant::now() + patience;
         let mut queue = lock(&self.queue);
         loop {
             let covers = |position: Option<&Position>| match (position, queue.told.get(stream)) {
@@ -315,19 +319,24 @@ impl Follower for Runner {
                 (_, Some(told)) => told.sequence < sequence,
                 (_, None) => true,
             };
-            if queue.given_up {
+            if queue.caught_up && covers(queue.kept.get(stream)) {
                 return true;
             }
-            if queue.caught_up && covers(queue.kept.get(stream)) {
+            // Also where nobody waits for it: once it can be kept again, it is.
+            queue.keep = true;
+            self.wake.notify_all();
+            if queue.given_up {
                 return true;
             }
             let now = Instant::now();
             if queue.state == State::Ended || now >= until {
                 return false;
             }
-            queue.keep = true;
-            self.wake.notify_all();
             queue = self.kept.wait_timeout(queue, until - now).unwrap_or_else(PoisonError::into_inner).0;
+            // It was tried and failed. Trying without a pause would only wear the disk.
+            if queue.failing.is_some() && !queue.keep && !queue.given_up {
+                return false;
+            }
         }
     }
 }
@@ -611,12 +620,20 @@ impl Worker {
         self.place();
         let result = self.file.write(&kept);
         self.place();
-        self.say_trouble(result.as_ref().err());
-        if result.is_ok() {
+        {
             let mut queue = lock(&self.runner.queue);
-            queue.kept = self.positions.clone();
-            queue.caught_up = true;
+            if result.is_ok() {
+                queue.kept = self.positions.clone();
+                queue.caught_up = true;
+                (queue.failing, queue.given_up) = (None, false);
+            } else if !queue.given_up {
+                let since = *queue.failing.get_or_insert_with(Instant::now);
+                // The old state must not stay: a later start would go on from it without what is sent until then.
+                queue.given_up =
+                    since.elapsed() >= self.runner.settings.give_up_after && self.file.remove().is_ok();
+            }
         }
+        self.say_trouble(result.as_ref().err());
         self.runner.kept.notify_all();
     }
 
@@ -636,13 +653,16 @@ impl Worker {
     }
 
     fn say_trouble(&self, error: Option<&KeepError>) {
+        let given_up = lock(&self.runner.queue).given_up;
+        let what_then = if given_up {
+            "readings and alerts are sent without it; after a crash now, processing would begin anew"
+        } else {
+            "processing goes on; after a crash now, points would be counted from the last state that was kept"
+        };
+        let trouble = error.map(|error| format!("{error}; {what_then}"));
         let mut shown = lock(&self.runner.shown);
-        let trouble = error.map(ToString::to_string);
         if trouble.is_some() && trouble != shown.trouble {
-            tracing::warn!(
-                trouble,
-                "processing goes on; after a crash now, points would be counted from the last state that was kept"
-            );
+            tracing::warn!(trouble, "what processing remembers is not kept");
         }
         shown.trouble = trouble;
     }

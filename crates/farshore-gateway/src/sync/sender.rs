@@ -28,6 +28,10 @@ const LANES: usize = 2;
 const REPORT_EVERY: Duration = Duration::from_secs(60);
 /// How often it is looked for news under [`SyncStrategy::OnChange`].
 const LOOK: Duration = Duration::from_millis(250);
+/// What could not be sealed is looked at again after this long.
+const UNSEALED: Duration = Duration::from_secs(5);
+/// Whoever waits for an answer waits no longer for another attempt.
+const ASKED_FOR: Duration = Duration::from_secs(2);
 /// Alerts leave at once, and those of a flood together.
 const BETWEEN_ALERTS: Duration = Duration::from_secs(1);
 /// The tenant's key from the last exchange, in the journal's folder: what is sealed before the next one is sealed for it, too.
@@ -52,6 +56,8 @@ pub(crate) struct Sender {
     key: Option<IngestPublicKey>,
     /// Ids of ingest keys that the control plane does not have.
     strange: HashSet<[u8; 8]>,
+    /// Why the last round could not seal everything.
+    unsealed: Option<String>,
 }
 
 /// A batch, and what came of it.
@@ -77,6 +83,7 @@ impl Sender {
             hurried: None,
             key: None,
             strange: HashSet::new(),
+            unsealed: None,
         }
     }
 
@@ -87,9 +94,12 @@ impl Sender {
         mut forced: mpsc::Receiver<Forced>,
     ) {
         let mut waiting: Vec<Forced> = Vec::new();
-        let mut attempts = 0;
+        let (mut attempts, mut sent) = (0, 0);
         loop {
             let asked_for = !waiting.is_empty();
+            if !asked_for {
+                sent = 0;
+            }
             let seal = asked_for || self.shared.config.sync_strategy != SyncStrategy::Adaptive;
             let costs = self.metered.now();
             if self.shared.sync.costs(costs.clone()) {
@@ -106,23 +116,27 @@ impl Sender {
                 _ = stopped.wait_for(|stop| *stop) => return,
                 round = self.round(seal, classes) => round,
             };
-            let pause = match round {
+            let (points, pause, failure) = match round {
                 Ok(points) => {
                     self.backoff.reset();
-                    attempts = 0;
-                    self.answer(&mut waiting, points, None);
-                    self.pause()
+                    // What is not sealed is not sent either, though nothing else went wrong.
+                    let soon = self.unsealed.as_ref().map(|_| UNSEALED);
+                    let pause = self.pause().min(soon.unwrap_or(Duration::MAX));
+                    (points, pause, self.unsealed.clone().map(|why| (why, false)))
                 }
                 Err((points, error)) => {
-                    let pause = self.failed(&error);
-                    attempts += 1;
-                    if attempts > self.shared.config.max_retry_attempts || is_final(&error) {
-                        self.answer(&mut waiting, points, Some(error.to_string()));
-                    }
-                    // Who waits for an answer does not wait for the longest pause.
-                    if waiting.is_empty() { pause } else { pause.min(Duration::from_secs(2)) }
+                    (points, self.failed(&error), Some((error.to_string(), is_final(&error))))
                 }
             };
+            sent += points;
+            attempts = if failure.is_some() { attempts + 1 } else { 0 };
+            let answers = failure
+                .as_ref()
+                .is_none_or(|(_, last)| *last || attempts > self.shared.config.max_retry_attempts);
+            if answers {
+                self.answer(&mut waiting, sent, failure.map(|(why, _)| why));
+            }
+            let pause = if waiting.is_empty() { pause } else { pause.min(ASKED_FOR) };
             tokio::select! {
                 _ = stopped.wait_for(|stop| *stop) => return,
                 () = self.rest(pause) => {}
@@ -213,9 +227,18 @@ impl Sender {
     /// Asks where it was if it has to, sends what waits, and says how it stands. How many points went, in either case.
     async fn round(&mut self, seal: bool, classes: &'static [Class]) -> Result<u64, (u64, UplinkError)> {
         let sealed = self.on_disk(if seal { Journal::seal_all } else { Journal::seal_alerts }).await;
-        if let Err(error) = sealed {
-            tracing::warn!(%error, "not everything could be sealed; what is, is sent");
+        let unsealed = match sealed {
+            Ok(0) => None,
+            Ok(streams) => Some(format!(
+                "points of {streams} streams wait until processing has kept what it remembers of them"
+            )),
+            Err(error) => Some(error.to_string()),
+        };
+        // The same again and again is said once.
+        if let Some(why) = unsealed.as_ref().filter(|_| unsealed != self.unsealed) {
+            tracing::warn!(why, "not everything could be sealed; what is, is sent");
         }
+        self.unsealed = unsealed;
         if !self.met {
             self.ask().await.map_err(|error| (0, error))?;
         }

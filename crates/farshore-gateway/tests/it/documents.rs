@@ -1,8 +1,16 @@
 //! Documents and the twin for apps on the device: over HTTP, without any cloud.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use farshore_domain::document::exchange::{Answer as Said, Answered, Delta, Outcome, Request, State};
+use farshore_gateway::sync::{Exchange, SyncAnswer, SyncRequest, Uplink, UplinkError};
+use farshore_gateway::{EdgeGateway, GatewayConfig};
+use farshore_journal::Outgoing;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 use crate::support::{Answer, Site, send};
 
@@ -112,4 +120,92 @@ async fn nobody_else_may_read_what_is_stored() {
     site.gateway.stop().await;
     assert_eq!(mode(&folder.join("documents.db")), Some(0o600));
     assert_eq!(mode(&folder.join("pipeline.state")), Some(0o600));
+}
+
+/// A control plane that does not take some documents, and has one of its own to tell.
+#[derive(Debug, Default)]
+struct Hub {
+    not_now: Mutex<BTreeSet<String>>,
+    /// Somebody waits for news.
+    waited_for: Notify,
+    news: Notify,
+}
+
+impl Uplink for Hub {
+    fn ask<'a>(&'a self, _: &'a SyncRequest) -> Exchange<'a, SyncAnswer> {
+        Box::pin(async { Err(UplinkError::NoSync) })
+    }
+
+    fn put<'a>(&'a self, _: &'a Outgoing) -> Exchange<'a, bool> {
+        Box::pin(async { Err(UplinkError::NoSync) })
+    }
+
+    fn documents<'a>(&'a self, request: &'a Request) -> Exchange<'a, Said> {
+        let answers = request.changes.iter().map(|change| {
+            let later = self.not_now.lock().expect("no panic").contains(&change.name);
+            Answered {
+                number: change.number,
+                collection: change.collection.clone(),
+                name: change.name.clone(),
+                outcome: if later { Outcome::Later } else { Outcome::Accepted },
+                revision: 1,
+                state: State::AsSent,
+                why: later.then(|| "there are too many".to_owned()),
+            }
+        });
+        let mut said = Said { from: request.cursor, cursor: request.cursor, ..Said::default() };
+        said.answers = answers.collect();
+        Box::pin(async move {
+            if request.wait_seconds > 0 && request.cursor == 0 {
+                self.waited_for.notify_one();
+                self.news.notified().await;
+                said.cursor = 1;
+                said.documents = vec![Delta {
+                    collection: "c".to_owned(),
+                    name: "news".to_owned(),
+                    revision: 1,
+                    from: None,
+                    state: State::Value(json!({"x": 1})),
+                }];
+            } else if request.wait_seconds > 0 {
+                std::future::pending::<()>().await;
+            }
+            Ok(said)
+        })
+    }
+}
+
+#[tokio::test]
+async fn what_the_cloud_does_not_take_now_holds_up_nothing_else_and_is_sent_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let hub = Arc::new(Hub::default());
+    // More than one request has room for.
+    let not_now: Vec<String> = (0..600).map(|number| format!("large-{number}")).collect();
+    hub.not_now.lock().expect("no panic").extend(not_now.iter().cloned());
+    let mut config = GatewayConfig::new("gw", folder.path().join("journal"));
+    (config.http, config.mqtt) = (None, None);
+    let site = EdgeGateway::new(config).expect("settings").with_uplink(Arc::clone(&hub) as Arc<dyn Uplink>);
+    site.start().await.expect("a gateway");
+    let documents = site.documents().expect("running");
+    for name in not_now.iter().map(String::as_str).chain(["taken"]) {
+        documents.put("c", name, Some(json!({"x": 1})), None).await.expect("written");
+    }
+    let patience = Duration::from_secs(30);
+    tokio::time::timeout(patience, hub.waited_for.notified()).await.expect("it waits for news");
+    hub.news.notify_one();
+    let until = async |what: &str, name: &str, as_wanted: fn(bool) -> bool| {
+        let so = async {
+            while !documents.get("c", name).await.is_ok_and(|found| as_wanted(found.pending)) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(patience, so).await.expect(what);
+    };
+    until("news come", "news", |_| true).await;
+    until("what can be taken is", "taken", |pending| !pending).await;
+    let status = documents.status().await.expect("running");
+    assert_eq!((status.pending, status.note.as_deref()), (600, Some("there are too many")));
+    hub.not_now.lock().expect("no panic").clear();
+    until("it is sent again", "large-599", |pending| !pending).await;
+    site.stop().await;
 }

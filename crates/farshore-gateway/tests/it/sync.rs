@@ -154,6 +154,30 @@ async fn what_waits_is_sent_on_demand_and_forgotten_and_a_lost_acknowledgement_d
 }
 
 #[tokio::test]
+async fn points_that_can_not_be_sealed_yet_are_no_success_and_go_when_they_can_be_without_being_asked_for() {
+    let folder = tempfile::tempdir().expect("a folder");
+    // What processing remembers can't be written.
+    let in_the_way = folder.path().join("journal/pipeline.state.new");
+    std::fs::create_dir_all(&in_the_way).expect("a folder");
+    let cloud = Cloud::new();
+    let site = with(folder.path(), &cloud, |config| config.local_analytics = Some(true)).await;
+    send(&site, 3).await;
+    let sync = site.force_sync().await.expect("running");
+    assert!(!sync.success && sync.points_pending == 3 && cloud.points() == 0, "{sync:?}");
+    assert!(sync.error.as_deref().is_some_and(|error| error.contains("processing")), "{sync:?}");
+    std::fs::remove_dir(&in_the_way).expect("removed");
+    let sent = async {
+        while cloud.points() < 3 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), sent).await.expect("long before its interval of an hour");
+    let sync = site.force_sync().await.expect("running");
+    assert!(sync.success, "{sync:?}");
+    site.stop().await;
+}
+
+#[tokio::test]
 async fn one_batch_that_can_never_be_read_is_set_aside_and_blocks_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
     let cloud = Cloud::new();

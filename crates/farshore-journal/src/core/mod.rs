@@ -341,12 +341,11 @@ impl Core {
         }
     }
 
-    /// Whether points of an alert wait in a segment that is not closed yet.
+    /// Whether points of an alert wait that are not sealed, be their segment closed or not.
     pub(crate) fn has_open_alerts(&self) -> bool {
         self.streams.iter().any(|(name, stream)| {
-            stream.config.class == Class::Alert
-                && stream.growing().is_some()
-                && (*name != self.losses || self.reported.is_empty())
+            let growing = stream.growing().is_some() && !self.keeps_losses(name);
+            stream.config.class == Class::Alert && (growing || self.next_to_seal(name, stream).is_some())
         })
     }
 

@@ -76,25 +76,27 @@ impl Core {
         self.corrections.iter().flat_map(|correction| correction.todo.iter().filter_map(of)).collect()
     }
 
-    /// Moves the points of one batch. `false`: there is none left. To be called when everything is sealed.
+    /// Moves the points of one batch. `false`: there is none left that is sealed.
     pub(crate) fn rebase_next(&mut self, now: Now) -> Result<bool, JournalError> {
         let Some(correction) = self.corrections.first_mut() else { return Ok(false) };
         let (by_ns, from_ns, to_ns) = (correction.by_ns, correction.from_ns, correction.to_ns);
-        let Some((name, sequence)) = correction.todo.last().cloned() else {
+        if correction.todo.is_empty() {
             let moved = correction.moved;
             self.record_correction(now, by_ns, moved)?;
             self.corrections.remove(0);
             return Ok(true);
-        };
-        if self.streams.get(&name).is_some_and(|stream| stream.held.closed().contains_key(&sequence)) {
-            // Not sealed yet: it comes again.
-            return Ok(false);
         }
+        // What is not sealed yet comes again, and the others do not wait for it.
+        let sealed = |(name, sequence): &(StreamName, u64)| {
+            self.streams.get(name).is_none_or(|stream| !stream.held.closed().contains_key(sequence))
+        };
+        let Some(at) = correction.todo.iter().rposition(sealed) else { return Ok(false) };
+        let Some((name, sequence)) = correction.todo.get(at).cloned() else { return Ok(false) };
         let moved = self.rebase(now, &name, sequence, |at_ns| {
             ((from_ns..=to_ns).contains(&at_ns)).then(|| at_ns.saturating_add(by_ns))
         })?;
         if let Some(correction) = self.corrections.first_mut() {
-            correction.todo.pop();
+            correction.todo.remove(at);
             correction.moved += moved;
         }
         self.rebased += moved;

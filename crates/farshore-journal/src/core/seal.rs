@@ -1,5 +1,6 @@
 //! From a segment to a batch.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -7,7 +8,7 @@ use farshore_series::{Columns, PointBatch, encode_columns};
 use farshore_trust::sealed::{BatchHeader, seal};
 
 use super::recover::BatchName;
-use super::{Core, Kept, Keys, Loss, QUARANTINE, Sealed, segment_name};
+use super::{Core, Kept, Keys, Loss, QUARANTINE, Sealed, Stream, segment_name};
 use crate::clock::Now;
 use crate::error::JournalError;
 use crate::files::Files;
@@ -125,20 +126,28 @@ impl SealJob {
 }
 
 impl Core {
-    /// The next segment to seal: most urgent class first, oldest first.
-    pub(crate) fn seal_job(&self) -> Option<SealJob> {
-        // Losses whose work is not finished are needed where they are, in case of a crash.
-        let waits = |name: &StreamName| *name == self.losses && !self.reported.is_empty();
+    /// The next segment to seal, of streams that are not passed over: most urgent class first, oldest first.
+    pub(crate) fn seal_job(&self, passed_over: &HashSet<StreamName>) -> Option<SealJob> {
         self.streams
             .iter()
-            .filter(|(name, _)| !waits(name))
-            .filter_map(|(name, stream)| {
-                let going = self.going(name);
-                let sequence = stream.held.closed().keys().find(|sequence| !going.contains(sequence))?;
-                Some((stream.config.class, *sequence, name))
-            })
+            .filter(|(name, _)| !passed_over.contains(name))
+            .filter_map(|(name, stream)| Some((stream.config.class, self.next_to_seal(name, stream)?, name)))
             .min()
             .and_then(|(_, sequence, name)| self.job(name, sequence))
+    }
+
+    /// The oldest segment of a stream that is closed and is to be sealed.
+    pub(super) fn next_to_seal(&self, name: &StreamName, stream: &Stream) -> Option<u64> {
+        if self.keeps_losses(name) {
+            return None;
+        }
+        let going = self.going(name);
+        stream.held.closed().keys().find(|sequence| !going.contains(sequence)).copied()
+    }
+
+    /// Losses whose work is not finished are needed where they are, in case of a crash.
+    pub(super) fn keeps_losses(&self, name: &StreamName) -> bool {
+        *name == self.losses && !self.reported.is_empty()
     }
 
     /// Seals one segment that is damaged, so that what can be read of it is kept and the rest is on record.

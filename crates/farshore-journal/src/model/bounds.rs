@@ -1,5 +1,6 @@
 //! What bounds, age and a wrong clock do to points, one step at a time.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,6 +59,10 @@ impl Device {
     }
 
     fn append(&mut self, points: &[(i64, f64)]) -> Result<u64, JournalError> {
+        self.append_to("s", points)
+    }
+
+    fn append_to(&mut self, stream: &str, points: &[(i64, f64)]) -> Result<u64, JournalError> {
         let mut batch = PointBatch::new();
         let series = batch.series("m", "v", []).unwrap();
         for (at_ns, value) in points {
@@ -67,11 +72,11 @@ impl Device {
         batch.write_rows(&mut bytes);
         let (earliest_ns, latest_ns) = batch.span_ns().unwrap();
         let span = Span { points: batch.len() as u32, earliest_ns, latest_ns };
-        self.core.commit(self.now, &[Rows { stream: "s".parse().unwrap(), bytes, span }]).remove(0)
+        self.core.commit(self.now, &[Rows { stream: stream.parse().unwrap(), bytes, span }]).remove(0)
     }
 
     fn settle(&mut self) {
-        while let Some(job) = self.core.seal_job() {
+        while let Some(job) = self.core.seal_job(&HashSet::new()) {
             let made = job.run(self.now).unwrap();
             self.core.finish_seal(self.now, &job, made).unwrap();
         }
@@ -278,6 +283,27 @@ fn points_of_a_clock_that_was_never_set_get_their_times_once() {
     };
     assert_eq!(of("journal_clock points"), [101.0]);
     assert_eq!(of("journal_clock by_ns").len(), 1);
+}
+
+#[test]
+fn a_segment_that_is_not_sealed_yet_keeps_no_batch_of_another_stream_from_its_right_times() {
+    let mut device = Device::new(StreamConfig::of(Class::Telemetry));
+    device.now = Now { wall_ns: 40 * SECOND, mono_ns: 40 * SECOND };
+    device.reopen();
+    device.pass(SECOND);
+    let stamped = device.now.wall_ns;
+    device.append(&[(stamped, 1.0)]).unwrap();
+    device.core.close_segments();
+    device.settle();
+    device.append_to("t", &[(stamped, 2.0), (stamped, 3.0)]).unwrap();
+    device.now.wall_ns = START;
+    device.core.maintain(device.now);
+    while device.core.rebase_next(device.now).unwrap() {}
+    assert_eq!(device.core.stats().rebased, 1);
+    let next = device.core.next_batch(device.now, u64::MAX).unwrap().expect("its times are right");
+    assert_eq!(next.stream.as_str(), "s");
+    device.settle();
+    assert_eq!(device.core.stats().rebased, 3);
 }
 
 #[test]

@@ -6,7 +6,7 @@
 mod bounds;
 mod files;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -213,7 +213,7 @@ impl History {
     fn seal(&mut self) {
         let core = self.core.as_mut().unwrap();
         core.maintain(self.now);
-        if let Some(job) = core.seal_job()
+        if let Some(job) = core.seal_job(&HashSet::new())
             && let Ok(made) = job.run(self.now)
         {
             // An error leaves the segment where it is; the next attempt takes it up.
@@ -310,7 +310,7 @@ impl History {
             core.maintain(self.now);
             core.close_segments();
             let mut sealed = false;
-            while let Some(job) = core.seal_job() {
+            while let Some(job) = core.seal_job(&HashSet::new()) {
                 let made = job.run(self.now).unwrap();
                 core.finish_seal(self.now, &job, made).unwrap();
                 sealed = true;
