@@ -93,7 +93,7 @@ pub(super) async fn list(Db(db): Db, Query(page): Query<Page>) -> ApiResult<Json
     page.of(rows, |row| row.name.to_string(), show)
 }
 
-/// Creates a key for a gateway that has no certificate; the key is shown once. It opens the addresses of sync for one device, and nothing else.
+/// Creates a key for a gateway that has no certificate; the key is shown once. It opens the addresses by which the readings and documents of one device are synced, and nothing else.
 #[utoipa::path(post, path = "/api/gateway-keys", tag = "claims", operation_id = "create_gateway_key",
     request_body = NewObject<GatewayKeySpec>,
     responses((status = 201, body = GatewayKey), (status = "4XX", body = Problem)))]
