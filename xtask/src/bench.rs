@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -33,8 +33,15 @@ struct Bench {
     about: &'static str,
     /// What is built: package and cargo profile.
     builds: &'static [(&'static str, &'static str)],
-    /// Program (in the folder of the profile `release`) and its first arguments; options and `--json FILE` follow.
-    program: &'static [&'static str],
+    how: How,
+}
+
+#[derive(Debug)]
+enum How {
+    /// A program (in the folder of the profile `release`) and its first arguments; options and `--json FILE` follow.
+    Program(&'static [&'static str]),
+    /// A test in its long form: package, target and filter. It writes its figures to the file that `FARSHORE_FIGURES` names.
+    Test(&'static str, &'static str, &'static str),
 }
 
 const BENCHES: &[Bench] = &[
@@ -42,43 +49,55 @@ const BENCHES: &[Bench] = &[
         name: "fleet",
         about: "N virtual devices over mTLS: connect time, memory per device, event and API latency",
         builds: &[("farshore", "release")],
-        program: &["farshore", "bench", "fleet"],
+        how: How::Program(&["farshore", "bench", "fleet"]),
     },
     Bench {
         name: "claim",
         about: "devices claimed one after another and at once: time until listed",
         builds: &[("farshore", "release"), ("farshore-agent", "agent")],
-        program: &["farshore", "bench", "claim"],
+        how: How::Program(&["farshore", "bench", "claim"]),
     },
     Bench {
         name: "reconnect",
         about: "the control plane comes back under N devices: handshakes per second, and beside bare rustls",
         builds: &[("farshore", "release")],
-        program: &["farshore", "bench", "reconnect"],
+        how: How::Program(&["farshore", "bench", "reconnect"]),
     },
     Bench {
         name: "agent",
         about: "one agent, idle and under load: memory, CPU, size, start",
         builds: &[("farshore", "release"), ("farshore-agent", "agent"), ("edge-web-service", "release")],
-        program: &["farshore", "bench", "agent"],
+        how: How::Program(&["farshore", "bench", "agent"]),
     },
     Bench {
         name: "rollout",
         about: "the rollout engine over virtual fleets: devices touched before a halt, false halts, cost of a decision",
         builds: &[("farshore", "release")],
-        program: &["farshore", "bench", "rollout"],
+        how: How::Program(&["farshore", "bench", "rollout"]),
     },
     Bench {
         name: "gateway",
         about: "readings by HTTP and MQTT until they are durable: points per second, cores, memory, bytes; peers beside it",
         builds: &[("farshore-gateway", "release"), ("farshore-agent", "release")],
-        program: &["gateway-bench"],
+        how: How::Program(&["gateway-bench"]),
+    },
+    Bench {
+        name: "drain",
+        about: "a gateway's backlog over a slow link with live readings between: share of the link, bytes per point",
+        builds: &[("farshore", "release"), ("farshore-agent", "agent")],
+        how: How::Program(&["farshore", "bench", "drain"]),
+    },
+    Bench {
+        name: "chaos",
+        about: "kill -9 of gateway and control plane, 500 times while readings come: what was lost, doubled, stuck",
+        builds: &[("farshore-agent", "release")],
+        how: How::Test("farshore", "chaos", "test(readings_of_an_outage)"),
     },
     Bench {
         name: "chaos-agent",
         about: "kill -9 of agent roles and control plane at seeded moments of rollouts: what was lost, doubled, stuck",
         builds: &[("farshore", "release"), ("farshore-agent", "agent"), ("edge-web-service", "release")],
-        program: &["farshore", "bench", "chaos-agent"],
+        how: How::Program(&["farshore", "bench", "chaos-agent"]),
     },
 ];
 
@@ -128,13 +147,8 @@ fn measure(bench: &Bench, options: &[String]) -> Result<BTreeMap<String, Value>>
     let folder =
         tempfile::Builder::new().prefix("farshore-bench-").tempdir().context("no temporary folder")?;
     let file = folder.path().join("figures.json");
-    let (program, first) = bench.program.split_first().context("a bench without a program")?;
-    let mut command = Command::new(tools::target().join("release").join(program));
+    let mut command = command(bench, options, &file)?;
     command
-        .args(first)
-        .args(options)
-        .arg("--json")
-        .arg(&file)
         .current_dir(tools::root())
         .env("FARSHORE_BIN_DIR", tools::target().join("release"))
         .env("FARSHORE_AGENT_BIN", tools::target().join("agent/farshore-agent"))
@@ -145,6 +159,26 @@ fn measure(bench: &Bench, options: &[String]) -> Result<BTreeMap<String, Value>>
     let mut figures = flat(&text)?;
     figures.extend(machine());
     Ok(figures)
+}
+
+fn command(bench: &Bench, options: &[String], file: &Path) -> Result<Command> {
+    match bench.how {
+        How::Program(words) => {
+            let (program, first) = words.split_first().context("a bench without a program")?;
+            let mut command = Command::new(tools::target().join("release").join(program));
+            command.args(first).args(options).arg("--json").arg(file);
+            Ok(command)
+        }
+        How::Test(package, target, filter) => {
+            if !options.is_empty() {
+                bail!("the bench {} takes no options", bench.name);
+            }
+            let mut command = tools::cargo(&["nextest", "run", "--locked", "--cargo-profile", "release"]);
+            command.args(["--profile", "long", "-p", package, "--test", target, "-E", filter]);
+            command.env("FARSHORE_TEST_LONG", "1").env("FARSHORE_FIGURES", file);
+            Ok(command)
+        }
+    }
 }
 
 /// The figures of a flat object; a nested one is a fault of the bench.

@@ -9,6 +9,7 @@ mod chaos;
 mod claim;
 mod converge;
 mod device;
+mod drain;
 mod exits;
 mod figures;
 mod fleet;
@@ -21,6 +22,7 @@ mod readers;
 mod reconnect;
 mod release;
 mod rollout;
+mod slow_link;
 mod worker;
 
 use std::path::PathBuf;
@@ -52,6 +54,8 @@ enum Which {
     Rollout(rollout::Arguments),
     /// Kills of the agent's roles and the control plane while releases are rolled out
     ChaosAgent(chaos::Arguments),
+    /// What waits in a gateway goes over a slow link while readings go on coming
+    Drain(drain::Arguments),
     #[command(hide = true)]
     Worker(worker::Arguments),
     #[command(hide = true)]
@@ -79,6 +83,7 @@ pub(crate) async fn run(words: Vec<String>) -> Result<()> {
         Which::Agent(arguments) => Box::pin(agent::run(arguments)).await?,
         Which::Rollout(arguments) => Box::pin(rollout::run(&arguments)).await?,
         Which::ChaosAgent(arguments) => Box::pin(chaos::run(arguments)).await?,
+        Which::Drain(arguments) => Box::pin(drain::run(arguments)).await?,
         Which::Worker(arguments) => return Box::pin(worker::run(arguments)).await,
         Which::Readers(arguments) => return Box::pin(readers::run(arguments)).await,
         Which::RawServer(arguments) => return Box::pin(raw::serve(arguments)).await,

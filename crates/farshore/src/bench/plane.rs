@@ -205,6 +205,12 @@ impl Plane {
         &self.greeting.api
     }
 
+    /// Where devices come in.
+    pub(crate) fn device_address(&self) -> Result<SocketAddr> {
+        let address = self.greeting.device.trim_start_matches("https://");
+        address.parse().with_context(|| format!("{address} is no address"))
+    }
+
     pub(crate) fn fingerprint(&self) -> &str {
         &self.greeting.fingerprint
     }

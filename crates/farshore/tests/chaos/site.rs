@@ -216,13 +216,29 @@ impl Site {
         values.iter().map(|value| value.as_f64().unwrap() as u64).sum()
     }
 
-    /// Everything has arrived, once.
-    pub(crate) async fn settled(&self) {
+    /// Nothing waits in the gateway.
+    pub(crate) async fn drained(&self) {
         self.until("an empty journal", || {
             let health = self.health()?;
             (health["pending_sync_count"] == 0 && health["is_online"] == true).then_some(())
         })
         .await;
+    }
+
+    /// For `cargo xtask bench chaos`: how often gateway and control plane were killed, and what came of it.
+    pub(crate) fn tell_figures(&self, [gateway, control]: [u64; 2]) {
+        let Some(file) = std::env::var_os("FARSHORE_FIGURES") else { return };
+        let (sent, arrived) = (self.sent.0, self.aggregate("count"));
+        let figures = serde_json::json!({
+            "rounds": gateway + control, "kills_gateway": gateway, "kills_control": control, "readings": sent,
+            "lost": sent.saturating_sub(arrived), "duplicated": arrived.saturating_sub(sent), "stuck": 0,
+        });
+        std::fs::write(file, figures.to_string()).unwrap();
+    }
+
+    /// Everything has arrived, once.
+    pub(crate) async fn settled(&self) {
+        self.drained().await;
         assert_eq!((self.aggregate("count"), self.aggregate("sum")), self.sent, "lost or doubled");
     }
 

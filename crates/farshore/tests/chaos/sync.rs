@@ -31,6 +31,7 @@ async fn readings_of_an_outage_arrive_once_whoever_is_killed_while_they_drain() 
     assert_eq!(gateway["receivedPoints"], site.sent.0, "{status}");
     assert_eq!((&gateway["location"], &gateway["lostPoints"]), (&"Riga".into(), &0.into()), "{status}");
 
+    let mut killed = [0, 0];
     for crash in 0..points {
         for _ in 0..1 + random.below(4) {
             site.send(1 + random.below(50));
@@ -42,8 +43,11 @@ async fn readings_of_an_outage_arrive_once_whoever_is_killed_while_they_drain() 
             if control { "control plane" } else { "gateway" },
             site.sent.0
         );
+        killed[usize::from(control)] += 1;
         if control { site.restart_control() } else { site.restart_gateway().await }
     }
+    site.drained().await;
+    site.tell_figures(killed);
     site.settled().await;
 
     // Another key for what comes now; what came before is still read.

@@ -21,6 +21,8 @@ pub(crate) enum Kind {
     Lines,
     Json,
     Mqtt,
+    /// Lines whose values are texts that do not pack: they fill a disk.
+    Texts,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +32,8 @@ pub(crate) struct Load {
     pub(crate) batch: usize,
     pub(crate) series: usize,
     pub(crate) for_long: Duration,
+    /// From the begin of one request of a client to that of the next; zero: as fast as it is answered.
+    pub(crate) every: Duration,
 }
 
 pub(crate) struct Measured {
@@ -47,7 +51,7 @@ pub(crate) fn measure(served: &Served, load: &Load) -> Result<Measured> {
             .arg("client")
             .args([format!("{:?}", load.kind), address.to_string()])
             .args([number, load.batch, load.series].map(|count| count.to_string()))
-            .arg(load.for_long.as_millis().to_string())
+            .args([load.for_long, load.every].map(|time| time.as_millis().to_string()))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -103,6 +107,18 @@ impl Walk {
     }
 }
 
+/// A kilobyte of six random bits a byte.
+fn text(walk: Option<&mut Walk>) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let Some(walk) = walk else { return String::new() };
+    let letter = |_| {
+        walk.state =
+            walk.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        LETTERS.get((walk.state >> 58) as usize).copied().map_or('A', char::from)
+    };
+    (0..1024).map(letter).collect()
+}
+
 fn bodies(kind: Kind, client: usize, batch: usize, series: usize) -> Vec<String> {
     let mut walks: Vec<Walk> = (0..series)
         .map(|number| Walk { state: (client * 1_000_003 + number) as u64 + 1, at: 20.0 })
@@ -125,6 +141,7 @@ fn bodies(kind: Kind, client: usize, batch: usize, series: usize) -> Vec<String>
                         let seconds = ms as f64 / 1000.0;
                         write!(body, "{comma}{{\"sensor_id\":\"s{sensor}\",\"value\":{value},\"tags\":{{\"client\":\"c{client}\"}},\"timestamp\":{seconds:.3}}}")
                     }
+                    Kind::Texts => writeln!(body, "log,client=c{client},sensor=s{sensor} value=\"{}\" {ms}", text(walks.get_mut(sensor))),
                     Kind::Mqtt => write!(body, "{{\"sensor_id\":\"s{sensor}\",\"value\":{value},\"tags\":{{\"client\":\"c{client}\"}}}}"),
                 };
                 debug_assert!(written.is_ok());
@@ -136,26 +153,29 @@ fn bodies(kind: Kind, client: usize, batch: usize, series: usize) -> Vec<String>
 
 /// What a client process does.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
-    let [kind, address, number, batch, series, ms] = arguments else {
+    let [kind, address, number, batch, series, ms, every] = arguments else {
         return Err("client: wrong arguments".into());
     };
     let kind = match kind.as_str() {
         "Lines" => Kind::Lines,
         "Json" => Kind::Json,
         "Mqtt" => Kind::Mqtt,
+        "Texts" => Kind::Texts,
         _ => return Err("client: unknown kind".into()),
     };
     let address: SocketAddr = address.parse()?;
     let (number, batch, series): (usize, usize, usize) = (number.parse()?, batch.parse()?, series.parse()?);
-    let for_long = Duration::from_millis(ms.parse()?);
+    let (for_long, every) = (Duration::from_millis(ms.parse()?), Duration::from_millis(every.parse()?));
     let bodies = bodies(kind, number, batch, series);
     let stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
     println!("ready");
     std::io::stdin().lock().read_line(&mut String::new())?;
     let points = match kind {
-        Kind::Lines => http(stream, "/api/v2/write?precision=ms", &bodies, batch, for_long)?,
-        Kind::Json => http(stream, "/api/data", &bodies, batch, for_long)?,
+        Kind::Lines | Kind::Texts => {
+            http(stream, "/api/v2/write?precision=ms", &bodies, batch, for_long, every)?
+        }
+        Kind::Json => http(stream, "/api/data", &bodies, batch, for_long, every)?,
         Kind::Mqtt => mqtt(stream, number, &bodies, for_long)?,
     };
     println!("{points}");
@@ -168,6 +188,7 @@ fn http(
     bodies: &[String],
     batch: usize,
     for_long: Duration,
+    every: Duration,
 ) -> Result<usize> {
     let requests: Vec<Vec<u8>> = bodies
         .iter()
@@ -182,10 +203,13 @@ fn http(
     let mut answers = BufReader::new(stream.try_clone()?);
     let begun = Instant::now();
     let mut points = 0;
+    let mut turn = Duration::ZERO;
     for request in requests.iter().cycle() {
         if begun.elapsed() >= for_long {
             break;
         }
+        std::thread::park_timeout(turn.saturating_sub(begun.elapsed()));
+        turn += every;
         stream.write_all(request)?;
         answer(&mut answers)?;
         points += batch;

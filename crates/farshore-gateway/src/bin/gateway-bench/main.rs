@@ -3,6 +3,7 @@
 //! Every figure counts points whose acknowledgement arrived. The gateway's processor time is read from `/proc`, so that `cores` is the gateway's
 //! own, whatever the clients take; all of them share the machine.
 
+mod backlog;
 mod client;
 mod processing;
 mod served;
@@ -21,8 +22,11 @@ type Figures = BTreeMap<String, f64>;
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let result = match arguments.first().map(String::as_str) {
-        // What the bench starts as its clients.
+        // One part alone.
         Some("pipeline") => only_the_pipeline(),
+        Some("steady") => steady(&mut Figures::new()),
+        Some("backlog") => backlog::run(&mut Figures::new(), 10),
+        // What the bench starts as its clients.
         Some("client") => client::run(arguments.get(1..).unwrap_or_default()),
         _ => bench(&arguments),
     };
@@ -50,33 +54,40 @@ fn bench(arguments: &[String]) -> Result<()> {
     processing::measure(&mut figures, for_long)?;
     for series in [1, 10, 100, 1000] {
         let suffix = if series == 100 { String::new() } else { format!("_series{series}") };
-        let load = Load { kind: Kind::Lines, clients: 2, batch: 1000, series, for_long };
+        let load =
+            Load { kind: Kind::Lines, clients: 2, batch: 1000, series, for_long, every: Duration::ZERO };
         one(&mut figures, "group", &format!("group{suffix}"), &load)?;
     }
     one(
         &mut figures,
         "strict",
         "strict",
-        &Load { kind: Kind::Lines, clients: 2, batch: 1000, series: 100, for_long },
+        &Load { kind: Kind::Lines, clients: 2, batch: 1000, series: 100, for_long, every: Duration::ZERO },
     )?;
     one(
         &mut figures,
         "group",
         "json",
-        &Load { kind: Kind::Json, clients: 2, batch: 1000, series: 100, for_long },
+        &Load { kind: Kind::Json, clients: 2, batch: 1000, series: 100, for_long, every: Duration::ZERO },
     )?;
     one(
         &mut figures,
         "group",
         "single8",
-        &Load { kind: Kind::Json, clients: 8, batch: 1, series: 100, for_long },
+        &Load { kind: Kind::Json, clients: 8, batch: 1, series: 100, for_long, every: Duration::ZERO },
     )?;
     one(
         &mut figures,
         "group",
         "mqtt2",
-        &Load { kind: Kind::Mqtt, clients: 2, batch: 1, series: 100, for_long },
+        &Load { kind: Kind::Mqtt, clients: 2, batch: 1, series: 100, for_long, every: Duration::ZERO },
     )?;
+    steady(&mut figures)?;
+    let gigabytes = match value("--backlog-gb") {
+        Some(text) => text.parse()?,
+        None => 10,
+    };
+    backlog::run(&mut figures, gigabytes)?;
     beside(&mut figures, for_long)?;
     let text = serde_json::to_string_pretty(&figures)?;
     match value("--json") {
@@ -107,6 +118,27 @@ fn one(figures: &mut Figures, durability: &str, name: &str, load: &Load) -> Resu
     Ok(())
 }
 
+/// What a site of a usual size costs: a hundred series, a thousand points a second, ten times a second.
+fn steady(figures: &mut Figures) -> Result<()> {
+    let load = Load {
+        kind: Kind::Lines,
+        clients: 1,
+        batch: 100,
+        series: 100,
+        for_long: Duration::from_secs(30),
+        every: Duration::from_millis(100),
+    };
+    let gateway = Served::gateway("group")?;
+    let before = gateway.cpu_seconds()?;
+    let measured = measure(&gateway, &load)?;
+    let cores = (gateway.cpu_seconds()? - before) / measured.seconds;
+    eprintln!("steady: {:.0} points/s, {cores:.3} cores", measured.points / measured.seconds);
+    figures.insert("steady_points_per_second".to_owned(), measured.points / measured.seconds);
+    figures.insert("cores_steady".to_owned(), cores);
+    figures.insert("rss_bytes_steady".to_owned(), gateway.rss_bytes()?);
+    Ok(())
+}
+
 /// What one would take instead, where it is installed.
 fn beside(figures: &mut Figures, for_long: Duration) -> Result<()> {
     match Served::python()? {
@@ -114,10 +146,28 @@ fn beside(figures: &mut Figures, for_long: Duration) -> Result<()> {
             "no python with fastapi, aiosqlite and uvicorn (FARSHORE_BASELINE_PYTHON): the baseline is left out"
         ),
         Some(python) => {
-            let batches =
-                measure(&python, &Load { kind: Kind::Json, clients: 2, batch: 1000, series: 100, for_long })?;
-            let single =
-                measure(&python, &Load { kind: Kind::Json, clients: 8, batch: 1, series: 100, for_long })?;
+            let batches = measure(
+                &python,
+                &Load {
+                    kind: Kind::Json,
+                    clients: 2,
+                    batch: 1000,
+                    series: 100,
+                    for_long,
+                    every: Duration::ZERO,
+                },
+            )?;
+            let single = measure(
+                &python,
+                &Load {
+                    kind: Kind::Json,
+                    clients: 8,
+                    batch: 1,
+                    series: 100,
+                    for_long,
+                    every: Duration::ZERO,
+                },
+            )?;
             let rate = batches.points / batches.seconds;
             eprintln!(
                 "baseline: {rate:.0} points/s in batches, {:.0} one by one",
@@ -135,7 +185,8 @@ fn beside(figures: &mut Figures, for_long: Duration) -> Result<()> {
     match Served::mosquitto()? {
         None => eprintln!("no mosquitto: it is left out"),
         Some(broker) => {
-            let load = Load { kind: Kind::Mqtt, clients: 2, batch: 1, series: 100, for_long };
+            let load =
+                Load { kind: Kind::Mqtt, clients: 2, batch: 1, series: 100, for_long, every: Duration::ZERO };
             let measured = measure(&broker, &load)?;
             let rate = measured.points / measured.seconds;
             eprintln!("mosquitto: {rate:.0} messages/s");

@@ -1,6 +1,6 @@
 //! The servers that are measured, each a process in a folder of its own.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -10,12 +10,14 @@ use crate::Result;
 
 pub(crate) struct Served {
     child: Child,
+    /// How long it took from its start until it took readings.
+    pub(crate) start: Duration,
     pub(crate) http: Option<SocketAddr>,
     pub(crate) mqtt: Option<SocketAddr>,
     folder: PathBuf,
 }
 
-fn folder() -> Result<PathBuf> {
+pub(crate) fn folder() -> Result<PathBuf> {
     let path = std::env::temp_dir().join(format!("farshore-gateway-bench-{}", uuid::Uuid::now_v7()));
     std::fs::create_dir_all(&path)?;
     Ok(path)
@@ -27,8 +29,14 @@ fn free_port() -> Result<u16> {
 
 impl Served {
     pub(crate) fn gateway(durability: &str) -> Result<Self> {
+        Self::gateway_in(folder()?, durability, u64::MAX)
+    }
+
+    /// A gateway on what an earlier one has left, or on nothing; its journal may have so many bytes, or what is usual.
+    pub(crate) fn gateway_in(folder: PathBuf, durability: &str, bytes: u64) -> Result<Self> {
         let program = std::env::current_exe()?.with_file_name("farshore-agent");
-        let folder = folder()?;
+        let bound = (bytes < u64::MAX).then(|| ("MAX_OFFLINE_QUEUE_BYTES", bytes.to_string()));
+        let begun = Instant::now();
         let mut child = Command::new(program)
             .arg("gateway")
             .env_clear()
@@ -36,17 +44,19 @@ impl Served {
             .env("GATEWAY_HTTP_LISTEN", "127.0.0.1:0")
             .env("GATEWAY_MQTT_LISTEN", "127.0.0.1:0")
             .env("GATEWAY_DURABILITY", durability)
+            .envs(bound)
             .current_dir(&folder)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()?;
         let mut line = String::new();
         BufReader::new(child.stdout.take().ok_or("no output")?).read_line(&mut line)?;
+        let start = begun.elapsed();
         let ready: serde_json::Value =
             serde_json::from_str(line.strip_prefix("ready ").ok_or("the gateway did not start")?)?;
         let address =
             |name: &str| ready.get(name).and_then(|value| value.as_str()).and_then(|text| text.parse().ok());
-        Ok(Self { child, http: address("http"), mqtt: address("mqtt"), folder })
+        Ok(Self { child, start, http: address("http"), mqtt: address("mqtt"), folder })
     }
 
     /// The gateway of the requirements: `bench/baseline/edge_gateway.py`.
@@ -67,7 +77,13 @@ impl Served {
             .env("LOCAL_DB_PATH", folder.join("edge_gateway.db"))
             .stdout(Stdio::null())
             .spawn()?;
-        let served = Self { child, http: Some(([127, 0, 0, 1], port).into()), mqtt: None, folder };
+        let served = Self {
+            child,
+            start: Duration::ZERO,
+            http: Some(([127, 0, 0, 1], port).into()),
+            mqtt: None,
+            folder,
+        };
         served.wait(served.http)?;
         Ok(Some(served))
     }
@@ -87,7 +103,13 @@ impl Served {
             .find(|program| Command::new(program).arg("-h").stdout(Stdio::null()).status().is_ok());
         let Some(program) = program else { return Ok(None) };
         let child = Command::new(program).arg("-c").arg(&file).stderr(Stdio::null()).spawn()?;
-        let served = Self { child, http: None, mqtt: Some(([127, 0, 0, 1], port).into()), folder };
+        let served = Self {
+            child,
+            start: Duration::ZERO,
+            http: None,
+            mqtt: Some(([127, 0, 0, 1], port).into()),
+            folder,
+        };
         served.wait(served.mqtt)?;
         // Somebody who is away and has to be told everything: without, it would keep nothing.
         let away = Command::new("mosquitto_sub")
@@ -127,6 +149,23 @@ impl Served {
         Ok(line.split_whitespace().nth(1).ok_or("no VmRSS")?.parse::<f64>()? * 1024.0)
     }
 
+    /// What waits on the disk, as the gateway tells it.
+    pub(crate) fn waiting_bytes(&self) -> Result<f64> {
+        let mut stream = TcpStream::connect(self.http.ok_or("it does not listen for HTTP")?)?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        let line = text.lines().find(|line| line.starts_with("edge_gateway_queue_bytes "));
+        Ok(line.and_then(|line| line.rsplit(' ').next()).ok_or("no queue bytes")?.parse()?)
+    }
+
+    /// Kills it as a power cut would, and starts another on what is left.
+    pub(crate) fn again(mut self, bytes: u64) -> Result<Self> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Self::gateway_in(std::mem::take(&mut self.folder), "group", bytes)
+    }
+
     /// Ends it in order, and weighs what it left on the disk.
     pub(crate) fn stop_and_weigh(mut self) -> Result<f64> {
         let pid = rustix::process::Pid::from_child(&self.child);
@@ -156,6 +195,9 @@ impl Drop for Served {
         // Gone already where it was stopped in order.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if self.folder.as_os_str().is_empty() {
+            return;
+        }
         if let Err(error) = std::fs::remove_dir_all(&self.folder) {
             eprintln!("{} stays: {error}", self.folder.display());
         }
