@@ -8,7 +8,6 @@ use std::sync::Arc;
 use farshore_agent::DeviceUplink;
 use farshore_gateway::config::Password;
 use farshore_gateway::{EdgeGateway, GatewayConfig, GatewayError, LogFile};
-use tracing_subscriber::EnvFilter;
 
 use crate::{fail, stop_on_signal, sync_now};
 
@@ -83,14 +82,15 @@ fn authorization(read: &dyn Fn(&str) -> Option<String>) -> Result<Option<Passwor
 /// One JSON object a line, to standard error and, when it is set, to a file that is rotated.
 fn log(config: &GatewayConfig) -> std::io::Result<()> {
     use tracing_subscriber::fmt::writer::MakeWriterExt as _;
-    let filter =
-        EnvFilter::try_from_env("FARSHORE_LOG").unwrap_or_else(|_| EnvFilter::new(&config.log_level));
-    let json = tracing_subscriber::fmt().json().flatten_event(true).with_env_filter(filter);
+    use tracing_subscriber::layer::SubscriberExt as _;
+    use tracing_subscriber::util::SubscriberInitExt as _;
+    let all = tracing_subscriber::registry().with(crate::log::filter(&config.log_level));
+    let json = tracing_subscriber::fmt::layer().json().flatten_event(true);
     match &config.log_file {
-        None => json.with_writer(std::io::stderr).init(),
+        None => all.with(json.with_writer(std::io::stderr)).init(),
         Some(path) => {
             let file = LogFile::open(path)?;
-            json.with_writer(std::io::stderr.and(move || file.clone())).init();
+            all.with(json.with_writer(std::io::stderr.and(move || file.clone()))).init();
         }
     }
     Ok(())

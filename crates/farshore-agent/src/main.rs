@@ -2,6 +2,7 @@
 
 mod gateway_role;
 mod journal_verb;
+mod log;
 mod pipeline_verb;
 mod settings;
 mod sync_now;
@@ -12,7 +13,8 @@ use clap::Parser;
 use farshore_agent::{Status, chain, clock, eyes, roles, runner};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use settings::{Cli, Output, Role};
 
@@ -61,8 +63,8 @@ fn start(role: Role) -> ExitCode {
         return gateway_role::start(*settings);
     }
     let quiet = if matches!(role, Role::Journal(_) | Role::Pipeline(_)) { "error" } else { "info" };
-    let filter = EnvFilter::try_from_env("FARSHORE_LOG").unwrap_or_else(|_| EnvFilter::new(quiet));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    tracing_subscriber::registry().with(lines).with(log::filter(quiet)).init();
     if let Role::Journal(work) = role {
         return journal_verb::start(work);
     }
