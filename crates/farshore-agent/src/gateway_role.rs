@@ -9,6 +9,7 @@ use farshore_agent::DeviceUplink;
 use farshore_gateway::config::Password;
 use farshore_gateway::{EdgeGateway, GatewayConfig, GatewayError, LogFile};
 
+use crate::settings::ProxyArgs;
 use crate::{fail, stop_on_signal, sync_now};
 
 #[derive(Debug, clap::Args)]
@@ -25,6 +26,8 @@ pub(crate) struct GatewayArgs {
     /// The agent's state folder. With the identity in there, what the journal has is sent to the control plane.
     #[arg(long, env = "FARSHORE_STATE_DIR")]
     state_dir: Option<PathBuf>,
+    #[command(flatten)]
+    proxy: ProxyArgs,
 }
 
 /// Where the agent keeps its state unless it is told otherwise.
@@ -55,6 +58,11 @@ impl GatewayArgs {
             Err(error) => return Err(vec![format!("--env-file {}: {error}", path.display())]),
         };
         let read = |name: &str| std::env::var(name).ok().or_else(|| file.get(name).cloned());
+        let mut errors = Vec::new();
+        self.proxy.validate(&mut errors);
+        if !errors.is_empty() {
+            return Err(errors);
+        }
         let config = GatewayConfig::from_variables(&read)?;
         let authorization = if self.force_sync { authorization(&read)? } else { None };
         let state_dir = self.state_dir.or_else(|| read("FARSHORE_STATE_DIR").map(PathBuf::from));

@@ -16,6 +16,8 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::proxy::{self, Proxy, ProxyError};
+
 /// At most so many addresses of a name are tried.
 const MAX_ADDRESSES: usize = 16;
 const CONNECT: Duration = Duration::from_secs(15);
@@ -41,6 +43,12 @@ pub enum HttpError {
         #[source]
         source: std::io::Error,
     },
+    #[error("no way through the proxy to {address}")]
+    Proxy {
+        address: String,
+        #[source]
+        source: ProxyError,
+    },
     #[error("no TLS session with {address}")]
     Tls {
         address: String,
@@ -62,6 +70,8 @@ pub enum HttpError {
 pub struct Endpoint {
     host: String,
     port: u16,
+    /// What it is reached through.
+    proxy: Option<Arc<Proxy>>,
 }
 
 impl Endpoint {
@@ -74,13 +84,21 @@ impl Endpoint {
         let uri: http::Uri = url.parse().map_err(|_| bad())?;
         let host = uri.host().filter(|_| uri.scheme_str() == Some("https")).ok_or_else(bad)?;
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        Ok(Self { host, port: uri.port_u16().unwrap_or(443) })
+        let endpoint = Self { host, port: uri.port_u16().unwrap_or(443), proxy: None };
+        let proxy = if endpoint.is_local() { None } else { proxy::told() };
+        Ok(Self { proxy, ..endpoint })
+    }
+
+    /// The same through this proxy.
+    #[cfg(test)]
+    pub(crate) fn through(self, proxy: Proxy) -> Self {
+        Self { proxy: Some(Arc::new(proxy)), ..self }
     }
 
     /// As in a `Host` header.
     #[must_use]
     pub fn authority(&self) -> String {
-        let Self { host, port } = self;
+        let Self { host, port, .. } = self;
         if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
     }
 
@@ -95,14 +113,30 @@ impl Endpoint {
     pub(crate) async fn answers_plain_http(&self) -> bool {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
         let ask = async {
-            let mut tcp = TcpStream::connect((self.host.as_str(), self.port)).await?;
-            tcp.write_all(format!("HEAD / HTTP/1.0\r\nHost: {}\r\n\r\n", self.authority()).as_bytes())
-                .await?;
+            let mut tcp = self.reach().await.ok()?;
+            let question = format!("HEAD / HTTP/1.0\r\nHost: {}\r\n\r\n", self.authority());
+            tcp.write_all(question.as_bytes()).await.ok()?;
             let mut begin = [0; 5];
-            tcp.read_exact(&mut begin).await?;
-            Ok::<_, std::io::Error>(begin == *b"HTTP/")
+            tcp.read_exact(&mut begin).await.ok()?;
+            Some(begin == *b"HTTP/")
         };
-        matches!(timeout(PLAIN, ask).await, Ok(Ok(true)))
+        matches!(timeout(PLAIN, ask).await, Ok(Some(true)))
+    }
+
+    /// A TCP connection, through the proxy where there is one.
+    async fn reach(&self) -> Result<TcpStream, HttpError> {
+        let address = self.authority();
+        if let Some(proxy) = &self.proxy {
+            return proxy.tunnel(&address).await.map_err(|source| HttpError::Proxy { address, source });
+        }
+        let found = tokio::net::lookup_host((self.host.as_str(), self.port))
+            .await
+            .map_err(|source| HttpError::Resolve { address: address.clone(), source })?;
+        let found: Vec<_> = found.take(MAX_ADDRESSES).collect();
+        let connect = |source| HttpError::Connect { address: address.clone(), source };
+        let tcp = TcpStream::connect(found.as_slice()).await.map_err(connect)?;
+        tcp.set_nodelay(true).map_err(connect)?;
+        Ok(tcp)
     }
 
     /// A TLS connection.
@@ -120,15 +154,7 @@ impl Endpoint {
         let name =
             ServerName::try_from(self.host.clone()).map_err(|_| HttpError::Address(address.clone()))?;
         let whole = async {
-            let found = tokio::net::lookup_host((self.host.as_str(), self.port))
-                .await
-                .map_err(|source| HttpError::Resolve { address: address.clone(), source })?;
-            let found: Vec<_> = found.take(MAX_ADDRESSES).collect();
-            let tcp = TcpStream::connect(found.as_slice())
-                .await
-                .map_err(|source| HttpError::Connect { address: address.clone(), source })?;
-            tcp.set_nodelay(true)
-                .map_err(|source| HttpError::Connect { address: address.clone(), source })?;
+            let tcp = self.reach().await?;
             let stream = TlsConnector::from(tls).connect(name, tcp).await;
             stream.map_err(|source| HttpError::Tls { address: address.clone(), source })
         };

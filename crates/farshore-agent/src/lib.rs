@@ -18,6 +18,8 @@ mod identity;
 mod journal;
 mod link;
 mod memory_executor;
+mod pressure;
+mod proxy;
 pub mod roles;
 pub mod runner;
 mod status;
@@ -32,6 +34,7 @@ pub use http::{Endpoint, HttpError};
 pub use identity::{Credentials, Identity, IdentityFileError, Registration, device_key};
 pub use journal::{Batch, Change, EVENTS, Journal, JournalError, MemoryJournal, SqliteJournal};
 pub use memory_executor::{Behaviour, MemoryExecutor};
+pub use proxy::{Proxy, ProxyError, use_proxy};
 pub use status::{AppStatus, STATUS_FILE, Status, StatusError};
 pub use uplink::DeviceUplink;
 

@@ -114,6 +114,7 @@ pub(crate) async fn keep_open(identity: Arc<Identity>, renew: Arc<Notify>, event
 async fn cause_of(endpoint: &Endpoint, error: &LinkError) -> Connectivity {
     let failed = match error {
         LinkError::Http(HttpError::Resolve { .. }) => Failed::Resolve,
+        LinkError::Http(HttpError::Proxy { .. }) => Failed::Proxy,
         LinkError::Http(HttpError::Connect { .. } | HttpError::Late { .. }) => Failed::Connect,
         LinkError::Http(HttpError::Tls { source, .. }) => Failed::Tls(match tls_fault(source) {
             // Only then is it asked, in the clear and without a secret, whether it is a portal.
@@ -282,10 +283,17 @@ mod tests {
         root: &rustls::pki_types::CertificateDer<'static>,
         floor: UnixMs,
     ) -> Connectivity {
-        let endpoint = Endpoint::parse(url).unwrap();
+        attempt_at(&Endpoint::parse(url).unwrap(), root, floor).await
+    }
+
+    async fn attempt_at(
+        endpoint: &Endpoint,
+        root: &rustls::pki_types::CertificateDer<'static>,
+        floor: UnixMs,
+    ) -> Connectivity {
         let tls = client_config(std::slice::from_ref(root), None, FlooredClock::new(wall, floor)).unwrap();
         let error = LinkError::Http(endpoint.connect(Arc::new(tls)).await.map(drop).unwrap_err());
-        cause_of(&endpoint, &error).await
+        cause_of(endpoint, &error).await
     }
 
     /// Answers every connection with these bytes, after something was said.
@@ -337,6 +345,15 @@ mod tests {
         let dns = attempt("https://nowhere.invalid", &root, now).await;
         let alone = !has_interface(Path::new("/sys/class/net"));
         assert_eq!(dns, if alone { Connectivity::Interface } else { Connectivity::Dns });
+        // A proxy that refuses, and one that is not there.
+        let refusing = says(b"HTTP/1.1 403 Forbidden\r\n\r\n").await;
+        let through = async |proxy: &str, to: &str| {
+            let proxy = crate::Proxy::parse(&proxy.replace("https", "http")).unwrap();
+            attempt_at(&Endpoint::parse(to).unwrap().through(proxy), &root, now).await
+        };
+        let way = if alone { Connectivity::Interface } else { Connectivity::Proxy };
+        assert_eq!(through(&refusing, "https://nowhere.invalid").await, way);
+        assert_eq!(through(&url, "https://nowhere.invalid").await, way);
         let portal = says(b"HTTP/1.1 302 Found\r\nLocation: http://portal.test/login\r\n\r\n").await;
         assert_eq!(attempt(&portal, &root, now).await, Connectivity::CaptivePortal);
         let other = says(b"SSH-2.0-OpenSSH_9.2\r\n").await;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use farshore_agent::roles::RunSettings;
 use farshore_agent::runner::{ALLOWED_FILE, Allowed, AppsUser, RunnerSettings};
+use farshore_agent::{Proxy, use_proxy};
 use farshore_domain::label::Labels;
 use farshore_domain::release::slot::Slot;
 use farshore_trust::token::ClaimToken;
@@ -85,10 +86,31 @@ pub(crate) struct TokenArgs {
     labels: Vec<String>,
 }
 
+// The way out of a site that lets nothing else through. (A doc comment here would become the help of the verbs.)
+#[derive(Debug, Args)]
+pub(crate) struct ProxyArgs {
+    /// The HTTP proxy through which the control plane is reached: http://[user:password@]host[:port].
+    #[arg(long, env = "FARSHORE_PROXY", hide_env_values = true)]
+    proxy: Option<String>,
+}
+
+impl ProxyArgs {
+    pub(crate) fn validate(self, errors: &mut Vec<String>) {
+        match self.proxy.filter(|text| !text.trim().is_empty()).map(|text| Proxy::parse(&text)) {
+            Some(Ok(proxy)) => use_proxy(proxy),
+            // It may hold a password: what was given is not repeated.
+            Some(Err(error)) => errors.push(format!("--proxy {error}")),
+            None => {}
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
     #[command(flatten)]
     state: StateDir,
+    #[command(flatten)]
+    proxy: ProxyArgs,
     /// The runner's socket.
     #[arg(long, env = "FARSHORE_RUNNER_SOCKET", default_value = "/run/farshore/runner.sock")]
     runner_socket: PathBuf,
@@ -143,6 +165,8 @@ pub(crate) enum Switch {
 pub(crate) struct ClaimArgs {
     #[command(flatten)]
     state: StateDir,
+    #[command(flatten)]
+    proxy: ProxyArgs,
     #[command(flatten)]
     token: TokenArgs,
 }
@@ -228,7 +252,8 @@ impl Verb {
     pub(crate) fn validate(self) -> Result<Role, Vec<String>> {
         let mut errors = Vec::new();
         let role = match self {
-            Self::Run(RunArgs { state, runner_socket, token }) => {
+            Self::Run(RunArgs { state, proxy, runner_socket, token }) => {
+                proxy.validate(&mut errors);
                 let (token, labels) = token.validate(&mut errors);
                 Role::Run(RunSettings { state: state.state_dir, runner_socket, token, labels })
             }
@@ -264,7 +289,8 @@ impl Verb {
             Self::Gateway(args) => return args.validate().map(|settings| Role::Gateway(Box::new(settings))),
             Self::Journal(args) => return args.validate().map(Role::Journal),
             Self::Pipeline(args) => return args.validate().map(|work| Role::Pipeline(Box::new(work))),
-            Self::Claim(ClaimArgs { state, token }) => {
+            Self::Claim(ClaimArgs { state, proxy, token }) => {
+                proxy.validate(&mut errors);
                 let (token, labels) = token.validate(&mut errors);
                 match token {
                     Some(token) => Role::Claim { state: state.state_dir, token, labels },

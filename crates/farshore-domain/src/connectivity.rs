@@ -1,7 +1,9 @@
 //! Is the control plane in reach, since when, and if not: what is in the way?
 //!
-//! [`diagnose`] makes a cause of what an attempt to connect ran into. [`Monitor`] makes transitions of attempts: online, and offline because of a
-//! cause, each with its duration. A channel that is back within [`GRACE_MS`] was never away.
+//! On the device, [`diagnose`] makes a cause of what an attempt to connect ran into. [`Monitor`] makes transitions of attempts: online, and offline because of a
+//! cause, each with its duration. A channel that is back within [`GRACE_MS`] was never away. [`history`] is the control plane's side: what it makes of what it was told.
+
+pub mod history;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +22,8 @@ word_enum! {
         Interface = "no-interface",
         /// The control plane's name has no address.
         Dns = "dns",
+        /// The proxy that the device is told to use does not answer, or does not let it through.
+        Proxy = "proxy",
         /// Somebody else answers in its place, in plain HTTP: a portal that wants a login.
         CaptivePortal = "captive-portal",
         /// The certificate does not lead to the pinned roots.
@@ -28,6 +32,8 @@ word_enum! {
         Clock = "clock",
         /// Nobody answers at its address, or it answers that it does not serve this device now.
         ControlPlane = "control-plane",
+        /// Not heard of. Only the control plane says so, until the device is back and says what it was.
+        Silent = "silent",
     }
 }
 
@@ -36,6 +42,8 @@ word_enum! {
 pub enum Failed {
     Resolve,
     Connect,
+    /// The proxy: no address, no answer, or a refusal.
+    Proxy,
     Tls(TlsFault),
     /// The channel itself: refused, closed, silent.
     Channel,
@@ -56,8 +64,9 @@ pub enum TlsFault {
 #[must_use]
 pub fn diagnose(failed: Failed, interface: bool) -> Connectivity {
     match failed {
-        Failed::Resolve | Failed::Connect if !interface => Connectivity::Interface,
+        Failed::Resolve | Failed::Connect | Failed::Proxy if !interface => Connectivity::Interface,
         Failed::Resolve => Connectivity::Dns,
+        Failed::Proxy => Connectivity::Proxy,
         Failed::Tls(TlsFault::Time) => Connectivity::Clock,
         Failed::Tls(TlsFault::AnsweredHttp) => Connectivity::CaptivePortal,
         Failed::Tls(TlsFault::Untrusted) => Connectivity::Tls,
@@ -222,6 +231,7 @@ mod tests {
         for (failed, cause) in [
             (Failed::Resolve, Connectivity::Dns),
             (Failed::Connect, Connectivity::ControlPlane),
+            (Failed::Proxy, Connectivity::Proxy),
             (Failed::Tls(TlsFault::Time), Connectivity::Clock),
             (Failed::Tls(TlsFault::AnsweredHttp), Connectivity::CaptivePortal),
             (Failed::Tls(TlsFault::Untrusted), Connectivity::Tls),
@@ -231,6 +241,7 @@ mod tests {
         }
         assert_eq!(diagnose(Failed::Resolve, false), Connectivity::Interface);
         assert_eq!(diagnose(Failed::Connect, false), Connectivity::Interface);
+        assert_eq!(diagnose(Failed::Proxy, false), Connectivity::Interface);
     }
 
     #[test]
