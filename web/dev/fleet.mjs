@@ -215,6 +215,26 @@ export const users = [['anna', 'tenant-admin', 2 * MINUTE], ['ops', 'operator', 
 let sequence = 48_210
 export const event = (type, subject, message, actor = 'engine', at = Date.now()) => ({ uid: uid(), sequence: ++sequence, at, type, subject, actor, message, payload: {} })
 
+/** The last seven days of a device's connectivity: an outage of a night, a short one, and silence where it is offline. */
+export function connectivity(device) {
+  const to = Date.now()
+  const from = to - 7 * 24 * HOUR
+  const seen = device.status.reachability === 'online' ? undefined : (device.status.lastSeenAt ?? from)
+  const span = (begin, end, state, message) => ({ from: begin, to: end, state, ...(message ? { message } : {}) })
+  const spans = [
+    span(from + 6 * HOUR, from + 40 * HOUR, 'online'),
+    span(from + 40 * HOUR, from + 47 * HOUR, 'dns', 'cp.northwind.example:8444 has no address: failed to lookup address information'),
+    span(from + 47 * HOUR, from + 110 * HOUR, 'online'),
+    span(from + 110 * HOUR, from + 110 * HOUR + 9 * MINUTE, 'captive-portal', 'no TLS session: received corrupt message of type InvalidContentType'),
+    span(from + 110 * HOUR + 9 * MINUTE, seen ?? to, 'online'),
+    ...(seen === undefined ? [] : [span(Math.max(seen, from + 111 * HOUR), to, 'silent')]),
+  ].filter((one) => one.to > one.from)
+  const known = spans.reduce((sum, one) => sum + one.to - one.from, 0)
+  const online = spans.filter((one) => one.state === 'online').reduce((sum, one) => sum + one.to - one.from, 0)
+  const last = spans.at(-1)
+  return { state: last.state, since: last.from, from, to, onlineShare: online / known, outages: seen === undefined ? 2 : 3, spans, truncated: false }
+}
+
 /** Who tells which signal of the kernel: eBPF, or what there is without it. */
 function senses(ebpf) {
   const why = 'the kernel has no BTF (/sys/kernel/btf/vmlinux)'
@@ -222,6 +242,6 @@ function senses(ebpf) {
   const unasked = { by: 'none', reason: 'not asked for by the policy' }
   return {
     process_exit: told('netlink', 'process connector'), oom_kill: told('proc', '/proc/vmstat, a number only'), tcp_retransmit: told('proc', '/proc/net/snmp, a number only'),
-    io_latency: told('proc', '/proc/diskstats, the mean only'), exec: unasked, connect: unasked,
+    io_latency: told('proc', '/proc/diskstats, the mean only'), exec: unasked, connect: unasked, pressure: { by: 'psi', reason: 'triggers: cpu, io, memory' },
   }
 }

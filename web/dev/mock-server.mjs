@@ -194,6 +194,7 @@ function answer(method, path, query, body) {
     const device = found(devices, key)
     if (!device) return problem(404, 'not-found', `there is no device ${key}`)
     if (more === 'policy') return ok(policies.ofDevice(device))
+    if (more === 'connectivity') return ok(fleet.connectivity(device))
     if (more === 'metrics') {
       const [from, to, points] = ['from', 'to', 'points'].map((k) => Number(query.get(k)))
       const step = Math.max(1000, (to - from) / (points || 300))

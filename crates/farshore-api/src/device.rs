@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use farshore_domain::connectivity::Connectivity;
 use farshore_domain::desired::{Because, DesiredRelease, Generation};
 use farshore_domain::device::{AppPhase, Conformance, Hardware, Health, Lifecycle, Reachability, Sense};
 use farshore_domain::name::Name;
@@ -41,7 +42,7 @@ pub struct DeviceStatus {
     pub last_seen_at: Option<UnixMs>,
     pub agent_version: String,
     pub capabilities: Vec<String>,
-    /// Who tells which signal of the kernel (`process_exit`, `oom_kill`, `tcp_retransmit`, `io_latency`, `exec`, `connect`); empty for a device
+    /// Who tells which signal of the kernel (`process_exit`, `oom_kill`, `tcp_retransmit`, `io_latency`, `exec`, `connect`) and of stalls (`pressure`); empty for a device
     /// that does not say.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub senses: BTreeMap<String, Sense>,
@@ -97,6 +98,42 @@ pub struct AppUsage {
 }
 
 pub type Device = Object<DeviceSpec, DeviceStatus>;
+
+/// How a device stood to its control plane; `GET /api/devices/{id}/connectivity`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceConnectivity {
+    /// How it stands now; `silent` while nothing is heard of it, `unknown` when it never said.
+    pub state: Connectivity,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<UnixMs>,
+    /// What is in the way, in the device's words.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// The time that `spans` are about.
+    pub from: UnixMs,
+    pub to: UnixMs,
+    /// The share of the known time in which it was online, 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub online_share: Option<f64>,
+    /// How often it was not online.
+    pub outages: u32,
+    /// Oldest first, without overlaps; time that nobody knows about is left out.
+    pub spans: Vec<ConnectivitySpan>,
+    /// There was more than is looked at; the oldest is left out.
+    pub truncated: bool,
+}
+
+/// A stretch of time in one state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConnectivitySpan {
+    pub from: UnixMs,
+    pub to: UnixMs,
+    pub state: Connectivity,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+}
 
 /// How many devices are in each state; `GET /api/devices/summary`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -208,6 +208,32 @@ impl TenantDb {
         Ok(rows.into_iter().map(EventRow::from).collect())
     }
 
+    /// Events of some kinds about one object, at `from` or later, oldest first, the last `limit` of them by number.
+    pub async fn events_of_kinds(
+        &self,
+        subject: Uuid,
+        kinds: &[&str],
+        from: UnixMs,
+        limit: u32,
+    ) -> StoreResult<Vec<EventRow>> {
+        let mut tx = self.read().await?;
+        let places: Vec<String> = (0..kinds.len()).map(|number| format!("${}", number + 5)).collect();
+        let sql = sqlx::AssertSqlSafe(format!(
+            "SELECT {COLUMNS} FROM events WHERE tenant = $1 AND subject = $2 AND sequence IS NOT NULL AND at >= $3
+             AND kind IN ({}) ORDER BY sequence DESC LIMIT $4",
+            places.join(", ")
+        ));
+        let mut rows: Vec<Row> = on!(&mut tx, c => {
+            let mut query = sqlx::query_as(sql).bind(self.tenant.0).bind(subject).bind(from.0).bind(i64::from(limit));
+            for kind in kinds {
+                query = query.bind(*kind);
+            }
+            query.fetch_all(c).await
+        })?;
+        rows.sort_by_key(|row| (row.at, row.sequence));
+        Ok(rows.into_iter().map(EventRow::from).collect())
+    }
+
     /// The oldest and the newest number.
     pub async fn event_span(&self) -> StoreResult<EventSpan> {
         let mut tx = self.read().await?;

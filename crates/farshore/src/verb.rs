@@ -6,6 +6,7 @@ pub(crate) mod apply;
 pub(crate) mod artifact;
 pub(crate) mod bench;
 pub(crate) mod completion;
+mod connectivity;
 pub(crate) mod context;
 pub(crate) mod delete;
 pub(crate) mod describe;

@@ -106,6 +106,16 @@ test('a silent device is not called live, though its stream is open', async ({ p
   await expect(page.getByText('one sample a second')).toBeHidden()
 })
 
+test('a device shows how it stood to its control plane in the last seven days', async ({ page }) => {
+  await page.goto('/devices/gw-1563')
+  const section = page.locator('section', { has: page.getByRole('heading', { name: 'Connectivity' }) })
+  await expect(section.getByRole('img', { name: /^The last 7 days: online 9\d\.\d\d %, 2 outages$/ })).toBeVisible()
+  const outages = section.getByRole('list', { name: 'Outages, newest first' }).getByRole('listitem')
+  await expect(outages).toHaveCount(2)
+  await expect(outages.first()).toContainText(/for 9 min\s*captive portal/)
+  await expect(outages.last()).toContainText('has no address')
+})
+
 test('one stream serves two tabs', async ({ context }) => {
   let streams = 0
   context.on('request', (request) => {

@@ -9,6 +9,7 @@ import type {
   ClaimToken,
   Config,
   Device,
+  DeviceConnectivity,
   DeviceSummary,
   FleetEvent,
   List,
@@ -83,6 +84,14 @@ export const deviceQuery = (id: string) =>
   queryOptions({
     queryKey: [...keys.device, id],
     queryFn: ({ signal }) => get<Device>(`/devices/${seg(id)}`, undefined, signal),
+  })
+
+/** Seven days; told anew when the device changes, and every minute, because time goes on. */
+export const deviceConnectivityQuery = (id: string) =>
+  queryOptions({
+    queryKey: [...keys.device, id, 'connectivity'],
+    queryFn: ({ signal }) => get<DeviceConnectivity>(`/devices/${seg(id)}/connectivity`, undefined, signal),
+    refetchInterval: 60_000,
   })
 
 export const fetchMetrics = (id: string, query: Query, signal?: AbortSignal): Promise<Measurements> =>

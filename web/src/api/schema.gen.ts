@@ -580,6 +580,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/devices/{id}/connectivity": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Shows how a device stood to its control plane: now, and over the last days. */
+        get: operations["get_devices_id_connectivity"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/devices/{id}/documents": {
         parameters: {
             query?: never;
@@ -1131,7 +1148,7 @@ export interface paths {
         /** Lists the keys of gateways, without the keys themselves. */
         get: operations["get_gateway_keys"];
         put?: never;
-        /** Creates a key for a gateway that has no certificate; the key is shown once. It opens the addresses of sync for one device, and nothing else. */
+        /** Creates a key for a gateway that has no certificate; the key is shown once. It opens the addresses by which the readings and documents of one device are synced, and nothing else. */
         post: operations["post_gateway_keys"];
         delete?: never;
         options?: never;
@@ -2773,6 +2790,15 @@ export interface components {
         };
         /** @enum {string} */
         Conformance: "conforming" | "converging" | "diverged" | "held" | "unsupported" | "unknown";
+        /** @enum {string} */
+        Connectivity: "online" | "no-interface" | "dns" | "proxy" | "captive-portal" | "tls" | "clock" | "control-plane" | "silent" | "unknown";
+        /** @description A stretch of time in one state. */
+        ConnectivitySpan: {
+            from: components["schemas"]["UnixMs"];
+            message?: string;
+            state: components["schemas"]["Connectivity"];
+            to: components["schemas"]["UnixMs"];
+        };
         /** @description Kind `container`. `run.command` replaces the image's entrypoint and command; left out, they are used. */
         Container: {
             /** @description CDI names of devices, such as `nvidia.com/gpu=all`. */
@@ -2850,6 +2876,31 @@ export interface components {
             stagedRelease?: string | null;
             usage?: components["schemas"]["AppUsage"] | null;
         };
+        /** @description How a device stood to its control plane; `GET /api/devices/{id}/connectivity`. */
+        DeviceConnectivity: {
+            /** @description The time that `spans` are about. */
+            from: components["schemas"]["UnixMs"];
+            /** @description What is in the way, in the device's words. */
+            message?: string;
+            /**
+             * Format: double
+             * @description The share of the known time in which it was online, 0 to 1.
+             */
+            onlineShare?: number | null;
+            /**
+             * Format: int32
+             * @description How often it was not online.
+             */
+            outages: number;
+            since?: components["schemas"]["UnixMs"] | null;
+            /** @description Oldest first, without overlaps; time that nobody knows about is left out. */
+            spans: components["schemas"]["ConnectivitySpan"][];
+            /** @description How it stands now; `silent` while nothing is heard of it, `unknown` when it never said. */
+            state: components["schemas"]["Connectivity"];
+            to: components["schemas"]["UnixMs"];
+            /** @description There was more than is looked at; the oldest is left out. */
+            truncated: boolean;
+        };
         /** Format: uuid */
         DeviceId: string;
         /** @description What one device obeys, and where each value comes from. */
@@ -2889,7 +2940,7 @@ export interface components {
             /** @description Why it is in these states. */
             reasons: components["schemas"]["Reason"][];
             /**
-             * @description Who tells which signal of the kernel (`process_exit`, `oom_kill`, `tcp_retransmit`, `io_latency`, `exec`, `connect`); empty for a device
+             * @description Who tells which signal of the kernel (`process_exit`, `oom_kill`, `tcp_retransmit`, `io_latency`, `exec`, `connect`) and of stalls (`pressure`); empty for a device
              *     that does not say.
              */
             senses?: {
@@ -7755,6 +7806,38 @@ export interface operations {
             };
         };
     };
+    get_devices_id_connectivity: {
+        parameters: {
+            query?: {
+                /** @description How many days back, 1 to 90; 7 when left out. */
+                days?: number;
+            };
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DeviceConnectivity"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     get_devices_id_documents: {
         parameters: {
             query?: {
@@ -8725,7 +8808,9 @@ export interface operations {
     delete_document_collections_name: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                "If-Match"?: string | null;
+            };
             path: {
                 name: string;
             };

@@ -138,6 +138,30 @@ export interface AppUsage {
   values: Record<string, number>
 }
 
+/** How a device stands to its control plane: `online`, `silent`, or what is in the way. */
+export type Connectivity = 'online' | 'no-interface' | 'dns' | 'proxy' | 'captive-portal' | 'tls' | 'clock' | 'control-plane' | 'silent' | 'unknown'
+
+/** A stretch of time in one state. */
+export interface ConnectivitySpan {
+  from: UnixMs
+  to: UnixMs
+  state: Connectivity
+  message?: string
+}
+
+/** How a device stood to its control plane over the last days. */
+export interface DeviceConnectivity {
+  state: Connectivity
+  since?: UnixMs
+  message?: string
+  from: UnixMs
+  to: UnixMs
+  onlineShare?: number
+  outages: number
+  spans: ConnectivitySpan[]
+  truncated: boolean
+}
+
 export interface DeviceSpec {
   channel: string
   location: string

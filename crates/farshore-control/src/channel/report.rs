@@ -227,7 +227,8 @@ pub fn block(
 }
 
 /// The kinds a device may speak of begin with one of these; whatever else it says is put under `agent.`.
-const EVENT_NOUNS: [&str; 7] = ["app", "health", "release", "desired", "agent", "runner", "host"];
+const EVENT_NOUNS: [&str; 8] =
+    ["app", "health", "release", "desired", "agent", "runner", "host", "connectivity"];
 
 /// What the kernel tells the device: names without a noun.
 const KERNEL_EVENTS: [&str; 5] = ["process_exit", "oom_kill", "tcp_retransmit", "exec", "connect"];

@@ -1,6 +1,7 @@
 //! Devices: lists, one device, what may be done to it.
 
 mod actions;
+mod connectivity;
 mod query;
 mod routes;
 pub mod view;

@@ -13,9 +13,9 @@ use farshore_domain::device::AppPhase;
 use farshore_domain::id::DeviceId;
 use farshore_store::devices::DeviceChange;
 
-use super::actions;
 use super::query::{ListQuery, write_cursor};
 use super::view::{Detail, device};
+use super::{actions, connectivity};
 use crate::app::App;
 use crate::clock::now;
 use crate::error::{ApiError, ApiResult};
@@ -155,6 +155,7 @@ async fn decommission(
     get,
     replace,
     decommission,
+    connectivity::connectivity,
     actions::approve,
     actions::reject,
     actions::revoke,
@@ -175,6 +176,7 @@ pub fn routes() -> Vec<Route> {
         route(Method::GET, "/api/devices/{id}", needs(DeviceRead), get),
         route(Method::PUT, "/api/devices/{id}", needs(DeviceWrite), replace),
         route(Method::DELETE, "/api/devices/{id}", needs(DeviceRevoke), decommission),
+        route(Method::GET, "/api/devices/{id}/connectivity", needs(DeviceRead), connectivity::connectivity),
         route(Method::POST, "/api/devices/{id}/~approve", needs(ClaimWrite), actions::approve),
         route(Method::POST, "/api/devices/{id}/~reject", needs(ClaimWrite), actions::reject),
         route(Method::POST, "/api/devices/{id}/~revoke", needs(DeviceRevoke), actions::revoke),

@@ -308,6 +308,61 @@ async fn device_events_come_once_and_not_in_the_control_planes_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_device_told_of_its_outages_is_shown_as_stretches_of_time() {
+    Box::pin(each_engine(async |fleet| {
+        let device = fleet.device("kiosk-7").await;
+        let path = format!("/api/devices/{}/connectivity", device.name());
+        let none: Value = fleet.admin.get(&path).await.expect(200).json();
+        assert_eq!((&none["state"], &none["spans"]), (&json!("unknown"), &json!([])), "{none}");
+        let (mut channel, _) = Channel::open(fleet, &device).await;
+        let at = now().0;
+        let hour = 3_600_000;
+        let told = |kind: &str, from: &str, cause: &str, since: i64, lasted: i64| DeviceEvent {
+            uid: Uuid::now_v7().to_string(),
+            at_ms: since + 10_000,
+            kind: format!("connectivity.{kind}"),
+            app: String::new(),
+            message: format!("offline ({cause}) after a while: no such name"),
+            detail_json:
+                json!({"from": from, "cause": cause, "since": since, "lastedSeconds": lasted / 1000})
+                    .to_string(),
+        };
+        // What happened while it was away comes later than what it was before, and an old agent names it as it does.
+        let events = vec![
+            told("online", "dns", "online", at - hour, hour),
+            told("offline", "online", "dns", at - 2 * hour, 8 * hour),
+            told("cause", "online", "telepathy", at - 500 * hour, hour),
+        ];
+        let batch = EventBatch { sequence: 1, events };
+        channel.send(agent_frame::Body::Events(batch)).await;
+        channel.acknowledged("events", 1).await;
+        self::events(fleet, "connectivity.online", 1).await;
+        let shown: Value = fleet.admin.get(&path).await.expect(200).json();
+        let spans = shown["spans"].as_array().unwrap();
+        let states: Vec<_> = spans.iter().map(|span| span["state"].as_str().unwrap()).collect();
+        assert_eq!(states, ["unknown", "online", "dns", "online"], "{shown}");
+        assert_eq!(spans[2]["message"], "no such name");
+        assert_eq!(
+            (&shown["state"], &shown["outages"], &shown["since"]),
+            (&json!("online"), &json!(1), &json!(at - hour))
+        );
+        let lasted = spans[2]["to"].as_i64().unwrap() - spans[2]["from"].as_i64().unwrap();
+        assert_eq!(lasted, hour);
+        let long: Value = fleet.admin.get(&format!("{path}?days=90")).await.expect(200).json();
+        assert!(long["from"].as_i64() < shown["from"].as_i64());
+        for bad in ["days=0", "days=91", "days=x", "hours=3"] {
+            fleet.admin.get(&format!("{path}?{bad}")).await.problem(400, "invalid");
+        }
+        fleet.admin.get("/api/devices/nobody/connectivity").await.problem(404, "not-found");
+        channel.close().await;
+        reaches(fleet, &device, "stale").await;
+        let silent: Value = fleet.admin.get(&path).await.expect(200).json();
+        assert_eq!(silent["state"], "silent", "{silent}");
+    }))
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_operation_waits_for_the_device_and_is_reported() {
     Box::pin(each_engine(async |fleet| {
         let device = fleet.device("kiosk-7").await;

@@ -253,6 +253,7 @@ fn examples(own: &Things, other: &Things) -> BTreeMap<String, Example> {
     add("GET /api/devices/{id}", device, None, &[200]);
     add("GET /api/devices/{id}/why", device, None, &[200]);
     add("GET /api/devices/{id}/policy", device, None, &[200]);
+    add("GET /api/devices/{id}/connectivity", device, None, &[200]);
     add("GET /api/devices/{id}/metrics", device, None, &[200]);
     add("GET /api/devices/{id}/metrics/stream", device, None, &[200]);
     let same = json!({"metadata": {"name": "a"}, "spec": {"channel": "prod", "location": "Riga"}});

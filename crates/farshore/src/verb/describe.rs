@@ -51,7 +51,9 @@ pub(crate) async fn run(session: &Session, arguments: Arguments) -> Result<()> {
         let look = session.output.look();
         match kind.kind {
             "Device" => {
-                text.push_str(&device(session, &typed("can't read the device", object.clone())?, look))
+                text.push_str(&device(session, &typed("can't read the device", object.clone())?, look));
+                let uid = text_at(&object, "/metadata/uid");
+                text.push_str(&super::connectivity::lines(&client, &uid, look).await?);
             }
             "Rollout" => text.push_str(
                 &rollout(&client, session, &typed("can't read the rollout", object.clone())?, look).await?,

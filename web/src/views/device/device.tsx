@@ -30,6 +30,7 @@ import { OperationsPanel } from '../operations/panel'
 import { DevicePolicyPanel } from '../policies/of-device'
 import { DeviceApps, DeviceConfig, usageKey } from './apps'
 import { Charts } from './charts'
+import { ConnectivityPanel } from './connectivity'
 import { DeviceDocuments } from './documents'
 import { EventList } from './events'
 import type { Listener } from './measure'
@@ -121,6 +122,7 @@ export function DeviceView() {
         <DeviceApps device={shown} used={used} />
         <DeviceConfig device={shown} />
       </div>
+      {shown.status.lifecycle !== 'pending' && <ConnectivityPanel device={shown.metadata.uid} />}
       <DeviceDocuments device={shown.metadata.uid} />
       <OperationsPanel device={shown.metadata.uid} />
       <IncidentPanel of={{ device: shown.metadata.uid }} without="device" />

@@ -9,12 +9,14 @@ const SIGNALS: Record<string, string> = {
   oom_kill: 'Out of memory',
   tcp_retransmit: 'TCP retransmits',
   io_latency: 'Disk latency',
+  pressure: 'Stalls',
   exec: 'Programs executed',
   connect: 'Connections begun',
 }
 
 const SOURCES: Record<string, { name: string; shape: Shape; tone: Tone }> = {
   ebpf: { name: 'eBPF', shape: 'check', tone: 'ok' },
+  psi: { name: 'PSI triggers', shape: 'check', tone: 'ok' },
   netlink: { name: 'netlink', shape: 'dot', tone: 'info' },
   proc: { name: '/proc', shape: 'dot', tone: 'info' },
   none: { name: 'nobody', shape: 'ring', tone: 'quiet' },
