@@ -24,6 +24,7 @@ pub struct Allowed {
     pub files: Vec<PathBuf>,
     pub systemd: Option<Systemd>,
     pub container: Option<Containerd>,
+    pub kubernetes: Option<Kubernetes>,
 }
 
 /// Apps may be units of systemd.
@@ -72,6 +73,34 @@ impl Default for Containerd {
     }
 }
 
+/// Apps may be objects of the device's Kubernetes, such as k3s.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Kubernetes {
+    /// `https://host:port` of the API.
+    pub server: String,
+    /// The root certificate of the API, in PEM.
+    pub ca_file: PathBuf,
+    /// A bearer token of a service account. What that account may do is the outer bound of what apps may.
+    pub token_file: PathBuf,
+    /// Namespaces that apps may use.
+    pub namespaces: Vec<String>,
+    /// Whether apps may change what belongs to the whole cluster.
+    pub cluster_scoped: bool,
+}
+
+impl Default for Kubernetes {
+    fn default() -> Self {
+        Self {
+            server: "https://127.0.0.1:6443".to_owned(),
+            ca_file: PathBuf::from("/var/lib/rancher/k3s/server/tls/server-ca.crt"),
+            token_file: PathBuf::from("/etc/farshore/kubernetes.token"),
+            namespaces: Vec::new(),
+            cluster_scoped: false,
+        }
+    }
+}
+
 impl Allowed {
     /// Reads the file; nothing is allowed where there is none.
     ///
@@ -95,8 +124,10 @@ impl Allowed {
             Kind::Container | Kind::Compose => {
                 self.container.as_ref().is_some_and(|containerd| containerd.socket.exists())
             }
-            // There is no runtime for it yet, so every device says that it can't.
-            Kind::Manifest => false,
+            Kind::Manifest => self
+                .kubernetes
+                .as_ref()
+                .is_some_and(|cluster| cluster.ca_file.exists() && cluster.token_file.exists()),
         }
     }
 
@@ -106,6 +137,7 @@ impl Allowed {
         match kind {
             Kind::Systemd => self.systemd.is_some(),
             Kind::Container | Kind::Compose => self.container.is_some(),
+            Kind::Manifest => self.kubernetes.is_some(),
             _ => self.has(kind),
         }
     }

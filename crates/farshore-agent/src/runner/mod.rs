@@ -41,7 +41,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::timeout;
 
-pub use allowed::{ALLOWED_FILE, Allowed, Containerd, Systemd};
+pub use allowed::{ALLOWED_FILE, Allowed, Containerd, Kubernetes, Systemd};
 pub use anchor::{Anchor, SignedState};
 pub use client::{ClientError, RunnerClient};
 pub use error::RunnerError;

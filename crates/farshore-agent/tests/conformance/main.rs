@@ -4,9 +4,11 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 mod bed;
+mod cluster;
 mod container;
 mod files;
 mod installer;
+mod kubernetes;
 mod process;
 mod suite;
 mod systemd;

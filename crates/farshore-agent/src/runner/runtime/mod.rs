@@ -7,6 +7,7 @@ mod container;
 mod files;
 mod hook;
 mod installer;
+mod kubernetes;
 mod process;
 mod systemd;
 
@@ -22,6 +23,7 @@ use super::spec::{Process, Spec};
 use container::{ComposeRuntime, ContainerRuntime};
 use files::FilesRuntime;
 use installer::InstallerRuntime;
+use kubernetes::KubernetesRuntime;
 use process::ProcessRuntime;
 use systemd::SystemdRuntime;
 pub(crate) use systemd::journal;
@@ -99,7 +101,7 @@ pub(crate) fn of(folder: &AppFolder, spec: &Spec) -> Box<dyn Runtime> {
         Kind::Container => Box::new(ContainerRuntime::new(folder, spec)),
         Kind::Compose => Box::new(ComposeRuntime::new(folder, spec)),
         Kind::Installer => Box::new(InstallerRuntime::new(folder, spec)),
-        // The runner starts nothing of kind `manifest`: it allows none.
-        Kind::Process | Kind::Manifest => Box::new(ProcessRuntime::new(folder, spec)),
+        Kind::Manifest => Box::new(KubernetesRuntime::new(folder, spec)),
+        Kind::Process => Box::new(ProcessRuntime::new(folder, spec)),
     }
 }
