@@ -478,7 +478,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         self.survive(turned)?;
         loop {
             let wait = self.next_wake().since_ms(clock::mono()).max(0).unsigned_abs();
-            let until = Instant::now() + Duration::from_millis(wait);
+            let until = Instant::now() + clock::pause(wait);
             tokio::select! {
                 _ = &mut stop => break,
                 Some(event) = link.recv() => {
