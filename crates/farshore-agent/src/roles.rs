@@ -163,6 +163,7 @@ pub async fn run(settings: RunSettings, mut stop: oneshot::Receiver<()>) -> Resu
     let mut agent = AgentSettings::new(hardware());
     agent.status_file = Some(state.folder.join(STATUS_FILE));
     agent.watch = Some(watch);
+    agent.pressure = Some(PathBuf::from(crate::pressure::FOLDER));
     let folder = state.folder.clone();
     let eyes = agent.eyes.clone();
     let samplers = move || Box::new(HostSampler::new(&folder, eyes.clone())) as Box<dyn crate::Sampler>;

@@ -7,7 +7,7 @@ use farshore_protocol::{self as wire, DeviceEvent, EventBatch, agent_frame};
 use super::{Agent, AgentError, EVENTS, events};
 use crate::clock;
 use crate::executor::Executor;
-use crate::eyes::{Glance, Sight, Source};
+use crate::eyes::{Glance, Sight, Source, Sources};
 use crate::journal::Journal;
 
 /// A process of the machine that ends by one of these has failed: ILL, TRAP, ABRT, BUS, FPE, KILL, SEGV, SYS.
@@ -229,7 +229,14 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             by: source.by.clone(),
             reason: source.reason.clone(),
         };
-        self.sources.iter().map(sense).collect()
+        self.all_sources().iter().map(sense).collect()
+    }
+
+    /// Those of the runner's watch, and who tells of stalls.
+    pub(super) fn all_sources(&self) -> Sources {
+        let mut sources = self.sources.clone();
+        sources.extend(self.stall_source.clone().map(|source| ("pressure".to_owned(), source)));
+        sources
     }
 }
 

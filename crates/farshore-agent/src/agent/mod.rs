@@ -13,6 +13,7 @@ mod operate;
 mod operations;
 mod policy;
 mod report;
+mod stalls;
 mod turn;
 mod usage;
 
@@ -42,10 +43,11 @@ use tokio::time::{Instant, sleep_until};
 use crate::claim;
 use crate::clock;
 use crate::executor::{Executor, ExecutorError, ProbeAnswer};
-use crate::eyes::{Eyes, Look, Sources, keep_watching};
+use crate::eyes::{Eyes, Look, Source, Sources, keep_watching};
 use crate::identity::Identity;
 use crate::journal::{Change, EVENTS, INCIDENTS, Journal, JournalError};
 use crate::link;
+use crate::pressure;
 use crate::runner::{RunnerClient, Signed};
 use desired::{Desired, Rules, StoredDesired};
 use health::{AllHealth, Due};
@@ -91,6 +93,8 @@ pub struct AgentSettings {
     pub boot_id: String,
     /// Where the runner is asked to tell what the kernel tells; `None` for a device without a kernel of its own.
     pub watch: Option<RunnerClient>,
+    /// Where the kernel is asked to tell of stalls; `None` for the same.
+    pub pressure: Option<PathBuf>,
     pub(crate) eyes: Eyes,
 }
 
@@ -108,6 +112,7 @@ impl AgentSettings {
             hardware,
             boot_id: clock::boot_id(),
             watch: None,
+            pressure: None,
             eyes: Eyes::default(),
         }
     }
@@ -235,6 +240,9 @@ pub struct Agent<E, J> {
     /// What was counted last, who tells it, and how much of it may be kept.
     eyes: Eyes,
     sources: Sources,
+    /// Who tells of stalls, and what was told of them.
+    stall_source: Option<Source>,
+    stalls: stalls::Stalls,
     allowances: kernel::Allowances,
     look: watch::Sender<Look>,
 }
@@ -330,6 +338,8 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             metric_streams: BTreeSet::from([HOST.to_owned()]),
             eyes: settings.eyes.clone(),
             sources: Sources::new(),
+            stall_source: None,
+            stalls: stalls::Stalls::default(),
             allowances: kernel::Allowances::new(now),
             look: watch::Sender::new(Look::default()),
             settings,
@@ -472,6 +482,13 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         if let Some(runner) = self.settings.watch.clone() {
             helpers.spawn(keep_watching(runner, self.look.subscribe(), seen));
         }
+        let (stall, mut stalls) = mpsc::channel(4);
+        if let Some(folder) = self.settings.pressure.clone() {
+            let (triggers, source) = pressure::open(&folder);
+            tracing::debug!(by = %source.by, reason = %source.reason, "stalls");
+            self.stall_source = Some(source);
+            helpers.spawn(pressure::watch(folder, triggers, stall));
+        }
         self.connect_executor();
         let said = Arc::clone(&self.operations.wake);
         let turned = self.turn();
@@ -491,6 +508,10 @@ impl<E: Executor, J: Journal> Agent<E, J> {
                 }
                 Some(glance) = glances.recv() => {
                     let taken = self.glance(glance);
+                    self.survive(taken)?;
+                }
+                Some(stall) = stalls.recv() => {
+                    let taken = self.stalled(stall);
                     self.survive(taken)?;
                 }
                 Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => match done {

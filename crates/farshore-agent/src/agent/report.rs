@@ -158,7 +158,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             reasons: view.map(|view| view.reasons.clone()).unwrap_or_default(),
             apps: view.map(|view| view.apps.iter().map(AppStatus::of).collect()).unwrap_or_default(),
             capabilities: self.capabilities.clone().unwrap_or_default(),
-            sources: self.sources.clone(),
+            sources: self.all_sources(),
             dropped: self.journal.dropped().unwrap_or_default(),
             written_at: UnixMs(0),
         }
