@@ -15,20 +15,49 @@ pub(crate) enum Role {
     Runner,
 }
 
+/// Where an agent's processes are started.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Place {
+    /// What starts the program, such as `ip netns exec NAME`; it must become the program, in the same process.
+    pub(crate) wrap: Vec<String>,
+    pub(crate) env: Vec<(String, String)>,
+    /// Where they write what they say; beside their state unless told.
+    pub(crate) log: Option<PathBuf>,
+}
+
+impl Place {
+    /// A program to be started there.
+    pub(crate) fn command(&self, program: &Path, folder: &Path) -> Result<Command> {
+        let mut command = match self.wrap.split_first() {
+            Some((first, rest)) => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
+        command.env_remove("RUST_BACKTRACE").env_remove("FARSHORE_AGENT_BIN").env_remove("FARSHORE_BIN_DIR");
+        command.env("FARSHORE_LOG", "warn").envs(self.env.iter().map(|(name, value)| (name, value)));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0).kill_on_drop(true);
+        let log = self.log.clone().unwrap_or_else(|| folder.join("agent.log"));
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(log);
+        command.stderr(log.context("no log")?);
+        Ok(command)
+    }
+}
+
 /// An agent's two processes, in a folder.
 #[derive(Debug)]
 pub(crate) struct Agent {
     program: PathBuf,
     folder: PathBuf,
+    place: Place,
     run: Child,
     runner: Child,
 }
 
-fn spawn(program: &Path, folder: &Path, role: Role, token: Option<&str>) -> Result<Child> {
-    let mut command = Command::new(program);
-    command.env_remove("RUST_BACKTRACE").env_remove("FARSHORE_AGENT_BIN").env_remove("FARSHORE_BIN_DIR");
-    command.env("FARSHORE_LOG", "warn");
-    command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0).kill_on_drop(true);
+fn spawn(program: &Path, folder: &Path, place: &Place, role: Role, token: Option<&str>) -> Result<Child> {
+    let mut command = place.command(program, folder)?;
     let socket = folder.join("runner.sock");
     match role {
         Role::Run => {
@@ -43,19 +72,22 @@ fn spawn(program: &Path, folder: &Path, role: Role, token: Option<&str>) -> Resu
             command.arg("--apps-dir").arg(folder.join("apps"));
         }
     }
-    let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("agent.log"));
-    command.stderr(log.context("no log")?);
     command.spawn().with_context(|| format!("{} can't be started", program.display()))
 }
 
 impl Agent {
     pub(crate) fn start(program: &Path, folder: &Path, token: Option<&str>) -> Result<Self> {
+        Self::start_in(Place::default(), program, folder, token)
+    }
+
+    /// The same, somewhere else.
+    pub(crate) fn start_in(place: Place, program: &Path, folder: &Path, token: Option<&str>) -> Result<Self> {
         for part in ["state", "apps"] {
             std::fs::create_dir_all(folder.join(part)).context("no folder")?;
         }
-        let runner = spawn(program, folder, Role::Runner, None)?;
-        let run = spawn(program, folder, Role::Run, token)?;
-        Ok(Self { program: program.to_owned(), folder: folder.to_owned(), run, runner })
+        let runner = spawn(program, folder, &place, Role::Runner, None)?;
+        let run = spawn(program, folder, &place, Role::Run, token)?;
+        Ok(Self { program: program.to_owned(), folder: folder.to_owned(), place, run, runner })
     }
 
     /// The processes `run` and `runner`.
@@ -77,8 +109,14 @@ impl Agent {
 
     /// Starts one again.
     pub(crate) fn start_again(&mut self, role: Role) -> Result<()> {
-        *self.child(role) = spawn(&self.program, &self.folder, role, None)?;
+        *self.child(role) = spawn(&self.program, &self.folder, &self.place, role, None)?;
         Ok(())
+    }
+
+    /// Whether one of them has ended by itself.
+    pub(crate) fn has_ended(&mut self, role: Role) -> Result<bool> {
+        let ended = self.child(role).try_wait().context("an agent's process can't be asked after")?;
+        Ok(ended.is_some())
     }
 
     /// Ends both. The apps go on: see [`end_apps`].

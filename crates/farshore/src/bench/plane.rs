@@ -1,6 +1,6 @@
 //! The control plane that is measured: `farshore serve` in a process of its own, and its API as a client.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -60,9 +60,10 @@ pub(crate) fn http_client(fingerprint: Digest) -> Result<reqwest::Client> {
 
 async fn spawn(
     folder: &Path,
+    host: IpAddr,
     listen: Option<(SocketAddr, SocketAddr)>,
 ) -> Result<(Child, Greeting, Duration, Arc<Mutex<Vec<String>>>)> {
-    let free = SocketAddr::from(([127, 0, 0, 1], 0));
+    let free = SocketAddr::new(host, 0);
     let (api, device) = listen.unwrap_or((free, free));
     let mut command = Command::new(std::env::current_exe().context("this program is not found")?);
     command.arg("serve");
@@ -70,7 +71,7 @@ async fn spawn(
         ("data-dir", folder.display().to_string()),
         ("api-listen", api.to_string()),
         ("device-listen", device.to_string()),
-        ("server-names", "127.0.0.1".to_owned()),
+        ("server-names", host.to_string()),
     ] {
         command.arg(format!("--{name}")).arg(value);
     }
@@ -125,7 +126,12 @@ fn listen_to(line: &str, greeting: &mut Greeting) {
 impl Plane {
     /// Starts a new one, with its data under `folder`.
     pub(crate) async fn start(folder: &Path) -> Result<Self> {
-        let (child, mut greeting, start, last_lines) = spawn(folder, None).await?;
+        Self::start_on(Ipv4Addr::LOCALHOST.into(), folder).await
+    }
+
+    /// The same, on another address of this machine.
+    pub(crate) async fn start_on(host: IpAddr, folder: &Path) -> Result<Self> {
+        let (child, mut greeting, start, last_lines) = spawn(folder, host, None).await?;
         let fingerprint: Digest = greeting.fingerprint.parse().context("no fingerprint")?;
         let http = http_client(fingerprint)?;
         if greeting.link.is_none() {
@@ -182,7 +188,7 @@ impl Plane {
             url.trim_start_matches("https://").parse().context("the address has no port")
         };
         let listen = (address(&self.greeting.api)?, address(&self.greeting.device)?);
-        let (child, _, start, last_lines) = spawn(&self.folder, Some(listen)).await?;
+        let (child, _, start, last_lines) = spawn(&self.folder, listen.0.ip(), Some(listen)).await?;
         self.child = child;
         self.start = start;
         self.last_lines = last_lines;

@@ -42,6 +42,12 @@ pub(crate) struct Fleet {
     ebpf: bool,
     /// Whether releases have slots.
     pub(crate) slots: bool,
+    /// How often their checks are made.
+    pub(crate) check_seconds: u32,
+    /// What devices' processes find in their environment.
+    pub(crate) device_env: Vec<(String, String)>,
+    /// The same of the control plane and of whoever asks it.
+    pub(crate) plane_env: Vec<(String, String)>,
 }
 
 /// A program beside the `farshore` that these tests were built with.
@@ -61,7 +67,11 @@ pub(crate) fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-pub(crate) fn serve(folder: &Path, [api, device]: [u16; 2]) -> Child {
+pub(crate) fn serve(folder: &Path, ports: [u16; 2]) -> Child {
+    serve_with(folder, ports, &[])
+}
+
+fn serve_with(folder: &Path, [api, device]: [u16; 2], env: &[(String, String)]) -> Child {
     let mut command = clean(Path::new(env!("CARGO_BIN_EXE_farshore")));
     command.arg("serve").arg("--data-dir").arg(folder.join("server"));
     command.args([
@@ -71,6 +81,7 @@ pub(crate) fn serve(folder: &Path, [api, device]: [u16; 2]) -> Child {
         &format!("127.0.0.1:{device}"),
     ]);
     command.args(["--heartbeat-seconds", "1", "--alert-targets", "any"]);
+    command.envs(env.iter().map(|(name, value)| (name, value)));
     spawn(command, &folder.join("serve.log"))
 }
 
@@ -81,7 +92,7 @@ pub(crate) fn clean(program: &Path) -> Command {
 }
 
 /// The role of a device; with a file `boot_id`, in a boot of its own.
-fn agent(folder: &Path, role: usize, ebpf: bool) -> Child {
+fn agent(folder: &Path, role: usize, ebpf: bool, env: &[(String, String)]) -> Child {
     let program = beside("farshore-agent");
     let boot = folder.join("boot_id");
     let mut command = if boot.exists() {
@@ -94,6 +105,7 @@ fn agent(folder: &Path, role: usize, ebpf: bool) -> Child {
         clean(&program)
     };
     command.env("FARSHORE_EBPF", if ebpf { "on" } else { "off" });
+    command.envs(env.iter().map(|(name, value)| (name, value)));
     if role == 0 {
         command.arg("run").arg("--state-dir").arg(folder.join("state"));
         command.arg("--runner-socket").arg(folder.join("runner.sock"));
@@ -150,6 +162,9 @@ impl Fleet {
             rollout: String::new(),
             ebpf,
             slots: false,
+            check_seconds: 1,
+            device_env: Vec::new(),
+            plane_env: Vec::new(),
         };
         let said = |word: &str| {
             let log = std::fs::read_to_string(root.join("serve.log")).unwrap_or_default();
@@ -168,7 +183,7 @@ impl Fleet {
         for folder in folders {
             let token = fleet.line("token create --channel prod");
             std::fs::write(folder.join("token"), token.trim()).unwrap();
-            fleet.agents.push([agent(&folder, 0, ebpf), agent(&folder, 1, ebpf)]);
+            fleet.agents.push([agent(&folder, 0, ebpf, &[]), agent(&folder, 1, ebpf, &[])]);
         }
         fleet
             .until("the devices", || {
@@ -212,7 +227,8 @@ impl Fleet {
         command
             .args(arguments)
             .current_dir(self.root())
-            .env("FARSHORE_CONFIG", self.root().join("config.yaml"));
+            .env("FARSHORE_CONFIG", self.root().join("config.yaml"))
+            .envs(self.plane_env.iter().map(|(name, value)| (name, value)));
         let stdin = File::open(self.root().join("password")).map_or_else(|_| Stdio::null(), Stdio::from);
         command.stdin(stdin).output().unwrap()
     }
@@ -262,6 +278,8 @@ impl Fleet {
         } else {
             manifest
         };
+        let checks = format!("\"intervalSeconds\": {}", self.check_seconds);
+        let manifest = manifest.replace("\"intervalSeconds\": 1", &checks);
         std::fs::write(self.root().join("manifest.json"), manifest).unwrap();
         self.line(&format!("release pack release-{version}"));
         let arch = std::env::consts::ARCH;
@@ -299,7 +317,22 @@ impl Fleet {
     }
 
     fn start_role(&mut self, device: usize, role: usize) {
-        self.agents[device][role] = agent(&self.root().join(format!("device-{device}")), role, self.ebpf);
+        let folder = self.root().join(format!("device-{device}"));
+        self.agents[device][role] = agent(&folder, role, self.ebpf, &self.device_env);
+    }
+
+    /// The number of a device's `run`, or of its runner.
+    pub(crate) fn pid(&self, device: usize, runner: bool) -> u32 {
+        self.agents[device][usize::from(runner)].id()
+    }
+
+    /// Kills the control plane, which stays away until it is started again.
+    pub(crate) fn kill_control(&mut self) {
+        kill(&mut self.control);
+    }
+
+    pub(crate) fn start_control(&mut self) {
+        self.control = serve_with(&self.root(), self.ports, &self.plane_env);
     }
 
     /// The device loses its power and gets it back: everything on it begins anew, in another boot.
@@ -309,21 +342,20 @@ impl Fleet {
         end_all(&folder.join(""));
         let boot = uuid::Uuid::now_v7().to_string();
         std::fs::write(folder.join("boot_id"), boot).unwrap();
-        self.agents[device] = [agent(&folder, 0, self.ebpf), agent(&folder, 1, self.ebpf)];
+        self.agents[device] = [0, 1].map(|role| agent(&folder, role, self.ebpf, &self.device_env));
     }
 
     /// Kills one process as a crash would, and starts it again.
     pub(crate) async fn crash(&mut self, victim: Victim) {
-        let root = self.root();
         match victim {
             Victim::Control => {
                 kill(&mut self.control);
-                self.control = serve(&root, self.ports);
+                self.start_control();
             }
             Victim::Run(device) | Victim::Runner(device) => {
                 let role = usize::from(matches!(victim, Victim::Runner(_)));
                 kill(&mut self.agents[device][role]);
-                self.agents[device][role] = agent(&root.join(format!("device-{device}")), role, self.ebpf);
+                self.start_role(device, role);
             }
         }
     }
@@ -391,7 +423,7 @@ fn kill(child: &mut Child) {
 }
 
 /// Kills what names a path that begins so: supervisors and apps live on by design.
-fn end_all(prefix: &Path) {
+pub(crate) fn end_all(prefix: &Path) {
     let ours = prefix.as_os_str().as_encoded_bytes();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };

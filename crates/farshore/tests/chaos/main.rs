@@ -5,9 +5,11 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on fails")]
 
+mod broken_world;
 mod fleet;
 mod incident;
 mod kernel;
+mod month;
 mod operations;
 mod pipeline;
 mod power;
