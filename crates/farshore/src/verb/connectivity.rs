@@ -105,7 +105,7 @@ mod tests {
             spans,
             truncated: false,
         };
-        let text = shown(&told, Look::default());
+        let text = shown(&told, Look { marks: false, colour: false });
         assert!(text.starts_with("Connectivity:  online for 2h\n  online 50.00 % of"), "{text}");
         assert!(text.contains("dns for 6h: no such") && !text.contains('\u{1b}'), "{text}");
     }
