@@ -227,8 +227,9 @@ impl Stored {
             return object;
         }
         let fate = object.pointer("/spec/template/metadata/annotations/test~1fate").and_then(Value::as_str);
+        let fate = fate.map(str::to_owned);
         let wanted = object["spec"]["replicas"].as_u64().unwrap_or(1);
-        let ready = match fate {
+        let ready = match fate.as_deref() {
             Some("never" | "fails") => 0,
             Some("late") if self.changed.elapsed() < Duration::from_millis(1_500) => 0,
             _ => wanted,
@@ -237,7 +238,7 @@ impl Stored {
             "observedGeneration": object["metadata"]["generation"], "replicas": wanted, "updatedReplicas": wanted,
             "availableReplicas": ready, "readyReplicas": ready,
         });
-        if fate == Some("fails") {
+        if fate.as_deref() == Some("fails") {
             object["status"]["conditions"] = json!([{"type": "Progressing", "status": "False",
                 "reason": "ProgressDeadlineExceeded", "message": "ReplicaSet \"web\" has timed out progressing."}]);
         }

