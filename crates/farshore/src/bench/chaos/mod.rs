@@ -313,7 +313,7 @@ impl Stage {
         self.tally.rounds += 1;
         let round = self.tally.rounds;
         let version = format!("1.{round}");
-        let bad = round % 3 == 0;
+        let bad = round.is_multiple_of(3);
         let env: &[(&str, &str)] = if bad { &[("CRASH_AFTER_MS", "300")] } else { &[] };
         let rollout = releases.begin(&self.plane, &version, env).await?;
         for _ in 0..strikes {
@@ -334,7 +334,9 @@ impl Stage {
                 version
             }
             (_, false) => {
-                eprintln!("round {round}: a good release was given up: {phase}");
+                let back = self.plane.get("/api/events?kind=release.rolled-back&limit=1").await?;
+                let why = &back["items"][0]["message"];
+                eprintln!("round {round}: a good release was given up ({phase}); last on a device: {why}");
                 self.tally.good_given_up += 1;
                 runs
             }
