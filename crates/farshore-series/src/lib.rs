@@ -44,6 +44,15 @@
 //! layout  = 0: varints; 1 to 8: so many planes of one byte per word, high byte first
 //! ```
 //!
+//! # Version 3
+//!
+//! What the points of one hour come to, by series ([`Summary`]); frame, keys, integers and floats as in version 2.
+//!
+//! ```text
+//! body = varint(series) · key* · integers (points) · integers (numbers) · integers (first ns) · integers (last ns) · floats (sum) · floats (min)
+//!        · floats (max) · floats (last)
+//! ```
+//!
 //! Varints are LEB128. Decimal forms follow the observation of ALP (Afroozeh and Boncz, SIGMOD 2023) that
 //! measured doubles mostly began as short decimals, with the odd exception; XOR follows Gorilla (Pelkonen et al., VLDB 2015), with
 //! byte planes in place of bit packing because the zstd stage does the packing.
@@ -53,9 +62,11 @@ mod checksum;
 mod codec;
 mod column;
 mod columns;
+mod concat;
 mod key;
 pub mod limits;
 mod points;
+mod summary;
 mod varint;
 mod words;
 
@@ -70,3 +81,4 @@ pub use points::{
     Kind, MAX_BATCH_SERIES, MAX_POINTS, MAX_TEXT_BYTES, Point, PointBatch, PointError, RowsError, Sample,
     SeriesId, Value,
 };
+pub use summary::{MAX_SUMMARIES, Summaries, Summary, decode_summaries, encode_summaries, summarize};
