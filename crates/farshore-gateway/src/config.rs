@@ -11,6 +11,8 @@ use farshore_journal::{Backfill, Durability};
 use farshore_trust::token::{TokenHash, hash_secret};
 use zeroize::Zeroizing;
 
+use crate::sync::metered::Metered;
+
 /// When the gateway sends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SyncStrategy {
@@ -216,8 +218,11 @@ pub struct GatewayConfig {
     pub sync_interval: Duration,
     /// Most bytes a second to the cloud, on average; nothing: no limit.
     pub sync_bytes_per_second: Option<u64>,
-    /// Interfaces that cost money: while the default route goes over one, only alerts are sent. A `*` at the end stands for any end.
+    /// Interfaces that cost money: while the default route goes over one, only alerts are sent. A `*` at the end stands for any end;
+    /// `wwan0@06:00-22:00` costs at that time of day only.
     pub metered_interfaces: Vec<String>,
+    /// The time zone of those times of day, by its IANA name; nothing: UTC.
+    pub metered_zone: Option<String>,
     /// Which end of a backlog goes first.
     pub backfill: Backfill,
     /// A batch is closed when it has so many points and is a second old; nothing: by bytes and age alone.
@@ -270,6 +275,7 @@ impl GatewayConfig {
             sync_interval: Duration::from_secs(60),
             sync_bytes_per_second: None,
             metered_interfaces: Vec::new(),
+            metered_zone: None,
             backfill: Backfill::default(),
             batch_size: None,
             compression_level: None,
@@ -351,19 +357,12 @@ impl GatewayConfig {
         reader.number("SYNC_MAX_BYTES_PER_SECOND", 1024, u64::MAX, &mut rate);
         config.sync_bytes_per_second = (rate > 0).then_some(rate);
         if let Some(text) = reader.text("SYNC_METERED_INTERFACES") {
-            let names: Vec<String> = text.split(',').map(|name| name.trim().to_owned()).collect();
-            let fits = |name: &String| {
-                (1..=16).contains(&name.len())
-                    && !name.trim_end_matches('*').contains('*')
-                    && !name.ends_with("**")
-                    && name.bytes().all(|b| b.is_ascii_graphic() && b != b'/')
-            };
-            if names.len() > 32 || !names.iter().all(fits) {
-                reader.error(
-                    "SYNC_METERED_INTERFACES is names of interfaces with commas between, such as wwan0,ppp*",
-                );
-            }
-            config.metered_interfaces = names;
+            config.metered_interfaces = text.split(',').map(|name| name.trim().to_owned()).collect();
+        }
+        config.metered_zone = reader.text("SYNC_METERED_ZONE");
+        let metered = Metered::read(&config.metered_interfaces, config.metered_zone.as_deref());
+        if let Err(wrong) = metered {
+            reader.error(wrong);
         }
         match reader.text("SYNC_BACKFILL").as_deref() {
             None | Some("oldest") => {}
@@ -641,9 +640,14 @@ mod tests {
     fn interfaces_that_cost() {
         let config = of("SYNC_METERED_INTERFACES=wwan0, ppp*").expect("valid");
         assert_eq!(config.metered_interfaces, ["wwan0", "ppp*"]);
-        for wrong in [",", "a,,b", "a*b", "a**", "a/b", "averyveryverylongname"] {
+        let config = of("SYNC_METERED_INTERFACES=wwan*@06:00-22:00, ppp0\nSYNC_METERED_ZONE=Europe/Riga")
+            .expect("valid");
+        assert_eq!(config.metered_interfaces, ["wwan*@06:00-22:00", "ppp0"]);
+        assert_eq!(config.metered_zone.as_deref(), Some("Europe/Riga"));
+        for wrong in [",", "a,,b", "a*b", "a**", "a/b", "averyveryverylongname", "wwan0@22:00"] {
             assert!(of(&format!("SYNC_METERED_INTERFACES={wrong}")).is_err(), "{wrong}");
         }
+        assert!(of("SYNC_METERED_ZONE=Mars/Base").is_err());
     }
 
     #[test]

@@ -44,6 +44,13 @@ impl Zone {
         BY_LABEL.get(value).map(String::as_str)
     }
 
+    /// The minute of the day on the wall clock, 0 to 1,439; none outside the years that calendars cover.
+    #[must_use]
+    pub fn minute_of_day(&self, at: UnixMs) -> Option<u16> {
+        let at = self.at(at)?;
+        Some(u16::from(at.hour().unsigned_abs()) * 60 + u16::from(at.minute().unsigned_abs()))
+    }
+
     pub(super) const fn tz(&self) -> &TimeZone {
         &self.0
     }
