@@ -368,7 +368,7 @@ mod tests {
     async fn a_key_that_is_none_is_told_and_stops_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let uplink = DeviceUplink::new(folder.path()).key("your-api-key-here", None);
-        let request = SyncRequest { epoch: "0".repeat(16), report: Default::default() };
+        let request = SyncRequest { epoch: "0".repeat(16), report: Default::default(), forced: Vec::new() };
         let told = uplink.ask(&request).await;
         assert!(
             matches!(&told, Err(UplinkError::Unclaimed(why)) if why.contains("CLOUD_API_KEY") && why.contains("fsgk_")),
@@ -381,7 +381,7 @@ mod tests {
     async fn without_a_claim_it_says_so() {
         let folder = tempfile::tempdir().unwrap();
         let uplink = DeviceUplink::new(folder.path());
-        let request = SyncRequest { epoch: "0".repeat(16), report: Default::default() };
+        let request = SyncRequest { epoch: "0".repeat(16), report: Default::default(), forced: Vec::new() };
         assert!(
             matches!(uplink.ask(&request).await, Err(UplinkError::Unclaimed(why)) if why.contains("claim"))
         );

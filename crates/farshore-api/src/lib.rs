@@ -22,6 +22,7 @@ pub mod release;
 pub mod rollout;
 mod schema;
 pub mod series;
+pub mod sink;
 pub mod sync;
 pub mod why;
 

@@ -95,6 +95,8 @@ word_enum! {
         Rollback = "rollback",
         Drain = "drain",
         Reboot = "reboot",
+        /// Their gateways send what waits, now.
+        ForceSync = "force-sync",
         Cordon = "cordon",
         Uncordon = "uncordon",
         SetChannel = "set-channel",

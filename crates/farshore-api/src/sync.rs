@@ -1,6 +1,6 @@
 //! The sync of gateways: what they ask and send on the device port, and what people see of it.
 
-use farshore_domain::id::DeviceId;
+use farshore_domain::id::{DeviceId, OperationId};
 use farshore_domain::name::Name;
 use farshore_domain::time::UnixMs;
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,22 @@ pub struct SyncRequest {
     pub epoch: String,
     #[serde(default)]
     pub report: GatewayReport,
+    /// How syncs went that were asked for with `forceSync`. Said until it was heard.
+    #[serde(default)]
+    pub forced: Vec<ForcedSync>,
+}
+
+/// How a sync went that somebody asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ForcedSync {
+    pub operation: OperationId,
+    pub points_sent: u64,
+    /// Points that wait, behind it.
+    pub points_pending: u64,
+    /// Why not everything went; absent when it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// What a gateway says of itself.
@@ -62,6 +78,9 @@ pub struct SyncAnswer {
     /// The streams of this epoch of which anything has arrived.
     pub streams: Vec<StreamMark>,
     pub server_time: UnixMs,
+    /// Somebody wants everything sent now: the operation that says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub force_sync: Option<OperationId>,
 }
 
 /// The public half of a tenant's ingest key: X25519, hex.

@@ -19,9 +19,10 @@ use crate::claims::Standings;
 use crate::documents::Documents;
 use crate::fleet::Fleet;
 use crate::install::Packages;
-use crate::series::Room;
+use crate::series::{Hours, Room};
 use crate::server::{Addresses, Metrics};
 use crate::settings::Settings;
+use crate::sinks::Sinks;
 use crate::sync::Sync;
 
 /// The control plane's shared parts. Cheap to clone.
@@ -58,6 +59,8 @@ struct Inner {
     standings: Standings,
     sync: Sync,
     series: Room,
+    hours: Hours,
+    sinks: Sinks,
     documents: Documents,
     metrics: Metrics,
     shutdown: CancellationToken,
@@ -86,6 +89,8 @@ impl App {
                 standings: Standings::default(),
                 sync: Sync::default(),
                 series: Room::default(),
+                hours: Hours::default(),
+                sinks: Sinks::default(),
                 documents: Documents::default(),
                 metrics: Metrics::default(),
                 shutdown,
@@ -179,6 +184,18 @@ impl App {
     #[must_use]
     pub fn series(&self) -> &Room {
         &self.inner.series
+    }
+
+    /// The driver of hours.
+    #[must_use]
+    pub fn hours(&self) -> &Hours {
+        &self.inner.hours
+    }
+
+    /// The driver of sinks: tell it that a batch came ([`Sinks::changed`]).
+    #[must_use]
+    pub fn sinks(&self) -> &Sinks {
+        &self.inner.sinks
     }
 
     /// Who waits for changes of documents.

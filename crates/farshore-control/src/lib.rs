@@ -33,4 +33,5 @@ pub mod route;
 pub mod series;
 pub mod server;
 pub mod settings;
+pub mod sinks;
 pub mod sync;

@@ -43,6 +43,7 @@ pub fn openapi() -> OpenApi {
         crate::documents::CollectionDocs::openapi(),
         crate::documents::DocumentPortDocs::openapi(),
         crate::series::SeriesDocs::openapi(),
+        crate::sinks::SinkDocs::openapi(),
     ] {
         document.merge(part);
     }

@@ -83,6 +83,11 @@ pub const TABLE: &[Setting] = &[
     row("max-device-connections", "150000", "Most connections to the device port."),
     row("max-handshakes", "64", "Most TLS handshakes at the same time, on each port."),
     row("metric-retention-days", "30", "How long measurements are kept."),
+    row(
+        "hour-retention-days",
+        "400",
+        "How long the hourly figures of measurements are kept: least, greatest, sum, number and last.",
+    ),
     row("event-retention-days", "90", "How long events, incidents and alerts are kept."),
     row(
         "alert-targets",
@@ -157,6 +162,8 @@ pub struct LimitSettings {
 #[derive(Clone, Copy, Debug)]
 pub struct RetentionSettings {
     pub metrics_ms: i64,
+    /// Hourly figures of measurements.
+    pub hours_ms: i64,
     pub events_ms: i64,
 }
 
@@ -294,6 +301,7 @@ impl Reader<'_> {
         let max_device_connections = self.count("max-device-connections", 10_000_000);
         let max_handshakes = self.count("max-handshakes", 100_000);
         let metric_days = self.number("metric-retention-days", 1, 3_650);
+        let hour_days = self.number("hour-retention-days", 1, 3_650);
         let event_days = self.number("event-retention-days", 1, 3_650);
         let alert_targets = self.parse("alert-targets", |text| {
             Targets::from_word(text).ok_or_else(|| "is not public, private or any".to_owned())
@@ -322,6 +330,7 @@ impl Reader<'_> {
             },
             retention: RetentionSettings {
                 metrics_ms: metric_days? * DAY_MS,
+                hours_ms: hour_days? * DAY_MS,
                 events_ms: event_days? * DAY_MS,
             },
             heartbeat_seconds: u32::try_from(heartbeat?).unwrap_or(30),

@@ -104,6 +104,8 @@ pub enum Driver {
     Retention,
     Presence,
     Alerts,
+    Hours,
+    Sinks,
 }
 
 impl Driver {
@@ -119,6 +121,8 @@ impl Driver {
             Self::Retention => "retention",
             Self::Presence => "presence",
             Self::Alerts => "alerts",
+            Self::Hours => "hours",
+            Self::Sinks => "sinks",
         };
         Actor(format!("driver:{name}"))
     }

@@ -168,6 +168,21 @@ impl Store {
         }
     }
 
+    /// Reads, all of it as of one moment. SQLite's transactions always do.
+    pub(crate) async fn begin_snapshot(&self, scope: &str) -> StoreResult<Tx> {
+        match &self.db {
+            Db::Sqlite { read, .. } => Ok(Tx::Sqlite(read.begin().await?)),
+            Db::Postgres(pool) => {
+                let mut tx = pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+                sqlx::query("SELECT set_config('farshore.tenant', $1, TRUE)")
+                    .bind(scope)
+                    .execute(&mut *tx)
+                    .await?;
+                Ok(Tx::Postgres(tx))
+            }
+        }
+    }
+
     /// `scope` is a tenant's UUID or `*`.
     pub(crate) async fn begin(&self, scope: &str, write: bool) -> StoreResult<Tx> {
         match &self.db {
@@ -199,7 +214,8 @@ async fn open_sqlite(path: &std::path::Path) -> StoreResult<Db> {
         .statement_cache_capacity(256);
     let write = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
     SQLITE_MIGRATIONS.run(&write).await.map_err(StoreError::Migrate)?;
-    let read = SqlitePoolOptions::new().max_connections(4).connect_with(options.read_only(true)).await?;
+    // Twice as many as ranges are worked out at once, each of which holds one as long as it takes.
+    let read = SqlitePoolOptions::new().max_connections(8).connect_with(options.read_only(true)).await?;
     Ok(Db::Sqlite { read, write })
 }
 

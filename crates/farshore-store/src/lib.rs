@@ -46,9 +46,11 @@ pub mod presence;
 pub mod releases;
 pub mod rollouts;
 pub mod series;
+pub mod series_hours;
 pub mod sessions;
 mod set;
 pub mod signals;
+pub mod sinks;
 pub mod sync;
 pub mod tenants;
 #[cfg(feature = "test-util")]

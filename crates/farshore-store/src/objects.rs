@@ -1,4 +1,4 @@
-//! Objects that are only a specification: App, Placement, Channel, Pin, Config, ClaimRule, AlertRule, Silence, AlertRoute.
+//! Objects that are only a specification: App, Placement, Channel, Pin, Config, ClaimRule, AlertRule, Silence, AlertRoute, Sink.
 //!
 //! One table and one set of statements; what a specification may say is checked by its type, before it gets here.
 
@@ -30,11 +30,12 @@ pub enum ObjectKind {
     AlertRule,
     Silence,
     AlertRoute,
+    Sink,
 }
 
 impl ObjectKind {
     /// All kinds.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::App,
         Self::Placement,
         Self::Channel,
@@ -45,6 +46,7 @@ impl ObjectKind {
         Self::AlertRule,
         Self::Silence,
         Self::AlertRoute,
+        Self::Sink,
     ];
 
     /// The `kind` of the envelope.
@@ -61,6 +63,7 @@ impl ObjectKind {
             Self::AlertRule => "AlertRule",
             Self::Silence => "Silence",
             Self::AlertRoute => "AlertRoute",
+            Self::Sink => "Sink",
         }
     }
 
@@ -78,6 +81,7 @@ impl ObjectKind {
             Self::AlertRule => "alert rule",
             Self::Silence => "silence",
             Self::AlertRoute => "alert route",
+            Self::Sink => "sink",
         }
     }
 }

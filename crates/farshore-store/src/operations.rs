@@ -251,7 +251,7 @@ impl TenantDb {
         let mut tx = self.read().await?;
         let rows: Vec<(Uuid, String, String, Json<serde_json::Value>, String, i64)> = on!(&mut tx, c => sqlx::query_as(
             "SELECT uid, kind, app, arguments, reason, expires_at FROM operations
-             WHERE tenant = $1 AND device = $2 AND state = 'queued' AND admitted_at IS NOT NULL AND kind <> 'drain'
+             WHERE tenant = $1 AND device = $2 AND state = 'queued' AND admitted_at IS NOT NULL AND kind NOT IN ('drain', 'force-sync')
                AND expires_at > $3
              ORDER BY created_at, uid")
             .bind(self.tenant.0).bind(device.0).bind(now.0).fetch_all(c).await)?;
@@ -276,6 +276,78 @@ impl TenantDb {
              AND state IN ('delivered', 'running', 'cancelled') ORDER BY uid LIMIT 64")
             .bind(self.tenant.0).bind(device.0).bind(now.plus_ms(-DAY_MS).0).fetch_all(c).await)?;
         Ok(rows.into_iter().map(|(uid,)| OperationId(uid)).collect())
+    }
+
+    /// The forced sync that a gateway is to do now: one whose answer may have been lost, or the oldest that waits, which is running from now on.
+    pub async fn next_force_sync(&self, device: DeviceId, now: UnixMs) -> StoreResult<Option<OperationId>> {
+        let next = async |tx: &mut Tx| -> StoreResult<Option<(Uuid, String, i64)>> {
+            Ok(on!(tx, c => sqlx::query_as(
+                "SELECT uid, state, time_limit FROM operations
+                 WHERE tenant = $1 AND device = $2 AND kind = 'force-sync' AND finished_at IS NULL
+                   AND (state = 'running' OR (state = 'queued' AND expires_at > $3))
+                 ORDER BY CASE WHEN state = 'running' THEN 0 ELSE 1 END, created_at, uid LIMIT 1")
+                .bind(self.tenant.0).bind(device.0).bind(now.0).fetch_optional(c).await)?)
+        };
+        // Gateways ask all the time, and nearly always for nothing.
+        let mut tx = self.read().await?;
+        let found = next(&mut tx).await?;
+        drop(tx);
+        match found {
+            None => return Ok(None),
+            Some((uid, state, _)) if state == "running" => return Ok(Some(OperationId(uid))),
+            Some(_) => {}
+        }
+        let mut tx = self.begin().await?;
+        let Some((uid, _, limit)) = next(&mut tx).await? else { return Ok(None) };
+        let deadline = now.plus_ms(limit.saturating_mul(1_000).saturating_add(GRACE_MS));
+        on!(&mut tx, c => sqlx::query(
+            "UPDATE operations SET state = 'running', waits = '', delivered_at = COALESCE(delivered_at, $3), started_at = $3, deadline_at = $4
+             WHERE tenant = $1 AND uid = $2 AND state = 'queued'")
+            .bind(self.tenant.0).bind(uid).bind(now.0).bind(deadline.0).execute(c).await.map(affected))?;
+        tx.commit().await?;
+        Ok(Some(OperationId(uid)))
+    }
+
+    /// Keeps how a forced sync went, once. Says whether it was new.
+    pub async fn end_force_sync(
+        &self,
+        device: DeviceId,
+        uid: OperationId,
+        state: State,
+        message: &str,
+        now: UnixMs,
+    ) -> StoreResult<bool> {
+        let mut tx = self.begin().await?;
+        let row = match self.operation_in(&mut tx, uid.0).await {
+            Ok(row) if row.kind == Kind::ForceSync && row.device == device => row,
+            // Forgotten long ago, or never one of this device.
+            Ok(_) | Err(StoreError::NotFound(_)) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        if row.state == state {
+            return Ok(false);
+        }
+        let one = OperationProgress {
+            tenant: self.tenant,
+            device,
+            uid,
+            state,
+            message: message.to_owned(),
+            output: Vec::new(),
+            output_total: 0,
+            exit_code: None,
+        };
+        let Some(event) = write_one(&mut tx, &one, now).await? else { return Ok(false) };
+        events::append(&mut tx, self.tenant, &event).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    /// Devices that said that they are gateways.
+    pub async fn gateway_ids(&self, tx: &mut Tx) -> StoreResult<BTreeSet<DeviceId>> {
+        let rows: Vec<(Uuid,)> = on!(tx, c => sqlx::query_as("SELECT device FROM sync_gateways WHERE tenant = $1")
+            .bind(self.tenant.0).fetch_all(c).await)?;
+        Ok(rows.into_iter().map(|(device,)| DeviceId(device)).collect())
     }
 
     /// Operations, newest first.
@@ -329,7 +401,7 @@ impl TenantDb {
         if old.state.is_final() {
             return Err(StoreError::Conflict(format!("The operation is over: it {}.", past(old.state))));
         }
-        let at_once = old.state == State::Queued || old.kind == Kind::Drain;
+        let at_once = old.state == State::Queued || matches!(old.kind, Kind::Drain | Kind::ForceSync);
         let who = self.actor.0.clone();
         on!(&mut tx, c => sqlx::query(
             "UPDATE operations SET cancel_requested_at = COALESCE(cancel_requested_at, $3), cancelled_by = $4 WHERE tenant = $1 AND uid = $2")

@@ -171,6 +171,13 @@ pub fn block_stream(epoch: u64, stream: &str) -> String {
     format!("{BLOCK_PREFIX}{epoch:016x}/{stream}")
 }
 
+/// Epoch and stream out of what [`block_stream`] made.
+#[must_use]
+pub fn parse_block_stream(name: &str) -> Option<(u64, &str)> {
+    let (epoch, stream) = name.strip_prefix(BLOCK_PREFIX)?.split_once('/')?;
+    Some((u64::from_str_radix(epoch, 16).ok()?, stream))
+}
+
 impl TenantDb {
     /// Makes sure that the stream has a row, and locks it. `None`: the device has too many.
     async fn lock_stream(
@@ -222,11 +229,11 @@ impl TenantDb {
         }
         if batch.points > 0 {
             on!(&mut tx, c => sqlx::query(
-                "INSERT INTO metric_blocks (tenant, device, stream, sequence, from_ms, to_ms, samples, block)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8)")
+                "INSERT INTO metric_blocks (tenant, device, stream, sequence, from_ms, to_ms, samples, block, arrived)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)")
                 .bind(self.tenant.0).bind(batch.device.0).bind(block_stream(batch.epoch, batch.stream))
                 .bind(integer(batch.sequence)).bind(batch.from.0).bind(batch.to.0).bind(i64::from(batch.points))
-                .bind(batch.block).execute(c).await.map(affected))?;
+                .bind(batch.block).bind(row.batches + 1).execute(c).await.map(affected))?;
             self.write_latest(&mut tx, batch).await?;
         }
         self.write_losses(&mut tx, batch).await?;

@@ -9,9 +9,10 @@ use farshore_domain::label::Labels;
 use farshore_domain::name::Name;
 use farshore_domain::time::{DAY_MS, UnixMs};
 use farshore_store::ingest_keys::IngestKeyRow;
+use farshore_store::series_hours::{MergedBlock, Rolled};
 use farshore_store::sync::{MAX_SERIES, MAX_STREAMS, NewBatch, NewLatest, NewLoss, Taken, block_stream};
 use farshore_store::test_util::{TestStore, each_engine};
-use farshore_store::{Driver, TenantDb, on};
+use farshore_store::{Driver, StoreError, TenantDb, on};
 use sqlx::types::Json;
 use uuid::Uuid;
 
@@ -265,6 +266,82 @@ async fn of_several_first_ingest_keys_one_wins_and_old_ones_are_kept() {
         assert_eq!((old.wrapped_key, old.retired_at), (vec![1; 61], Some(NOW)));
         assert_eq!(db.ingest_keys().await.unwrap().len(), 2);
         assert_eq!(tenant(test, "two").await.ingest_key([1; 8]).await.unwrap(), None);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn blocks_go_into_hours_once_and_only_under_the_lease() {
+    each_engine(async |test| {
+        let db = tenant(test, "one").await;
+        let other = tenant(test, "two").await;
+        let gateway = device(&db, "gw", "Riga").await;
+        let name = block_stream(EPOCH, "data/default");
+        for sequence in 1..=4 {
+            db.take_batch(&batch(gateway, sequence, &[], &[]), NOW).await.unwrap();
+        }
+        let (first, second) = (test.store.system(Driver::Hours), test.store.system(Driver::Hours));
+        let late = NOW.plus_ms(DAY_MS);
+        let due = first.streams_to_roll(late, 10).await.unwrap();
+        assert_eq!(due.len(), 1);
+        assert_eq!((due[0].device, due[0].stream.as_str()), (gateway, name.as_str()));
+        assert_eq!(first.streams_to_roll(NOW, 10).await.unwrap(), []);
+        let blocks = async |limit, bytes| {
+            let blocks = db.blocks_to_roll(gateway, &name, late, limit, bytes).await.unwrap();
+            blocks.into_iter().map(|block| block.sequence).collect::<Vec<_>>()
+        };
+        assert_eq!(blocks(3, 1_000).await, [1, 2, 3]);
+        assert_eq!(blocks(9, 10).await, [1, 2], "five bytes each");
+        assert_eq!(blocks(9, 1).await, [1], "never none");
+        assert_eq!(other.blocks_to_roll(gateway, &name, late, 9, 1_000).await.unwrap(), []);
+
+        let lease = first.acquire_lease("hours", "a", 1_000, NOW).await.unwrap().unwrap();
+        let merged = MergedBlock {
+            of: vec![1, 2],
+            from: NOW,
+            to: NOW.plus_ms(9),
+            samples: 20,
+            arrived: 2,
+            block: b"both".to_vec(),
+        };
+        let rolled = Rolled {
+            hours: vec![(UnixMs(0), b"hour".to_vec())],
+            rolled: vec![1, 2],
+            refused: vec![3],
+            merged: vec![merged],
+        };
+        db.write_rolled(&lease, gateway, &name, &rolled).await.unwrap();
+        // The same once more undoes itself as a whole: nothing is in an hour twice.
+        let again =
+            Rolled { hours: vec![(UnixMs(0), b"twice".to_vec())], merged: Vec::new(), ..rolled.clone() };
+        assert!(db.write_rolled(&lease, gateway, &name, &again).await.is_err());
+        // Another replica has taken over: the one that was held up writes nothing.
+        let taken = second.acquire_lease("hours", "b", 1_000, NOW.plus_ms(2_000)).await.unwrap().unwrap();
+        let rest = Rolled { rolled: vec![4], ..Rolled::default() };
+        assert!(matches!(db.write_rolled(&lease, gateway, &name, &rest).await, Err(StoreError::LeaseLost)));
+        db.write_rolled(&taken, gateway, &name, &rest).await.unwrap();
+        assert_eq!(blocks(9, 1_000).await, [] as [i64; 0]);
+
+        let mut tx = db.snapshot().await.unwrap();
+        let stream = (gateway, name.as_str());
+        let all = (UnixMs(i64::MIN), UnixMs(i64::MAX));
+        let hours = db.hours_in(&mut tx, stream, all, None, 10).await.unwrap();
+        assert_eq!(hours, [(UnixMs(0), b"hour".to_vec())]);
+        let here = |blocks: Vec<(i64, Vec<u8>)>| {
+            blocks.into_iter().map(|(sequence, _)| sequence).collect::<Vec<_>>()
+        };
+        assert_eq!(here(db.blocks_in(&mut tx, stream, all, true, 0, 10).await.unwrap()), [3]);
+        assert_eq!(here(db.blocks_in(&mut tx, stream, all, false, 0, 10).await.unwrap()), [2, 3, 4]);
+        // What is written now is not in what began to be read before.
+        db.take_batch(&batch(gateway, 5, &[], &[]), NOW).await.unwrap();
+        assert_eq!(here(db.blocks_in(&mut tx, stream, all, false, 0, 10).await.unwrap()), [2, 3, 4]);
+        drop(tx);
+        // Points that are in no hour are kept until they are.
+        let system = test.store.system(Driver::Retention);
+        assert_eq!(system.delete_blocks_before(late, 10).await.unwrap(), 3);
+        assert_eq!(blocks(9, 1_000).await, [5]);
+        assert_eq!(system.delete_hours_before(UnixMs(1), 10).await.unwrap(), 1);
+        assert_eq!(system.delete_hours_before(UnixMs(1), 10).await.unwrap(), 0);
     })
     .await;
 }

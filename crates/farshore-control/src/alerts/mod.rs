@@ -8,13 +8,13 @@ mod deliver;
 mod driver;
 mod email;
 mod facts;
-mod guard;
+pub(crate) mod guard;
 mod payload;
 mod routes;
 mod rules;
 mod targets;
 mod tell;
-mod webhook;
+pub(crate) mod webhook;
 
 use tokio::sync::Notify;
 

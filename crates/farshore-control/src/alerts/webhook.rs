@@ -26,20 +26,20 @@ pub(super) enum SendError {
 }
 
 /// Reads `whsec_<base64>`: 24 to 64 bytes.
-pub(super) fn read_secret(text: &str) -> Option<Vec<u8>> {
+pub(crate) fn read_secret(text: &str) -> Option<Vec<u8>> {
     let bytes = STANDARD.decode(text.strip_prefix(PREFIX)?).ok()?;
     (24..=64).contains(&bytes.len()).then_some(bytes)
 }
 
 /// A new secret in its written form.
-pub(super) fn new_secret() -> Result<String, ring::error::Unspecified> {
+pub(crate) fn new_secret() -> Result<String, ring::error::Unspecified> {
     let mut bytes = [0; 32];
     ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes)?;
     Ok(format!("{PREFIX}{}", STANDARD.encode(bytes)))
 }
 
 /// `v1,<base64 HMAC-SHA256>` over `{id}.{seconds}.{body}`.
-pub(super) fn signature(secret: &[u8], id: &str, seconds: i64, body: &[u8]) -> String {
+pub(crate) fn signature(secret: &[u8], id: &str, seconds: i64, body: &[u8]) -> String {
     let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, secret));
     context.update(format!("{id}.{seconds}.").as_bytes());
     context.update(body);
@@ -47,7 +47,7 @@ pub(super) fn signature(secret: &[u8], id: &str, seconds: i64, body: &[u8]) -> S
 }
 
 /// Reads an address that a route may name. Says what is wrong with it otherwise.
-pub(super) fn check_url(targets: Targets, text: &str) -> Result<reqwest::Url, String> {
+pub(crate) fn check_url(targets: Targets, text: &str) -> Result<reqwest::Url, String> {
     if text.len() > 2_000 {
         return Err("has at most 2000 characters".to_owned());
     }
@@ -74,7 +74,7 @@ pub(super) fn check_url(targets: Targets, text: &str) -> Result<reqwest::Url, St
 }
 
 /// The client of all webhooks.
-pub(super) fn client(targets: Targets) -> Result<reqwest::Client, reqwest::Error> {
+pub(crate) fn client(targets: Targets) -> Result<reqwest::Client, reqwest::Error> {
     reqwest::Client::builder()
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
@@ -82,6 +82,29 @@ pub(super) fn client(targets: Targets) -> Result<reqwest::Client, reqwest::Error
         .dns_resolver(Arc::new(Resolver(targets)))
         .user_agent(concat!("Farshore/", env!("CARGO_PKG_VERSION")))
         .build()
+}
+
+/// Posts a signed body, as JSON. An answer of any kind is one.
+pub(crate) async fn post(
+    client: &reqwest::Client,
+    targets: Targets,
+    url: &str,
+    secret: &[u8],
+    id: Uuid,
+    body: Vec<u8>,
+    now: UnixMs,
+) -> Result<reqwest::Response, String> {
+    let url = check_url(targets, url).map_err(|why| format!("the address {why}"))?;
+    let id = format!("msg_{}", id.simple());
+    let seconds = now.0 / 1_000;
+    let request = client
+        .post(url)
+        .header("content-type", "application/json")
+        .header("webhook-id", &id)
+        .header("webhook-timestamp", seconds)
+        .header("webhook-signature", signature(secret, &id, seconds, &body))
+        .body(body);
+    request.send().await.map_err(|error| crate::error::chain(&error.without_url()))
 }
 
 /// Sends one message.
@@ -94,21 +117,11 @@ pub(super) async fn send(
     body: Vec<u8>,
     now: UnixMs,
 ) -> Result<(), SendError> {
-    let url = check_url(targets, url).map_err(|why| SendError::Failed(format!("the address {why}")))?;
-    let id = format!("msg_{}", id.simple());
-    let seconds = now.0 / 1_000;
-    let request = client
-        .post(url)
-        .header("content-type", "application/json")
-        .header("webhook-id", &id)
-        .header("webhook-timestamp", seconds)
-        .header("webhook-signature", signature(secret, &id, seconds, &body))
-        .body(body);
-    match request.send().await {
-        Ok(answer) if answer.status().is_success() => Ok(()),
-        Ok(answer) if answer.status() == reqwest::StatusCode::GONE => Err(SendError::Gone),
-        Ok(answer) => Err(SendError::Failed(format!("the receiver answered {}", answer.status()))),
-        Err(error) => Err(SendError::Failed(crate::error::chain(&error.without_url()))),
+    let answer = post(client, targets, url, secret, id, body, now).await.map_err(SendError::Failed)?;
+    match answer.status() {
+        status if status.is_success() => Ok(()),
+        reqwest::StatusCode::GONE => Err(SendError::Gone),
+        status => Err(SendError::Failed(format!("the receiver answered {status}"))),
     }
 }
 

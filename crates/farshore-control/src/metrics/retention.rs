@@ -20,7 +20,7 @@ const CHUNK: u32 = 1_000;
 const DEVICES: usize = 100;
 /// Between two chunks others get to write.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Losses, and which batches have arrived, are kept at least as long as measurements and not for less than this.
+/// Losses, and which batches have arrived, are kept at least as long as measurements and hours, and not for less than this.
 const SYNC_MS: i64 = 400 * DAY_MS;
 /// Deletions of documents, old revisions and settled conflicts.
 const DOCUMENTS_MS: i64 = 30 * DAY_MS;
@@ -54,7 +54,19 @@ async fn run(app: &App) {
             }
             tokio::time::sleep(PAUSE).await;
         }
-        let sync_cutoff = now().plus_ms(-app.settings().retention.metrics_ms.max(SYNC_MS));
+        let hours_cutoff = now().plus_ms(-app.settings().retention.hours_ms);
+        loop {
+            match db.delete_hours_before(hours_cutoff, CHUNK).await {
+                Ok(0) => break,
+                Ok(_) => tokio::time::sleep(PAUSE).await,
+                Err(error) => {
+                    tracing::error!(error = crate::error::chain(&error), "old hours were not deleted");
+                    break;
+                }
+            }
+        }
+        let retention = &app.settings().retention;
+        let sync_cutoff = now().plus_ms(-retention.metrics_ms.max(retention.hours_ms).max(SYNC_MS));
         loop {
             match db.delete_old_sync(sync_cutoff, cutoff, CHUNK).await {
                 Ok(0) => break,

@@ -12,7 +12,7 @@ use farshore_api::Problem;
 use farshore_api::device::Measurements;
 use farshore_domain::access::Permission;
 use farshore_domain::id::DeviceId;
-use farshore_domain::time::{DAY_MS, HOUR_MS, UnixMs};
+use farshore_domain::time::{DAY_MS, HOUR_MS};
 use futures_util::Stream;
 use serde::Deserialize;
 use tokio::sync::broadcast::error::RecvError;
@@ -26,15 +26,14 @@ use crate::error::{ApiError, ApiResult};
 use crate::events::stream::{Reader, respond};
 use crate::extract::Query;
 use crate::route::{Access, Caller, Db, Route, route};
+use crate::series::stored::{self, Budget};
 
 const DEFAULT_POINTS: u32 = 300;
 const MAX_POINTS: u32 = 5_000;
 const MAX_SPAN_MS: i64 = 32 * DAY_MS;
+/// With points of whole hours.
+const MAX_HOURS_MS: i64 = 400 * DAY_MS;
 const MAX_NAMES: usize = 64;
-/// At most this many blocks are read for one answer; see [`PAGE`].
-const MAX_BLOCKS: usize = 60_000;
-/// Blocks are read and thinned out so many at a time.
-const PAGE: u32 = 2_000;
 
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -55,7 +54,8 @@ struct RangeQuery {
     aggregate: Option<Aggregate>,
 }
 
-/// Reads measurements of a device: columns over one time axis, thinned out to so many points.
+/// Reads measurements of a device: columns over one time axis, thinned out to so many points. Where a point stands for an hour or more, points are made of
+/// hourly figures, which are kept for longer than the samples.
 #[utoipa::path(get, path = "/api/devices/{id}/metrics", tag = "devices", params(("id" = String, Path), RangeQuery),
     responses((status = 200, body = Measurements), (status = "4XX", body = Problem)))]
 async fn read(
@@ -69,8 +69,9 @@ async fn read(
     }
     let to = query.to.unwrap_or_else(|| now().0);
     let from = query.from.unwrap_or(to.saturating_sub(HOUR_MS));
-    if from > to || to.saturating_sub(from) > MAX_SPAN_MS {
-        return Err(ApiError::field("from", "lies before to, and not more than 32 days"));
+    let span = to.saturating_sub(from);
+    if from > to || span > MAX_HOURS_MS {
+        return Err(ApiError::field("from", "lies before to, and not more than 400 days"));
     }
     let points = query.points.unwrap_or(DEFAULT_POINTS);
     if !(1..=MAX_POINTS).contains(&points) {
@@ -89,32 +90,17 @@ async fn read(
         return Err(ApiError::field("metrics", format!("names at most {MAX_NAMES}")));
     }
     let device = db.device_id(&id).await?;
-    let mut range = Range::new(from, to, points, names);
-    let mut next = from;
-    let mut blocks = 0;
-    loop {
-        let page = db.metric_blocks(&[device], &stream, UnixMs(next), UnixMs(to), PAGE).await?;
-        blocks += page.len();
-        let full = page.len() == PAGE as usize;
-        let last = page.last().map(|row| row.to.0);
-        // Thousands of blocks: not on a thread that answers others.
-        range = tokio::task::spawn_blocking(move || {
-            for row in &page {
-                match farshore_series::decode(&row.block) {
-                    Ok(block) => range.add(&block),
-                    Err(error) => tracing::warn!(%error, "a stored block can't be read"),
-                }
-            }
-            range
-        })
-        .await
-        .map_err(ApiError::internal)?;
-        match last {
-            // Blocks come in the order of their ends, and no two of a stream end in the same millisecond.
-            Some(last) if full && blocks < MAX_BLOCKS => next = last.saturating_add(1),
-            _ => break,
-        }
+    let range = Range::new(from, to, points, names);
+    if span > MAX_SPAN_MS && !range.is_hourly() {
+        return Err(ApiError::field("points", "are at most one an hour for more than 32 days"));
     }
+    let hourly = range.is_hourly();
+    let mut tx = db.snapshot().await?;
+    let span = (from, to.saturating_add(1));
+    // What there would have been more of is at the end: the newest hours and blocks.
+    let (range, _) =
+        stored::read(&db, &mut tx, (device, stream.as_str()), span, hourly, &mut Budget::default(), range)
+            .await?;
     Ok(Json(range.finish(stream, query.aggregate.unwrap_or_default())))
 }
 

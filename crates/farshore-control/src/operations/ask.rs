@@ -26,6 +26,7 @@ use crate::extract::check_text;
 pub(super) struct Fleet {
     pub(super) devices: Vec<FleetDevice>,
     apps: BTreeSet<(DeviceId, Name)>,
+    gateways: BTreeSet<DeviceId>,
     policies: Vec<Stored<PolicySpec>>,
 }
 
@@ -34,6 +35,7 @@ impl Fleet {
         Ok(Self {
             devices: db.fleet_devices(tx).await?,
             apps: db.fleet_apps(tx).await?.into_iter().map(|app| (app.device, app.app)).collect(),
+            gateways: db.gateway_ids(tx).await?,
             policies: objects::all_in::<PolicySpec>(tx, db.tenant().0, ObjectKind::Policy).await?,
         })
     }
@@ -70,6 +72,9 @@ impl Fleet {
                 "Unsupported",
                 format!("the device does not do {kind}: it does not say {missing}"),
             );
+        }
+        if kind == Kind::ForceSync && !self.gateways.contains(&device.id) {
+            return refuse("NoGateway", "no gateway of this device has sent anything yet".to_owned());
         }
         if let Some(app) = &ask.app
             && !self.apps.contains(&(device.id, app.clone()))
@@ -127,6 +132,7 @@ pub(super) fn operation(
         request_size: request.map_or(1, |(_, size)| size),
         budget: ask.budget.clone(),
         // A restart takes a moment, and mends more than it disturbs; of many at once it is another matter.
-        admitted: request.is_none() && (!kind.is_disruptive() || kind == Kind::RestartApp),
+        admitted: kind == Kind::ForceSync
+            || (request.is_none() && (!kind.is_disruptive() || kind == Kind::RestartApp)),
     }
 }

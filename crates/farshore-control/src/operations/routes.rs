@@ -156,7 +156,7 @@ async fn make(app: &App, db: &TenantDb, id: &str, kind: Kind, ask: &Ask) -> ApiR
     let rules = fleet.rules(found)?;
     let mut operation = ask::operation(kind, ask, &rules, None, at);
     // What a policy has only just come to allow waits until its device has been told.
-    operation.admitted &= ask::has_been_told(db, device, &rules).await?;
+    operation.admitted &= kind == Kind::ForceSync || ask::has_been_told(db, device, &rules).await?;
     let uid = operation.uid;
     let mut tx = db.begin().await?;
     db.create_operations(&mut tx, &[(device, found.name.clone(), operation)], at).await?;
@@ -204,6 +204,8 @@ verbs! {
     reboot = "/api/devices/{id}:reboot" Kind::Reboot;
     /// Restarts an app. It is done once, within the time it says or not at all.
     restart_app = "/api/devices/{id}:restart-app" Kind::RestartApp;
+    /// The device's gateway sends what waits, now, also over a link that costs. It hears of it with its next exchange; the result says how many points went, or why not.
+    force_sync = "/api/devices/{id}:force-sync" Kind::ForceSync;
 }
 
 /// The noun's part of the OpenAPI document.
@@ -222,6 +224,7 @@ verbs! {
         inventory,
         reboot,
         restart_app,
+        force_sync,
         bulk::operate
     ),
     components(schemas(OutputPiece))
@@ -247,6 +250,7 @@ pub fn routes() -> Vec<Route> {
         route(Method::POST, "/api/devices/{id}/~inventory", operate, inventory),
         route(Method::POST, "/api/devices/{id}/~reboot", operate, reboot),
         route(Method::POST, "/api/devices/{id}/~restart-app", operate, restart_app),
+        route(Method::POST, "/api/devices/{id}/~force-sync", operate, force_sync),
         route(Method::POST, "/api/devices/~operate", operate, bulk::operate),
     ]
 }

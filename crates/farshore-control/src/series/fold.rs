@@ -1,15 +1,21 @@
-//! A range of points out of many blocks, one line for each group and one value for each step. Pure.
+//! A range of points out of many blocks and hours, one line for each group and one value for each step. Pure.
 
 use std::collections::BTreeMap;
 
 use farshore_api::series::{SeriesAggregate, SeriesGroup};
 use farshore_domain::id::DeviceId;
-use farshore_series::{Columns, SeriesKey};
+use farshore_domain::time::UnixMs;
+use farshore_series::{Columns, SeriesKey, Summaries, Summary, decode_columns, decode_summaries};
+
+use super::stored::{Gather, Span};
 
 /// Most lines of one answer.
 pub(super) const MAX_LINES: usize = 1_000;
 /// Most steps that hold points, all lines together.
 pub(super) const MAX_CELLS: usize = 500_000;
+
+/// Nanoseconds in a millisecond.
+const NS: i64 = 1_000_000;
 
 /// Which series.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -74,57 +80,20 @@ impl Line {
 /// A line with the starts of its steps, Unix milliseconds, and their values.
 pub(super) type Steps = (Line, Vec<i64>, Vec<Option<f64>>);
 
-/// The points of one step.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Cell {
-    points: u64,
-    /// Of these, those that are numbers.
-    numbers: u64,
-    sum: f64,
-    min: f64,
-    max: f64,
-    last_ns: i64,
-    last: f64,
-}
-
-impl Cell {
-    const EMPTY: Self = Self {
-        points: 0,
-        numbers: 0,
-        sum: 0.0,
-        min: f64::INFINITY,
-        max: f64::NEG_INFINITY,
-        last_ns: i64::MIN,
-        last: 0.0,
-    };
-
-    fn add(&mut self, at_ns: i64, value: Option<f64>) {
-        self.points += 1;
-        let Some(value) = value.filter(|value| value.is_finite()) else { return };
-        self.numbers += 1;
-        self.sum += value;
-        self.min = self.min.min(value);
-        self.max = self.max.max(value);
-        if at_ns >= self.last_ns {
-            (self.last_ns, self.last) = (at_ns, value);
-        }
+fn value(cell: &Summary, aggregate: SeriesAggregate) -> Option<f64> {
+    #[expect(clippy::cast_precision_loss, reason = "a figure to be looked at")]
+    let (points, numbers) = (cell.points as f64, cell.numbers as f64);
+    if aggregate == SeriesAggregate::Count {
+        return Some(points);
     }
-
-    fn value(self, aggregate: SeriesAggregate) -> Option<f64> {
-        #[expect(clippy::cast_precision_loss, reason = "a figure to be looked at")]
-        let (points, numbers) = (self.points as f64, self.numbers as f64);
-        if aggregate == SeriesAggregate::Count {
-            return Some(points);
-        }
-        (self.numbers > 0).then(|| match aggregate {
-            SeriesAggregate::Mean => self.sum / numbers,
-            SeriesAggregate::Min => self.min,
-            SeriesAggregate::Max => self.max,
-            SeriesAggregate::Sum => self.sum,
-            SeriesAggregate::Last => self.last,
-            SeriesAggregate::Count => points,
-        })
-    }
+    (cell.numbers > 0).then(|| match aggregate {
+        SeriesAggregate::Mean => cell.sum / numbers,
+        SeriesAggregate::Min => cell.min,
+        SeriesAggregate::Max => cell.max,
+        SeriesAggregate::Sum => cell.sum,
+        SeriesAggregate::Last => cell.last,
+        SeriesAggregate::Count => points,
+    })
 }
 
 /// Gathers points into steps.
@@ -136,7 +105,7 @@ pub(super) struct Fold {
     step_ns: i64,
     by: SeriesGroup,
     wanted: Wanted,
-    lines: BTreeMap<Line, BTreeMap<i64, Cell>>,
+    lines: BTreeMap<Line, BTreeMap<i64, Summary>>,
     cells: usize,
     truncated: bool,
 }
@@ -144,7 +113,6 @@ pub(super) struct Fold {
 impl Fold {
     /// Points from `from_ms` to `to_ms`, both included. Steps begin at multiples of their length, so that the same points are together whenever one asks.
     pub(super) fn new(from_ms: i64, to_ms: i64, step_ms: i64, by: SeriesGroup, wanted: Wanted) -> Self {
-        const NS: i64 = 1_000_000;
         Self {
             from_ns: from_ms.saturating_mul(NS),
             to_ns: to_ms.saturating_add(1).saturating_mul(NS),
@@ -166,32 +134,73 @@ impl Fold {
         self.truncated = true;
     }
 
-    pub(super) fn add(&mut self, origin: &Origin, columns: &Columns) {
-        for column in columns.columns.iter().filter(|column| self.wanted.key(&column.key)) {
-            let numbers = column.values.numbers();
-            let line = Line::of(self.by, &column.key, origin);
-            if !self.lines.contains_key(&line) && self.lines.len() >= MAX_LINES {
-                self.truncated = true;
+    /// Adds the points of a block that lie in the span, from and up to before, in nanoseconds.
+    pub(super) fn add(&mut self, origin: &Origin, (from, to): (i64, i64), columns: &Columns) {
+        let within = from.max(self.from_ns)..to.min(self.to_ns);
+        for column in &columns.columns {
+            if !self.wanted.key(&column.key) {
                 continue;
             }
-            let mut cells = self.lines.remove(&line).unwrap_or_default();
+            let numbers = column.values.numbers();
+            let Some((line, mut cells)) = self.open(&column.key, origin) else { continue };
             let before = cells.len();
             for (index, at) in column.times_ns.iter().enumerate() {
-                if !(self.from_ns..self.to_ns).contains(at) {
-                    continue;
-                }
-                let step = at.div_euclid(self.step_ns);
-                if self.cells + (cells.len() - before) >= MAX_CELLS && !cells.contains_key(&step) {
-                    self.truncated = true;
+                if !within.contains(at) {
                     continue;
                 }
                 let value = numbers.as_ref().and_then(|numbers| numbers.get(index).copied());
-                cells.entry(step).or_insert(Cell::EMPTY).add(*at, value);
+                if let Some(cell) = self.cell(&mut cells, before, *at) {
+                    cell.add(*at, value);
+                }
             }
-            self.cells += cells.len() - before;
-            if !cells.is_empty() {
-                self.lines.insert(line, cells);
+            self.close(line, cells, before);
+        }
+    }
+
+    /// Adds an hour, which lies in one step as a whole.
+    pub(super) fn add_hour(&mut self, origin: &Origin, hour_ns: i64, summaries: &Summaries) {
+        for (key, summary) in summaries {
+            if !self.wanted.key(key) {
+                continue;
             }
+            let Some((line, mut cells)) = self.open(key, origin) else { continue };
+            let before = cells.len();
+            if let Some(cell) = self.cell(&mut cells, before, hour_ns) {
+                cell.merge(summary);
+            }
+            self.close(line, cells, before);
+        }
+    }
+
+    /// Takes a line out, to add to it.
+    fn open(&mut self, key: &SeriesKey, origin: &Origin) -> Option<(Line, BTreeMap<i64, Summary>)> {
+        let line = Line::of(self.by, key, origin);
+        if !self.lines.contains_key(&line) && self.lines.len() >= MAX_LINES {
+            self.truncated = true;
+            return None;
+        }
+        let cells = self.lines.remove(&line).unwrap_or_default();
+        Some((line, cells))
+    }
+
+    fn cell<'c>(
+        &mut self,
+        cells: &'c mut BTreeMap<i64, Summary>,
+        before: usize,
+        at_ns: i64,
+    ) -> Option<&'c mut Summary> {
+        let step = at_ns.div_euclid(self.step_ns);
+        if self.cells + (cells.len() - before) >= MAX_CELLS && !cells.contains_key(&step) {
+            self.truncated = true;
+            return None;
+        }
+        Some(cells.entry(step).or_default())
+    }
+
+    fn close(&mut self, line: Line, cells: BTreeMap<i64, Summary>, before: usize) {
+        self.cells += cells.len() - before;
+        if !cells.is_empty() {
+            self.lines.insert(line, cells);
         }
     }
 
@@ -203,10 +212,46 @@ impl Fold {
             .into_iter()
             .map(|(line, cells)| {
                 let at = cells.keys().map(|step| step.saturating_mul(step_ms)).collect();
-                (line, at, cells.into_values().map(|cell| cell.value(aggregate)).collect())
+                (line, at, cells.values().map(|cell| value(cell, aggregate)).collect())
             })
             .collect();
         (lines, self.truncated)
+    }
+}
+
+/// The points of one stream on their way into a range.
+#[derive(Debug)]
+pub(super) struct OfStream {
+    pub(super) origin: Origin,
+    pub(super) fold: Fold,
+}
+
+impl Gather for OfStream {
+    fn points(&mut self, (from, to): Span, block: &[u8]) {
+        match decode_columns(block) {
+            Ok(columns) => {
+                self.fold.add(&self.origin, (from.saturating_mul(NS), to.saturating_mul(NS)), &columns);
+            }
+            Err(error) => self.unreadable(&error),
+        }
+    }
+
+    fn hour(&mut self, hour: UnixMs, block: &[u8]) {
+        match decode_summaries(block) {
+            Ok(summaries) => self.fold.add_hour(&self.origin, hour.0.saturating_mul(NS), &summaries),
+            Err(error) => self.unreadable(&error),
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.fold.is_full()
+    }
+}
+
+impl OfStream {
+    fn unreadable(&mut self, error: &farshore_series::DecodeError) {
+        tracing::warn!(%error, "a stored block can't be read");
+        self.fold.truncate();
     }
 }
 
@@ -216,6 +261,7 @@ mod tests {
 
     use super::*;
 
+    const ALL: (i64, i64) = (i64::MIN, i64::MAX);
     const S: i64 = 1_000_000_000;
 
     fn origin(device: u128, location: &str) -> Origin {
@@ -241,11 +287,17 @@ mod tests {
         let f = Value::Float;
         fold.add(
             &origin(1, "Riga"),
+            ALL,
             &block(&[("a", 0, f(1.0)), ("a", 9 * S, f(5.0)), ("b", 3 * S, f(30.0))]),
         );
-        fold.add(&origin(1, "Riga"), &block(&[("a", 4 * S, f(3.0)), ("a", 25 * S, Value::Text("x".into()))]));
+        fold.add(
+            &origin(1, "Riga"),
+            ALL,
+            &block(&[("a", 4 * S, f(3.0)), ("a", 25 * S, Value::Text("x".into()))]),
+        );
         fold.add(
             &origin(2, "Oslo"),
+            ALL,
             &block(&[("a", 12 * S, f(7.0)), ("a", 100 * S, f(9.0)), ("a", -1, f(9.0))]),
         );
         let (lines, truncated) = fold.finish(aggregate);
@@ -294,7 +346,7 @@ mod tests {
             let series = batch.series("t", &n.to_string(), []).unwrap();
             batch.push(series, 0, Value::Integer(1)).unwrap();
         }
-        fold.add(&origin(1, ""), &Columns::of(&batch));
+        fold.add(&origin(1, ""), ALL, &Columns::of(&batch));
         let (lines, truncated) = fold.finish(SeriesAggregate::Mean);
         assert!(truncated && lines.len() == MAX_LINES);
     }

@@ -9,7 +9,7 @@ use super::fold::Wanted;
 use crate::error::{ApiError, ApiResult};
 use crate::extract::check_text;
 
-const MAX_SPAN_MS: i64 = 366 * DAY_MS;
+const MAX_SPAN_MS: i64 = 400 * DAY_MS;
 /// Steps of a line when nobody says how long one is.
 const DEFAULT_STEPS: i64 = 300;
 const MAX_STEPS: i64 = 5_000;
@@ -62,7 +62,8 @@ pub(super) struct RangeQuery {
     from: Option<i64>,
     /// Unix milliseconds; now when left out.
     to: Option<i64>,
-    /// Length of a step in milliseconds; what gives 300 steps when left out. Steps begin at multiples of it.
+    /// Length of a step in milliseconds; when left out, what gives 300 steps, rounded up to whole hours where they are longer than one
+    /// or the range begins before the points that are kept. Steps begin at multiples of it.
     step: Option<i64>,
     /// What stands for the points of a step: `mean` (when left out), `min`, `max`, `sum`, `count` or `last`.
     #[param(inline)]
@@ -173,14 +174,18 @@ impl SelectQuery {
 }
 
 impl RangeQuery {
-    pub(super) fn read(self, now: UnixMs) -> ApiResult<RangeSelect> {
+    /// Points are kept from `points_from` on; before, only hours are.
+    pub(super) fn read(self, now: UnixMs, points_from: UnixMs) -> ApiResult<RangeSelect> {
         let to = self.to.unwrap_or(now.0);
         let from = self.from.unwrap_or(to.saturating_sub(HOUR_MS));
         let span = to.saturating_sub(from);
         if from > to || span > MAX_SPAN_MS {
-            return Err(ApiError::field("from", "lies before to, and not more than 366 days"));
+            return Err(ApiError::field("from", "lies before to, and not more than 400 days"));
         }
-        let step = self.step.unwrap_or_else(|| (span / DEFAULT_STEPS).max(1_000));
+        let step = self.step.unwrap_or_else(|| match (span / DEFAULT_STEPS).max(1_000) {
+            step if step > HOUR_MS || from < points_from.0 => (step + HOUR_MS - 1) / HOUR_MS * HOUR_MS,
+            step => step,
+        });
         if step < 1 || span / step > MAX_STEPS {
             return Err(ApiError::field(
                 "step",
@@ -220,7 +225,7 @@ mod tests {
     fn the_field_that_is_wrong_is_named() {
         let read = |text: &str| {
             let query: RangeQuery = serde_urlencoded::from_str(text).map_err(|error| error.to_string())?;
-            query.read(UnixMs(10 * HOUR_MS)).map_err(|error| {
+            query.read(UnixMs(10 * HOUR_MS), UnixMs(0)).map_err(|error| {
                 error.problem().errors.first().map_or(String::new(), |error| error.field.clone())
             })
         };
@@ -238,5 +243,8 @@ mod tests {
         assert!(read("aggregate=median").unwrap_err().contains("median"));
         let plain = read("").unwrap();
         assert_eq!((plain.from, plain.to, plain.step), (9 * HOUR_MS, 10 * HOUR_MS, 12_000));
+        // Where only hours are kept, and where steps are longer than one, they are whole hours.
+        assert_eq!(read("from=-1&to=0").unwrap().step, HOUR_MS);
+        assert_eq!(read(&format!("from=0&to={}", 450 * HOUR_MS)).unwrap().step, 2 * HOUR_MS);
     }
 }

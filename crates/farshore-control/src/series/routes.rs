@@ -12,14 +12,15 @@ use farshore_api::{List, ListMetadata, Problem};
 use farshore_domain::access::Permission;
 use farshore_domain::id::DeviceId;
 use farshore_domain::name::Name;
-use farshore_domain::time::UnixMs;
+use farshore_domain::time::{HOUR_MS, UnixMs};
 use farshore_store::TenantDb;
 use farshore_store::series::{LatestCursor, LatestRow};
 use farshore_store::sync::{GatewayRow, block_stream};
 use uuid::Uuid;
 
-use super::fold::{Fold, Line, Origin};
+use super::fold::{Fold, Line, OfStream, Origin};
 use super::query::{Devices, RangeQuery, SelectQuery};
+use super::stored::{self, Budget};
 use crate::app::App;
 use crate::clock::now;
 use crate::error::{ApiError, ApiResult};
@@ -28,10 +29,6 @@ use crate::route::{Access, Db, Route, route};
 
 /// Most devices whose series one answer holds.
 const MAX_DEVICES: u32 = 1_000;
-/// Most blocks and bytes of blocks that are read for one answer; so many blocks at a time.
-const MAX_BLOCKS: usize = 60_000;
-const MAX_BLOCK_BYTES: usize = 256 * 1024 * 1024;
-const PAGE: u32 = 64;
 /// Most rows that are looked through for one page of latest values.
 const MAX_ROWS: usize = 100_000;
 
@@ -66,7 +63,8 @@ async fn gateways(db: &TenantDb, devices: &Devices) -> ApiResult<BTreeMap<Device
     }
 }
 
-/// Reads points of series: a line for each series, device or location, thinned out to steps.
+/// Reads points of series: a line for each series, device or location, thinned out to steps. Steps of whole hours are made of hourly figures, which are kept
+/// for longer than the points.
 #[utoipa::path(get, path = "/api/series", tag = "series", params(RangeQuery),
     responses((status = 200, body = SeriesRange), (status = 503, body = Problem), (status = "4XX", body = Problem)))]
 async fn range(
@@ -74,52 +72,35 @@ async fn range(
     Db(db): Db,
     Query(query): Query<RangeQuery>,
 ) -> ApiResult<Json<SeriesRange>> {
-    let select = query.read(now())?;
+    let points_from = now().plus_ms(-app.settings().retention.metrics_ms);
+    let select = query.read(now(), points_from)?;
     let _turn = app.series().turn(db.tenant()).await?;
     let gateways = gateways(&db, &select.devices).await?;
     let devices: Vec<DeviceId> = gateways.keys().copied().collect();
     let mut fold = Fold::new(select.from, select.to, select.step, select.by, select.wanted.clone());
-    let (mut blocks, mut bytes) = (0, 0);
-    'streams: for row in db.sync_streams(&devices).await? {
+    let streams = db.sync_streams(&devices).await?;
+    let span = (select.from, select.to.saturating_add(1));
+    // Steps begin at multiples of their length: those of whole hours are made of whole hours.
+    let hourly = select.step % HOUR_MS == 0;
+    let mut budget = Budget::default();
+    let mut tx = db.snapshot().await?;
+    for row in streams {
         let Some(gateway) = gateways.get(&row.device) else { continue };
         if !select.wanted.stream(&row.stream) {
             continue;
         }
         let name = block_stream(row.epoch, &row.stream);
         let origin = Origin { device: row.device, location: gateway.location.clone(), stream: row.stream };
-        let mut after = 0;
-        loop {
-            let span = (UnixMs(select.from), UnixMs(select.to));
-            let page = db.series_blocks(row.device, &name, span, after, PAGE).await?;
-            let full = page.len() == PAGE as usize;
-            after = page.last().map_or(after, |block| block.sequence);
-            blocks += page.len();
-            bytes += page.iter().map(|block| block.block.len()).sum::<usize>();
-            // Many blocks: not on a thread that answers others.
-            let from = origin.clone();
-            fold = tokio::task::spawn_blocking(move || {
-                for block in page {
-                    match farshore_series::decode_columns(&block.block) {
-                        Ok(columns) => fold.add(&from, &columns),
-                        Err(error) => {
-                            tracing::warn!(%error, "a stored block can't be read");
-                            fold.truncate();
-                        }
-                    }
-                }
-                fold
-            })
-            .await
-            .map_err(ApiError::internal)?;
-            if blocks >= MAX_BLOCKS || bytes >= MAX_BLOCK_BYTES || fold.is_full() {
-                fold.truncate();
-                break 'streams;
-            }
-            if !full {
-                break;
-            }
+        let stream = (row.device, name.as_str());
+        let gather = OfStream { origin, fold };
+        let (read, all) = stored::read(&db, &mut tx, stream, span, hourly, &mut budget, gather).await?;
+        fold = read.fold;
+        if !all {
+            fold.truncate();
+            break;
         }
     }
+    drop(tx);
     let (lines, truncated) = fold.finish(select.aggregate);
     let name_of = |device: DeviceId| gateways.get(&device).map(|row| row.name.clone());
     let location_of = |device: DeviceId| gateways.get(&device).map(|row| row.location.clone());

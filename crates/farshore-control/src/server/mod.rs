@@ -205,6 +205,8 @@ fn drivers(
         fleet::spawn(app, shutdown.clone()),
         crate::events::spawn(app),
         crate::metrics::spawn(app),
+        crate::series::spawn(app, shutdown),
+        crate::sinks::spawn(app, shutdown),
     ];
     drivers.extend(crate::channel::spawn(app));
     drivers.extend(crate::alerts::spawn(app, shutdown));
@@ -233,6 +235,7 @@ pub fn api_routes() -> Vec<Route> {
         crate::sync::routes(),
         crate::documents::routes(),
         crate::series::routes(),
+        crate::sinks::routes(),
     ]
     .into_iter()
     .flatten()

@@ -5,8 +5,12 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, Method, header};
-use farshore_api::sync::{BatchTaken, GatewayReport, IngestPublicKey, StreamMark, SyncAnswer, SyncRequest};
+use farshore_api::sync::{
+    BatchTaken, ForcedSync, GatewayReport, IngestPublicKey, StreamMark, SyncAnswer, SyncRequest,
+};
 use farshore_api::{ErrorCode, Problem};
+use farshore_domain::operation::State as OperationState;
+use farshore_domain::time::UnixMs;
 use farshore_series::DecodeError;
 use farshore_store::sync::{NewBatch, Taken};
 use farshore_trust::sealed::{Batch, MAX_BATCH_BYTES, SealError};
@@ -30,6 +34,7 @@ const PASS_OVER: Duration = Duration::from_secs(10);
 const MAX_STREAMS: usize = 64;
 const MAX_NAME: usize = 64;
 const MAX_ERROR: usize = 500;
+const MAX_FORCED: usize = 32;
 const CLASSES: [&str; 4] = ["alert", "document", "telemetry", "log"];
 
 /// The noun's part of the device port's OpenAPI document.
@@ -73,6 +78,10 @@ async fn ask(
     let now = now();
     let report = serde_json::to_value(fit(request.report)).map_err(ApiError::internal)?;
     peer.db.write_gateway_report(peer.device, epoch, &report, now).await?;
+    for forced in request.forced.into_iter().take(MAX_FORCED) {
+        ended(&app, &peer, forced, now).await?;
+    }
+    let force_sync = peer.db.next_force_sync(peer.device, now).await?;
     let key = keys::current(&app, &peer.db, now).await?;
     let streams = peer.db.sync_marks(peer.device, epoch).await?;
     Ok(Json(SyncAnswer {
@@ -86,14 +95,32 @@ async fn ask(
             })
             .collect(),
         server_time: now,
+        force_sync,
     }))
+}
+
+/// A sync that somebody asked for is over.
+async fn ended(app: &App, peer: &DevicePeer, forced: ForcedSync, now: UnixMs) -> ApiResult<()> {
+    let ForcedSync { operation, points_sent, points_pending, error } = forced;
+    let counts = format!("{points_sent} points went, {points_pending} wait");
+    let (state, message) = match error {
+        None => (OperationState::Succeeded, counts),
+        Some(error) => (OperationState::Failed, format!("{}; {counts}", text(error, MAX_ERROR))),
+    };
+    if peer.db.end_force_sync(peer.device, operation, state, &message, now).await? {
+        app.hub().outputs().ended((peer.db.tenant(), operation));
+        app.hub().changed(peer.db.tenant(), peer.device);
+        app.events_written();
+    }
+    Ok(())
+}
+
+fn text(text: String, limit: usize) -> String {
+    text.chars().filter(|c| !c.is_control()).take(limit).collect()
 }
 
 /// A report within its limits: a gateway that says too much of itself still syncs.
 fn fit(mut report: GatewayReport) -> GatewayReport {
-    let text = |text: String, limit: usize| -> String {
-        text.chars().filter(|c| !c.is_control()).take(limit).collect()
-    };
     report.streams.truncate(MAX_STREAMS);
     report.streams.retain(|stream| is_stream(&stream.name) && CLASSES.contains(&stream.class.as_str()));
     report.last_error = report.last_error.map(|error| text(error, MAX_ERROR));
@@ -236,7 +263,10 @@ async fn put(
         losses: &read.losses,
     };
     match peer.db.take_batch(&batch, now()).await? {
-        Taken::Stored => Ok(Json(BatchTaken { stored: true })),
+        Taken::Stored => {
+            app.sinks().changed();
+            Ok(Json(BatchTaken { stored: true }))
+        }
         Taken::Before => Ok(Json(BatchTaken { stored: false })),
         Taken::TooManyStreams => Err(ApiError::new(
             ErrorCode::TooManyRequests,

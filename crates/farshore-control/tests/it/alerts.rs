@@ -16,21 +16,21 @@ use crate::wire::now;
 
 /// One request as it came.
 #[derive(Clone, Debug)]
-struct Taken {
-    headers: BTreeMap<String, String>,
+pub(crate) struct Taken {
+    pub(crate) headers: BTreeMap<String, String>,
     body: Vec<u8>,
 }
 
 impl Taken {
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap()
     }
 }
 
-/// A receiver of webhooks. Answers with the statuses it was given, the last one for ever.
+/// A receiver of webhooks.
 #[derive(Debug)]
-struct Receiver {
-    url: String,
+pub(crate) struct Receiver {
+    pub(crate) url: String,
     taken: Arc<Mutex<Vec<Taken>>>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -42,7 +42,13 @@ impl Drop for Receiver {
 }
 
 impl Receiver {
+    /// Answers with the statuses it was given, the last one for ever.
     async fn start(statuses: &'static [u16]) -> Self {
+        Self::start_with(|count, _| statuses[count.min(statuses.len() - 1)]).await
+    }
+
+    /// Answers with what is made of how many came before, and of what came.
+    pub(crate) async fn start_with(status: impl Fn(usize, &Taken) -> u16 + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/hook", listener.local_addr().unwrap());
         let taken = Arc::new(Mutex::new(Vec::new()));
@@ -51,17 +57,17 @@ impl Receiver {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 // One that breaks off is not taken, and the sender tries again.
-                let _ = read_request(stream, |count| statuses[count.min(statuses.len() - 1)], &all).await;
+                let _ = read_request(stream, &status, &all).await;
             }
         });
         Self { url, taken, task }
     }
 
-    fn taken(&self) -> Vec<Taken> {
+    pub(crate) fn taken(&self) -> Vec<Taken> {
         self.taken.lock().unwrap().clone()
     }
 
-    async fn wait(&self, count: usize) -> Vec<Taken> {
+    pub(crate) async fn wait(&self, count: usize) -> Vec<Taken> {
         eventually("a webhook", async || {
             let taken = self.taken();
             (taken.len() >= count).then_some(taken)
@@ -72,7 +78,7 @@ impl Receiver {
 
 async fn read_request(
     stream: TcpStream,
-    status: impl Fn(usize) -> u16,
+    status: impl Fn(usize, &Taken) -> u16,
     all: &Mutex<Vec<Taken>>,
 ) -> Option<()> {
     let mut reader = BufReader::new(stream);
@@ -91,10 +97,26 @@ async fn read_request(
     let status = {
         let mut all = all.lock().unwrap();
         all.push(Taken { headers, body });
-        status(all.len() - 1)
+        let (last, before) = all.split_last()?;
+        status(before.len(), last)
     };
     let answer = format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
     reader.get_mut().write_all(answer.as_bytes()).await.ok()
+}
+
+impl Taken {
+    /// The signature is Standard Webhooks'. Returns the message's id.
+    pub(crate) fn check(&self, secret: &str) -> String {
+        let id = &self.headers["webhook-id"];
+        let seconds: i64 = self.headers["webhook-timestamp"].parse().unwrap();
+        assert!((now().0 / 1_000 - seconds).abs() < 60);
+        let key = STANDARD.decode(secret.strip_prefix("whsec_").unwrap()).unwrap();
+        let mut signed = format!("{id}.{seconds}.").into_bytes();
+        signed.extend_from_slice(&self.body);
+        let tag = ring::hmac::sign(&ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &key), &signed);
+        assert_eq!(self.headers["webhook-signature"], format!("v1,{}", STANDARD.encode(tag)));
+        id.clone()
+    }
 }
 
 pub(crate) fn any(settings: &mut farshore_control::settings::Settings) {
@@ -152,15 +174,7 @@ async fn an_incident_fires_is_told_signed_and_ends() {
         let secret = made["status"]["secret"].as_str().unwrap().to_owned();
         let (_device, mut channel, uid) = sick(fleet, "kiosk").await;
         let taken = receiver.wait(1).await.remove(0);
-        // The signature is Standard Webhooks'.
-        let id = &taken.headers["webhook-id"];
-        let seconds: i64 = taken.headers["webhook-timestamp"].parse().unwrap();
-        assert!((now().0 / 1_000 - seconds).abs() < 60);
-        let key = STANDARD.decode(secret.strip_prefix("whsec_").unwrap()).unwrap();
-        let mut signed = format!("{id}.{seconds}.").into_bytes();
-        signed.extend_from_slice(&taken.body);
-        let tag = ring::hmac::sign(&ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &key), &signed);
-        assert_eq!(taken.headers["webhook-signature"], format!("v1,{}", STANDARD.encode(tag)));
+        let id = taken.check(&secret);
         let body = taken.json();
         assert_eq!(
             (body["type"].as_str(), body["data"]["status"].as_str()),
@@ -175,7 +189,7 @@ async fn an_incident_fires_is_told_signed_and_ends() {
         tell(&mut channel, 3, vec![incident(uid, 6, json!({ "endedAt": now().0 }))], Vec::new()).await;
         let taken = receiver.wait(2).await;
         assert_eq!(taken[1].json()["data"]["status"], "resolved");
-        assert_ne!(taken[1].headers["webhook-id"], *id);
+        assert_ne!(taken[1].headers["webhook-id"], id);
         assert_eq!(alerts(fleet, "?state=firing").await.len(), 0);
         assert_eq!(alerts(fleet, "?state=ended").await.len(), 1);
         assert_eq!(deliveries(fleet, "delivered").await.len(), 2);

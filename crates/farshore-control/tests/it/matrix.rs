@@ -151,8 +151,8 @@ fn specs() -> [(&'static str, Spec); 6] {
     ]
 }
 
-/// The same for alerts.
-fn alert_specs() -> [(&'static str, Spec); 3] {
+/// The same for alerts and sinks.
+fn alert_specs() -> [(&'static str, Spec); 4] {
     [
         ("/api/alert-rules", |_| json!({"type": "incident", "severity": "info", "threshold": 5})),
         (
@@ -161,6 +161,10 @@ fn alert_specs() -> [(&'static str, Spec); 3] {
         ),
         (
             "/api/alert-routes",
+            |_| json!({"type": "webhook", "enabled": false, "webhook": {"url": "https://example.com/hook"}}),
+        ),
+        (
+            "/api/sinks",
             |_| json!({"type": "webhook", "enabled": false, "webhook": {"url": "https://example.com/hook"}}),
         ),
     ]
@@ -266,6 +270,8 @@ fn examples(own: &Things, other: &Things) -> BTreeMap<String, Example> {
         let app = fixed(json!({"app": "web"}));
         add(&format!("POST /api/devices/{{id}}/~{verb}"), device, app, &[200, 202, 400, 404, 409]);
     }
+    // No gateway of it has sent anything.
+    add("POST /api/devices/{id}/~force-sync", device, fixed(json!({})), &[409]);
     add("POST /api/devices/{id}/~revoke", second, comment(), &[200]);
     add("DELETE /api/devices/{id}", third, None, &[200, 204]);
 
@@ -319,7 +325,7 @@ fn examples(own: &Things, other: &Things) -> BTreeMap<String, Example> {
     }
     for path in ["/api/incidents", "/api/alerts", "/api/alert-rules", "/api/silences", "/api/alert-routes"]
         .into_iter()
-        .chain(["/api/alert-deliveries"])
+        .chain(["/api/alert-deliveries", "/api/sinks"])
     {
         add(&format!("GET {path}"), None, None, &[200]);
     }

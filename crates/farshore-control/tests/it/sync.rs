@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Answer, Fleet, TestDevice, each_engine};
 
-const EPOCH: u64 = 0x00ab_cdef_0000_0007;
+pub(crate) const EPOCH: u64 = 0x00ab_cdef_0000_0007;
 const S: i64 = 1_000_000_000;
 
 /// Readings of one room, a second apart.
@@ -22,7 +22,7 @@ fn points(from_s: i64, values: &[f64]) -> Vec<u8> {
     encode_columns(&Columns::of(&batch), DEFAULT_LEVEL).unwrap()
 }
 
-fn sealed(stream: &str, sequence: u64, contents: &[u8], key: Option<&IngestPublicKey>) -> Vec<u8> {
+pub(crate) fn sealed(stream: &str, sequence: u64, contents: &[u8], key: Option<&IngestPublicKey>) -> Vec<u8> {
     let data = DataKey::generate().unwrap();
     let header = BatchHeader {
         class: 2,
@@ -42,7 +42,7 @@ fn sealed(stream: &str, sequence: u64, contents: &[u8], key: Option<&IngestPubli
     seal(&header, &data, contents).unwrap()
 }
 
-async fn ask(device: &TestDevice) -> (SyncAnswer, IngestPublicKey) {
+pub(crate) async fn ask(device: &TestDevice) -> (SyncAnswer, IngestPublicKey) {
     let report = json!({"backlogPoints": 5, "oldestUnsentAt": 1_000, "drainSeconds": 9, "laterMember": {},
         "streams": [{"name": "data/a", "class": "telemetry", "backlogPoints": 5}, {"name": "../x", "class": "log"}]});
     let body = json!({"epoch": format!("{EPOCH:016x}"), "report": report});
@@ -58,7 +58,7 @@ fn hex_to(text: &str, bytes: &mut [u8]) {
     }
 }
 
-async fn put(device: &TestDevice, path: &str, body: Vec<u8>) -> Answer {
+pub(crate) async fn put(device: &TestDevice, path: &str, body: Vec<u8>) -> Answer {
     let path = format!("/api/device/batches/{path}");
     Answer::of(
         device.request(Method::PUT, &path).header("content-type", "application/octet-stream").body(body),
@@ -66,7 +66,7 @@ async fn put(device: &TestDevice, path: &str, body: Vec<u8>) -> Answer {
     .await
 }
 
-fn at(stream: &str, sequence: u64) -> String {
+pub(crate) fn at(stream: &str, sequence: u64) -> String {
     format!("{}/{EPOCH:016x}/{sequence}?floor=1", stream.replace('/', "+"))
 }
 
@@ -241,6 +241,61 @@ async fn a_wrong_question_about_series_names_the_field() {
             assert_eq!(problem.errors[0].field, field, "{path}: {}", problem.detail);
         }
         fleet.admin.get("/api/series?device=nobody").await.problem(404, "not-found");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forced_sync_waits_for_its_gateway_and_says_how_it_went() {
+    each_engine(async |fleet| {
+        let device = fleet.device("gw").await;
+        let verb = format!("/api/devices/{}:force-sync", device.name());
+        let refused = fleet.admin.post(&verb, json!({})).await.problem(409, "conflict");
+        assert!(refused.detail.contains("gateway"), "{}", refused.detail);
+        assert_eq!(ask(&device).await.0.force_sync, None);
+        let asked: Value = fleet.admin.post(&verb, json!({"reason": "audit"})).await.expect(202).json();
+        let uid = asked["metadata"]["uid"].as_str().unwrap().to_owned();
+        assert_eq!((&asked["status"]["state"], &asked["status"]["waits"]), (&json!("queued"), &json!("")));
+        let stands = async |uid: &str| -> Value {
+            let operation: Value = fleet.admin.get(&format!("/api/operations/{uid}")).await.expect(200).json();
+            operation["status"].clone()
+        };
+        // Its answer may be lost: it hears of it until it has said how it went.
+        for _ in 0..2 {
+            assert_eq!(ask(&device).await.0.force_sync.map(|uid| uid.to_string()), Some(uid.clone()));
+            assert_eq!(stands(&uid).await["state"], "running");
+        }
+        let say = async |uid: &str, more: Value| -> SyncAnswer {
+            let mut forced = json!({"operation": uid, "pointsSent": 12, "pointsPending": 3});
+            forced.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            let body = json!({"epoch": format!("{EPOCH:016x}"), "forced": [forced]});
+            device.post("/api/device/sync", body).await.expect(200).json()
+        };
+        for _ in 0..2 {
+            assert_eq!(say(&uid, json!({})).await.force_sync, None);
+        }
+        let done = stands(&uid).await;
+        assert_eq!((&done["state"], &done["message"]), (&json!("succeeded"), &json!("12 points went, 3 wait")));
+        // Many at once, by the same name, and why not.
+        let body = json!({"verb": "force-sync", "devices": [device.name()], "dryRun": true});
+        let plan: Value = fleet.admin.post("/api/devices:operate", body).await.expect(200).json();
+        assert_eq!((&plan["accepted"], &plan["refused"]), (&json!(1), &json!(0)), "{plan}");
+        let again: Value = fleet.admin.post(&verb, json!({})).await.expect(202).json();
+        let uid = again["metadata"]["uid"].as_str().unwrap().to_owned();
+        assert!(ask(&device).await.0.force_sync.is_some());
+        say(&uid, json!({"error": "the link\nis down"})).await;
+        let done = stands(&uid).await;
+        assert_eq!(done["state"], "failed");
+        assert_eq!(done["message"], "the linkis down; 12 points went, 3 wait");
+        // Nobody ends another device's, and what nobody asked for is nothing.
+        let third: Value = fleet.admin.post(&verb, json!({})).await.expect(202).json();
+        let uid = third["metadata"]["uid"].as_str().unwrap().to_owned();
+        let other = fleet.device("other").await;
+        let body = json!({"epoch": format!("{EPOCH:016x}"), "forced": [{"operation": uid, "pointsSent": 1, "pointsPending": 0}]});
+        other.post("/api/device/sync", body).await.expect(200);
+        assert_eq!(stands(&uid).await["state"], "queued");
+        fleet.admin.post(&format!("/api/operations/{uid}:cancel"), json!({})).await.expect(200);
+        assert_eq!(ask(&device).await.0.force_sync, None);
     })
     .await;
 }

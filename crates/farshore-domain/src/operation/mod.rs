@@ -57,6 +57,8 @@ word_enum! {
         /// Apps are stopped and stay stopped until the device is uncordoned.
         Drain = "drain",
         Reboot = "reboot",
+        /// The gateway sends what waits, now, also over a link that costs. It hears of it with its exchanges, and needs no channel.
+        ForceSync = "force-sync",
     }
 }
 
@@ -212,6 +214,8 @@ impl Arguments {
             }
             Kind::Logs => 60 + self.follow_seconds.unwrap_or(0),
             Kind::Rollback | Kind::Drain | Kind::Reboot => 15 * 60,
+            // A backlog of days.
+            Kind::ForceSync => 6 * 3_600,
             _ => 120,
         }
     }
@@ -222,7 +226,7 @@ impl Arguments {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = OperationRefusal))]
 #[serde(rename_all = "camelCase")]
 pub struct Refusal {
-    /// `PolicyForbids`, `ReasonRequired`, `BadArguments`, `Unsupported`, `Lifecycle`, `NoApp`, `NothingToGoBackTo`.
+    /// `PolicyForbids`, `ReasonRequired`, `BadArguments`, `Unsupported`, `Lifecycle`, `NoApp`, `NoGateway`, `NothingToGoBackTo`.
     pub code: String,
     pub message: String,
 }
@@ -265,7 +269,7 @@ pub fn permitted(
             }
         },
         // Rights of whoever changes the fleet, not of whoever reaches into a device.
-        Kind::Rollback | Kind::Drain => return Ok(()),
+        Kind::Rollback | Kind::Drain | Kind::ForceSync => return Ok(()),
         Kind::Unknown => return refuse("Unsupported", "no such operation is known"),
     };
     if rules.allow(asked) {

@@ -5,7 +5,7 @@
 //! order that the journal gives: alerts first, the other classes by their shares, live data between a backlog. What the control plane refuses for good is
 //! set aside and counted, and the stream goes on.
 
-mod metered;
+pub(crate) mod metered;
 mod pace;
 mod sender;
 mod state;
@@ -15,6 +15,6 @@ pub(crate) use pace::Backoff;
 pub(crate) use sender::{Forced, Sender, ingest_key_on_disk};
 pub(crate) use state::SyncState;
 pub use uplink::{
-    Exchange, IngestKeyName, StreamMark, StreamReport, SyncAnswer, SyncReport, SyncRequest, Uplink,
-    UplinkError,
+    Exchange, ForcedSync, IngestKeyName, StreamMark, StreamReport, SyncAnswer, SyncReport, SyncRequest,
+    Uplink, UplinkError,
 };

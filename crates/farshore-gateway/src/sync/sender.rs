@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::metered::Metered;
 use super::pace::{Backoff, Link, Throttle};
-use super::uplink::{SyncAnswer, SyncRequest, Uplink, UplinkError};
+use super::uplink::{ForcedSync, SyncAnswer, SyncRequest, Uplink, UplinkError};
 use crate::clock;
 use crate::config::SyncStrategy;
 use crate::gateway::Shared;
@@ -32,6 +32,8 @@ const LOOK: Duration = Duration::from_millis(250);
 const UNSEALED: Duration = Duration::from_secs(5);
 /// Whoever waits for an answer waits no longer for another attempt.
 const ASKED_FOR: Duration = Duration::from_secs(2);
+/// A longer name of an operation is none.
+const MAX_OPERATION: usize = 64;
 /// Alerts leave at once, and those of a flood together.
 const BETWEEN_ALERTS: Duration = Duration::from_secs(1);
 /// The tenant's key from the last exchange, in the journal's folder: what is sealed before the next one is sealed for it, too.
@@ -58,6 +60,58 @@ pub(crate) struct Sender {
     strange: HashSet<[u8; 8]>,
     /// Why the last round could not seal everything.
     unsealed: Option<String>,
+    remote: Remote,
+}
+
+/// Syncs that the control plane asks for.
+#[derive(Debug, Default)]
+struct Remote {
+    /// Asked for, and not begun.
+    wanted: Option<String>,
+    /// Under way.
+    doing: Option<(String, oneshot::Receiver<SyncResult>)>,
+    /// Done, and not told yet.
+    done: Vec<ForcedSync>,
+    /// The last that was told, so that it is not done again when the question crosses the answer.
+    told: Option<String>,
+}
+
+impl Remote {
+    /// Takes in what the control plane wants.
+    fn hear(&mut self, wanted: Option<String>) {
+        let Some(wanted) = wanted.filter(|name| name.len() <= MAX_OPERATION) else { return };
+        let known = self.doing.as_ref().is_some_and(|(doing, _)| *doing == wanted)
+            || self.done.iter().any(|done| done.operation == wanted)
+            || self.told.as_ref() == Some(&wanted);
+        if !known {
+            self.wanted = Some(wanted);
+        }
+    }
+
+    /// Begins what is wanted: somebody more who waits.
+    fn begin(&mut self) -> Option<Forced> {
+        if self.doing.is_some() {
+            return None;
+        }
+        let operation = self.wanted.take()?;
+        tracing::info!(operation, "the control plane wants everything sent now");
+        let (asked, answer) = oneshot::channel();
+        self.doing = Some((operation, answer));
+        Some(asked)
+    }
+
+    /// Takes what came of it. Whether there is something to tell.
+    fn finish(&mut self) -> bool {
+        if let Some((operation, mut answer)) = self.doing.take() {
+            match answer.try_recv() {
+                Ok(SyncResult { points_sent, points_pending, error, .. }) => {
+                    self.done.push(ForcedSync { operation, points_sent, points_pending, error });
+                }
+                Err(_) => self.doing = Some((operation, answer)),
+            }
+        }
+        !self.done.is_empty()
+    }
 }
 
 /// A batch, and what came of it.
@@ -70,7 +124,13 @@ struct Delivery {
 impl Sender {
     pub(crate) fn new(shared: Arc<Shared>, uplink: Arc<dyn Uplink>) -> Self {
         let throttle = Mutex::new(Throttle::new(shared.config.sync_bytes_per_second));
-        let metered = Metered::new(&shared.config.metered_interfaces);
+        let config = &shared.config;
+        let metered = Metered::read(&config.metered_interfaces, config.metered_zone.as_deref());
+        let metered = metered.unwrap_or_else(|wrong| {
+            // Of a program that did not ask: rather too little is sent than too much paid.
+            tracing::error!(wrong, "which interfaces cost can't be read: all of them do");
+            Metered::all()
+        });
         Self {
             shared,
             uplink,
@@ -84,6 +144,7 @@ impl Sender {
             key: None,
             strange: HashSet::new(),
             unsealed: None,
+            remote: Remote::default(),
         }
     }
 
@@ -101,7 +162,7 @@ impl Sender {
                 sent = 0;
             }
             let seal = asked_for || self.shared.config.sync_strategy != SyncStrategy::Adaptive;
-            let costs = self.metered.now();
+            let costs = self.metered.now(clock::wall_ns());
             if self.shared.sync.costs(costs.clone()) {
                 tracing::info!(
                     interface = costs.as_deref().unwrap_or("none"),
@@ -134,7 +195,18 @@ impl Sender {
                 .as_ref()
                 .is_none_or(|(_, last)| *last || attempts > self.shared.config.max_retry_attempts);
             if answers {
-                self.answer(&mut waiting, sent, failure.map(|(why, _)| why));
+                self.answer(&mut waiting, sent, failure.as_ref().map(|(why, _)| why.clone()));
+            }
+            let tell = self.remote.finish();
+            if let Some(asked) = self.remote.begin() {
+                (attempts, sent) = (0, 0);
+                waiting.push(asked);
+                continue;
+            }
+            if tell && failure.is_none() {
+                // By an exchange of its own, and once: what is told is no longer to be told.
+                self.reported = None;
+                continue;
             }
             let pause = if waiting.is_empty() { pause } else { pause.min(ASKED_FOR) };
             tokio::select! {
@@ -346,9 +418,14 @@ impl Sender {
         let request = SyncRequest {
             epoch: format!("{:016x}", stats.epoch),
             report: self.shared.sync.report(clock::mono_ns(), &stats),
+            forced: self.remote.done.clone(),
         };
         let begun = Instant::now();
-        let answer = self.uplink.ask(&request).await?;
+        let mut answer = self.uplink.ask(&request).await?;
+        if let Some(last) = self.remote.done.drain(..).next_back() {
+            self.remote.told = Some(last.operation);
+        }
+        self.remote.hear(answer.force_sync.take());
         self.link.took(begun.elapsed());
         if !self.met {
             tracing::info!(backlog_points = stats.pending_points(), "the control plane takes batches");

@@ -60,6 +60,21 @@ pub enum UplinkError {
 pub struct SyncRequest {
     pub epoch: String,
     pub report: SyncReport,
+    /// How syncs went that the control plane asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub forced: Vec<ForcedSync>,
+}
+
+/// How a sync went that the control plane asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ForcedSync {
+    /// As the control plane named it.
+    pub operation: String,
+    pub points_sent: u64,
+    pub points_pending: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// How the gateway stands. Times are Unix milliseconds.
@@ -97,6 +112,9 @@ pub struct StreamReport {
 pub struct SyncAnswer {
     pub ingest_key: IngestKeyName,
     pub streams: Vec<StreamMark>,
+    /// Somebody at the control plane wants everything sent now.
+    #[serde(default)]
+    pub force_sync: Option<String>,
 }
 
 /// The public half of the tenant's ingest key, in hex.

@@ -25,6 +25,8 @@ struct Inner {
     say: VecDeque<Option<UplinkError>>,
     /// Stores and says that it did not arrive.
     mute: bool,
+    /// What it wants done.
+    force: Option<String>,
     reports: Vec<SyncRequest>,
 }
 
@@ -37,6 +39,7 @@ impl Cloud {
             twice: 0,
             say: VecDeque::new(),
             mute: false,
+            force: None,
             reports: Vec::new(),
         })))
     }
@@ -54,6 +57,10 @@ impl Uplink for Cloud {
     fn ask<'a>(&'a self, request: &'a SyncRequest) -> Exchange<'a, SyncAnswer> {
         let answer = self.with(|cloud| {
             cloud.reports.push(request.clone());
+            // Done is done.
+            if request.forced.iter().any(|forced| Some(&forced.operation) == cloud.force.as_ref()) {
+                cloud.force = None;
+            }
             let mut streams: BTreeMap<&str, Vec<(u64, u64)>> = BTreeMap::new();
             for (stream, sequence) in cloud.stored.keys() {
                 streams.entry(stream).or_default().push((*sequence, *sequence));
@@ -64,6 +71,7 @@ impl Uplink for Cloud {
             SyncAnswer {
                 ingest_key: IngestKeyName { public_key },
                 streams: streams.into_iter().map(mark).collect(),
+                force_sync: cloud.force.clone(),
             }
         });
         Box::pin(async move { Ok(answer) })
@@ -150,6 +158,49 @@ async fn what_waits_is_sent_on_demand_and_forgotten_and_a_lost_acknowledgement_d
     );
     let status = site.get_status().await.expect("running");
     assert!(status.is_online && status.last_sync_time.is_some() && status.drain_estimate == Some(0.0));
+    site.stop().await;
+}
+
+#[tokio::test]
+async fn what_the_control_plane_asks_for_is_done_once_and_told_with_how_it_went() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cloud = Cloud::new();
+    // Over a link that costs: it is sent all the same.
+    let start =
+        async || with(folder.path(), &cloud, |config| config.metered_interfaces = vec!["*".to_owned()]).await;
+    let told = || {
+        cloud.with(|cloud| cloud.reports.iter().flat_map(|report| report.forced.clone()).collect::<Vec<_>>())
+    };
+    let wait = async |count: usize| {
+        let all = async {
+            while told().len() < count {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), all).await.expect("it is told");
+    };
+    let site = start().await;
+    send(&site, 3).await;
+    site.stop().await;
+    // It is heard with the first exchange.
+    cloud.with(|cloud| cloud.force = Some("one".to_owned()));
+    let site = start().await;
+    wait(1).await;
+    assert_eq!((cloud.points(), told()[0].operation.as_str(), told()[0].points_sent), (3, "one", 3));
+    assert_eq!((told()[0].points_pending, told()[0].error.clone()), (0, None));
+    // It can't be sent: that is told as soon as anything can be.
+    send(&site, 2).await;
+    site.stop().await;
+    cloud.with(|cloud| {
+        cloud.say.push_back(Some(UplinkError::Refused("no".to_owned())));
+        cloud.force = Some("two".to_owned());
+    });
+    let site = start().await;
+    wait(2).await;
+    let second = told().remove(1);
+    assert_eq!((second.operation.as_str(), second.points_sent), ("two", 0));
+    assert!(second.error.is_some_and(|error| error.contains("no")));
+    assert_eq!(told().len(), 2, "each once");
     site.stop().await;
 }
 

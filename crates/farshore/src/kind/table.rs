@@ -374,6 +374,28 @@ pub(crate) const KINDS: &[Kind] = &[
         ],
     ),
     envelope(
+        "Sink",
+        "sink",
+        "sinks",
+        &[],
+        "/api/sinks",
+        &[
+            NAME,
+            column("TYPE", |o, _| text(o, "/spec/type")),
+            column("TO", |o, _| {
+                let to =
+                    ["/spec/webhook/url", "/spec/otlp/url", "/status/folder"].map(|path| text_at(o, path));
+                Cell::Text(to.into_iter().find(|text| !text.is_empty()).unwrap_or_default())
+            }),
+            column("STATE", |o, _| state_at(o, "/status/state")),
+            column("WAITING", |o, _| text(o, "/status/waitingBatches")),
+            column("POINTS", |o, _| text(o, "/status/deliveredPoints")),
+            column("SKIPPED", |o, _| text(o, "/status/skippedBatches")),
+            wide("LAST ERROR", |o, _| text(o, "/status/lastError")),
+            AGE,
+        ],
+    ),
+    envelope(
         "Incident",
         "incident",
         "incidents",

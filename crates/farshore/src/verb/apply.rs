@@ -12,6 +12,7 @@ use farshore_api::claim::ClaimTokenSpec;
 use farshore_api::device::DeviceSpec;
 use farshore_api::fleet::{AppSpec, ChannelSpec, ConfigSpec, PinSpec, PlacementSpec};
 use farshore_api::gateway_key::GatewayKeySpec;
+use farshore_api::sink::SinkSpec;
 use farshore_domain::alert::AlertRuleSpec;
 use farshore_domain::claim::ClaimRule;
 use farshore_domain::object::API_VERSION;
@@ -399,6 +400,7 @@ fn typed(kind: &Kind, value: Value) -> Result<Value, String> {
         "AlertRule" => through::<AlertRuleSpec>(value),
         "Silence" => through::<SilenceSpec>(value),
         "AlertRoute" => through::<AlertRouteSpec>(value),
+        "Sink" => through::<SinkSpec>(value),
         "Tenant" => through::<TenantSpec>(value),
         "User" => through::<UserSpec>(value),
         "ApiToken" => through::<ApiTokenSpec>(value),

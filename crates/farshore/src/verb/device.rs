@@ -45,6 +45,8 @@ enum Verb {
     Inventory(Many),
     /// Reboot devices, where policy and agent allow it
     Reboot(Many),
+    /// Have the gateways of devices send what waits, now, also over a link that costs
+    ForceSync(Many),
     /// Put devices into another channel
     SetChannel(ManyChannel),
     /// Show what an operation has said, and what it says while it runs
@@ -99,6 +101,7 @@ pub(crate) async fn run(session: &Session, arguments: Arguments) -> Result<()> {
         Verb::Logs(logs) => operate::logs(session, logs).await,
         Verb::Diagnostics(many) => operate::plain(session, many, FleetVerb::Diagnostics).await,
         Verb::Inventory(many) => operate::plain(session, many, FleetVerb::Inventory).await,
+        Verb::ForceSync(many) => operate::plain(session, many, FleetVerb::ForceSync).await,
         Verb::Reboot(many) => operate::plain(session, many, FleetVerb::Reboot).await,
         Verb::SetChannel(set) => operate::set_channel(session, set).await,
         Verb::Output(of) => operate::output(session, of).await,

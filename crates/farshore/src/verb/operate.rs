@@ -309,6 +309,7 @@ fn what_fails(verb: FleetVerb) -> String {
         FleetVerb::Diagnostics | FleetVerb::Inventory => format!("can't read the {verb} of these devices"),
         FleetVerb::RestartApp => "can't restart the app on these devices".to_owned(),
         FleetVerb::Rollback => "can't take the app back on these devices".to_owned(),
+        FleetVerb::ForceSync => "can't have the gateways of these devices send now".to_owned(),
         FleetVerb::SetChannel => "can't put these devices into the channel".to_owned(),
         verb => format!("can't {verb} these devices"),
     }

@@ -1,0 +1,321 @@
+//! Points in Parquet files: `parquet/<tenant>/<sink>/date=2026-11-29/hour=07/part-00000012.parquet` in the folder of artifacts, by the hour of the points.
+//!
+//! What is written in one round has the round's number. A crash before the round is on record writes the same files again, over those that are there.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use farshore_domain::time::{DAY_MS, HOUR_MS, UnixMs};
+use farshore_series::{Columns, Value};
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::data_type::{ByteArray, ByteArrayType, DoubleType, Int64Type};
+use parquet::errors::ParquetError;
+use parquet::file::properties::{WriterProperties, WriterPropertiesPtr};
+use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
+use parquet::schema::parser::parse_message_type;
+use parquet::schema::types::TypePtr;
+
+use crate::series::stored::hour_of;
+
+/// Rows of a row group; they are in memory while it is written.
+const ROWS: usize = 50_000;
+
+pub(super) const SCHEMA: &str = "
+message points {
+  REQUIRED INT64 time (TIMESTAMP(NANOS,true));
+  REQUIRED BYTE_ARRAY device (STRING);
+  REQUIRED BYTE_ARRAY device_name (STRING);
+  REQUIRED BYTE_ARRAY location (STRING);
+  REQUIRED BYTE_ARRAY stream (STRING);
+  REQUIRED BYTE_ARRAY measurement (STRING);
+  REQUIRED BYTE_ARRAY field (STRING);
+  REQUIRED BYTE_ARRAY tags (JSON);
+  OPTIONAL DOUBLE value;
+  OPTIONAL INT64 integer;
+  OPTIONAL BYTE_ARRAY text (STRING);
+}";
+
+/// Why files were not written.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FileError {
+    #[error("the file {0} can't be written")]
+    Io(PathBuf, #[source] io::Error),
+    #[error("points can't be written as Parquet")]
+    Parquet(#[from] ParquetError),
+}
+
+/// Points of one stream.
+#[derive(Debug)]
+pub(super) struct OfStream {
+    pub(super) device: String,
+    pub(super) device_name: String,
+    pub(super) location: String,
+    pub(super) stream: String,
+    pub(super) columns: Columns,
+}
+
+/// `date=2026-11-29/hour=07`
+fn place(hour_ms: i64) -> String {
+    let time = jiff::Timestamp::from_millisecond(hour_ms).map_or_else(
+        |_| "date=unknown/hour=00".to_owned(),
+        |time| time.strftime("date=%Y-%m-%d/hour=%H").to_string(),
+    );
+    time
+}
+
+/// Writes the points, a file for each hour. Returns how many points there were.
+pub(super) fn write(
+    folder: &Path,
+    round: i64,
+    measurements: &[String],
+    all: &[OfStream],
+) -> Result<u64, FileError> {
+    let hour = |at_ns: i64| hour_of(at_ns.div_euclid(1_000_000));
+    let wanted =
+        |measurement: &str| measurements.is_empty() || measurements.iter().any(|one| one == measurement);
+    let hours: BTreeSet<i64> = all
+        .iter()
+        .flat_map(|of| &of.columns.columns)
+        .filter(|column| wanted(column.key.measurement()))
+        .flat_map(|column| column.times_ns.iter().map(|at| hour(*at)))
+        .collect();
+    let schema: TypePtr = Arc::new(parse_message_type(SCHEMA)?);
+    let properties: WriterPropertiesPtr = Arc::new(
+        WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::try_new(3)?)).build(),
+    );
+    let mut points = 0;
+    for this in hours {
+        let folder = folder.join(place(this));
+        fs::create_dir_all(&folder).map_err(|error| FileError::Io(folder.clone(), error))?;
+        let path = folder.join(format!("part-{round:08}.parquet"));
+        let part = path.with_extension("part");
+        let file = File::create(&part).map_err(|error| FileError::Io(part.clone(), error))?;
+        let synced = file.try_clone().map_err(|error| FileError::Io(part.clone(), error))?;
+        let mut writer = SerializedFileWriter::new(file, Arc::clone(&schema), Arc::clone(&properties))?;
+        let mut rows = Rows::default();
+        for of in all {
+            for column in of.columns.columns.iter().filter(|column| wanted(column.key.measurement())) {
+                let shared = Shared::of(of, &column.key);
+                for (index, at) in column.times_ns.iter().enumerate().filter(|(_, at)| hour(**at) == this) {
+                    let Some(value) = column.values.get(index) else { continue };
+                    rows.push(&shared, *at, value);
+                    if rows.times.len() >= ROWS {
+                        points += rows.write(writer.next_row_group()?)?;
+                    }
+                }
+            }
+        }
+        if !rows.times.is_empty() {
+            points += rows.write(writer.next_row_group()?)?;
+        }
+        writer.close()?;
+        let last = || -> io::Result<()> {
+            synced.sync_all()?;
+            fs::rename(&part, &path)?;
+            File::open(&folder)?.sync_all()?;
+            // The folders on the way to it may be new.
+            for above in folder.ancestors().skip(1).take(3) {
+                File::open(above)?.sync_all()?;
+            }
+            Ok(())
+        };
+        last().map_err(|error| FileError::Io(path.clone(), error))?;
+    }
+    Ok(points)
+}
+
+/// What the rows of a series have in common.
+struct Shared {
+    device: ByteArray,
+    device_name: ByteArray,
+    location: ByteArray,
+    stream: ByteArray,
+    measurement: ByteArray,
+    field: ByteArray,
+    tags: ByteArray,
+}
+
+impl Shared {
+    fn of(of: &OfStream, key: &farshore_series::SeriesKey) -> Self {
+        let text = |text: &str| ByteArray::from(text.as_bytes().to_vec());
+        let tags: serde_json::Map<String, serde_json::Value> =
+            key.tags().map(|(name, value)| (name.to_owned(), value.into())).collect();
+        Self {
+            device: text(&of.device),
+            device_name: text(&of.device_name),
+            location: text(&of.location),
+            stream: text(&of.stream),
+            measurement: text(key.measurement()),
+            field: text(key.field()),
+            tags: text(&serde_json::Value::from(tags).to_string()),
+        }
+    }
+}
+
+/// Rows of a row group, column by column.
+#[derive(Default)]
+struct Rows {
+    times: Vec<i64>,
+    texts: [Vec<ByteArray>; 7],
+    values: (Vec<f64>, Vec<i16>),
+    integers: (Vec<i64>, Vec<i16>),
+    text: (Vec<ByteArray>, Vec<i16>),
+}
+
+impl Rows {
+    fn push(&mut self, shared: &Shared, at: i64, value: Value) {
+        self.times.push(at);
+        let all = [
+            &shared.device,
+            &shared.device_name,
+            &shared.location,
+            &shared.stream,
+            &shared.measurement,
+            &shared.field,
+            &shared.tags,
+        ];
+        for (column, text) in self.texts.iter_mut().zip(all) {
+            column.push(text.clone());
+        }
+        #[expect(clippy::cast_precision_loss, reason = "the column beside it has every digit")]
+        let (number, integer, text) = match value {
+            Value::Float(value) => (Some(value), None, None),
+            Value::Integer(value) => (Some(value as f64), Some(value), None),
+            Value::Boolean(value) => (Some(f64::from(u8::from(value))), Some(i64::from(value)), None),
+            Value::Text(text) | Value::Json(text) => (None, None, Some(ByteArray::from(text.into_bytes()))),
+        };
+        fn put<T>(column: &mut (Vec<T>, Vec<i16>), value: Option<T>) {
+            column.1.push(i16::from(value.is_some()));
+            column.0.extend(value);
+        }
+        put(&mut self.values, number);
+        put(&mut self.integers, integer);
+        put(&mut self.text, text);
+    }
+
+    /// Writes the rows in the order of the schema's columns, and is empty afterwards.
+    fn write(&mut self, mut group: SerializedRowGroupWriter<'_, File>) -> Result<u64, ParquetError> {
+        let rows = std::mem::take(self);
+        let count = rows.times.len() as u64;
+        let missing = || ParquetError::General("the schema has fewer columns than rows have".to_owned());
+        let mut column = group.next_column()?.ok_or_else(missing)?;
+        column.typed::<Int64Type>().write_batch(&rows.times, None, None)?;
+        column.close()?;
+        for texts in &rows.texts {
+            let mut column = group.next_column()?.ok_or_else(missing)?;
+            column.typed::<ByteArrayType>().write_batch(texts, None, None)?;
+            column.close()?;
+        }
+        let mut column = group.next_column()?.ok_or_else(missing)?;
+        column.typed::<DoubleType>().write_batch(&rows.values.0, Some(&rows.values.1), None)?;
+        column.close()?;
+        let mut column = group.next_column()?.ok_or_else(missing)?;
+        column.typed::<Int64Type>().write_batch(&rows.integers.0, Some(&rows.integers.1), None)?;
+        column.close()?;
+        let mut column = group.next_column()?.ok_or_else(missing)?;
+        column.typed::<ByteArrayType>().write_batch(&rows.text.0, Some(&rows.text.1), None)?;
+        column.close()?;
+        group.close()?;
+        Ok(count)
+    }
+}
+
+/// Deletes the days that are no longer kept.
+pub(super) fn clean(folder: &Path, keep_days: u32, now: UnixMs) -> io::Result<()> {
+    let first = now.plus_ms(-i64::from(keep_days) * DAY_MS);
+    let first = place(first.0.div_euclid(HOUR_MS) * HOUR_MS);
+    let (first, _) = first.split_once('/').unwrap_or_default();
+    let days = match fs::read_dir(folder) {
+        Ok(days) => days,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for day in days {
+        let day = day?;
+        // Names of days sort as the days do.
+        let is_old = day
+            .file_name()
+            .to_str()
+            .is_some_and(|name| name.len() == first.len() && name.starts_with("date=") && name < first);
+        if is_old {
+            fs::remove_dir_all(day.path())?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use farshore_series::PointBatch;
+    use parquet::file::reader::{FileReader as _, SerializedFileReader};
+    use parquet::record::RowAccessor as _;
+
+    use super::*;
+
+    fn of(points: &[(i64, Value)]) -> OfStream {
+        let mut batch = PointBatch::new();
+        for (at, value) in points {
+            let series = batch.series("temp", "value", [("room", "a\"b")]).unwrap();
+            batch.push(series, *at, value.clone()).unwrap();
+        }
+        OfStream {
+            device: "d".into(),
+            device_name: "gw".into(),
+            location: "Riga".into(),
+            stream: "data/a".into(),
+            columns: Columns::of(&batch),
+        }
+    }
+
+    const H: i64 = 3_600_000_000_000;
+
+    #[test]
+    fn files_lie_by_the_hour_of_their_points_and_are_written_over_by_the_same_round() {
+        let folder = tempfile::tempdir().unwrap();
+        let all = [of(&[
+            (H + 1, Value::Float(1.5)),
+            (2 * H - 1, Value::Integer(i64::MAX)),
+            (H + 5, Value::Text("on".into())),
+            (30 * H, Value::Boolean(true)),
+        ])];
+        for _ in 0..2 {
+            assert_eq!(write(folder.path(), 7, &[], &all).unwrap(), 4);
+        }
+        let path = folder.path().join("date=1970-01-01/hour=01/part-00000007.parquet");
+        let bytes = fs::read(&path).unwrap();
+        assert!(bytes.starts_with(b"PAR1") && bytes.ends_with(b"PAR1"));
+        let reader = SerializedFileReader::new(File::open(&path).unwrap()).unwrap();
+        let schema = reader.metadata().file_metadata().schema();
+        let names: Vec<&str> = schema.get_fields().iter().map(|field| field.name()).collect();
+        assert_eq!(
+            names,
+            [
+                "time",
+                "device",
+                "device_name",
+                "location",
+                "stream",
+                "measurement",
+                "field",
+                "tags",
+                "value",
+                "integer",
+                "text"
+            ]
+        );
+        let rows: Vec<_> = reader.get_row_iter(None).unwrap().map(Result::unwrap).collect();
+        assert_eq!(rows.len(), 3);
+        assert_eq!(rows[0].get_double(8).unwrap(), 1.5);
+        let whole = rows.iter().find(|row| row.get_long(9).is_ok()).unwrap();
+        assert_eq!(whole.get_long(9).unwrap(), i64::MAX);
+        let text = rows.iter().find(|row| row.get_string(10).is_ok()).unwrap();
+        assert_eq!(text.get_string(10).unwrap(), "on");
+        assert!(folder.path().join("date=1970-01-02/hour=06/part-00000007.parquet").exists());
+        assert_eq!(write(folder.path(), 8, &["none".to_owned()], &all).unwrap(), 0);
+        clean(folder.path(), 1, UnixMs(2 * DAY_MS)).unwrap();
+        assert!(!path.exists() && folder.path().join("date=1970-01-02").exists());
+    }
+}
