@@ -83,3 +83,19 @@ export function series(query) {
   const items = SERIES.map(([measurement, field, tags, of]) => ({ measurement, field, tags, stream: 'data/default', at, values: at.map((t) => Number(of(t).toFixed(3))) }))
   return { from, to, stepMs: step, aggregate: 'mean', by: 'series', items, truncated: false }
 }
+
+const sink = (uid, name, spec, status) => ({
+  apiVersion: 'farshore.dev/v1',
+  kind: 'Sink',
+  metadata: { uid, name, labels: {}, resourceVersion: 1, managedBy: 'api', createdAt: Date.now() - 3 * DAY },
+  spec: { enabled: true, streams: [], measurements: [], start: 'now', ...spec },
+  status: { state: 'running', secretSet: true, waitingBatches: 0, deliveredBatches: 0, deliveredPoints: 0, skippedBatches: 0, attempts: 0, ...status },
+})
+
+/** One that runs, one whose receiver is away, one that writes files, one that is off. */
+export const sinks = [
+  sink('018f-sink-1', 'plant-history', { type: 'webhook', webhook: { url: 'https://history.example.com/readings' } }, { deliveredBatches: 81_204, deliveredPoints: 9_130_441, skippedBatches: 2, lastDeliveredAt: Date.now() - 4_000 }),
+  sink('018f-sink-2', 'collector', { type: 'otlp', otlp: { url: 'https://otel.example.com:4318/v1/metrics' } }, { state: 'failing', waitingBatches: 418, deliveredBatches: 70_100, deliveredPoints: 8_000_120, attempts: 9, lastError: 'the receiver answered 503 Service Unavailable', lastErrorAt: Date.now() - 50_000, nextAt: Date.now() + 190_000, lastDeliveredAt: Date.now() - 26 * MINUTE }),
+  sink('018f-sink-3', 'lake', { type: 'parquet', parquet: { everySeconds: 3600, keepDays: 400 } }, { secretSet: false, waitingBatches: 96, deliveredBatches: 12_000, deliveredPoints: 88_412_000, folder: 'artifacts/parquet/0198c3/0199aa', lastDeliveredAt: Date.now() - 31 * MINUTE }),
+  sink('018f-sink-4', 'old-lake', { type: 'parquet', enabled: false, parquet: { everySeconds: 3600, keepDays: 30 } }, { state: 'disabled', secretSet: false, folder: 'artifacts/parquet/0198c3/0199ab' }),
+]

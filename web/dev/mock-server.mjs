@@ -153,7 +153,7 @@ function answer(method, path, query, body) {
     const said = documents.answer(method, found(devices, decodeURIComponent(id)), parts.slice(2), body)
     return said === undefined ? problem(404, 'not-found', 'there is no such document') : ok(said)
   }
-  const kept = { 'alert-rules': rules, 'alert-routes': routes }[noun]
+  const kept = { 'alert-rules': rules, 'alert-routes': routes, sinks: sensors.sinks }[noun]
   if (kept && method === 'POST') {
     if (noun === 'alert-routes' && body.spec.type === 'email' && body.spec.email.ca !== undefined && !body.spec.email.ca.includes('BEGIN CERTIFICATE')) return problem(400, 'invalid', 'the route is not valid', [{ field: 'spec.email.ca', message: 'is one or more certificates in PEM: -----BEGIN CERTIFICATE-----…' }])
     const made = { ...kept[0], metadata: { ...kept[0].metadata, uid: fleet.uid(), name: body.metadata.name }, spec: body.spec, status: { ...kept[0].status, builtIn: false } }

@@ -43,6 +43,7 @@ const SHOTS = [
   ['device-pending', '/devices?lifecycle=pending', { act: async (page) => { await page.locator('[role=row] a').first().click(); await page.waitForTimeout(800) } }],
   ['device-error', '/devices/kiosk-0000', { scene: 'error', wait: 3000 }],
   ['gateways', '/gateways'],
+  ['gateways-sink', '/gateways', { act: (page) => page.getByRole('button', { name: 'Change collector' }).click() }],
   ['gateways-empty', '/gateways', { scene: 'empty' }],
   ['device-readings', '/devices/gw-1563', { wait: 2500, act: (page) => page.getByRole('heading', { name: 'Readings of sensors' }).scrollIntoViewIfNeeded() }],
   ['rollouts', '/rollouts'],

@@ -77,6 +77,7 @@ const TOUCHES: Record<string, readonly (readonly string[])[]> = {
   Silence: [keys.silences, keys.alerts],
   AlertRule: [keys.alertRules, keys.alerts],
   AlertRoute: [keys.alertRoutes],
+  Sink: [keys.sinks],
   Policy: [keys.policies],
 }
 

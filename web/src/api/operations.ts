@@ -45,6 +45,7 @@ export type Verb =
   | 'rollback'
   | 'drain'
   | 'reboot'
+  | 'force-sync'
   | 'cordon'
   | 'uncordon'
   | 'set-channel'

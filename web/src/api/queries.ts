@@ -47,6 +47,7 @@ export const keys = {
   readings: ['readings'],
   documents: ['documents'],
   gatewayKeys: ['gateway-keys'],
+  sinks: ['sinks'],
   alertRules: ['alert-rules'],
   alertRoutes: ['alert-routes'],
   deliveries: ['alert-deliveries'],

@@ -12,6 +12,8 @@ import { Table } from '~/ui/table'
 import { longDuration, Time, useNow } from '~/ui/time'
 
 import { GatewayKeys } from './keys'
+import { Sinks } from './sinks'
+import { SyncNow } from './sync-now'
 
 /** Later than this, a gateway that should report each minute is away. */
 const LATE_MS = 3 * 60_000
@@ -64,10 +66,12 @@ export function Gateways() {
               { title: 'Received', wide: true, right: true, cell: (g) => `${count(g.receivedPoints)} (${bytes(g.receivedBytes)})` },
               { title: 'Lost', right: true, cell: (g) => <span className={g.lostPoints > 0 ? 'text-warn' : 'text-muted'}>{count(g.lostPoints)}</span> },
               { title: 'Reported', wide: true, right: true, cell: (g) => <Time at={g.reportedAt} className="text-muted" /> },
+              { title: 'Actions', plain: true, right: true, cell: (g) => <SyncNow device={g.deviceName} /> },
             ]}
           />
         )}
       </Resource>
+      <Sinks />
       <GatewayKeys />
       {lossy.length > 0 && (
         <Section title="Losses" flush>

@@ -66,6 +66,12 @@ export const VERBS: readonly VerbLook[] = [
     permission: 'device.operate',
     danger: true,
   },
+  {
+    verb: 'force-sync',
+    title: 'Sync now',
+    says: 'Their gateways send what waits, now, also over a link that costs. They hear of it with their next exchange.',
+    permission: 'device.operate',
+  },
   { verb: 'cordon', title: 'Cordon', says: 'They keep what they have and get nothing new until they are uncordoned.', permission: 'device.operate', bySelector: true },
   { verb: 'uncordon', title: 'Uncordon', says: 'They get new releases again, and drained ones start their apps.', permission: 'device.operate', bySelector: true },
   { verb: 'set-channel', title: 'Change channel', says: 'They follow another channel from now on.', permission: 'device.write', needs: 'channel' },
