@@ -658,7 +658,10 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Reads measurements of a device: columns over one time axis, thinned out to so many points. */
+        /**
+         * Reads measurements of a device: columns over one time axis, thinned out to so many points. Where a point stands for an hour or more, points are made of
+         *     hourly figures, which are kept for longer than the samples.
+         */
         get: operations["get_devices_id_metrics"];
         put?: never;
         post?: never;
@@ -819,6 +822,23 @@ export interface paths {
         put?: never;
         /** Runs a runbook of the device's policy, or a command where the policy allows any; as an unprivileged user, with a time limit. */
         post: operations["post_devices_id_exec"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/devices/{id}:force-sync": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** The device's gateway sends what waits, now, also over a link that costs. It hears of it with its next exchange; the result says how many points went, or why not. */
+        post: operations["post_devices_id_force_sync"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1935,7 +1955,10 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Reads points of series: a line for each series, device or location, thinned out to steps. */
+        /**
+         * Reads points of series: a line for each series, device or location, thinned out to steps. Steps of whole hours are made of hourly figures, which are kept
+         *     for longer than the points.
+         */
         get: operations["get_series"];
         put?: never;
         post?: never;
@@ -1994,6 +2017,43 @@ export interface paths {
         post?: never;
         /** Ends a silence. Alerts that still fire are told now. */
         delete: operations["delete_silences_id"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/sinks": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Lists sinks, by name, with how they stand and without their secrets. */
+        get: operations["get_sinks"];
+        put?: never;
+        /** Makes a sink. A webhook's secret that is left out is made here and shown in this answer only. */
+        post: operations["post_sinks"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/sinks/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Shows one sink and how it stands, without its secret. */
+        get: operations["get_sinks_id"];
+        /** Replaces a sink; it goes on where it is. A secret that is left out stays, unless points now go to another host. */
+        put: operations["put_sinks_id"];
+        post?: never;
+        /** Deletes a sink. What waits for it is not handed over; files that it wrote stay. */
+        delete: operations["delete_sinks_id"];
         options?: never;
         head?: never;
         patch?: never;
@@ -3297,7 +3357,20 @@ export interface components {
             validate?: string[];
         };
         /** @enum {string} */
-        FleetVerb: "restart-app" | "logs" | "diagnostics" | "inventory" | "exec" | "rollback" | "drain" | "reboot" | "cordon" | "uncordon" | "set-channel" | "unknown";
+        FleetVerb: "restart-app" | "logs" | "diagnostics" | "inventory" | "exec" | "rollback" | "drain" | "reboot" | "force-sync" | "cordon" | "uncordon" | "set-channel" | "unknown";
+        /** @description How a sync went that somebody asked for. */
+        ForcedSync: {
+            /** @description Why not everything went; absent when it did. */
+            error?: string | null;
+            operation: components["schemas"]["OperationId"];
+            /**
+             * Format: int64
+             * @description Points that wait, behind it.
+             */
+            pointsPending: number;
+            /** Format: int64 */
+            pointsSent: number;
+        };
         /** @description How a rollout would go. */
         Forecast: {
             /** @description By time; the API gives a page of it. */
@@ -3718,7 +3791,7 @@ export interface components {
             timeoutSeconds?: number;
         };
         /** @enum {string} */
-        Kind: "restart-app" | "logs" | "diagnostics" | "inventory" | "exec" | "rollback" | "drain" | "reboot" | "unknown";
+        Kind: "restart-app" | "logs" | "diagnostics" | "inventory" | "exec" | "rollback" | "drain" | "reboot" | "force-sync" | "unknown";
         /** @description A release with the version that people know it by. */
         KnownRelease: {
             uid: components["schemas"]["ReleaseId"];
@@ -3914,6 +3987,11 @@ export interface components {
         /** @description One page of a list. */
         List_Silence: {
             items: components["schemas"]["Silence"][];
+            metadata: components["schemas"]["ListMetadata"];
+        };
+        /** @description One page of a list. */
+        List_Sink: {
+            items: components["schemas"]["Sink"][];
             metadata: components["schemas"]["ListMetadata"];
         };
         /** @description One page of a list. */
@@ -4377,6 +4455,27 @@ export interface components {
             };
         };
         /** @description An object as it is sent to be created or replaced. `apiVersion` and `kind` may be left out where the address says them. */
+        NewObject_SinkSpec: {
+            apiVersion?: string | null;
+            kind?: string | null;
+            metadata: components["schemas"]["NewMetadata"];
+            /** @description What goes where. */
+            spec: {
+                enabled?: boolean;
+                /** @description Only these measurements; empty: all. */
+                measurements?: string[];
+                otlp?: components["schemas"]["SinkOtlp"] | null;
+                parquet?: components["schemas"]["SinkParquet"] | null;
+                selector?: components["schemas"]["Selector"] | null;
+                /** @description Where it begins when it is made; later it has no effect. */
+                start?: components["schemas"]["SinkStart"];
+                /** @description Names of streams, `*` at the end for all that begin so; `data/*` when empty. */
+                streams?: string[];
+                type: components["schemas"]["SinkKind"];
+                webhook?: components["schemas"]["SinkWebhook"] | null;
+            };
+        };
+        /** @description An object as it is sent to be created or replaced. `apiVersion` and `kind` may be left out where the address says them. */
         NewObject_TenantSpec: {
             apiVersion?: string | null;
             kind?: string | null;
@@ -4553,7 +4652,7 @@ export interface components {
         OperationId: string;
         /** @description Why a device does not get an operation. */
         OperationRefusal: {
-            /** @description `PolicyForbids`, `ReasonRequired`, `BadArguments`, `Unsupported`, `Lifecycle`, `NoApp`, `NothingToGoBackTo`. */
+            /** @description `PolicyForbids`, `ReasonRequired`, `BadArguments`, `Unsupported`, `Lifecycle`, `NoApp`, `NoGateway`, `NothingToGoBackTo`. */
             code: string;
             message: string;
         };
@@ -5551,6 +5650,92 @@ export interface components {
              */
             seed: number | null;
         };
+        /** @description An object as the API shows it, and as YAML holds it. */
+        Sink: {
+            /** @description `farshore.dev/v1`. */
+            apiVersion: string;
+            kind: string;
+            metadata: components["schemas"]["Metadata"];
+            spec: components["schemas"]["SinkSpec"];
+            status: components["schemas"]["SinkStatus"];
+        };
+        /** @enum {string} */
+        SinkKind: "webhook" | "otlp" | "parquet" | "unknown";
+        SinkOtlp: {
+            /** @description What is sent as `Authorization`, such as `Bearer …`. Write only; left out later it stays. */
+            authorization?: string | null;
+            /** @description `https://collector.example.com:4318/v1/metrics`; without a path, `/v1/metrics` is added. */
+            url: string;
+        };
+        SinkParquet: {
+            /**
+             * Format: int32
+             * @description Files are written this often, at multiples of it; 1 to 86,400.
+             */
+            everySeconds?: number;
+            /**
+             * Format: int32
+             * @description Files are deleted so many days after the day that their points are of; 1 to 3,650.
+             */
+            keepDays?: number;
+        };
+        /** @description What goes where. */
+        SinkSpec: {
+            enabled?: boolean;
+            /** @description Only these measurements; empty: all. */
+            measurements?: string[];
+            otlp?: components["schemas"]["SinkOtlp"] | null;
+            parquet?: components["schemas"]["SinkParquet"] | null;
+            selector?: components["schemas"]["Selector"] | null;
+            /** @description Where it begins when it is made; later it has no effect. */
+            start?: components["schemas"]["SinkStart"];
+            /** @description Names of streams, `*` at the end for all that begin so; `data/*` when empty. */
+            streams?: string[];
+            type: components["schemas"]["SinkKind"];
+            webhook?: components["schemas"]["SinkWebhook"] | null;
+        };
+        /** @enum {string} */
+        SinkStart: "now" | "earliest" | "unknown";
+        /** @enum {string} */
+        SinkState: "disabled" | "running" | "failing" | "unknown";
+        SinkStatus: {
+            /**
+             * Format: int64
+             * @description Failures in a row.
+             */
+            attempts: number;
+            /** Format: int64 */
+            deliveredBatches: number;
+            /** Format: int64 */
+            deliveredPoints: number;
+            /** @description Where Parquet files lie, below the control plane's data folder. */
+            folder?: string | null;
+            lastDeliveredAt?: components["schemas"]["UnixMs"] | null;
+            lastError?: string;
+            lastErrorAt?: components["schemas"]["UnixMs"] | null;
+            nextAt?: components["schemas"]["UnixMs"] | null;
+            /** @description Shown once, when it was made by the server. */
+            secret?: string | null;
+            /** @description A secret is kept, encrypted. */
+            secretSet: boolean;
+            /**
+             * Format: int64
+             * @description Batches that the receiver refuses, passed over so that others are not held up. Each is told as an event.
+             */
+            skippedBatches: number;
+            state: components["schemas"]["SinkState"];
+            /**
+             * Format: int64
+             * @description Batches that arrived and were not handed over yet.
+             */
+            waitingBatches: number;
+        };
+        SinkWebhook: {
+            /** @description `whsec_` and 24 to 64 bytes in base64. Write only; left out on creation one is made and shown once, left out later it stays. */
+            secret?: string | null;
+            /** @description `https://…`, or `http://…`. Redirects are not followed. */
+            url: string;
+        };
         /** @description For kind `process`: the app can run twice, each time on a port of its own, which it gets as `PORT`. */
         Slots: {
             /**
@@ -5647,6 +5832,7 @@ export interface components {
         };
         /** @description What has arrived, and which key to seal for. */
         SyncAnswer: {
+            forceSync?: components["schemas"]["OperationId"] | null;
             ingestKey: components["schemas"]["IngestPublicKey"];
             serverTime: components["schemas"]["UnixMs"];
             /** @description The streams of this epoch of which anything has arrived. */
@@ -5673,6 +5859,8 @@ export interface components {
         SyncRequest: {
             /** @description The life of the journal: 16 hex digits. */
             epoch: string;
+            /** @description How syncs went that were asked for with `forceSync`. Said until it was heard. */
+            forced?: components["schemas"]["ForcedSync"][];
             report?: components["schemas"]["GatewayReport"];
         };
         /** @description An object as the API shows it, and as YAML holds it. */
@@ -8407,6 +8595,39 @@ export interface operations {
             };
         };
     };
+    post_devices_id_force_sync: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Ask"];
+            };
+        };
+        responses: {
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Operation"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     post_devices_id_inventory: {
         parameters: {
             query?: never;
@@ -10922,7 +11143,10 @@ export interface operations {
                 from?: number;
                 /** @description Unix milliseconds; now when left out. */
                 to?: number;
-                /** @description Length of a step in milliseconds; what gives 300 steps when left out. Steps begin at multiples of it. */
+                /**
+                 * @description Length of a step in milliseconds; when left out, what gives 300 steps, rounded up to whole hours where they are longer than one
+                 *     or the range begins before the points that are kept. Steps begin at multiples of it.
+                 */
                 step?: number;
                 /** @description What stands for the points of a step: `mean` (when left out), `min`, `max`, `sum`, `count` or `last`. */
                 aggregate?: "mean" | "min" | "max" | "sum" | "count" | "last";
@@ -11131,6 +11355,158 @@ export interface operations {
         };
     };
     delete_silences_id: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_sinks: {
+        parameters: {
+            query?: {
+                /** @description At most this many; 100 when left out, 1,000 at most. */
+                limit?: number;
+                /** @description Where the page before ended. */
+                continue?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["List_Sink"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    post_sinks: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewObject_SinkSpec"];
+            };
+        };
+        responses: {
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Sink"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_sinks_id: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Sink"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    put_sinks_id: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewObject_SinkSpec"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Sink"];
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    delete_sinks_id: {
         parameters: {
             query?: never;
             header?: never;
