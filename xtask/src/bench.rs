@@ -95,7 +95,7 @@ const BENCHES: &[Bench] = &[
     },
     Bench {
         name: "chaos-agent",
-        about: "kill -9 of agent roles and control plane at seeded moments of rollouts: what was lost, doubled, stuck",
+        about: "network, disk, clock and processor break, roles are killed at seeded moments of rollouts: what was lost, doubled, stuck",
         builds: &[("farshore", "release"), ("farshore-agent", "agent"), ("edge-web-service", "release")],
         how: How::Program(&["farshore", "bench", "chaos-agent"]),
     },

@@ -52,7 +52,7 @@ enum Which {
     Agent(agent::Arguments),
     /// The rollout engine over virtual fleets: devices touched, false halts, cost of a decision
     Rollout(rollout::Arguments),
-    /// Kills of the agent's roles and the control plane while releases are rolled out
+    /// Network, disk, clock and processor break and roles are killed while releases are rolled out
     ChaosAgent(chaos::Arguments),
     /// What waits in a gateway goes over a slow link while readings go on coming
     Drain(drain::Arguments),
