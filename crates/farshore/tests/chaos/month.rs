@@ -214,5 +214,9 @@ async fn after_thirty_days_without_a_control_plane_apps_are_well_and_what_is_owe
             waiting.values().all(|count| *count <= 1).then_some(())
         })
         .await;
+    // Whoever looks sees what it was, in the device's own words.
+    let described = fleet.line(&format!("describe device/{name}"));
+    assert!(described.contains("Connectivity:  online"), "{described}");
+    assert!(described.contains(" control-plane for "), "{described}");
     fleet.check();
 }
