@@ -334,9 +334,9 @@ impl Stage {
                 version
             }
             (_, false) => {
-                let back = self.plane.get("/api/events?kind=release.rolled-back&limit=1").await?;
-                let why = &back["items"][0]["message"];
-                eprintln!("round {round}: a good release was given up ({phase}); last on a device: {why}");
+                let shown = self.plane.get(&format!("/api/rollouts/{rollout}")).await?;
+                let why = &shown["status"]["summary"]["reasons"];
+                eprintln!("round {round}: a good release was given up ({phase}): {why}");
                 self.tally.good_given_up += 1;
                 runs
             }
