@@ -59,11 +59,10 @@ pub(super) struct OfStream {
 
 /// `date=2026-11-29/hour=07`
 fn place(hour_ms: i64) -> String {
-    let time = jiff::Timestamp::from_millisecond(hour_ms).map_or_else(
+    jiff::Timestamp::from_millisecond(hour_ms).map_or_else(
         |_| "date=unknown/hour=00".to_owned(),
         |time| time.strftime("date=%Y-%m-%d/hour=%H").to_string(),
-    );
-    time
+    )
 }
 
 /// Writes the points, a file for each hour. Returns how many points there were.
