@@ -330,7 +330,8 @@ impl Reader<'_> {
             },
             retention: RetentionSettings {
                 metrics_ms: metric_days? * DAY_MS,
-                hours_ms: hour_days? * DAY_MS,
+                // As points are not read where there are hours, hours stay for at least as long.
+                hours_ms: hour_days?.max(metric_days?) * DAY_MS,
                 events_ms: event_days? * DAY_MS,
             },
             heartbeat_seconds: u32::try_from(heartbeat?).unwrap_or(30),

@@ -127,31 +127,45 @@ impl TenantDb {
             .collect())
     }
 
-    /// These hours of a stream, those that there are.
+    /// These hours of a stream, those that there are. `None`: they have more than so many bytes.
     pub async fn hours_at(
         &self,
         device: DeviceId,
         stream: &str,
         hours: &[UnixMs],
-    ) -> StoreResult<Vec<(UnixMs, Vec<u8>)>> {
+        most_bytes: i64,
+    ) -> StoreResult<Option<Vec<(UnixMs, Vec<u8>)>>> {
         let mut tx = self.read().await?;
-        let mut found = Vec::new();
+        let (mut found, mut bytes) = (Vec::new(), 0_i64);
         for chunk in hours.chunks(set::rows_per_statement(1)) {
-            let mut conditions = Conditions::default();
-            let tenant = conditions.uuid(self.tenant.0);
-            let device = conditions.uuid(device.0);
-            let stream = conditions.text(stream);
-            let hours: Vec<String> = chunk.iter().map(|hour| conditions.integer(hour.0)).collect();
-            let sql = sqlx::AssertSqlSafe(format!(
-                "SELECT hour_ms, block FROM series_hours
-                 WHERE tenant = {tenant} AND device = {device} AND stream = {stream} AND hour_ms IN ({})",
-                hours.join(", ")
-            ));
+            let (conditions, which) = self.these_hours(device, stream, chunk);
             let arguments = &conditions.arguments;
+            let sql = sqlx::AssertSqlSafe(format!(
+                "SELECT CAST(COALESCE(SUM(LENGTH(block)), 0) AS BIGINT) FROM series_hours WHERE {which}"
+            ));
+            let (of_chunk,): (i64,) = on!(&mut tx, c => bind_all!(sqlx::query_as(sql).persistent(false), arguments).fetch_one(c).await)?;
+            bytes = bytes.saturating_add(of_chunk);
+            if bytes > most_bytes {
+                return Ok(None);
+            }
+            let sql = sqlx::AssertSqlSafe(format!("SELECT hour_ms, block FROM series_hours WHERE {which}"));
             let rows: Vec<(i64, Vec<u8>)> = on!(&mut tx, c => bind_all!(sqlx::query_as(sql).persistent(false), arguments).fetch_all(c).await)?;
             found.extend(rows.into_iter().map(|(hour, block)| (UnixMs(hour), block)));
         }
-        Ok(found)
+        Ok(Some(found))
+    }
+
+    fn these_hours(&self, device: DeviceId, stream: &str, hours: &[UnixMs]) -> (Conditions, String) {
+        let mut conditions = Conditions::default();
+        let tenant = conditions.uuid(self.tenant.0);
+        let device = conditions.uuid(device.0);
+        let stream = conditions.text(stream);
+        let all: Vec<String> = hours.iter().map(|hour| conditions.integer(hour.0)).collect();
+        let sql = format!(
+            "tenant = {tenant} AND device = {device} AND stream = {stream} AND hour_ms IN ({})",
+            all.join(", ")
+        );
+        (conditions, sql)
     }
 
     /// Keeps what became of some blocks, under the driver's lease. Blocks that are not there any more, or were put into their hours in the meantime, undo it all.

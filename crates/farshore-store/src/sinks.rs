@@ -8,6 +8,7 @@ use farshore_domain::time::UnixMs;
 use uuid::Uuid;
 
 use crate::access::{SystemDb, TenantDb};
+use crate::condition::{Conditions, bind_all};
 use crate::db::{Tx, affected};
 use crate::error::{StoreError, StoreResult};
 use crate::events;
@@ -16,6 +17,16 @@ use crate::on;
 
 /// Most streams that are looked at for one sink at a time.
 const MAX_STREAMS: i64 = 20_000;
+const CURSOR: &str = "s.device, s.epoch, s.stream, s.batches, COALESCE(c.arrived, 0), COALESCE(c.part, 0), COALESCE(c.attempts, 0), COALESCE(c.next_at, 0)";
+
+/// Streams that a sink takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StreamPattern {
+    /// The one of this name.
+    Is(String),
+    /// All whose names begin so.
+    Begins(String),
+}
 
 /// Where a sink stands in a stream in which something waits for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,23 +125,107 @@ impl TenantDb {
         let mut tx = self.begin().await?;
         for sql in [
             "UPDATE sink_states SET next_at = 0 WHERE tenant = $1 AND sink = $2",
-            "UPDATE sink_cursors SET next_at = 0 WHERE tenant = $1 AND sink = $2 AND next_at > 0",
+            // What it takes may have changed, and with it the parts of a batch.
+            "UPDATE sink_cursors SET next_at = 0, part = 0, attempts = 0 WHERE tenant = $1 AND sink = $2 AND (next_at > 0 OR part > 0 OR attempts > 0)",
         ] {
             on!(&mut tx, c => sqlx::query(sql).bind(self.tenant.0).bind(sink).execute(c).await.map(affected))?;
         }
         tx.commit().await
     }
 
-    /// Streams in which something waits for a sink.
-    pub async fn sink_waiting(&self, sink: Uuid) -> StoreResult<Vec<SinkCursor>> {
-        type Row = (Uuid, i64, String, i64, i64, i64, i64, i64);
+    /// Streams that a sink takes and in which something waits for it, the longest first: at most [`MAX_STREAMS`], so that those at the end have their turn as well.
+    pub async fn sink_waiting(&self, sink: Uuid, takes: &[StreamPattern]) -> StoreResult<Vec<SinkCursor>> {
+        let (mut conditions, from) = self.behind(sink, takes, true);
+        let limit = conditions.integer(MAX_STREAMS);
+        let sql =
+            format!("SELECT {CURSOR} {from} ORDER BY s.batches - COALESCE(c.arrived, 0) DESC LIMIT {limit}");
+        self.cursors(&conditions, sql).await
+    }
+
+    /// Streams that a sink does not take, and in which so many batches came since its cursor was moved on.
+    pub async fn sink_others(
+        &self,
+        sink: Uuid,
+        takes: &[StreamPattern],
+        at_least: i64,
+    ) -> StoreResult<Vec<SinkCursor>> {
+        let (mut conditions, from) = self.behind(sink, takes, false);
+        let (at_least, limit) = (conditions.integer(at_least), conditions.integer(MAX_STREAMS));
+        let sql = format!(
+            "SELECT {CURSOR} {from} AND s.batches - COALESCE(c.arrived, 0) >= {at_least} LIMIT {limit}"
+        );
+        self.cursors(&conditions, sql).await
+    }
+
+    /// Whether a sink has something to hand over at `now`, or [others](Self::sink_others) to move on.
+    pub async fn sink_has_work(
+        &self,
+        sink: Uuid,
+        takes: &[StreamPattern],
+        at_least: i64,
+        now: UnixMs,
+    ) -> StoreResult<bool> {
+        let (mut conditions, from) = self.behind(sink, takes, true);
+        let (now, one) = (conditions.integer(now.0), conditions.integer(1));
+        let sql = format!("SELECT {CURSOR} {from} AND COALESCE(c.next_at, 0) <= {now} LIMIT {one}");
+        if !self.cursors(&conditions, sql).await?.is_empty() {
+            return Ok(true);
+        }
+        let (mut conditions, from) = self.behind(sink, takes, false);
+        let (at_least, one) = (conditions.integer(at_least), conditions.integer(1));
+        let sql = format!(
+            "SELECT {CURSOR} {from} AND s.batches - COALESCE(c.arrived, 0) >= {at_least} LIMIT {one}"
+        );
+        Ok(!self.cursors(&conditions, sql).await?.is_empty())
+    }
+
+    /// How many batches wait for a sink, by device.
+    pub async fn sink_backlog(
+        &self,
+        sink: Uuid,
+        takes: &[StreamPattern],
+    ) -> StoreResult<Vec<(DeviceId, i64)>> {
+        let (conditions, from) = self.behind(sink, takes, true);
+        let sql = sqlx::AssertSqlSafe(format!(
+            "SELECT s.device, CAST(SUM(s.batches - COALESCE(c.arrived, 0)) AS BIGINT) {from} GROUP BY s.device"
+        ));
+        let arguments = &conditions.arguments;
         let mut tx = self.read().await?;
-        let rows: Vec<Row> = on!(&mut tx, c => sqlx::query_as(
-            "SELECT s.device, s.epoch, s.stream, s.batches, COALESCE(c.arrived, 0), COALESCE(c.part, 0), COALESCE(c.attempts, 0), COALESCE(c.next_at, 0)
-             FROM sync_streams s LEFT JOIN sink_cursors c
-               ON c.tenant = s.tenant AND c.sink = $2 AND c.device = s.device AND c.epoch = s.epoch AND c.stream = s.stream
-             WHERE s.tenant = $1 AND s.batches > COALESCE(c.arrived, 0) ORDER BY s.device, s.stream, s.epoch LIMIT $3")
-            .bind(self.tenant.0).bind(sink).bind(MAX_STREAMS).fetch_all(c).await)?;
+        let rows: Vec<(Uuid, i64)> = on!(&mut tx, c => bind_all!(sqlx::query_as(sql).persistent(false), arguments).fetch_all(c).await)?;
+        Ok(rows.into_iter().map(|(device, batches)| (DeviceId(device), batches)).collect())
+    }
+
+    /// Streams with something behind a sink's cursor, of those that it takes or of the others.
+    fn behind(&self, sink: Uuid, takes: &[StreamPattern], taken: bool) -> (Conditions, String) {
+        let mut conditions = Conditions::default();
+        let (tenant, sink) = (conditions.uuid(self.tenant.0), conditions.uuid(sink));
+        let patterns: Vec<String> = takes
+            .iter()
+            .map(|pattern| match pattern {
+                StreamPattern::Is(name) => format!("s.stream = {}", conditions.text(name)),
+                StreamPattern::Begins(start) => {
+                    let length = i64::try_from(start.chars().count()).unwrap_or(i64::MAX);
+                    let (length, start) = (conditions.integer(length), conditions.text(start));
+                    // PostgreSQL has substr for 32-bit lengths only.
+                    format!("substr(s.stream, 1, CAST({length} AS INTEGER)) = {start}")
+                }
+            })
+            .collect();
+        let patterns = if patterns.is_empty() { "FALSE".to_owned() } else { patterns.join(" OR ") };
+        let not = if taken { "" } else { "NOT " };
+        let from = format!(
+            "FROM sync_streams s LEFT JOIN sink_cursors c
+               ON c.tenant = s.tenant AND c.sink = {sink} AND c.device = s.device AND c.epoch = s.epoch AND c.stream = s.stream
+             WHERE s.tenant = {tenant} AND s.batches > COALESCE(c.arrived, 0) AND {not}({patterns})"
+        );
+        (conditions, from)
+    }
+
+    async fn cursors(&self, conditions: &Conditions, sql: String) -> StoreResult<Vec<SinkCursor>> {
+        type Row = (Uuid, i64, String, i64, i64, i64, i64, i64);
+        let (sql, arguments) = (sqlx::AssertSqlSafe(sql), &conditions.arguments);
+        let mut tx = self.read().await?;
+        let rows: Vec<Row> = on!(&mut tx, c => bind_all!(sqlx::query_as(sql).persistent(false), arguments).fetch_all(c).await)?;
         Ok(rows
             .into_iter()
             .map(|(device, epoch, stream, newest, arrived, part, attempts, next_at)| SinkCursor {
@@ -244,6 +339,14 @@ impl TenantDb {
             );
             events::append(&mut tx, self.tenant, &event).await?;
         }
+        tx.commit().await
+    }
+
+    /// Keeps what a receiver said of something that it took in part.
+    pub async fn sink_rejected(&self, sink: Uuid, error: &str, now: UnixMs) -> StoreResult<()> {
+        let mut tx = self.begin().await?;
+        on!(&mut tx, c => sqlx::query("UPDATE sink_states SET last_error = $3, failed_at = $4 WHERE tenant = $1 AND sink = $2")
+            .bind(self.tenant.0).bind(sink).bind(error).bind(now.0).execute(c).await.map(affected))?;
         tx.commit().await
     }
 

@@ -57,8 +57,9 @@ struct RangeQuery {
 /// Reads measurements of a device: columns over one time axis, thinned out to so many points. Where a point stands for an hour or more, points are made of
 /// hourly figures, which are kept for longer than the samples.
 #[utoipa::path(get, path = "/api/devices/{id}/metrics", tag = "devices", params(("id" = String, Path), RangeQuery),
-    responses((status = 200, body = Measurements), (status = "4XX", body = Problem)))]
+    responses((status = 200, body = Measurements), (status = 503, body = Problem), (status = "4XX", body = Problem)))]
 async fn read(
+    State(app): State<App>,
     Db(db): Db,
     Path(id): Path<String>,
     Query(query): Query<RangeQuery>,
@@ -95,6 +96,7 @@ async fn read(
         return Err(ApiError::field("points", "are at most one an hour for more than 32 days"));
     }
     let hourly = range.is_hourly();
+    let _turn = app.series().turn(db.tenant()).await?;
     let mut tx = db.snapshot().await?;
     let span = (from, to.saturating_add(1));
     // What there would have been more of is at the end: the newest hours and blocks.

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use farshore_domain::time::{HOUR_MS, MINUTE_MS, SECOND_MS, UnixMs};
 use farshore_series::{
-    Block, Columns, DEFAULT_LEVEL, DecodeError, Summaries, decode, decode_columns, decode_summaries, encode,
-    encode_columns, encode_summaries, summarize,
+    Block, Columns, DEFAULT_LEVEL, DecodeError, Summaries, declared_bytes, decode, decode_columns,
+    decode_summaries, encode, encode_columns, encode_summaries, summarize,
 };
 use farshore_store::leases::Lease;
 use farshore_store::series_hours::{DueBlock, DueStream, MergedBlock, Rolled};
@@ -39,6 +39,15 @@ const BLOCKS: u32 = 500;
 const BYTES: i64 = 8 * 1024 * 1024;
 /// Blocks are put together up to so many bytes.
 const MERGED_BYTES: usize = 2 * 1024 * 1024;
+/// Unpacked blocks that are kept in memory to be put together.
+const KEPT_BYTES: usize = 16 * 1024 * 1024;
+/// So many unpacked bytes, or summaries, end a turn: a few bytes over the wire may be very many points.
+const TURN_BYTES: usize = 64 * 1024 * 1024;
+const TURN_SUMMARIES: usize = 100_000;
+/// What one block may come to; with more it is read itself, as its hours would take more room than it does.
+const BLOCK_SUMMARIES: usize = 100_000;
+/// What the hours that a turn adds to may have on disk.
+const STORED_BYTES: i64 = 32 * 1024 * 1024;
 
 /// The driver's name among replicas, and its turn: by hand and by itself it works one after the other.
 #[derive(Debug)]
@@ -205,7 +214,14 @@ fn fold(blocks: &[DueBlock], of_gateway: bool, keep_from: i64, passed: i64) -> F
         let hour = hour_of(at_ns.div_euclid(1_000_000));
         (hour >= keep_from).then_some(hour)
     };
+    let (mut unpacked, mut kept, mut summaries) = (0, 0, 0);
     for block in blocks {
+        if unpacked >= TURN_BYTES || summaries >= TURN_SUMMARIES {
+            // The others have their turn next.
+            break;
+        }
+        let bytes = declared_bytes(&block.block);
+        unpacked += bytes;
         let read = match Read::block(of_gateway, &block.block) {
             Ok(read) => read,
             Err(error) => {
@@ -214,13 +230,32 @@ fn fold(blocks: &[DueBlock], of_gateway: bool, keep_from: i64, passed: i64) -> F
                 continue;
             }
         };
+        let mut hours = BTreeMap::new();
         match &read {
-            Read::Host(block) => summarize(&block.to_columns(), hour, &mut folded.hours),
-            Read::Gateway(columns) => summarize(columns, hour, &mut folded.hours),
+            Read::Host(block) => summarize(&block.to_columns(), hour, &mut hours),
+            Read::Gateway(columns) => summarize(columns, hour, &mut hours),
         };
+        let of_block: usize = hours.values().map(Summaries::len).sum();
+        if of_block > BLOCK_SUMMARIES {
+            tracing::warn!(
+                sequence = block.sequence,
+                of_block,
+                "a block comes to too much; it is read itself"
+            );
+            folded.refused.push(block.sequence);
+            continue;
+        }
+        summaries += of_block;
+        for (hour, added) in hours {
+            let of_hour = folded.hours.entry(hour).or_default();
+            for (key, summary) in added {
+                of_hour.entry(key).or_default().merge(&summary);
+            }
+        }
         folded.rolled.push(block.sequence);
         let (first, last) = (hour_of(block.from.0), hour_of(block.to.0));
-        if first == last && block.arrived <= passed {
+        if first == last && block.arrived <= passed && kept + bytes <= KEPT_BYTES {
+            kept += bytes;
             within.entry(first).or_default().push((block, read));
         }
     }
@@ -262,7 +297,9 @@ async fn with_stored(
     folded: &Folded,
 ) -> StoreResult<Option<Rolled>> {
     let hours: Vec<UnixMs> = folded.hours.keys().map(|hour| UnixMs(*hour)).collect();
-    let stored = db.hours_at(stream.device, &stream.stream, &hours).await?;
+    let Some(stored) = db.hours_at(stream.device, &stream.stream, &hours, STORED_BYTES).await? else {
+        return Ok(None);
+    };
     let added = folded.hours.clone();
     let hours = off_thread(move || merge_hours(&stored, added)).await?;
     Ok(hours.map(|hours| Rolled {
@@ -304,3 +341,50 @@ pub async fn roll_all(app: &App, now: UnixMs) -> StoreResult<()> {
 }
 
 const _: () = assert!(HOUR_MS > GRACE_MS);
+
+#[cfg(test)]
+mod tests {
+    use farshore_series::{PointBatch, Value};
+
+    use super::*;
+
+    /// Little on the wire, much in memory.
+    fn packed(sequence: i64) -> DueBlock {
+        let mut batch = PointBatch::new();
+        let series = batch.series("log", "line", []).unwrap();
+        for at in 0..40 {
+            batch.push(series, at, Value::Text("x".repeat(200_000))).unwrap();
+        }
+        let block = encode_columns(&Columns::of(&batch), DEFAULT_LEVEL).unwrap();
+        assert!(block.len() < 64 * 1024 && declared_bytes(&block) >= 8_000_000);
+        let (from, to) = (UnixMs(0), UnixMs(0));
+        DueBlock { sequence, from, to, samples: 40, arrived: sequence, block }
+    }
+
+    #[test]
+    fn a_turn_ends_before_it_has_taken_all_memory_and_the_next_goes_on() {
+        let blocks: Vec<DueBlock> = (1..=20).map(packed).collect();
+        let folded = fold(&blocks, true, 0, i64::MAX);
+        assert_eq!(folded.rolled, (1..=9).collect::<Vec<i64>>());
+        assert_eq!(folded.merged.len(), 1, "what is small enough to be kept together");
+        assert_eq!(folded.merged[0].of, [1, 2]);
+        let summary = folded.hours[&0].values().next().unwrap();
+        assert_eq!((summary.points, summary.numbers), (9 * 40, 0));
+    }
+
+    #[test]
+    fn a_block_that_comes_to_too_much_is_left_as_it_is() {
+        let mut batch = PointBatch::new();
+        for n in 0..60 {
+            let series = batch.series("m", "v", [("n", n.to_string().as_str())]).unwrap();
+            for hour in 0..1_700 {
+                batch.push(series, hour * HOUR_MS * 1_000_000, Value::Integer(1)).unwrap();
+            }
+        }
+        let block = encode_columns(&Columns::of(&batch), DEFAULT_LEVEL).unwrap();
+        let (from, to) = (UnixMs(0), UnixMs(1_700 * HOUR_MS));
+        let due = DueBlock { sequence: 1, from, to, samples: 102_000, arrived: 1, block };
+        let folded = fold(&[due], true, 0, i64::MAX);
+        assert_eq!((folded.rolled, folded.refused, folded.hours.len()), (vec![], vec![1], 0));
+    }
+}

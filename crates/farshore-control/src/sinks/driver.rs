@@ -1,6 +1,6 @@
 //! The driver: looks which sinks have something to do, and does it, a few at a time.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,10 +34,20 @@ const EVERY: Duration = Duration::from_secs(2);
 const COALESCE: Duration = Duration::from_millis(200);
 /// Sinks that hand over at the same time.
 const AT_ONCE: usize = 16;
+/// Of these, so many of one tenant.
+const OF_TENANT: usize = 4;
 /// What is written into files at a time is in memory.
 const FILE_POINTS: usize = 200_000;
 const FILE_BYTES: i64 = 4 * 1024 * 1024;
 const FILE_BLOCKS: u32 = 500;
+/// The same, unpacked.
+const FILE_UNPACKED: usize = 32 * 1024 * 1024;
+/// Files are written as long as so much of the disk is free: the database may be on it.
+const DISK_FREE: u64 = 1024 * 1024 * 1024;
+/// In a stream that a sink does not take its cursor is moved on after so many batches, not for each.
+const FAR: i64 = 20;
+/// Cursors that are moved on in one transaction.
+const PASSED: usize = 500;
 const PAGE: u32 = 1_000;
 
 /// One sink's work.
@@ -47,6 +57,7 @@ pub(super) struct Job {
     pub(super) tenant: TenantId,
     pub(super) uid: Uuid,
     pub(super) name: String,
+    version: i64,
     pub(super) spec: SinkSpec,
     pub(super) secret: Option<String>,
     pub(super) lease: Lease,
@@ -62,12 +73,20 @@ impl Job {
         SinkName { uid: self.uid, name: &self.name }
     }
 
-    /// Whether the sink takes this stream of this gateway.
-    pub(super) fn takes(&self, gateways: &BTreeMap<DeviceId, GatewayRow>, cursor: &SinkCursor) -> bool {
-        points::takes(&self.spec, &cursor.stream)
-            && gateways.get(&cursor.device).is_some_and(|gateway| {
-                self.spec.selector.as_ref().is_none_or(|selector| selector.matches(&gateway.labels))
-            })
+    /// Whether nobody has changed or deleted the sink since.
+    pub(super) async fn is_current(&self) -> StoreResult<bool> {
+        match self.db().object::<StoredSink>(ObjectKind::Sink, &self.uid.to_string()).await {
+            Ok(sink) => Ok(sink.metadata.resource_version == self.version),
+            Err(StoreError::NotFound(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the sink takes anything of this gateway.
+    fn takes(&self, gateways: &BTreeMap<DeviceId, GatewayRow>, cursor: &SinkCursor) -> bool {
+        gateways.get(&cursor.device).is_some_and(|gateway| {
+            self.spec.selector.as_ref().is_none_or(|selector| selector.matches(&gateway.labels))
+        })
     }
 }
 
@@ -107,11 +126,13 @@ pub fn spawn(app: &App, shutdown: &CancellationToken) -> JoinHandle<()> {
 
 async fn run(app: &App, db: &SystemDb, holder: &str, client: &reqwest::Client) {
     let mut working: JoinSet<(Uuid, bool)> = JoinSet::new();
-    let mut busy: HashSet<Uuid> = HashSet::new();
+    let mut busy: BTreeMap<Uuid, TenantId> = BTreeMap::new();
+    let mut round = 0;
     loop {
+        round += 1;
         match db.acquire_lease(LEASE, holder, LEASE_MS, now()).await {
             Ok(Some(lease)) => {
-                if let Err(error) = begin(app, db, &lease, client, &mut working, &mut busy).await {
+                if let Err(error) = begin(app, db, &lease, client, (&mut working, &mut busy), round).await {
                     tracing::error!(
                         error = crate::error::chain(&error),
                         "sinks were not looked at; it is tried again"
@@ -159,17 +180,24 @@ async fn begin(
     db: &SystemDb,
     lease: &Lease,
     client: &reqwest::Client,
-    working: &mut JoinSet<(Uuid, bool)>,
-    busy: &mut HashSet<Uuid>,
+    (working, busy): (&mut JoinSet<(Uuid, bool)>, &mut BTreeMap<Uuid, TenantId>),
+    round: usize,
 ) -> StoreResult<()> {
-    for tenant in db.tenants_with_sinks().await? {
+    let mut tenants = db.tenants_with_sinks().await?;
+    // Each is the first one once.
+    let first = round % tenants.len().max(1);
+    tenants.rotate_left(first);
+    for tenant in tenants {
         for sink in db.all_objects::<StoredSink>(tenant.0, ObjectKind::Sink).await? {
             let uid = sink.metadata.uid;
-            if !sink.spec.spec.enabled || busy.contains(&uid) {
+            if !sink.spec.spec.enabled || busy.contains_key(&uid) {
                 continue;
             }
             if working.len() >= AT_ONCE {
                 return Ok(());
+            }
+            if busy.values().filter(|other| **other == tenant).count() >= OF_TENANT {
+                break;
             }
             let of_tenant = db.tenant(tenant);
             let state = match of_tenant.sink_state(uid).await? {
@@ -179,13 +207,12 @@ async fn begin(
                     continue;
                 }
             };
-            let is_work =
-                |cursor: &SinkCursor| points::takes(&sink.spec.spec, &cursor.stream) || is_far(cursor);
-            if UnixMs(state.next_at) > now() || !of_tenant.sink_waiting(uid).await?.iter().any(is_work) {
+            let takes = points::takes(&sink.spec.spec);
+            if UnixMs(state.next_at) > now() || !of_tenant.sink_has_work(uid, &takes, FAR, now()).await? {
                 continue;
             }
             let Some(job) = job(app, tenant, sink, lease, client) else { continue };
-            busy.insert(uid);
+            busy.insert(uid, tenant);
             working.spawn(async move {
                 let more = match work(&Arc::new(job)).await {
                     Ok(more) => more,
@@ -223,6 +250,7 @@ fn job(
         tenant,
         uid,
         name: sink.metadata.name.to_string(),
+        version: sink.metadata.resource_version,
         spec: sink.spec.spec,
         secret,
         lease: lease.clone(),
@@ -243,14 +271,18 @@ async fn work(job: &Arc<Job>) -> StoreResult<bool> {
             break;
         }
     }
+    let takes = points::takes(&job.spec);
     let (waiting, mut others): (Vec<_>, Vec<_>) =
-        db.sink_waiting(job.uid).await?.into_iter().partition(|cursor| job.takes(&gateways, cursor));
-    others.retain(is_far);
+        db.sink_waiting(job.uid, &takes).await?.into_iter().partition(|cursor| job.takes(&gateways, cursor));
+    others.retain(|cursor| cursor.newest - cursor.arrived >= FAR);
+    others.extend(db.sink_others(job.uid, &takes, FAR).await?);
     if !others.is_empty() {
         others
             .iter_mut()
             .for_each(|cursor| (cursor.arrived, cursor.part, cursor.attempts) = (cursor.newest, 0, 0));
-        db.sink_passed(&job.lease, job.uid, &others).await?;
+        for some in others.chunks(PASSED) {
+            db.sink_passed(&job.lease, job.uid, some).await?;
+        }
     }
     if waiting.is_empty() {
         return Ok(false);
@@ -264,9 +296,15 @@ async fn work(job: &Arc<Job>) -> StoreResult<bool> {
     Ok(false)
 }
 
-/// Whether a cursor of a stream that the sink does not take is to be moved on: not for each batch.
-const fn is_far(cursor: &SinkCursor) -> bool {
-    cursor.newest - cursor.arrived >= 20
+/// Why nothing more may be written to a disk; `None`: it may.
+fn full(folder: &std::path::Path) -> Option<String> {
+    match rustix::fs::statvfs(folder) {
+        Ok(disk) if disk.f_bavail.saturating_mul(disk.f_frsize) < DISK_FREE => {
+            Some(format!("less than {} MiB of the disk are free", DISK_FREE / 1024 / 1024))
+        }
+        Ok(_) => None,
+        Err(error) => Some(format!("the room on the disk can't be read: {error}")),
+    }
 }
 
 /// Writes what waits into files. Says whether there is more.
@@ -279,10 +317,17 @@ async fn write_files(
     let Some(target) = job.spec.parquet.clone() else { return Ok(false) };
     let Some(state) = db.sink_state(job.uid).await? else { return Ok(false) };
     let (mut cursors, mut all) = (Vec::new(), Vec::new());
-    let (mut points, mut batches, mut bytes) = (0, 0, FILE_BYTES);
+    let (mut points, mut batches, mut bytes, mut unpacked) = (0, 0, FILE_BYTES, 0);
     let mut more = false;
+    let root = job.app.settings().data.folder.join("artifacts").join(folder(job.tenant, job.uid));
+    if let Some(why) = full(&job.app.settings().data.folder) {
+        let at = now().plus_ms(pause_ms(state.attempts));
+        db.sink_failed(&job.lease, job.named(), None, at, &why, now()).await?;
+        return Ok(false);
+    }
+    let _room = job.app.sinks().room(FILE_UNPACKED).await;
     for mut cursor in waiting {
-        if points >= FILE_POINTS || bytes <= 0 {
+        if points >= FILE_POINTS || bytes <= 0 || unpacked >= FILE_UNPACKED {
             more = true;
             break;
         }
@@ -291,6 +336,8 @@ async fn write_files(
         if blocks.is_empty() {
             cursor.arrived = cursor.newest;
         }
+        let (blocks, these) = points::within(blocks, FILE_UNPACKED.saturating_sub(unpacked));
+        unpacked += these;
         let mut begun = false;
         for block in blocks {
             bytes -= i64::try_from(block.block.len()).unwrap_or(i64::MAX);
@@ -329,10 +376,9 @@ async fn write_files(
     }
     let every = i64::from(target.every_seconds.max(1)) * 1_000;
     let next = UnixMs(now().0.div_euclid(every).saturating_add(1).saturating_mul(every));
-    let root = job.app.settings().data.folder.join("artifacts").join(folder(job.tenant, job.uid));
     let (round, measurements, days) = (state.round + 1, job.spec.measurements.clone(), target.keep_days);
     let written = tokio::task::spawn_blocking(move || {
-        let points = files::write(&root, round, &measurements, &all)?;
+        let points = files::write(&root, round, &measurements, &all, files::window(days, now()))?;
         files::clean(&root, days, now()).map_err(|error| files::FileError::Io(root, error))?;
         Ok::<u64, files::FileError>(points)
     });

@@ -2,9 +2,10 @@
 //!
 //! What is written in one round has the round's number. A crash before the round is on record writes the same files again, over those that are there.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -65,28 +66,65 @@ fn place(hour_ms: i64) -> String {
     )
 }
 
-/// Writes the points, a file for each hour. Returns how many points there were.
+/// The times of points that are written, in Unix nanoseconds: what is kept, and a clock that is a day fast. Anything else would be files that nobody
+/// expects and nobody deletes.
+pub(super) fn window(keep_days: u32, now: UnixMs) -> Range<i64> {
+    let ns = |at: UnixMs| at.0.saturating_mul(1_000_000);
+    ns(now.plus_ms(-i64::from(keep_days) * DAY_MS))..ns(now.plus_ms(DAY_MS))
+}
+
+/// Deletes what a crash left of a round: it is written anew, from other batches perhaps.
+fn forget(folder: &Path, round: i64) -> io::Result<()> {
+    for day in fs::read_dir(folder)? {
+        let day = day?;
+        if !day.file_type()?.is_dir() {
+            continue;
+        }
+        for hour in fs::read_dir(day.path())? {
+            let path = hour?.path().join(format!("part-{round:08}.parquet"));
+            for left in [path.with_extension("part"), path] {
+                match fs::remove_file(left) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Writes the points in the window, a file for each hour. Returns how many points there were.
 pub(super) fn write(
     folder: &Path,
     round: i64,
     measurements: &[String],
     all: &[OfStream],
+    window: Range<i64>,
 ) -> Result<u64, FileError> {
     let hour = |at_ns: i64| hour_of(at_ns.div_euclid(1_000_000));
     let wanted =
         |measurement: &str| measurements.is_empty() || measurements.iter().any(|one| one == measurement);
-    let hours: BTreeSet<i64> = all
-        .iter()
-        .flat_map(|of| &of.columns.columns)
-        .filter(|column| wanted(column.key.measurement()))
-        .flat_map(|column| column.times_ns.iter().map(|at| hour(*at)))
-        .collect();
+    // Where the points of each hour are.
+    let mut hours: BTreeMap<i64, Vec<(usize, usize, usize)>> = BTreeMap::new();
+    for (stream, of) in all.iter().enumerate() {
+        for (number, column) in of.columns.columns.iter().enumerate() {
+            if !wanted(column.key.measurement()) {
+                continue;
+            }
+            for (index, at) in column.times_ns.iter().enumerate().filter(|(_, at)| window.contains(at)) {
+                hours.entry(hour(*at)).or_default().push((stream, number, index));
+            }
+        }
+    }
+    let io = |error| FileError::Io(folder.to_owned(), error);
+    fs::create_dir_all(folder).map_err(io)?;
+    forget(folder, round).map_err(io)?;
     let schema: TypePtr = Arc::new(parse_message_type(SCHEMA)?);
     let properties: WriterPropertiesPtr = Arc::new(
         WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::try_new(3)?)).build(),
     );
     let mut points = 0;
-    for this in hours {
+    for (this, places) in hours {
         let folder = folder.join(place(this));
         fs::create_dir_all(&folder).map_err(|error| FileError::Io(folder.clone(), error))?;
         let path = folder.join(format!("part-{round:08}.parquet"));
@@ -95,16 +133,20 @@ pub(super) fn write(
         let synced = file.try_clone().map_err(|error| FileError::Io(part.clone(), error))?;
         let mut writer = SerializedFileWriter::new(file, Arc::clone(&schema), Arc::clone(&properties))?;
         let mut rows = Rows::default();
-        for of in all {
-            for column in of.columns.columns.iter().filter(|column| wanted(column.key.measurement())) {
-                let shared = Shared::of(of, &column.key);
-                for (index, at) in column.times_ns.iter().enumerate().filter(|(_, at)| hour(**at) == this) {
-                    let Some(value) = column.values.get(index) else { continue };
-                    rows.push(&shared, *at, value);
-                    if rows.times.len() >= ROWS {
-                        points += rows.write(writer.next_row_group()?)?;
-                    }
-                }
+        let mut shared: Option<((usize, usize), Shared)> = None;
+        for (stream, number, index) in places {
+            let Some(of) = all.get(stream) else { continue };
+            let Some(column) = of.columns.columns.get(number) else { continue };
+            let (Some(at), Some(value)) = (column.times_ns.get(index), column.values.get(index)) else {
+                continue;
+            };
+            let (_, of_column) = match shared.take() {
+                Some(same) if same.0 == (stream, number) => shared.insert(same),
+                _ => shared.insert(((stream, number), Shared::of(of, &column.key))),
+            };
+            rows.push(of_column, *at, value);
+            if rows.times.len() >= ROWS {
+                points += rows.write(writer.next_row_group()?)?;
             }
         }
         if !rows.times.is_empty() {
@@ -281,7 +323,7 @@ mod tests {
             (30 * H, Value::Boolean(true)),
         ])];
         for _ in 0..2 {
-            assert_eq!(write(folder.path(), 7, &[], &all).unwrap(), 4);
+            assert_eq!(write(folder.path(), 7, &[], &all, 0..i64::MAX).unwrap(), 4);
         }
         let path = folder.path().join("date=1970-01-01/hour=01/part-00000007.parquet");
         let bytes = fs::read(&path).unwrap();
@@ -313,8 +355,40 @@ mod tests {
         let text = rows.iter().find(|row| row.get_string(10).is_ok()).unwrap();
         assert_eq!(text.get_string(10).unwrap(), "on");
         assert!(folder.path().join("date=1970-01-02/hour=06/part-00000007.parquet").exists());
-        assert_eq!(write(folder.path(), 8, &["none".to_owned()], &all).unwrap(), 0);
+        assert_eq!(write(folder.path(), 8, &["none".to_owned()], &all, 0..i64::MAX).unwrap(), 0);
         clean(folder.path(), 1, UnixMs(2 * DAY_MS)).unwrap();
         assert!(!path.exists() && folder.path().join("date=1970-01-02").exists());
+    }
+
+    #[test]
+    fn what_a_crash_left_of_a_round_goes_and_times_that_nobody_keeps_are_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = || {
+            let mut found = Vec::new();
+            for hour in ["date=1970-01-01/hour=01", "date=1970-01-01/hour=02"] {
+                found.extend(
+                    fs::read_dir(folder.path().join(hour))
+                        .into_iter()
+                        .flatten()
+                        .map(|file| format!("{hour}/{}", file.unwrap().file_name().to_string_lossy())),
+                );
+            }
+            found.sort();
+            found
+        };
+        let first = [of(&[(H, Value::Integer(1))])];
+        assert_eq!(write(folder.path(), 1, &[], &first, 0..i64::MAX).unwrap(), 1);
+        assert_eq!(write(folder.path(), 2, &[], &first, 0..i64::MAX).unwrap(), 1);
+        // Round 2 is not on record, and another gateway has come in before the first.
+        let second = [of(&[(2 * H, Value::Integer(2)), (-5, Value::Integer(3)), (3 * H, Value::Integer(4))])];
+        assert_eq!(write(folder.path(), 2, &[], &second, 0..3 * H).unwrap(), 1);
+        let left = [
+            "date=1970-01-01/hour=01/part-00000001.parquet",
+            "date=1970-01-01/hour=02/part-00000002.parquet",
+        ];
+        assert_eq!(files(), left);
+        let now = UnixMs(100 * DAY_MS);
+        let kept = window(10, now);
+        assert_eq!((kept.start, kept.end), (90 * DAY_MS * 1_000_000, 101 * DAY_MS * 1_000_000));
     }
 }

@@ -1,7 +1,7 @@
 //! Sinks: the readings of gateways go on to other systems, each in its own time.
 //!
 //! One driver, under a lease, so that one replica does it. What a sink has handed over is on record stream by stream, and is written
-//! after its receiver has said yes: at least once, in order within a stream, for ever. Receivers tell a repetition by its id.
+//! after its receiver has said yes: at least once, in order within a stream. Receivers tell a repetition by its id.
 
 mod driver;
 mod files;
@@ -10,18 +10,37 @@ mod points;
 mod push;
 mod routes;
 
-use tokio::sync::Notify;
+use std::sync::Arc;
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 pub use driver::spawn;
 pub use routes::{SinkDocs, routes};
 
-/// The driver's ear.
-#[derive(Debug, Default)]
+/// Memory in which batches are unpacked, for all sinks together, in MiB.
+const MEMORY: u32 = 256;
+
+/// The driver's ear, and the memory that sinks share.
+#[derive(Debug)]
 pub struct Sinks {
     wake: Notify,
+    memory: Arc<Semaphore>,
+}
+
+impl Default for Sinks {
+    fn default() -> Self {
+        Self { wake: Notify::default(), memory: Arc::new(Semaphore::new(MEMORY as usize)) }
+    }
 }
 
 impl Sinks {
+    /// Waits for room for what has so many bytes unpacked, twice: as points, and as what is made of them. Until it is dropped.
+    async fn room(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let wanted = u32::try_from(bytes / (512 * 1024)).unwrap_or(MEMORY).saturating_add(1).min(MEMORY);
+        // It is never closed.
+        Arc::clone(&self.memory).acquire_many_owned(wanted).await.ok()
+    }
+
     /// A batch came, or a sink was changed.
     pub fn changed(&self) {
         self.wake.notify_one();

@@ -2,8 +2,8 @@
 
 use farshore_api::sink::SinkSpec;
 use farshore_domain::digest::Digest;
-use farshore_series::{Columns, SeriesKey, Value};
-use farshore_store::sinks::SinkCursor;
+use farshore_series::{Columns, SeriesKey, Value, declared_bytes};
+use farshore_store::sinks::{SinkBlock, SinkCursor, StreamPattern};
 use serde_json::{Map, json};
 use uuid::Uuid;
 
@@ -12,15 +12,31 @@ pub(super) const MOST_POINTS: usize = 2_000;
 /// Most bytes of one piece, about.
 const MOST_BYTES: usize = 512 * 1024;
 
-/// Whether a sink takes a stream.
-pub(super) fn takes(spec: &SinkSpec, stream: &str) -> bool {
+/// The streams that a sink takes.
+pub(super) fn takes(spec: &SinkSpec) -> Vec<StreamPattern> {
     if spec.streams.is_empty() {
-        return stream.starts_with("data/");
+        return vec![StreamPattern::Begins("data/".to_owned())];
     }
-    spec.streams.iter().any(|wanted| match wanted.strip_suffix('*') {
-        Some(start) => stream.starts_with(start),
-        None => stream == wanted,
-    })
+    let pattern = |wanted: &String| match wanted.strip_suffix('*') {
+        Some(start) => StreamPattern::Begins(start.to_owned()),
+        None => StreamPattern::Is(wanted.clone()),
+    };
+    spec.streams.iter().map(pattern).collect()
+}
+
+/// The first of these batches, as many as have no more than so many bytes when they are unpacked, or one; and how many bytes those are.
+pub(super) fn within(mut blocks: Vec<SinkBlock>, most: usize) -> (Vec<SinkBlock>, usize) {
+    let (mut count, mut bytes) = (0, 0);
+    for block in &blocks {
+        let more = declared_bytes(&block.block);
+        if count > 0 && bytes + more > most {
+            break;
+        }
+        count += 1;
+        bytes += more;
+    }
+    blocks.truncate(count);
+    (blocks, bytes)
 }
 
 /// Some points of one series, in their order.
@@ -157,10 +173,10 @@ mod tests {
 
     #[test]
     fn a_sink_takes_data_unless_it_names_streams() {
-        assert!(takes(&spec(&[], &[]), "data/a") && !takes(&spec(&[], &[]), "journal/losses"));
-        let some = spec(&["data/b", "alert/*"], &[]);
-        assert!(takes(&some, "data/b") && takes(&some, "alert/x"));
-        assert!(!takes(&some, "data/b2") && !takes(&some, "data/a"));
+        let begins = |start: &str| StreamPattern::Begins(start.to_owned());
+        assert_eq!(takes(&spec(&[], &[])), [begins("data/")]);
+        let some = takes(&spec(&["data/b", "alert/*"], &[]));
+        assert_eq!(some, [StreamPattern::Is("data/b".to_owned()), begins("alert/")]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use farshore_api::sink::{SinkKind, SinkSpec};
 use farshore_domain::id::DeviceId;
@@ -28,6 +28,10 @@ const TURN: usize = 20;
 /// Batches of a stream that go together while they are small.
 const TOGETHER: u32 = 64;
 const TOGETHER_BYTES: i64 = 256 * 1024;
+/// What they have unpacked.
+const UNPACKED_BYTES: usize = 4 * 1024 * 1024;
+/// A sink works so long, then the others have their turn.
+const JOB: Duration = Duration::from_secs(20);
 /// A batch that the receiver says it will never take is tried so often before it is passed over.
 const REFUSED: i64 = 3;
 /// The same for one at which the receiver fails, while it answers.
@@ -40,6 +44,8 @@ const ANSWER_BYTES: usize = 64 * 1024;
 #[derive(Debug)]
 enum Answer {
     Taken,
+    /// So much of it was taken that it must not come again.
+    Partly(String),
     /// Nobody takes anything there now.
     Away {
         why: String,
@@ -74,10 +80,22 @@ pub(super) async fn push(
     let db = job.db();
     let due = now();
     waiting.retain(|cursor| cursor.next_at <= due);
+    // The one that is furthest behind is taken first.
+    waiting.reverse();
     let mut running: JoinSet<StoreResult<Ended>> = JoinSet::new();
     let (mut more, mut away) = (false, None);
+    let begun = Instant::now();
     loop {
-        while away.is_none() && running.len() < AT_ONCE {
+        while away.is_none() && running.len() < AT_ONCE && !waiting.is_empty() {
+            if begun.elapsed() >= JOB {
+                more = true;
+                break;
+            }
+            // Somebody who switched it off, or gave it another receiver, means it now.
+            if !job.is_current().await? {
+                (more, waiting) = (true, Vec::new());
+                break;
+            }
             let Some(cursor) = waiting.pop() else { break };
             let Some(gateway) = gateways.get(&cursor.device).cloned() else { continue };
             let job = Arc::clone(job);
@@ -102,7 +120,11 @@ pub(super) async fn push(
 /// One stream's turn.
 async fn stream(job: &Job, gateway: &GatewayRow, mut cursor: SinkCursor) -> StoreResult<Ended> {
     let db = job.db();
+    let begun = Instant::now();
     for _ in 0..TURN {
+        if begun.elapsed() >= JOB {
+            break;
+        }
         let before = cursor.arrived;
         if let Some(ended) = step(job, &db, gateway, &mut cursor).await? {
             return Ok(ended);
@@ -136,6 +158,9 @@ async fn step(
         return Ok(Some(Ended::Done));
     };
     let first = first.arrived;
+    let (blocks, bytes) = points::within(blocks, UNPACKED_BYTES);
+    // Held until the receiver has answered: so long the pieces are in memory.
+    let _room = job.app.sinks().room(bytes).await;
     let spec = job.spec.clone();
     let read = tokio::task::spawn_blocking(move || {
         let mut all: Vec<Columns> = Vec::new();
@@ -178,7 +203,10 @@ async fn step(
     for (part, piece) in pieces.iter().enumerate().skip(skip) {
         let sent = send(job, gateway, cursor, last, (part, parts), piece).await;
         let (why, most) = match sent {
-            Answer::Taken => {
+            Answer::Taken | Answer::Partly(_) => {
+                if let Answer::Partly(why) = sent {
+                    db.sink_rejected(job.uid, &why, now()).await?;
+                }
                 points = i64::try_from(piece.iter().map(|run| run.points.len()).sum::<usize>()).unwrap_or(0);
                 if part + 1 < parts {
                     cursor.part = i64::try_from(part + 1).unwrap_or(0);
@@ -285,7 +313,7 @@ async fn judge(kind: SinkKind, answer: reqwest::Response) -> Answer {
             if kind == SinkKind::Otlp
                 && let Some((count, why)) = otlp::rejected(&beginning(answer).await)
             {
-                return Answer::Refused(format!("the receiver rejected {count} points: {why}"));
+                return Answer::Partly(format!("the receiver rejected {count} points: {why}"));
             }
             Answer::Taken
         }

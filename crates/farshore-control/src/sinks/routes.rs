@@ -145,18 +145,13 @@ async fn statuses(db: &TenantDb, sinks: &[Stored<StoredSink>]) -> ApiResult<Vec<
     for sink in sinks {
         let (uid, spec) = (sink.metadata.uid, &sink.spec.spec);
         let state = db.sink_state(uid).await?.unwrap_or_default();
-        let waiting: i64 = db
-            .sink_waiting(uid)
-            .await?
-            .iter()
-            .filter(|cursor| points::takes(spec, &cursor.stream))
-            .filter(|cursor| {
-                spec.selector.as_ref().is_none_or(|selector| {
-                    labels.get(&cursor.device).is_some_and(|labels| selector.matches(labels))
-                })
-            })
-            .map(|cursor| cursor.newest - cursor.arrived)
-            .sum();
+        let backlog = db.sink_backlog(uid, &points::takes(spec)).await?;
+        let of_gateways = backlog.iter().filter(|(device, _)| {
+            spec.selector
+                .as_ref()
+                .is_none_or(|selector| labels.get(device).is_some_and(|labels| selector.matches(labels)))
+        });
+        let waiting: i64 = of_gateways.map(|(_, batches)| batches).sum();
         let failing = state.attempts > 0;
         statuses.push(SinkStatus {
             state: match (spec.enabled, failing) {
