@@ -48,6 +48,28 @@ fn release(bed: &Bed, version: &str, objects: &[Value]) -> Release {
 }
 
 #[tokio::test]
+async fn a_cluster_that_is_still_starting_is_waited_for() {
+    let (cluster, bed) = bed().await;
+    let list = settings(&json!({"a": "1"})).to_string();
+    let release = bed.signer.release("1.0", &[("objects.json", 0o644, &list)], |manifest| {
+        manifest["run"] =
+            json!({"kind": "manifest", "manifest": {"objects": ["objects.json"], "namespace": "shop"}});
+        manifest["startTimeoutSeconds"] = 60.into();
+    });
+    cluster.down.store(true, Ordering::Relaxed);
+    bed.stage(&release).await.unwrap();
+    bed.start(&release, 1).await.unwrap();
+    until("it to be asked in vain", || async {
+        bed.logs().await.contains("waiting for the cluster").then_some(())
+    })
+    .await;
+    cluster.down.store(false, Ordering::Relaxed);
+    assert_eq!(bed.up().await.restarts, 0);
+    assert_eq!(cluster.paths(), [SETTINGS.to_owned()]);
+    bed.stop().await;
+}
+
+#[tokio::test]
 async fn objects_are_applied_waited_for_and_removed_when_a_release_has_them_no_more() {
     let (cluster, bed) = bed().await;
     assert!(bed.capabilities().await.contains(&"executor/manifest".to_owned()));
@@ -172,6 +194,9 @@ async fn what_the_device_does_not_allow_and_what_belongs_to_others_is_not_touche
         why.contains("ConfigMap shop/settings is there already and does not belong to this app"),
         "{why}"
     );
+    assert_eq!(cluster.object(SETTINGS).unwrap()["data"]["a"], "theirs");
+    // What was never applied is nobody's to delete.
+    bed.client.done(&Request::Remove { app: web() }).await.unwrap();
     assert_eq!(cluster.object(SETTINGS).unwrap()["data"]["a"], "theirs");
     cluster.set_token("another");
     assert!(fails("1.4", 5, deployment("ready")).await.contains("Unauthorized (401)"));

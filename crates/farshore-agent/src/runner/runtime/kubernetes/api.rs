@@ -115,8 +115,8 @@ impl Api {
         match status {
             StatusCode::NOT_FOUND => Ok(None),
             _ if status.is_success() => Ok(Some(answer)),
-            // The API is there and can't answer now: as good as not there.
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+            // The API is there and can't answer now, as while it starts: as good as not there.
+            _ if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() => {
                 Err(unreachable(format!("{what} was answered {status}")))
             }
             _ => {
@@ -201,7 +201,7 @@ impl Api {
         };
         let options = json!({
             "apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background",
-            "preconditions": if uid.is_empty() { json!({}) } else { json!({"uid": uid}) },
+            "preconditions": {"uid": uid},
         });
         match self.call(Method::DELETE, &path, "application/json", Some(&options)).await {
             Ok(_) => Ok(()),

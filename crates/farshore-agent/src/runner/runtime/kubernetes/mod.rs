@@ -49,6 +49,37 @@ struct Object {
     uid: String,
 }
 
+/// Why objects were not applied or removed.
+enum Stopped {
+    /// The cluster does not answer, as while it starts: that says nothing about the objects, and it is tried again.
+    Away(String),
+    Failed(RuntimeError),
+}
+
+impl From<ApiError> for Stopped {
+    fn from(error: ApiError) -> Self {
+        match error {
+            ApiError::Unreachable(why) => Self::Away(why),
+            error => Self::Failed(refused(error)),
+        }
+    }
+}
+
+impl From<RuntimeError> for Stopped {
+    fn from(error: RuntimeError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<Stopped> for RuntimeError {
+    fn from(stopped: Stopped) -> Self {
+        match stopped {
+            Stopped::Away(why) => refused(ApiError::Unreachable(why)),
+            Stopped::Failed(error) => error,
+        }
+    }
+}
+
 /// Applies the objects of a release.
 pub(crate) struct KubernetesRuntime {
     folder: AppFolder,
@@ -110,17 +141,18 @@ impl KubernetesRuntime {
     }
 
     /// Applies one after the other. Nobody else's object is touched.
-    async fn apply(&self, api: &mut Api) -> Result<(), RuntimeError> {
+    async fn apply(&self, api: &mut Api) -> Result<(), Stopped> {
         let mut applied = self.load()?;
         for wanted in self.wanted()? {
-            let namespaced = api.namespaced(&wanted.key).await.map_err(refused)?;
+            let namespaced = api.namespaced(&wanted.key).await?;
             let wanted = wanted.placed(namespaced, self.settings()?).map_err(said)?;
-            let there = api.get(&wanted.key).await.map_err(refused)?;
+            let there = api.get(&wanted.key).await?;
             if there.is_some_and(|there| label(&there) != Some(self.spec.app.as_str())) {
-                return Err(said(format!(
+                let why = format!(
                     "{} is there already and does not belong to this app; delete it, or give it the label {APP_LABEL}={}",
                     wanted.key, self.spec.app
-                )));
+                );
+                return Err(said(why).into());
             }
             let known = applied.objects.iter().position(|object| object.key == wanted.key);
             let at = match known {
@@ -132,7 +164,7 @@ impl KubernetesRuntime {
                     applied.objects.len() - 1
                 }
             };
-            let object = api.apply(&wanted).await.map_err(refused)?;
+            let object = api.apply(&wanted).await?;
             let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
             let changed = applied
                 .objects
@@ -173,17 +205,17 @@ impl KubernetesRuntime {
     }
 
     /// Removes what the release does not have any more.
-    async fn prune(&self, api: &mut Api) -> Result<(), RuntimeError> {
+    async fn prune(&self, api: &mut Api) -> Result<(), Stopped> {
         let mut applied = self.load()?;
         let mut wanted = Vec::new();
         for one in self.wanted()? {
-            let namespaced = api.namespaced(&one.key).await.map_err(refused)?;
+            let namespaced = api.namespaced(&one.key).await?;
             wanted.push(one.placed(namespaced, self.settings()?).map_err(said)?.key);
         }
         let gone: Vec<Object> =
             applied.objects.iter().filter(|object| !wanted.contains(&object.key)).cloned().collect();
         for object in gone.iter().rev() {
-            api.delete(&object.key, &object.uid).await.map_err(refused)?;
+            self.delete(api, object).await?;
             self.note(&format!("removed {}", object.key));
             applied.objects.retain(|one| one.key != object.key);
             self.store(&applied)?;
@@ -191,12 +223,49 @@ impl KubernetesRuntime {
         // In the release's order, whenever each was applied for the first time.
         applied.objects.sort_by_key(|object| wanted.iter().position(|key| *key == object.key));
         applied.manifest = Some(self.spec.manifest);
-        self.store(&applied)
+        Ok(self.store(&applied)?)
+    }
+
+    /// Deletes an object of ours. What was written down and never applied may be somebody else's by now.
+    async fn delete(&self, api: &mut Api, object: &Object) -> Result<(), ApiError> {
+        if !object.uid.is_empty() {
+            return api.delete(&object.key, &object.uid).await;
+        }
+        match api.get(&object.key).await {
+            Ok(Some(there)) if label(&there) == Some(self.spec.app.as_str()) => {
+                let uid = there["metadata"]["uid"].as_str().unwrap_or_default();
+                if uid.is_empty() { Ok(()) } else { api.delete(&object.key, uid).await }
+            }
+            // Its kind may be gone, too.
+            Ok(_) | Err(ApiError::Refused { status: 404, .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Tries until the cluster answers; the time that a start may take is the bound.
+    async fn patiently(
+        &self,
+        api: &mut Api,
+        work: impl AsyncFn(&Self, &mut Api) -> Result<(), Stopped>,
+    ) -> Result<(), RuntimeError> {
+        let mut told = false;
+        loop {
+            match work(self, api).await {
+                Ok(()) => return Ok(()),
+                Err(Stopped::Failed(error)) => return Err(error),
+                Err(Stopped::Away(why)) if !told => {
+                    told = true;
+                    self.note(&format!("waiting for the cluster: {why}"));
+                }
+                Err(Stopped::Away(why)) => tracing::debug!(%why, "the cluster does not answer"),
+            }
+            sleep_until(Instant::now() + SOON).await;
+        }
     }
 
     async fn bring_up(&self) -> Result<(), RuntimeError> {
         let mut api = self.api()?;
-        self.apply(&mut api).await?;
+        self.patiently(&mut api, Self::apply).await?;
         self.note(&format!("applied the objects of {} {}", self.spec.app, self.spec.version));
         let mut last = String::new();
         loop {
@@ -217,7 +286,7 @@ impl KubernetesRuntime {
             }
             sleep_until(Instant::now() + SOON).await;
         }
-        self.prune(&mut api).await?;
+        self.patiently(&mut api, Self::prune).await?;
         self.note(&format!("{} {} is ready", self.spec.app, self.spec.version));
         Ok(())
     }
@@ -231,6 +300,10 @@ impl KubernetesRuntime {
             sleep_until(Instant::now() + LOOK).await;
             match self.look(&mut api).await {
                 Ok(None) => unwell = None,
+                // As while it starts, or until a new token is there.
+                Err(ApiError::Refused { status: 401 | 403, what, said }) => {
+                    tracing::warn!(what, said, "the cluster does not let us look");
+                }
                 Ok(Some((key, Condition::Failed(why)))) => return Ok(format!("{key}: {why}")),
                 Ok(Some((key, Condition::Waiting(why)))) => {
                     let since = *unwell.get_or_insert_with(Instant::now);
@@ -245,7 +318,7 @@ impl KubernetesRuntime {
             }
             if Instant::now() >= again && unwell.is_none() {
                 again = Instant::now() + AGAIN;
-                if let Err(error) = self.apply(&mut api).await {
+                if let Err(error) = self.apply(&mut api).await.map_err(RuntimeError::from) {
                     tracing::warn!(%error, "the objects can't be applied again");
                 }
             }
@@ -259,7 +332,7 @@ impl KubernetesRuntime {
         }
         let mut api = self.api()?;
         while let Some(object) = applied.objects.last() {
-            api.delete(&object.key, &object.uid).await.map_err(refused)?;
+            self.delete(&mut api, object).await.map_err(refused)?;
             applied.objects.pop();
             self.store(&applied)?;
         }
