@@ -163,6 +163,80 @@ fn mosquitto_pub_sends_in_both_versions_and_nothing_is_lost_by_a_kill() {
     assert_eq!(gateway.kill_and_count(), 2 * (1 + 2 + 1 + 20));
 }
 
+#[test]
+fn mosquitto_writes_and_reads_documents_and_a_kill_takes_none_away() {
+    let credentials = [("GATEWAY_USER", "plc"), ("GATEWAY_PASSWORD", "secret")];
+    let mut gateway = Gateway::start(&credentials);
+    let common = |port: &str| ["-h", "127.0.0.1", "-u", "plc", "-P", "secret", "-p", port].map(str::to_owned);
+    let publish = |port: &str, more: &[&str]| {
+        let common = common(port);
+        run("mosquitto_pub", &[&common.each_ref().map(String::as_str)[..], &["-q", "1"], more].concat());
+    };
+    for version in ["mqttv311", "mqttv5"] {
+        let topic = format!("$documents/settings/{version}");
+        let (put, patch) = (format!("{topic}/put"), format!("{topic}/patch"));
+        publish(&gateway.mqtt_port, &["-V", version, "-t", &put, "-m", r#"{"volume": 3, "on": true}"#]);
+        publish(&gateway.mqtt_port, &["-V", version, "-t", &patch, "-m", r#"{"volume": 5, "on": null}"#]);
+    }
+    publish(&gateway.mqtt_port, &["-t", "$twin/reported/patch", "-m", r#"{"firmware": "1.2"}"#]);
+    let wrong = [
+        "-h",
+        "127.0.0.1",
+        "-u",
+        "plc",
+        "-P",
+        "wrong",
+        "-p",
+        &gateway.mqtt_port,
+        "-t",
+        "$twin/#",
+        "-C",
+        "1",
+        "-W",
+        "10",
+    ];
+    assert!(!Command::new("mosquitto_sub").args(wrong).output().expect("mosquitto_sub").status.success());
+    gateway.child.kill().expect("killed");
+    gateway.child.wait().expect("ended");
+    let folder = std::mem::replace(&mut gateway.folder, tempfile::tempdir().expect("a folder"));
+    let gateway = Gateway::start_in(folder, &credentials);
+    for version in ["mqttv311", "mqttv5"] {
+        let common = common(&gateway.mqtt_port);
+        let more = [
+            "-V",
+            version,
+            "-t",
+            "$documents/#",
+            "-t",
+            "$twin/#",
+            "--retained-only",
+            "-W",
+            "10",
+            "-C",
+            "3",
+            "-F",
+            "%t %p",
+        ];
+        let heard = run("mosquitto_sub", &[&common.each_ref().map(String::as_str)[..], &more].concat());
+        let values: Vec<(String, serde_json::Value)> = heard
+            .lines()
+            .map(|line| {
+                let (topic, document) = line.split_once(' ').expect("a topic");
+                let document: serde_json::Value = serde_json::from_str(document).expect("JSON");
+                (topic.to_owned(), document["value"].clone())
+            })
+            .collect();
+        let settings = serde_json::json!({"volume": 5});
+        let wanted = [
+            ("$documents/settings/mqttv311".to_owned(), settings.clone()),
+            ("$documents/settings/mqttv5".to_owned(), settings),
+            ("$twin/reported".to_owned(), serde_json::json!({"firmware": "1.2"})),
+        ];
+        assert_eq!(values, wanted);
+    }
+    assert_eq!(gateway.kill_and_count(), 0);
+}
+
 /// A real Mosquitto, with a user, on a port of its own.
 struct Broker {
     folder: tempfile::TempDir,
@@ -307,6 +381,43 @@ client.disconnect()
 ";
     script(&python, text, &[&gateway.mqtt_port]);
     assert_eq!(gateway.kill_and_count(), 500);
+}
+
+#[test]
+fn paho_is_told_of_changes_and_of_what_is_refused() {
+    let Some(python) = python() else { return };
+    let gateway = Gateway::start(&[]);
+    let text = r#"
+import json, queue, sys, urllib.request, paho.mqtt.client as mqtt
+from paho.mqtt.properties import Properties
+for version in (mqtt.MQTTv311, mqtt.MQTTv5):
+    heard, subscribed = queue.Queue(), queue.Queue()
+    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id='till', protocol=version)
+    client.on_message = lambda client, data, message: heard.put((message.topic, json.loads(message.payload), message.retain))
+    client.on_subscribe = lambda client, data, mid, codes, properties: subscribed.put(codes)
+    client.connect('127.0.0.1', int(sys.argv[1]))
+    client.loop_start()
+    collection = f'v{version}'
+    client.subscribe([(f'$documents/{collection}/#', 1), ('$documents/refused', 1)])
+    subscribed.get(timeout=30)
+    client.publish(f'$documents/{collection}/menu/put', json.dumps({'soup': 3}), qos=1).wait_for_publish(30)
+    topic, said, there = heard.get(timeout=30)
+    assert (topic, said['value'], said['pending'], there) == (f'$documents/{collection}/menu', {'soup': 3}, True, False), said
+    request = urllib.request.Request(f'{sys.argv[2]}/documents/{collection}/menu', b'{"soup": 4}', method='PATCH')
+    urllib.request.urlopen(request, timeout=30).read()
+    changed = heard.get(timeout=30)
+    assert (changed[0], changed[1]['value']) == (topic, {'soup': 4}), changed
+    client.publish(f'$documents/{collection}/menu/patch/{said["version"]}', '{"soup": 9}', qos=1).wait_for_publish(30)
+    refused = heard.get(timeout=30)
+    assert (refused[0], refused[1]['error'], refused[1]['client']) == ('$documents/refused', 'version mismatch', 'till'), refused
+    client.publish(f'$documents/{collection}/menu/delete/{changed[1]["version"]}', '', qos=1).wait_for_publish(30)
+    gone = heard.get(timeout=30)
+    assert (gone[0], gone[1]['value']) == (topic, None), gone
+    client.disconnect()
+    client.loop_stop()
+"#;
+    script(&python, text, &[&gateway.mqtt_port, &gateway.http]);
+    assert_eq!(gateway.kill_and_count(), 0);
 }
 
 #[test]

@@ -45,6 +45,26 @@ pub enum DocumentsError {
     Stopped(String),
 }
 
+impl DocumentsError {
+    /// A word for programs.
+    pub(crate) const fn code(&self) -> &'static str {
+        match self {
+            Self::Invalid(_) => "invalid",
+            Self::NotFound => "not found",
+            Self::Version { .. } => "version mismatch",
+            Self::ReadOnly => "read only",
+            Self::TooMany(_) => "too many documents",
+            Self::Full(_) => "insufficient storage",
+            Self::Store(_) | Self::Damaged(_) | Self::Stopped(_) => "unavailable",
+        }
+    }
+
+    /// Whether it is this device's fault, not the asker's.
+    pub(crate) const fn is_fault(&self) -> bool {
+        matches!(self, Self::Store(_) | Self::Damaged(_) | Self::Stopped(_))
+    }
+}
+
 impl From<rusqlite::Error> for DocumentsError {
     fn from(error: rusqlite::Error) -> Self {
         Self::Store(error)
@@ -208,6 +228,13 @@ impl Documents {
     #[must_use]
     pub fn version(&self) -> u64 {
         *self.inner.version.borrow()
+    }
+
+    /// Waits until the newest version is newer than this one, and says which it is.
+    pub(crate) async fn newer(&self, after: u64) -> u64 {
+        let mut version = self.inner.version.subscribe();
+        // Its sender lives as long as this does.
+        version.wait_for(|version| *version > after).await.map_or(after, |version| *version)
     }
 
     /// Writes a document, or deletes it. It is durable when this returns.

@@ -58,19 +58,19 @@ fn method_not_allowed() -> Answer {
 }
 
 fn refused(error: &DocumentsError) -> Answer {
-    let (status, code) = match error {
-        DocumentsError::Invalid(_) => (StatusCode::BAD_REQUEST, "invalid"),
-        DocumentsError::NotFound => (StatusCode::NOT_FOUND, "not found"),
-        DocumentsError::Version { .. } => (StatusCode::PRECONDITION_FAILED, "version mismatch"),
-        DocumentsError::ReadOnly => (StatusCode::FORBIDDEN, "read only"),
-        DocumentsError::TooMany(_) => (StatusCode::CONFLICT, "too many documents"),
-        DocumentsError::Full(_) => (StatusCode::INSUFFICIENT_STORAGE, "insufficient storage"),
+    let status = match error {
+        DocumentsError::Invalid(_) => StatusCode::BAD_REQUEST,
+        DocumentsError::NotFound => StatusCode::NOT_FOUND,
+        DocumentsError::Version { .. } => StatusCode::PRECONDITION_FAILED,
+        DocumentsError::ReadOnly => StatusCode::FORBIDDEN,
+        DocumentsError::TooMany(_) => StatusCode::CONFLICT,
+        DocumentsError::Full(_) => StatusCode::INSUFFICIENT_STORAGE,
         DocumentsError::Store(_) | DocumentsError::Damaged(_) | DocumentsError::Stopped(_) => {
             tracing::error!(%error, source = ?std::error::Error::source(error), "a document was not read or written");
-            return answer::later(StatusCode::SERVICE_UNAVAILABLE, "unavailable", &error.to_string(), 5);
+            return answer::later(StatusCode::SERVICE_UNAVAILABLE, error.code(), &error.to_string(), 5);
         }
     };
-    answer::failure(status, code, &error.to_string())
+    answer::failure(status, error.code(), &error.to_string())
 }
 
 fn parameter<'q>(query: &'q [(String, String)], name: &str) -> Option<&'q str> {

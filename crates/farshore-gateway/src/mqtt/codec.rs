@@ -338,7 +338,7 @@ pub fn conn_ack(
         if code == 0 {
             properties.push(0x21);
             properties.extend_from_slice(&receive_maximum.to_be_bytes());
-            // At most QoS 1, nothing retained, wildcards, no numbered or shared subscriptions.
+            // At most QoS 1, nothing of clients retained, wildcards, no numbered or shared subscriptions.
             properties.extend_from_slice(&[0x24, 1, 0x25, 0, 0x28, 1, 0x29, 0, 0x2a, 0]);
             properties.push(0x27);
             let most = u32::try_from(MAX_PACKET_BYTES).unwrap_or(u32::MAX);
@@ -385,15 +385,15 @@ pub fn unsub_ack(out: &mut Vec<u8>, version: Version, id: u16, codes: &[u8]) {
     packet(out, 0xb0, &body);
 }
 
-/// A message at QoS 0.
-pub fn publish(out: &mut Vec<u8>, version: Version, topic: &str, payload: &[u8]) {
+/// A message at QoS 0. `retained`: it was there before it was asked for.
+pub fn publish(out: &mut Vec<u8>, version: Version, topic: &str, payload: &[u8], retained: bool) {
     let mut body = Vec::with_capacity(topic.len() + payload.len() + 3);
     put_binary(&mut body, topic.as_bytes());
     if version == Version::V5 {
         body.push(0);
     }
     body.extend_from_slice(payload);
-    packet(out, 0x30, &body);
+    packet(out, 0x30 | u8::from(retained), &body);
 }
 
 pub fn ping_response(out: &mut Vec<u8>) {
@@ -468,7 +468,7 @@ mod tests {
             sub_ack(&mut out, version, 7, &[0, 0x97]);
             assert!(matches!(one(&out, version), Packet::SubAck { id: 7, codes: [0, b] } if *b >= 0x80));
             out.clear();
-            publish(&mut out, version, "a/b", b"21");
+            publish(&mut out, version, "a/b", b"21", false);
             let expected =
                 Publish { topic: "a/b", id: None, duplicate: false, retain: false, payload: b"21" };
             assert_eq!(one(&out, version), Packet::Publish(expected));

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::codec::{self, CodecError, Packet, Publish, Version};
+use super::documents::{self, Telling};
 use super::hub::{Inbox, Subscribed};
 use super::{Acknowledged, Connected, payload};
 use crate::gateway::Shared;
@@ -25,7 +26,7 @@ const FIRST_PACKET: Duration = Duration::from_secs(10);
 /// For a client to read what is said to it.
 const WRITE: Duration = Duration::from_secs(30);
 
-const QUOTA_EXCEEDED: u8 = 0x97;
+pub(super) const QUOTA_EXCEEDED: u8 = 0x97;
 const PAYLOAD_INVALID: u8 = 0x99;
 const FILTER_INVALID: u8 = 0x8f;
 const NO_SUBSCRIPTION: u8 = 0x11;
@@ -49,26 +50,46 @@ pub(crate) enum ConnectionError {
     Io(#[from] std::io::Error),
     #[error("readings could not be kept: {0}")]
     Journal(JournalError),
+    #[error("a document could not be written: {0}")]
+    Document(String),
 }
 
-/// A message whose points are on their way to the disk.
+/// A message whose points or document are on their way to the disk.
 pub(super) struct Settled {
     /// Packet id and hash, at QoS 1.
     pub(super) id: Option<(u16, u64)>,
     /// Told to clients of version 5; 0 when the points are durable.
     pub(super) reason: u8,
-    begun: Instant,
-    pub(super) result: Result<(), JournalError>,
+    /// Of readings, for how long they take.
+    begun: Option<Instant>,
+    pub(super) result: Result<(), ConnectionError>,
 }
 
 impl Settled {
     /// A message that needs no more than its acknowledgement.
     pub(super) fn known(id: u16) -> Self {
-        Self { id: Some((id, 0)), reason: PAYLOAD_INVALID, begun: Instant::now(), result: Ok(()) }
+        Self { id: Some((id, 0)), reason: PAYLOAD_INVALID, begun: None, result: Ok(()) }
+    }
+
+    pub(super) const fn document(
+        id: Option<(u16, u64)>,
+        reason: u8,
+        result: Result<(), ConnectionError>,
+    ) -> Self {
+        Self { id, reason, begun: None, result }
     }
 }
 
 pub(super) type UnderWay<'s> = FuturesOrdered<Pin<Box<dyn Future<Output = Settled> + Send + 's>>>;
+
+/// Whoever is at the other end, and what it is told.
+struct Client {
+    name: Arc<str>,
+    inbox: Inbox,
+    telling: Telling,
+    /// A document is being written; what comes after it waits, so that writes happen in their order.
+    writing: bool,
+}
 
 struct Connection<'s, S> {
     stream: S,
@@ -115,9 +136,14 @@ pub(super) async fn run<S: AsyncRead + AsyncWrite + Unpin + Send>(
     connection.flush().await?;
     let mut under_way: UnderWay<'_> = FuturesOrdered::new();
     // Subscriptions end with the connection: a client that comes back subscribes again.
-    let mut inbox = shared.hub.open();
+    let mut client = Client {
+        name: first.client.into(),
+        inbox: shared.hub.open(),
+        telling: Telling::new(shared.documents.clone()),
+        writing: false,
+    };
     let result = connection
-        .talk(&mut under_way, &mut acknowledged, (first.patience, &mut inbox), &session.takeover, &mut stop)
+        .talk(&mut under_way, &mut acknowledged, (first.patience, &mut client), &session.takeover, &mut stop)
         .await;
     // Whoever connects next with this session must find what became durable.
     while let Some(settled) = under_way.next().await {
@@ -217,13 +243,13 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'s, S> {
         &mut self,
         under_way: &mut UnderWay<'s>,
         acknowledged: &mut Acknowledged,
-        (patience, inbox): (Option<Duration>, &mut Inbox),
+        (patience, client): (Option<Duration>, &mut Client),
         takeover: &tokio::sync::Notify,
         stop: &mut watch::Receiver<bool>,
     ) -> Result<(), ConnectionError> {
         let mut heard = tokio::time::Instant::now();
         loop {
-            while under_way.len() < usize::from(MAX_UNDER_WAY) {
+            while under_way.len() < usize::from(MAX_UNDER_WAY) && !client.writing {
                 match codec::decode(&self.buffer, self.version) {
                     Ok(None) => break,
                     Ok(Some((Packet::Disconnect { .. }, _))) => return Ok(()),
@@ -234,7 +260,7 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'s, S> {
                             &mut self.out,
                             under_way,
                             acknowledged,
-                            (self.producer, packet, inbox),
+                            (self.producer, packet, &mut *client),
                         );
                         self.buffer.advance(length);
                         answered?;
@@ -252,7 +278,7 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'s, S> {
                 }
             }
             self.flush().await?;
-            let room = under_way.len() < usize::from(MAX_UNDER_WAY);
+            let room = under_way.len() < usize::from(MAX_UNDER_WAY) && !client.writing;
             // A client without keep-alive may be silent for ever.
             let until = heard + patience.unwrap_or(Duration::from_secs(365 * 86_400));
             tokio::select! {
@@ -262,6 +288,8 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'s, S> {
                     while let Some(Some(settled)) = under_way.next().now_or_never() {
                         self.settle(acknowledged, settled)?;
                     }
+                    // A document is the last one of those under way.
+                    client.writing &= !under_way.is_empty();
                 }
                 read = self.stream.read_buf(&mut self.buffer), if room => {
                     if read? == 0 {
@@ -269,11 +297,18 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'s, S> {
                     }
                     heard = tokio::time::Instant::now();
                 }
-                Some(message) = inbox.next() => {
-                    codec::publish(&mut self.out, self.version, &message.topic, &message.payload);
-                    while let Some(message) = inbox.next_now() {
-                        codec::publish(&mut self.out, self.version, &message.topic, &message.payload);
+                Some(message) = client.inbox.next() => {
+                    codec::publish(&mut self.out, self.version, &message.topic, &message.payload, false);
+                    while let Some(message) = client.inbox.next_now() {
+                        codec::publish(&mut self.out, self.version, &message.topic, &message.payload, false);
                     }
+                }
+                page = client.telling.next() => {
+                    let (out, version) = (&mut self.out, self.version);
+                    let told = client.telling.tell(&page, |topic, payload, there| {
+                        codec::publish(out, version, topic, payload, there);
+                    });
+                    self.shared.hub.delivered(told);
                 }
                 () = takeover.notified() => {
                     self.leave(SESSION_TAKEN_OVER).await;
@@ -292,7 +327,9 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'s, S> {
         let Settled { id, reason, begun, result } = settled;
         match (id, result) {
             (id, Ok(())) => {
-                self.shared.counters.processing.record(begun.elapsed());
+                if let Some(begun) = begun {
+                    self.shared.counters.processing.record(begun.elapsed());
+                }
                 if let Some((id, hash)) = id {
                     if reason == 0 {
                         acknowledged.remember(id, hash);
@@ -307,10 +344,12 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'s, S> {
                 Ok(())
             }
             // There is no way to say no in 3.1.1 but to go: the client sends it again.
-            (Some(_), Err(error)) => Err(ConnectionError::Journal(error)),
+            (Some(_), Err(error)) => Err(error),
             (None, Err(error)) => {
                 tracing::warn!(%error, "a message at QoS 0 was not kept");
-                self.shared.counters.rejected.add(1);
+                if matches!(error, ConnectionError::Journal(_)) {
+                    self.shared.counters.rejected.add(1);
+                }
                 Ok(())
             }
         }
@@ -323,26 +362,59 @@ fn hear<'s>(
     out: &mut Vec<u8>,
     under_way: &mut UnderWay<'s>,
     acknowledged: &Acknowledged,
-    (from, packet, inbox): (Producer, Packet<'_>, &Inbox),
+    (from, packet, client): (Producer, Packet<'_>, &mut Client),
 ) -> Result<(), ConnectionError> {
     match packet {
+        Packet::Publish(message) if documents::is_for_documents(message.topic) => {
+            let Err(id) = seen(shared, under_way, acknowledged, &message) else { return Ok(()) };
+            let (topic, payload) = (message.topic.to_owned(), message.payload.to_vec());
+            let name = Arc::clone(&client.name);
+            under_way.push_back(Box::pin(documents::write(shared, name, id, topic, payload)));
+            client.writing = true;
+        }
         Packet::Publish(message) => publish(shared, from, under_way, acknowledged, &message),
         Packet::PingRequest => codec::ping_response(out),
         Packet::Subscribe { id, filters } => {
-            let code = |filter: &&str| match inbox.subscribe(filter) {
-                Subscribed::Granted => 0,
+            let code = |filter: &&str| match client.inbox.subscribe(filter) {
+                Subscribed::Granted => {
+                    client.telling.subscribe(filter);
+                    0
+                }
                 Subscribed::NoFilter => FILTER_INVALID,
                 Subscribed::TooMany => QUOTA_EXCEEDED,
             };
             codec::sub_ack(out, version, id, &filters.iter().map(code).collect::<Vec<u8>>());
         }
         Packet::Unsubscribe { id, filters } => {
-            let code = |filter: &&str| if inbox.unsubscribe(filter) { 0 } else { NO_SUBSCRIPTION };
+            let code = |filter: &&str| {
+                client.telling.unsubscribe(filter);
+                if client.inbox.unsubscribe(filter) { 0 } else { NO_SUBSCRIPTION }
+            };
             codec::unsub_ack(out, version, id, &filters.iter().map(code).collect::<Vec<u8>>());
         }
         Packet::Connect(_) => return Err(CodecError::Malformed("a second CONNECT").into()),
         _ => return Err(CodecError::Malformed("a packet that only a server sends").into()),
     }
+    Ok(())
+}
+
+/// A message that comes again and was acknowledged is acknowledged once more. Otherwise what it is known by, at QoS 1.
+fn seen(
+    shared: &Shared,
+    under_way: &mut UnderWay<'_>,
+    acknowledged: &Acknowledged,
+    message: &Publish<'_>,
+) -> Result<(), Option<(u16, u64)>> {
+    let id = message.id.map(|id| (id, shared.mqtt.hash(message.topic, message.payload)));
+    let Some((packet, hash)) =
+        id.filter(|(packet, hash)| message.duplicate && acknowledged.knows(*packet, *hash))
+    else {
+        return Err(id);
+    };
+    shared.counters.duplicates_mqtt.add(1);
+    let again = Settled { id: Some((packet, hash)), reason: 0, begun: None, result: Ok(()) };
+    // Acknowledgements go in the order of their messages.
+    under_way.push_back(Box::pin(std::future::ready(again)));
     Ok(())
 }
 
@@ -353,22 +425,8 @@ pub(super) fn publish<'s>(
     acknowledged: &Acknowledged,
     message: &Publish<'_>,
 ) {
-    let begun = Instant::now();
-    let id = message.id.map(|id| (id, shared.mqtt.hash(message.topic, message.payload)));
-    if let Some((id, hash)) = id
-        && message.duplicate
-        && acknowledged.knows(id, hash)
-    {
-        shared.counters.duplicates_mqtt.add(1);
-        // Acknowledgements go in the order of their messages.
-        under_way.push_back(Box::pin(std::future::ready(Settled {
-            id: Some((id, hash)),
-            reason: 0,
-            begun,
-            result: Ok(()),
-        })));
-        return;
-    }
+    let begun = Some(Instant::now());
+    let Err(id) = seen(shared, under_way, acknowledged, message) else { return };
     match payload::take(&shared.ingest, Some(from), &shared.mqtt_stream, message.topic, message.payload) {
         Ok(taken) => under_way.push_back(Box::pin(settled(shared, id, begun, taken))),
         Err(error) => {
@@ -381,7 +439,7 @@ pub(super) fn publish<'s>(
     }
 }
 
-async fn settled(shared: &Shared, id: Option<(u16, u64)>, begun: Instant, taken: Taken) -> Settled {
-    let result = shared.ingest.durable(taken).await.map(drop);
+async fn settled(shared: &Shared, id: Option<(u16, u64)>, begun: Option<Instant>, taken: Taken) -> Settled {
+    let result = shared.ingest.durable(taken).await.map(drop).map_err(ConnectionError::Journal);
     Settled { id, reason: 0, begun, result }
 }

@@ -63,8 +63,18 @@ impl Hub {
         Inbox { hub: Arc::clone(self), id, messages }
     }
 
-    /// Hands a message to everybody who subscribed to its topic.
+    /// Hands a message of processing to everybody who subscribed to its topic. Topics that begin with a dollar are the gateway's own.
     pub(crate) fn publish(&self, topic: &str, payload: &[u8]) {
+        if topic.starts_with('$') {
+            tracing::debug!(topic, "a rule may not publish to this topic");
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        self.tell(topic, payload);
+    }
+
+    /// Hands a message to everybody who subscribed to its topic.
+    pub(super) fn tell(&self, topic: &str, payload: &[u8]) {
         let clients = lock(&self.clients);
         let mut message: Option<Message> = None;
         for client in
@@ -80,6 +90,11 @@ impl Hub {
             };
             counter.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Messages that a connection delivered by itself.
+    pub(super) fn delivered(&self, messages: u64) {
+        self.delivered.fetch_add(messages, Ordering::Relaxed);
     }
 
     /// Messages that were handed to clients, and those that a client did not read in time.
@@ -143,7 +158,7 @@ fn is_filter(filter: &str) -> bool {
         && parts().rev().skip(1).all(|part| part != "#")
 }
 
-fn matches(filter: &str, topic: &str) -> bool {
+pub(super) fn matches(filter: &str, topic: &str) -> bool {
     let mut parts = topic.split('/');
     for (index, part) in filter.split('/').enumerate() {
         // What begins with a dollar is not for everybody.
@@ -220,6 +235,10 @@ mod tests {
         assert!(one.unsubscribe("a/#") && !one.unsubscribe("a/#"));
         hub.publish("a/x", b"1");
         assert_eq!(hub.counts(), (MAX_WAITING as u64, 5));
+        assert_eq!(one.subscribe("$documents/#"), Subscribed::Granted);
+        hub.publish("$documents/a/b", b"1");
+        assert_eq!(hub.counts(), (MAX_WAITING as u64, 6));
+        assert!(one.unsubscribe("$documents/#"));
         for n in 0..MAX_OF_CLIENT {
             assert_eq!(one.subscribe(&n.to_string()), Subscribed::Granted);
         }

@@ -1,4 +1,5 @@
-//! An MQTT endpoint for readings: it takes and acknowledges, and delivers what the gateway's own rules publish.
+//! An MQTT endpoint for readings and documents: it takes and acknowledges, and delivers what the gateway's own rules publish and what changes in
+//! documents.
 //!
 //! `PUBACK` is sent when the journal says that the message's points are durable, never because of the cloud. A message that comes again (DUP, the
 //! same packet id and content, in the same session) is acknowledged and not taken twice. A client that connects again takes its session over: the
@@ -7,6 +8,7 @@
 mod client;
 pub mod codec;
 mod connection;
+mod documents;
 mod hub;
 mod payload;
 pub(crate) mod subscriber;

@@ -410,6 +410,6 @@ fn settle(
         }
         (None, Ok(())) => Ok(()),
         // There is no way to say no but to go: the broker sends it again.
-        (_, Err(error)) => Err(ConnectionError::Journal(error)),
+        (_, Err(error)) => Err(error),
     }
 }

@@ -582,6 +582,11 @@ impl TryFrom<RawAction> for Action {
                 if topic.is_empty() || topic.contains(['+', '#']) {
                     return Err(format!("{topic:?} is no topic to publish to: it has text and no wildcard"));
                 }
+                if topic.starts_with('$') {
+                    return Err(format!(
+                        "{topic:?} is no topic to publish to: those with a dollar are the gateway's own"
+                    ));
+                }
                 Ok(Self::Publish { topic, payload: publish.payload.map(|payload| payload.0) })
             }
             (None, Some(webhook)) => {
@@ -743,6 +748,7 @@ pipelines:
             ("[mean, p95]", "[p101]", "unknown aggregate"),
             ("[mean, p95]", "[mean, mean]", "twice"),
             ("topic: fan/set", "topic: fan/#", "wildcard"),
+            ("topic: fan/set", "topic: $documents/fan/set", "gateway's own"),
             ("http://127.0.0.1:9000/hook", "http://example.com/hook", "local"),
             ("http://127.0.0.1:9000/hook", "ftp://127.0.0.1/", "http://"),
             ("severity: critical", "severity: loud", "unknown variant"),

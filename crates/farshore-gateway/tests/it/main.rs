@@ -9,6 +9,7 @@ mod disk;
 mod documents;
 mod http;
 mod mqtt;
+mod mqtt_documents;
 mod processing;
 mod support;
 mod sync;

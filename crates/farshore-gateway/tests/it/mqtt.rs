@@ -8,14 +8,14 @@ use tokio::time::timeout;
 
 use crate::support::{Site, points_in, token};
 
-struct Client {
+pub(crate) struct Client {
     stream: TcpStream,
     buffer: Vec<u8>,
     version: Version,
 }
 
 impl Client {
-    async fn connect(site: &Site, packet: &[u8]) -> (Self, u8, bool) {
+    pub(crate) async fn connect(site: &Site, packet: &[u8]) -> (Self, u8, bool) {
         let stream = TcpStream::connect(site.at.mqtt.expect("MQTT")).await.expect("connected");
         let version = if packet[8] == 5 { Version::V5 } else { Version::V311 };
         let mut client = Self { stream, buffer: Vec::new(), version };
@@ -29,11 +29,11 @@ impl Client {
         (client, code, present)
     }
 
-    async fn send(&mut self, packet: &[u8]) {
+    pub(crate) async fn send(&mut self, packet: &[u8]) {
         self.stream.write_all(packet).await.expect("sent");
     }
 
-    async fn answer<T>(&mut self, read: impl FnOnce(Packet<'_>) -> T) -> T {
+    pub(crate) async fn answer<T>(&mut self, read: impl FnOnce(Packet<'_>) -> T) -> T {
         loop {
             if let Some((packet, length)) = decode(&self.buffer, self.version).expect("well formed") {
                 let value = read(packet);
@@ -45,7 +45,7 @@ impl Client {
         }
     }
 
-    async fn acknowledged(&mut self) -> (u16, u8) {
+    pub(crate) async fn acknowledged(&mut self) -> (u16, u8) {
         self.answer(|packet| match packet {
             Packet::PubAck { id, code } => (id, code),
             other => panic!("{other:?}"),
@@ -63,9 +63,9 @@ impl Client {
 }
 
 /// A session that is kept (`c`), 3.1.1.
-const CONNECT: &[u8] = b"\x10\x0d\x00\x04MQTT\x04\x00\x00\x3c\x00\x01c";
+pub(crate) const CONNECT: &[u8] = b"\x10\x0d\x00\x04MQTT\x04\x00\x00\x3c\x00\x01c";
 const CONNECT_CLEAN: &[u8] = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01c";
-const CONNECT_V5: &[u8] = b"\x10\x0e\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x01c";
+pub(crate) const CONNECT_V5: &[u8] = b"\x10\x0e\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x01c";
 const PUBLISH_7: &[u8] = b"\x32\x09\x00\x03a/b\x00\x0721";
 const PUBLISH_7_AGAIN: &[u8] = b"\x3a\x09\x00\x03a/b\x00\x0721";
 
