@@ -94,6 +94,12 @@ const BENCHES: &[Bench] = &[
         how: How::Test("farshore", "chaos", "test(readings_of_an_outage)"),
     },
     Bench {
+        name: "documents",
+        about: "documents of a device: the first sync of 10,000 in both directions, nothing new, one change; bytes on the wire",
+        builds: &[("farshore", "release"), ("farshore-agent", "agent")],
+        how: How::Program(&["farshore", "bench", "documents"]),
+    },
+    Bench {
         name: "chaos-agent",
         about: "network, disk, clock and processor break, roles are killed at seeded moments of rollouts: what was lost, doubled, stuck",
         builds: &[("farshore", "release"), ("farshore-agent", "agent"), ("edge-web-service", "release")],

@@ -9,6 +9,7 @@ mod chaos;
 mod claim;
 mod converge;
 mod device;
+mod documents;
 mod drain;
 mod exits;
 mod figures;
@@ -50,6 +51,8 @@ enum Which {
     Reconnect(reconnect::Arguments),
     /// One agent with one app, idle and under a storm of exits; peers beside it
     Agent(agent::Arguments),
+    /// Documents of a device: the first sync, nothing new, one change
+    Documents(documents::Arguments),
     /// The rollout engine over virtual fleets: devices touched, false halts, cost of a decision
     Rollout(rollout::Arguments),
     /// Network, disk, clock and processor break and roles are killed while releases are rolled out
@@ -81,6 +84,7 @@ pub(crate) async fn run(words: Vec<String>) -> Result<()> {
         Which::Fleet(arguments) => Box::pin(fleet::run(arguments)).await?,
         Which::Reconnect(arguments) => Box::pin(reconnect::run(arguments)).await?,
         Which::Agent(arguments) => Box::pin(agent::run(arguments)).await?,
+        Which::Documents(arguments) => Box::pin(documents::run(arguments)).await?,
         Which::Rollout(arguments) => Box::pin(rollout::run(&arguments)).await?,
         Which::ChaosAgent(arguments) => Box::pin(chaos::run(arguments)).await?,
         Which::Drain(arguments) => Box::pin(drain::run(arguments)).await?,

@@ -234,6 +234,10 @@ impl Plane {
         self.answer(path, self.http.post(format!("{}{path}", self.greeting.api)).json(body)).await
     }
 
+    pub(crate) async fn put(&self, path: &str, body: &Value) -> Result<Value> {
+        self.answer(path, self.http.put(format!("{}{path}", self.greeting.api)).json(body)).await
+    }
+
     /// A piece of an upload.
     pub(crate) async fn patch(&self, path: &str, bytes: Vec<u8>) -> Result<Value> {
         let request = self.http.patch(format!("{}{path}", self.greeting.api));
