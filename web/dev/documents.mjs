@@ -24,6 +24,34 @@ const log = [
 
 const is = (device) => device.metadata.name === GATEWAY
 
+const rule = (path, strategy, resolver) => ({ path, strategy, ...(resolver ? { resolver } : {}) })
+const collection = (name, rules, readOnly, more, minutes) => ({ name, rules, readOnly, ...more, resourceVersion: 3, changedAt: now - minutes * MINUTE, changedBy: 'user:ann@example.com' })
+export const collections = [
+  collection('calibration', [rule('', 'edge-wins'), rule('/checked', 'custom', 'edge.checked > cloud.checked ? edge : cloud')], false, { conflictDays: 400 }, 44_000),
+  collection('menu', [], true, {}, 90),
+  collection('settings', [rule('', 'merge'), rule('/volume', 'manual')], false, {}, 300),
+]
+
+/** The rules of one: `[status, body]`, with what the server itself says. */
+export function change(method, name, version, body) {
+  const invalid = (field, message) => [400, { field, message }]
+  const at = collections.findIndex((one) => one.name === name)
+  const current = collections[at]?.resourceVersion ?? 0
+  if (version !== undefined && version !== current) return [412, { detail: `it is at version ${current}, not ${version}` }]
+  if (method === 'DELETE') {
+    collections.splice(at, 1)
+    return [204]
+  }
+  if (!/^[a-z0-9][a-z0-9._-]*$/.test(name)) return invalid('name', "a collection's name has 1 to 63 small letters, digits, '-', '_' or '.', and begins with a letter or digit")
+  const wrong = body.rules.findIndex((one) => one.strategy === 'custom' && !/^(edge|cloud|base)\b.*\w$/.test(one.resolver))
+  if (wrong >= 0) return invalid(`rules[${wrong}]`, 'the resolver does not compile: it ends in the middle of an expression')
+  if (body.conflictDays !== undefined && !(body.conflictDays >= 1 && body.conflictDays <= 400)) return invalid('conflictDays', 'is 1 to 400')
+  const made = { name, ...body, resourceVersion: current + 1, changedAt: Date.now(), changedBy: 'user:you@example.com' }
+  if (at < 0) collections.push(made)
+  else collections[at] = made
+  return [200, made]
+}
+
 export const conflicts = (device) => (is(device) ? log : [])
 
 export function settle(uid, choose) {

@@ -110,7 +110,7 @@ function figure(metric, at, device) {
 
 const METRICS = ['cpu', 'mem_used', 'load1', 'load5', 'load15', 'psi_cpu', 'psi_mem', 'psi_io', 'disk_used', 'disk_total', 'io_latency', 'io_latency_p99', 'process_exits', 'net_retx', 'net_rx', 'net_tx', 'mem_total', 'temperature']
 
-const problem = (status, code, detail, errors) => ({ status, body: { type: `https://farshore.dev/problems/${code}`, title: { 'not-found': 'Not found', internal: 'Internal error', unauthenticated: 'Log in first', conflict: 'Conflict', invalid: 'The request is not valid' }[code], status, code, detail, ...(errors ? { errors } : {}), ...(status >= 500 ? { requestId: '0199aa31-7c1e' } : {}) } })
+const problem = (status, code, detail, errors) => ({ status, body: { type: `https://farshore.dev/problems/${code}`, title: { 'not-found': 'Not found', internal: 'Internal error', unauthenticated: 'Log in first', 'version-mismatch': 'It was changed meanwhile', conflict: 'Conflict', invalid: 'The request is not valid' }[code], status, code, detail, ...(errors ? { errors } : {}), ...(status >= 500 ? { requestId: '0199aa31-7c1e' } : {}) } })
 const ok = (body, status = 200) => ({ status, body })
 const list = (items) => ok({ items, metadata: { total: items.length } })
 const found = (items, id) => items.find((o) => o.metadata.uid === id || o.metadata.name === id)
@@ -129,7 +129,7 @@ function seen(device, at) {
   return { uid: fleet.uid(), sequence: 0, at: at - 40, type, subject: dev(device), actor: `device:${device.metadata.name}`, message, payload }
 }
 
-function answer(method, path, query, body) {
+function answer(method, path, query, body, version) {
   const parts = path.split('/').filter(Boolean).slice(1)
   const [noun, id, more] = parts
   const lists = { releases: fleet.releases, apps: fleet.apps, placements: fleet.placements, channels: fleet.channels, pins: fleet.pins, configs: fleet.configs, users: fleet.users, 'claim-tokens': fleet.tokens, 'gateway-keys': sensors.gatewayKeys, rollouts: fleet.rollouts }
@@ -145,6 +145,12 @@ function answer(method, path, query, body) {
   if (noun === 'silences') return list(silences)
   if (noun === 'sync') return list(sensors.gateways(devices, found(devices, 'gw-1563')))
   if (noun === 'series') return ok(sensors.series(query))
+  if (noun === 'document-collections') {
+    if (id === undefined) return list(documents.collections)
+    const [status, said] = documents.change(method, decodeURIComponent(id), version, body)
+    if (status === 400) return problem(400, 'invalid', 'the rules are not valid', [said])
+    return status === 412 ? problem(412, 'version-mismatch', said.detail) : { status, body: said }
+  }
   if (noun === 'document-conflicts') {
     if (method === 'POST') documents.settle(decodeURIComponent(id).split(':')[0], body.choose)
     return method === 'POST' ? ok({}) : list(documents.conflicts(found(devices, query.get('device'))))
@@ -325,7 +331,8 @@ async function handle(request, response) {
   }
   if (scene === 'slow' && path !== '/api/me') return
   const body = ['POST', 'PUT'].includes(request.method ?? '') ? await bodyOf(request) : {}
-  let { status, body: out } = answer(request.method, path, url.searchParams, body)
+  const version = /^"(\d+)"$/.exec(request.headers['if-match'] ?? '')?.[1]
+  let { status, body: out } = answer(request.method, path, url.searchParams, body, version === undefined ? undefined : Number(version))
   if (scene === 'out' && path === '/api/me') ({ status, body: out } = problem(401, 'unauthenticated', 'no session'))
   else if (scene === 'error' && path !== '/api/me') ({ status, body: out } = problem(500, 'internal', 'the database did not answer in time'))
   else if (scene === 'empty' && path === '/api/devices/summary') out = { ...summary([]), channels: [] }

@@ -124,6 +124,12 @@ const users = createRoute({
   component: lazyRouteComponent(() => import('./views/users'), 'Users'),
 })
 
+const documents = createRoute({
+  getParentRoute: () => shell,
+  path: '/documents',
+  component: lazyRouteComponent(() => import('./views/documents/rules'), 'DocumentRules'),
+})
+
 const policies = createRoute({
   getParentRoute: () => shell,
   path: '/policies',
@@ -189,7 +195,7 @@ const nowhere = createRoute({ getParentRoute: () => shell, path: '$', component:
 
 const tree = root.addChildren([
   login,
-  shell.addChildren([home, devices, device, rollouts, newRollout, rollout, releases, artifacts, apps, policies, policy, incidents, incident, alerts, alertRules, alertRoutes, alertMessages, gateways, tokens, users, nowhere]),
+  shell.addChildren([home, devices, device, rollouts, newRollout, rollout, releases, artifacts, apps, documents, policies, policy, incidents, incident, alerts, alertRules, alertRoutes, alertMessages, gateways, tokens, users, nowhere]),
 ])
 
 /** A value as it stands in the address: no quotes around text, so that addresses can be typed. */

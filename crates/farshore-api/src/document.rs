@@ -65,6 +65,9 @@ pub struct DocumentCollection {
     pub rules: Vec<Rule>,
     /// Devices may read these documents and not change them.
     pub read_only: bool,
+    /// For how many days conflicts are kept that were decided; 30 when it is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conflict_days: Option<u32>,
     /// What `If-Match` names.
     pub resource_version: i64,
     pub changed_at: UnixMs,
@@ -79,6 +82,9 @@ pub struct DocumentCollectionChange {
     pub rules: Vec<Rule>,
     #[serde(default)]
     pub read_only: bool,
+    /// For how many days conflicts are kept that were decided, 1 to 400; 30 when left out. Open ones wait for 400 days in any case.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conflict_days: Option<u32>,
 }
 
 /// A place that a device and the cloud had both changed.

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use farshore_domain::document::hub::Held;
-use farshore_domain::document::{Hlc, MAX_DEVICE_BYTES, MAX_DOCUMENTS, Rule, Stamps};
+use farshore_domain::document::{Hlc, MAX_DEVICE_BYTES, MAX_DOCUMENTS, Rule, Stamps, TWIN};
 use farshore_domain::id::DeviceId;
 use farshore_domain::time::UnixMs;
 use serde_json::Value;
@@ -545,6 +545,33 @@ impl TenantDb {
         Ok(())
     }
 
+    /// The twins of these devices: device, name of the half, and document.
+    pub async fn twins(
+        &self,
+        tx: &mut Tx,
+        devices: &[DeviceId],
+    ) -> StoreResult<Vec<(DeviceId, String, Value)>> {
+        let mut found = Vec::new();
+        for chunk in devices.chunks(set::rows_per_statement(1)) {
+            let sql = sqlx::AssertSqlSafe(format!(
+                "SELECT d.device, d.name, d.value FROM (VALUES {}) AS n
+                 JOIN documents d ON d.tenant = $1 AND d.device = n.column1 AND d.collection = $2 AND d.value IS NOT NULL",
+                set::values_after(2, chunk.len(), 1)
+            ));
+            let rows: Vec<(Uuid, String, String)> = on!(&mut *tx, c => {
+                let mut query = sqlx::query_as(sql).persistent(false).bind(self.tenant.0).bind(TWIN);
+                for device in chunk {
+                    query = query.bind(device.0);
+                }
+                query.fetch_all(c).await
+            })?;
+            for (device, name, value) in rows {
+                found.push((DeviceId(device), name, json(&value)?));
+            }
+        }
+        Ok(found)
+    }
+
     /// An event about a device's documents.
     pub async fn document_event(
         &self,
@@ -564,7 +591,8 @@ impl TenantDb {
 
 impl SystemDb {
     /// Forgets deletions, old revisions and settled conflicts before `cutoff`, open conflicts before `open_cutoff`; at most `limit` of each. The newest
-    /// revision of a document stays. A device whose cursor is before a forgotten deletion is told to begin anew.
+    /// revision of a document stays, and settled conflicts of collections that say for how long theirs are kept
+    /// ([`Self::delete_old_conflicts`]). A device whose cursor is before a forgotten deletion is told to begin anew.
     pub async fn delete_old_documents(
         &self,
         cutoff: UnixMs,
@@ -594,7 +622,10 @@ impl SystemDb {
             ),
             (
                 "DELETE FROM document_conflicts WHERE (tenant, uid) IN (
-                     SELECT tenant, uid FROM document_conflicts WHERE state = 'settled' AND at < $1 ORDER BY at LIMIT $2)",
+                     SELECT x.tenant, x.uid FROM document_conflicts x WHERE x.state = 'settled' AND x.at < $1
+                     AND NOT EXISTS (SELECT 1 FROM document_collections o
+                         WHERE o.tenant = x.tenant AND o.name = x.collection AND o.conflict_days IS NOT NULL)
+                     ORDER BY x.at LIMIT $2)",
                 cutoff,
             ),
             (

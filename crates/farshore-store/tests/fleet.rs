@@ -6,15 +6,18 @@ use std::collections::BTreeMap;
 
 use farshore_domain::digest::Digest;
 use farshore_domain::document::Rule;
+use farshore_domain::document::merge::{Conflict, Winner};
 use farshore_domain::id::{DeviceId, PermitId, ReleaseId, RolloutId};
 use farshore_domain::label::Labels;
 use farshore_domain::name::Name;
 use farshore_domain::object::Metadata;
 use farshore_domain::release::Manifest;
-use farshore_domain::time::UnixMs;
+use farshore_domain::time::{DAY_MS, UnixMs};
 use farshore_store::artifacts::UploadRow;
 use farshore_store::claim_tokens::NewClaimToken;
 use farshore_store::claims::{ClaimAttempt, ClaimOutcome, NewCertificate};
+use farshore_store::document_collections::CollectionRules;
+use farshore_store::document_conflicts::ConflictFilter;
 use farshore_store::events::EventFilter;
 use farshore_store::fleet::{DesiredRow, PermitRow};
 use farshore_store::keys::KeySetRow;
@@ -331,12 +334,66 @@ async fn a_rollout_is_changed_by_one_writer_at_a_time_and_the_newest_one_decides
 }
 
 #[tokio::test]
+async fn decided_conflicts_are_kept_for_as_long_as_their_collection_says() {
+    each_engine(async |test| {
+        let db = tenant(test, "acme").await;
+        let device = device(test, &db, 1).await;
+        let days = |days: i64| UnixMs(500 * DAY_MS).plus_ms(-days * DAY_MS);
+        for (collection, conflict_days) in [("long", Some(100)), ("short", Some(2)), ("usual", None)] {
+            let set = CollectionRules { conflict_days, ..CollectionRules::default() };
+            let row = db.put_document_collection(collection, &set, Some(0), NOW).await.unwrap();
+            assert_eq!(row.set, set);
+        }
+        let mut tx = db.begin().await.unwrap();
+        db.lock_documents(&mut tx, device).await.unwrap();
+        for collection in ["long", "short", "usual", "none"] {
+            for age in [1, 3, 31, 101] {
+                for winner in [Winner::Cloud, Winner::Open] {
+                    let conflict = Conflict {
+                        path: String::new(),
+                        rule: Rule::default(),
+                        base: None,
+                        edge: Some(json!(1)),
+                        cloud: Some(json!(2)),
+                        edge_stamp: None,
+                        cloud_stamp: None,
+                        winner,
+                        note: None,
+                    };
+                    db.add_conflict(&mut tx, device, (collection, "n"), &conflict, 1, days(age))
+                        .await
+                        .unwrap();
+                }
+            }
+        }
+        tx.commit().await.unwrap();
+        let system = test.store.system(Driver::Retention);
+        system.delete_old_documents(days(30), days(400), 100).await.unwrap();
+        system.delete_old_conflicts(days(0), 100).await.unwrap();
+        let kept = async |collection: &str, open: bool| {
+            let document = Some((collection.to_owned(), "n".to_owned()));
+            let filter = ConflictFilter { open: Some(open), document, ..ConflictFilter::default() };
+            db.conflicts(&filter, 100).await.unwrap().0.len()
+        };
+        for (collection, settled) in [("long", 3), ("short", 1), ("usual", 2), ("none", 2)] {
+            assert_eq!(
+                (kept(collection, false).await, kept(collection, true).await),
+                (settled, 4),
+                "{collection}"
+            );
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn of_many_changes_of_one_version_of_a_collections_rules_one_counts_and_is_an_event() {
     each_engine(async |test| {
         let db = tenant(test, "acme").await;
         let put = |expected| {
             let db = db.clone();
-            async move { db.put_document_collection("menu", &[Rule::default()], false, expected, NOW).await }
+            let set = CollectionRules { rules: vec![Rule::default()], ..CollectionRules::default() };
+            async move { db.put_document_collection("menu", &set, expected, NOW).await }
         };
         let mut version = 0;
         for _ in 0..10 {

@@ -2,6 +2,7 @@
  * Holds the page's types to the API's document: `schema.gen.ts` is generated from `openapi.json` (`npm run gen`), and a name, a field or a
  * type that has moved there fails `npm run check` here. Nothing of this is in the page.
  */
+import type * as documents from './documents'
 import type * as gateway from './gateways'
 import type * as rollout from './rollout-types'
 import type { components } from './schema.gen'
@@ -28,6 +29,8 @@ type Words<Page, Document> = [Exclude<Page, 'unknown'>] extends [Exclude<Documen
   : { notInDocument: Exclude<Page, Document> }
 
 export type Contract = [
+  Holds<Mirrors<documents.DocumentCollection, Schemas['DocumentCollection']>>,
+  Holds<Words<documents.Strategy, Schemas['Strategy']>>,
   Holds<Mirrors<gateway.SyncLoss, Schemas['SyncLoss']>>,
   Holds<Mirrors<gateway.GatewayKeySpec, Schemas['GatewayKeySpec']>>,
   Holds<Mirrors<gateway.GatewayKeyStatus, Schemas['GatewayKeyStatus']>>,

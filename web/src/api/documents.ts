@@ -109,6 +109,40 @@ export const desire = (device: string, version: number, patch: Json): Promise<Tw
 export const decide = (conflict: DocumentConflict, choose: 'edge' | 'cloud' | 'base'): Promise<DocumentOf> =>
   post<DocumentOf>(`/document-conflicts/${seg(conflict.uid)}:${conflict.open ? 'resolve' : 'restore'}`, { choose })
 
+export const STRATEGIES = ['merge', 'last-write-wins', 'cloud-wins', 'edge-wins', 'manual', 'custom'] as const
+export type Strategy = (typeof STRATEGIES)[number]
+
+export interface CollectionRule {
+  path: string
+  strategy: Strategy
+  resolver?: string
+}
+
+export interface CollectionChange {
+  rules: CollectionRule[]
+  readOnly: boolean
+  conflictDays?: number
+}
+
+export interface DocumentCollection extends CollectionChange {
+  name: string
+  resourceVersion: number
+  changedAt: UnixMs
+  changedBy: string
+}
+
+export const collectionsQuery = queryOptions({
+  queryKey: keys.documentCollections,
+  queryFn: ({ signal }) => get<List<DocumentCollection>>('/document-collections', undefined, signal),
+})
+
+/** `version` is the one that was read; 0: there must be none. */
+export const saveCollection = (name: string, version: number, change: CollectionChange): Promise<DocumentCollection> =>
+  call<DocumentCollection>('PUT', `/document-collections/${seg(name)}`, { body: change, headers: match(version) })
+
+export const deleteCollection = (name: string, version: number): Promise<void> =>
+  call<void>('DELETE', `/document-collections/${seg(name)}`, { headers: match(version) })
+
 /** What somebody typed, as an object; a message when it is none. */
 export function parseObject(text: string): { value: Json } | { wrong: string } {
   try {

@@ -46,6 +46,7 @@ export const keys = {
   gateways: ['gateways'],
   readings: ['readings'],
   documents: ['documents'],
+  documentCollections: ['document-collections'],
   gatewayKeys: ['gateway-keys'],
   sinks: ['sinks'],
   alertRules: ['alert-rules'],

@@ -17,6 +17,7 @@ export const PLACES: readonly Place[] = [
   { to: '/apps', title: 'Apps', icon: 'app', key: 'a', permission: 'fleet.read', group: 'fleet' },
   { to: '/rollouts', title: 'Rollouts', icon: 'rollout', key: 'r', permission: 'rollout.read', group: 'fleet' },
   { to: '/gateways', title: 'Gateways', icon: 'gateway', key: 'w', permission: 'device.read', group: 'fleet' },
+  { to: '/documents', title: 'Documents', icon: 'document', key: 'o', permission: 'device.read', group: 'fleet' },
   { to: '/policies', title: 'Policies', icon: 'policy', key: 'p', permission: 'policy.read', group: 'fleet' },
   { to: '/incidents', title: 'Incidents', icon: 'incident', key: 'i', permission: 'incident.read', group: 'fleet' },
   { to: '/alerts', title: 'Alerts', icon: 'bell', key: 'l', permission: 'incident.read', group: 'fleet' },

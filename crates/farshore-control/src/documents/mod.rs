@@ -80,7 +80,7 @@ impl RuleBook {
         let (rows, wish) = (&self.rows, &self.wish);
         self.compiled.entry(collection.to_owned()).or_insert_with(|| {
             let rules = match rows.get(collection) {
-                Some(row) => row.rules.clone(),
+                Some(row) => row.set.rules.clone(),
                 // What the device's program asks for holds where nobody has said anything.
                 None => wish.iter().cloned().collect(),
             };
@@ -89,10 +89,10 @@ impl RuleBook {
     }
 
     fn is_read_only(&self, collection: &str) -> bool {
-        collection != TWIN && self.rows.get(collection).is_some_and(|row| row.read_only)
+        collection != TWIN && self.rows.get(collection).is_some_and(|row| row.set.read_only)
     }
 
     fn read_only(&self) -> Vec<String> {
-        self.rows.values().filter(|row| row.read_only).map(|row| row.name.clone()).collect()
+        self.rows.values().filter(|row| row.set.read_only).map(|row| row.name.clone()).collect()
     }
 }

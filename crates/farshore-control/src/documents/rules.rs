@@ -7,9 +7,9 @@ use axum::response::Response;
 use farshore_api::document::{DocumentCollection, DocumentCollectionChange};
 use farshore_api::{List, ListMetadata, Problem};
 use farshore_domain::access::Permission;
-use farshore_domain::document::rule::check_rules;
+use farshore_domain::document::rule::{MAX_RULES, check_rules};
 use farshore_domain::document::{TWIN, check_collection};
-use farshore_store::document_collections::CollectionRow;
+use farshore_store::document_collections::{CollectionRow, CollectionRules};
 
 use crate::app::App;
 use crate::clock::now;
@@ -17,11 +17,15 @@ use crate::error::{ApiError, ApiResult};
 use crate::extract::{Body, if_match, versioned};
 use crate::route::{Access, Db, Route, route};
 
+/// Decided conflicts are kept no longer than this.
+const MAX_CONFLICT_DAYS: u32 = 400;
+
 fn view(row: CollectionRow) -> DocumentCollection {
     DocumentCollection {
         name: row.name,
-        rules: row.rules,
-        read_only: row.read_only,
+        rules: row.set.rules,
+        read_only: row.set.read_only,
+        conflict_days: row.set.conflict_days,
         resource_version: row.resource_version,
         changed_at: row.changed_at,
         changed_by: row.changed_by,
@@ -54,9 +58,19 @@ async fn put(
             "a twin has no conflicts: desired is the cloud's, reported the device's",
         ));
     }
+    for (index, rule) in change.rules.iter().enumerate().take(MAX_RULES) {
+        rule.check().map_err(|error| ApiError::field(format!("rules[{index}]"), error.to_string()))?;
+    }
     check_rules(&change.rules).map_err(|error| ApiError::field("rules", error.to_string()))?;
-    let expected = if_match(&headers)?;
-    let row = db.put_document_collection(&name, &change.rules, change.read_only, expected, now()).await?;
+    if change.conflict_days.is_some_and(|days| !(1..=MAX_CONFLICT_DAYS).contains(&days)) {
+        return Err(ApiError::field("conflictDays", format!("is 1 to {MAX_CONFLICT_DAYS}")));
+    }
+    let set = CollectionRules {
+        rules: change.rules,
+        read_only: change.read_only,
+        conflict_days: change.conflict_days,
+    };
+    let row = db.put_document_collection(&name, &set, if_match(&headers)?, now()).await?;
     app.events_written();
     Ok(versioned(row.resource_version, &view(row)))
 }

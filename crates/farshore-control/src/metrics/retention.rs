@@ -91,6 +91,19 @@ async fn run(app: &App) {
                 }
             }
         }
+        loop {
+            match db.delete_old_conflicts(now(), CHUNK).await {
+                Ok(0) => break,
+                Ok(_) => tokio::time::sleep(PAUSE).await,
+                Err(error) => {
+                    tracing::error!(
+                        error = crate::error::chain(&error),
+                        "old conflicts of documents were not deleted"
+                    );
+                    break;
+                }
+            }
+        }
         match by_policy(app, now()).await {
             Ok(more) => deleted += more,
             Err(error) => {

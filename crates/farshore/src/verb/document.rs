@@ -111,8 +111,11 @@ struct Rules {
     /// Whether devices may only read these documents
     #[arg(long, requires = "collection")]
     read_only: Option<bool>,
+    /// For how many days decided conflicts are kept
+    #[arg(long, value_name = "DAYS", requires = "collection")]
+    conflict_days: Option<u32>,
     /// Forget the rules of the collection
-    #[arg(long, requires = "collection", conflicts_with_all = ["strategy", "read_only"])]
+    #[arg(long, requires = "collection", conflicts_with_all = ["strategy", "read_only", "conflict_days"])]
     reset: bool,
 }
 
@@ -362,7 +365,10 @@ async fn rules(session: &Session, client: &Client, arguments: Rules) -> Result<(
     let list = client.get(what, "/api/document-collections", &[]).await?;
     let known = items::<DocumentCollection>(what, list.clone())?;
     if let Some(name) = &arguments.collection
-        && (arguments.strategy.is_some() || arguments.read_only.is_some() || arguments.reset)
+        && (arguments.strategy.is_some()
+            || arguments.read_only.is_some()
+            || arguments.conflict_days.is_some()
+            || arguments.reset)
     {
         farshore_domain::document::check_collection(name)
             .map_err(|error| Failure::usage(error.to_string()))?;
@@ -374,14 +380,18 @@ async fn rules(session: &Session, client: &Client, arguments: Rules) -> Result<(
         }
         let before = known.into_iter().find(|one| one.name == *name);
         let version = before.as_ref().map(|one| one.resource_version);
-        let mut change = before.map_or_else(DocumentCollectionChange::default, |one| {
-            DocumentCollectionChange { rules: one.rules, read_only: one.read_only }
-        });
+        let mut change =
+            before.map_or_else(DocumentCollectionChange::default, |one| DocumentCollectionChange {
+                rules: one.rules,
+                read_only: one.read_only,
+                conflict_days: one.conflict_days,
+            });
         if let Some(strategy) = arguments.strategy {
             change.rules.retain(|rule| rule.path != arguments.path);
             change.rules.push(Rule { path: arguments.path, strategy, resolver: arguments.resolver });
         }
         change.read_only = arguments.read_only.unwrap_or(change.read_only);
+        change.conflict_days = arguments.conflict_days.or(change.conflict_days);
         let answer = client.put(&what, &path, &change, version).await?;
         return if for_programs(session, &answer)? {
             Ok(())
@@ -396,6 +406,7 @@ async fn rules(session: &Session, client: &Client, arguments: Rules) -> Result<(
         |one: &DocumentCollection| arguments.collection.as_ref().is_none_or(|name| *name == one.name);
     let rows = known.into_iter().filter(wanted).flat_map(|one| {
         let read_only = if one.read_only { "yes" } else { "no" };
+        let kept = one.conflict_days.map_or_else(|| "30d".to_owned(), |days| format!("{days}d"));
         let mut rules = one.rules;
         if rules.is_empty() {
             rules.push(Rule::default());
@@ -403,10 +414,11 @@ async fn rules(session: &Session, client: &Client, arguments: Rules) -> Result<(
         let row = move |rule: Rule| {
             let path = if rule.path.is_empty() { "(whole)".to_owned() } else { clean(&rule.path) };
             let resolver = rule.resolver.map_or_else(|| "-".to_owned(), |text| cut(&text));
-            vec![one.name.clone(), path, rule.strategy.as_str().to_owned(), resolver, read_only.to_owned()]
+            let strategy = rule.strategy.as_str().to_owned();
+            vec![one.name.clone(), path, strategy, resolver, read_only.to_owned(), kept.clone()]
         };
         rules.into_iter().map(row).collect::<Vec<_>>()
     });
-    let titles = ["COLLECTION", "PATH", "STRATEGY", "RESOLVER", "READ-ONLY"];
+    let titles = ["COLLECTION", "PATH", "STRATEGY", "RESOLVER", "READ-ONLY", "CONFLICTS KEPT"];
     table(session, &titles, rows.collect(), "No collection has rules: documents are merged field by field.")
 }
