@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use farshore_domain::config::Layer;
+use farshore_domain::config::{Layer, Reference};
 use farshore_domain::name::Name;
 use farshore_domain::rollout::RolloutSpec;
 use farshore_domain::selector::Selector;
@@ -83,7 +83,11 @@ pub struct ConfigSpec {
     pub selector: Option<Selector>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<Name>,
+    #[serde(default)]
     pub values: BTreeMap<String, String>,
+    /// Values that differ from device to device: taken from a label, or from what is desired of the device or reported by it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub references: BTreeMap<String, Reference>,
 }
 
 impl ConfigSpec {

@@ -1,8 +1,12 @@
 //! Config: values for an app in layers, each value with its provenance.
 
+pub mod reference;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+pub use reference::Reference;
 
 /// At most this many bytes in one value.
 pub const MAX_VALUE_BYTES: usize = 32 * 1024;
@@ -29,6 +33,9 @@ pub struct Value {
     pub layer: Layer,
     /// Name of the config object.
     pub from: String,
+    /// What the config object refers to there, such as `label store`; missing where it holds the value itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
 }
 
 /// One config object as far as merging needs it.
@@ -37,6 +44,7 @@ pub struct LayerValues<'a> {
     pub layer: Layer,
     pub name: &'a str,
     pub values: &'a BTreeMap<String, String>,
+    pub references: &'a BTreeMap<String, Reference>,
 }
 
 /// Why a key or value may not be set.
@@ -50,6 +58,8 @@ pub enum ConfigError {
     Denied(String),
     #[error("the value of {0} has more than {MAX_VALUE_BYTES} bytes or holds a NUL")]
     Value(String),
+    #[error("{0} {1}")]
+    Reference(String, String),
 }
 
 /// Whether `key` is a plain environment variable name.
@@ -144,15 +154,24 @@ pub fn check_pair(key: &str, value: &str) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// Merges layers, each value keeping its provenance.
+/// Merges layers, each value keeping its provenance. `resolve` says what a reference comes to on the device.
 #[must_use]
-pub fn merge<'a>(layers: impl IntoIterator<Item = LayerValues<'a>>) -> BTreeMap<String, Value> {
+pub fn merge<'a>(
+    layers: impl IntoIterator<Item = LayerValues<'a>>,
+    resolve: impl Fn(&Reference) -> String,
+) -> BTreeMap<String, Value> {
     let mut layers: Vec<_> = layers.into_iter().collect();
     layers.sort_by(|a, b| (a.layer, a.name).cmp(&(b.layer, b.name)));
     let mut merged = BTreeMap::new();
-    for LayerValues { layer, name, values } in layers {
+    for LayerValues { layer, name, values, references } in layers {
+        let from = name.to_owned();
         for (key, value) in values {
-            merged.insert(key.clone(), Value { value: value.clone(), layer, from: name.to_owned() });
+            let value = Value { value: value.clone(), layer, from: from.clone(), reference: None };
+            merged.insert(key.clone(), value);
+        }
+        for (key, reference) in references {
+            let (value, reference) = (resolve(reference), Some(reference.to_string()));
+            merged.insert(key.clone(), Value { value, layer, from: from.clone(), reference });
         }
     }
     merged
@@ -185,12 +204,26 @@ mod tests {
     fn the_nearer_layer_wins_and_says_where_it_comes_from() {
         let map = |value: &str| BTreeMap::from([("PORT".to_owned(), value.to_owned())]);
         let (a, b, c, d) = (map("1"), map("2"), map("3"), map("4"));
-        let merged = merge([
-            LayerValues { layer: Layer::Device, name: "till-1", values: &d },
-            LayerValues { layer: Layer::Selector, name: "b", values: &c },
-            LayerValues { layer: Layer::Selector, name: "a", values: &b },
-            LayerValues { layer: Layer::Tenant, name: "all", values: &a },
-        ]);
-        assert_eq!(merged["PORT"], Value { value: "4".into(), layer: Layer::Device, from: "till-1".into() });
+        let (none, label) =
+            (BTreeMap::new(), Reference { label: Some("store".into()), ..Reference::default() });
+        let references = BTreeMap::from([("PORT".to_owned(), label.clone()), ("STORE".to_owned(), label)]);
+        let of = |layer, name, values, references| LayerValues { layer, name, values, references };
+        let merged = merge(
+            [
+                of(Layer::Device, "till-1", &d, &none),
+                of(Layer::Selector, "b", &c, &none),
+                of(Layer::Selector, "a", &b, &references),
+                of(Layer::Tenant, "all", &a, &none),
+            ],
+            |reference| format!("the {reference}"),
+        );
+        let value = |value: &str, layer, from: &str, reference: Option<&str>| Value {
+            value: value.into(),
+            layer,
+            from: from.into(),
+            reference: reference.map(str::to_owned),
+        };
+        assert_eq!(merged["PORT"], value("4", Layer::Device, "till-1", None));
+        assert_eq!(merged["STORE"], value("the label store", Layer::Selector, "a", Some("label store")));
     }
 }

@@ -113,6 +113,7 @@ export interface ConfigValue {
   value: string
   layer: 'tenant' | 'app' | 'selector' | 'device'
   from: string
+  reference?: string
 }
 
 export interface DeviceApp {
@@ -323,7 +324,8 @@ export type Config = ObjectOf<{
   app?: string
   selector?: string
   device?: string
-  values: Record<string, string>
+  values?: Record<string, string>
+  references?: Record<string, { label?: string; desired?: string; reported?: string; default: string }>
 }>
 
 export type User = ObjectOf<{ email: string; role: string }, { lastLoginAt?: UnixMs; loginLink?: string }>

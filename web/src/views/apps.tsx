@@ -127,7 +127,7 @@ function AppPanel({ app }: { app: App }) {
           </ul>
           {values.length > 0 && (
             <p className="mt-2 text-sm text-muted">
-              {count(values.reduce((sum, c) => sum + Object.keys(c.spec.values).length, 0))} config values in {plural(values.length, 'layer')}
+              {count(values.reduce((sum, c) => sum + Object.keys(c.spec.values ?? {}).length + Object.keys(c.spec.references ?? {}).length, 0))} config values in {plural(values.length, 'layer')}
             </p>
           )}
         </div>

@@ -13,7 +13,9 @@ use farshore_domain::document::exchange::{
 };
 use farshore_domain::document::hub::{DEVICE, Held, Terms, take};
 use farshore_domain::document::merge::{Base, Conflict};
-use farshore_domain::document::{Hlc, MAX_DEVICE_BYTES, MAX_DOCUMENTS, Side, check_names, may_write, patch};
+use farshore_domain::document::{
+    Hlc, MAX_DEVICE_BYTES, MAX_DOCUMENTS, Side, TWIN, check_names, may_write, patch,
+};
 use farshore_domain::time::UnixMs;
 use farshore_store::db::Tx;
 use farshore_store::documents::{ChangedRow, DocumentRow, Head};
@@ -154,6 +156,9 @@ async fn once(app: &App, peer: &DevicePeer, life: u64, request: &Request, now: U
     if !answer.answers.is_empty() {
         app.hub().changed(peer.tenant, device);
         app.events_written();
+        if answer.answers.iter().any(|answered| answered.collection == TWIN) {
+            app.fleet().twin_changed(peer.tenant, device);
+        }
     }
     Ok(answer)
 }

@@ -2,7 +2,9 @@
 
 use farshore_api::ErrorCode;
 use farshore_domain::document::hub::Held;
-use farshore_domain::document::{MAX_DEVICE_BYTES, MAX_DOCUMENTS, Side, Stamp, check_names, may_write, tidy};
+use farshore_domain::document::{
+    MAX_DEVICE_BYTES, MAX_DOCUMENTS, Side, Stamp, TWIN, check_names, may_write, tidy,
+};
 use farshore_domain::id::DeviceId;
 use farshore_domain::time::UnixMs;
 use farshore_store::TenantDb;
@@ -40,6 +42,9 @@ pub(super) async fn edit(
     tx.commit().await?;
     if changed {
         told(app, db, target.device);
+        if target.collection == TWIN {
+            app.fleet().twin_changed(db.tenant(), target.device);
+        }
     }
     Ok(row)
 }

@@ -40,6 +40,8 @@ const CHANGING_SHARE: usize = 10;
 #[derive(Debug, Default)]
 pub struct Fleet {
     dirty: Mutex<BTreeMap<TenantId, Dirty>>,
+    /// Tenants with configs that refer to twins.
+    following: Mutex<BTreeSet<TenantId>>,
     wake: Notify,
 }
 
@@ -68,6 +70,23 @@ impl Fleet {
         self.mark(tenant, |dirty| {
             dirty.devices.insert(device);
         });
+    }
+
+    /// A device's twin was changed. Nothing to do where no config refers to twins; what is missed is seen by the next step.
+    pub fn twin_changed(&self, tenant: TenantId, device: DeviceId) {
+        if self.following.lock().is_ok_and(|following| following.contains(&tenant)) {
+            self.reported(tenant, device);
+        }
+    }
+
+    fn follow_twins(&self, tenant: TenantId, follow: bool) {
+        if let Ok(mut following) = self.following.lock() {
+            if follow {
+                following.insert(tenant);
+            } else {
+                following.remove(&tenant);
+            }
+        }
     }
 
     fn take(&self) -> BTreeMap<TenantId, Dirty> {
@@ -146,6 +165,7 @@ async fn step(app: &App, tenant: TenantId, dirty: &Dirty) -> StoreResult<UnixMs>
     let mut tx = db.read().await?;
     let mut snapshot = Snapshot::load(&db, &mut tx, now).await?;
     drop(tx);
+    app.fleet().follow_twins(tenant, snapshot.follows_twins());
     let outcome = crate::rollouts::step(app, &db, &mut snapshot, now).await?;
     let operated = crate::operations::driver::step(app, &db, &mut snapshot, now).await?;
     let all = dirty.all || outcome.all;

@@ -8,6 +8,7 @@ mod routes;
 mod signals;
 pub mod signed;
 pub mod snapshot;
+mod twins;
 
 pub use driver::{Fleet, spawn};
 pub(crate) use objects::check_envelope;

@@ -103,7 +103,7 @@ impl Kind for ConfigSpec {
     type Status = NoStatus;
 
     fn check(&self) -> ApiResult<()> {
-        if self.values.len() > config::MAX_VALUES {
+        if self.values.len() + self.references.len() > config::MAX_VALUES {
             return Err(ApiError::field("spec.values", format!("has at most {} values", config::MAX_VALUES)));
         }
         if self.device.is_some() && self.selector.is_some() {
@@ -115,6 +115,13 @@ impl Kind for ConfigSpec {
         for (key, value) in &self.values {
             config::check_pair(key, value)
                 .map_err(|error| ApiError::field(format!("spec.values.{key}"), error.to_string()))?;
+        }
+        for (key, reference) in &self.references {
+            let field = || format!("spec.references.{key}");
+            reference.check(key).map_err(|error| ApiError::field(field(), error.to_string()))?;
+            if self.values.contains_key(key) {
+                return Err(ApiError::field(field(), "has a value already, in spec.values"));
+            }
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use farshore_api::fleet::{AppSpec, ConfigSpec, PinSpec, PlacementSpec};
 use farshore_domain::assign::{self, Assignments, Pin, Placement};
+use farshore_domain::config::reference::TwinValues;
 use farshore_domain::config::{self, LayerValues, Value};
 use farshore_domain::desired::{Because, DesiredApp, DesiredRelease, Permit};
 use farshore_domain::device::{AppPhase, Lifecycle, Reachability};
@@ -26,6 +27,7 @@ use farshore_store::operations::OperationRow;
 use farshore_store::{StoreError, StoreResult, TenantDb};
 
 use super::signals::FleetSignals;
+use super::twins;
 
 /// A rollout with the version under which it was read.
 #[derive(Debug)]
@@ -43,6 +45,8 @@ pub struct Snapshot {
     placements: Vec<Placement>,
     pins: BTreeMap<Name, Vec<Pin>>,
     configs: Vec<Stored<ConfigSpec>>,
+    /// What configs refer to in twins.
+    twins: BTreeMap<DeviceId, TwinValues>,
     policies: Vec<Stored<PolicySpec>>,
     /// The apps that an app needs.
     needs: BTreeMap<Name, Vec<Name>>,
@@ -128,6 +132,8 @@ impl Snapshot {
             .filter(|row| row.kind.is_disruptive() && row.admitted_at.is_some())
             .map(|row| (row.device, row.deadline_at.unwrap_or(row.expires_at)))
             .collect();
+        let configs: Vec<Stored<ConfigSpec>> = objects::all_in(tx, tenant, ObjectKind::Config).await?;
+        let twins = twins::load(db, tx, &configs, devices.keys()).await?;
         Ok(Self {
             operations,
             operating,
@@ -141,7 +147,8 @@ impl Snapshot {
                 .map(|p| Placement { name: p.metadata.name, app: p.spec.app, selector: p.spec.selector })
                 .collect(),
             pins,
-            configs: objects::all_in(tx, tenant, ObjectKind::Config).await?,
+            configs,
+            twins,
             merged,
             policies,
             needs,
@@ -501,7 +508,14 @@ impl Snapshot {
         Some(DesiredPolicy { rules, safe_mode, time_zone })
     }
 
+    /// Whether a config refers to twins, so that a change of one may be a change of config.
+    #[must_use]
+    pub fn follows_twins(&self) -> bool {
+        twins::places(&self.configs).next().is_some()
+    }
+
     fn config(&self, device: &FleetDevice, app: &Name) -> BTreeMap<String, Value> {
+        let twin = self.twins.get(&device.id);
         config::merge(
             self.configs
                 .iter()
@@ -515,7 +529,9 @@ impl Snapshot {
                     layer: config.spec.layer(),
                     name: config.metadata.name.as_str(),
                     values: &config.spec.values,
+                    references: &config.spec.references,
                 }),
+            |reference| reference.resolve(&device.labels, twin),
         )
     }
 }

@@ -15,6 +15,7 @@ use farshore_journal::Outgoing;
 use serde_json::{Value, json};
 
 use crate::harness::{Answer, Client, Fleet, TestDevice, each_engine, eventually};
+use crate::objects::Publisher;
 
 /// The device port as the gateway has it; can be cut, and lose answers.
 #[derive(Debug)]
@@ -433,6 +434,91 @@ async fn ten_thousand_documents_come_within_seconds_and_nothing_new_costs_next_t
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn config_takes_values_from_labels_and_the_twin_and_follows_them() {
+    each_engine(async |fleet| {
+        let site = Site::new(fleet, "gw").await;
+        let (admin, name) = (&fleet.admin, site.name.as_str());
+        let publisher = Publisher::new(fleet, "default").await;
+        let shown: Value = admin.get(&format!("/api/devices/{name}")).await.expect(200).json();
+        let labelled = json!({"metadata": {"name": name, "labels": {"store": "12"}}, "spec": shown["spec"]});
+        admin.put(&format!("/api/devices/{name}"), labelled).await.expect(200);
+        for (path, made, spec) in [
+            ("/api/apps", "web", json!({})),
+            ("/api/placements", "web", json!({"app": "web"})),
+            ("/api/configs", "all", json!({"values": {"FLOOR": "1", "PORT": "80"}})),
+            (
+                "/api/configs",
+                "web",
+                json!({"app": "web", "values": {"COLOR": "red"}, "references": {
+                    "STORE": {"label": "store", "default": "0"},
+                    "FLOOR": {"label": "floor", "default": "ground"},
+                    "INTERVAL": {"desired": "/poll/interval", "default": "30"},
+                    "FIRMWARE": {"reported": "/firmware", "default": "unknown"},
+                }}),
+            ),
+        ] {
+            admin.post(path, json!({"metadata": {"name": made}, "spec": spec})).await.expect(201);
+        }
+        publisher.release("web", "1.0.0").await;
+        let pin =
+            json!({"metadata": {"name": "here"}, "spec": {"app": "web", "device": name, "version": "1.0.0"}});
+        admin.post("/api/pins", pin).await.expect(201);
+        let config = async || {
+            let shown: Value = admin.get(&format!("/api/devices/{name}")).await.expect(200).json();
+            shown["status"]["apps"][0]["config"].clone()
+        };
+        let becomes = async |interval: &str, firmware: &str| {
+            let wanted = [
+                ("COLOR", "red"),
+                ("FIRMWARE", firmware),
+                ("FLOOR", "ground"),
+                ("INTERVAL", interval),
+                ("PORT", "80"),
+                ("STORE", "12"),
+            ];
+            eventually(&format!("the config has {interval} and {firmware}"), async || {
+                let config = config().await;
+                let values = config.as_object()?.iter();
+                values
+                    .map(|(key, one)| (key.as_str(), one["value"].as_str().unwrap()))
+                    .eq(wanted)
+                    .then_some(())
+            })
+            .await;
+        };
+        becomes("30", "unknown").await;
+        let told = config().await;
+        assert_eq!(told["FIRMWARE"]["reference"], "reported /firmware");
+        assert_eq!((&told["PORT"]["reference"], &told["PORT"]["from"]), (&Value::Null, &json!("all")));
+        let desired = json!({"poll": {"interval": 10}});
+        admin.send(Method::PATCH, &format!("/api/devices/{name}/twin"), Some(desired)).await.expect(200);
+        becomes("10", "unknown").await;
+        site.documents().patch("twin", "reported", json!({"firmware": "7.1"}), None).await.unwrap();
+        becomes("10", "7.1").await;
+        // What would be another line of a configuration file is no value.
+        let lines = json!({"firmware": "7.1\nroot: yes"});
+        site.documents().patch("twin", "reported", lines, None).await.unwrap();
+        becomes("10", "unknown").await;
+        for (references, field) in [
+            (json!({"A": {"default": ""}}), "spec.references.A"),
+            (json!({"A": {"label": "a", "reported": "/a", "default": ""}}), "spec.references.A"),
+            (json!({"A": {"reported": "a", "default": ""}}), "spec.references.A"),
+            (json!({"A": {"label": "-", "default": ""}}), "spec.references.A"),
+            (json!({"LD_PRELOAD": {"label": "a", "default": ""}}), "spec.references.LD_PRELOAD"),
+            (json!({"B": {"label": "a", "default": ""}}), "spec.references.B"),
+        ] {
+            let spec = json!({"values": {"B": "1"}, "references": references});
+            let body = json!({"metadata": {"name": "wrong"}, "spec": spec});
+            let problem = admin.post("/api/configs", body).await.problem(400, "invalid");
+            assert_eq!(problem.errors[0].field, field, "{problem:?}");
+        }
+        let without = json!({"metadata": {"name": "wrong"}, "spec": {"references": {"A": {"label": "a"}}}});
+        admin.post("/api/configs", without).await.problem(400, "invalid");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn bad_input_is_refused_with_the_field() {
     each_engine(async |fleet| {
         let device = fleet.device("gw").await;
@@ -447,9 +533,14 @@ async fn bad_input_is_refused_with_the_field() {
             ("/api/document-collections/c", rules(json!([{"strategy": "merge"}, {"strategy": "manual"}]))),
             ("/api/document-collections/C", rules(json!([]))),
             ("/api/document-collections/twin", rules(json!([]))),
+            ("/api/document-collections/c", json!({"conflictDays": 0})),
+            ("/api/document-collections/c", json!({"conflictDays": 401})),
         ] {
             admin.put(path, body).await.problem(400, "invalid");
         }
+        let second = rules(json!([{"strategy": "merge"}, {"path": "/a", "strategy": "custom", "resolver": "edge +"}]));
+        let problem = admin.put("/api/document-collections/c", second).await.problem(400, "invalid");
+        assert_eq!(problem.errors[0].field, "rules[1]", "{problem:?}");
         let long = json!({"a": "x".repeat(200_000)});
         for (path, body) in [("c/n", json!([1])), ("c/n", json!("a")), ("C/n", json!({})), ("c/n", long), ("twin/x", json!({}))] {
             admin.put(&format!("/api/devices/{name}/documents/{path}"), body).await.problem(400, "invalid");

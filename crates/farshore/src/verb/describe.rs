@@ -135,7 +135,14 @@ fn device(session: &Session, device: &Device, look: Look) -> String {
             if !app.config.is_empty() {
                 _ = writeln!(text, "Config of {}:", app.app);
                 for (key, value) in &app.config {
-                    _ = writeln!(text, "  {key}={} (from {})", clean(&value.value), clean(&value.from));
+                    let taken = value.reference.as_ref();
+                    let taken = taken.map_or_else(String::new, |taken| format!(": {}", clean(taken)));
+                    _ = writeln!(
+                        text,
+                        "  {key}={} (from {}{taken})",
+                        clean(&value.value),
+                        clean(&value.from)
+                    );
                 }
             }
         }

@@ -182,6 +182,7 @@ export function DeviceConfig({ device }: { device: Device }) {
                   <td className="max-w-72 px-4 py-1.5 font-mono text-sm break-words">{row.value}</td>
                   <td className="px-4 py-1.5">
                     {row.from} <span className="text-muted">{LAYERS[row.layer] ?? row.layer}</span>
+                    {row.reference !== undefined && <span className="block text-sm text-muted">taken from {row.reference}</span>}
                   </td>
                 </tr>
               ))}
