@@ -33,11 +33,18 @@ async function served(port: number): Promise<string> {
   return response === undefined ? 'nothing' : ((await response.json()) as { version: string }).version
 }
 
-/** Starts a server and `count` agents; the page is logged in, and so is the command line. */
-export async function startFleet(site: Site, page: Page, count: number): Promise<Fleet> {
+export interface Server {
+  origin: string
+  /** Where devices connect. */
+  devicePort: number
+}
+
+/** Starts a server; the page is logged in, and so is the command line. */
+export async function startServer(site: Site, page: Page): Promise<Server> {
   const server = site.start('farshore', ['serve', '--data-dir', 'data', '--api-listen', '127.0.0.1:0', '--device-listen', '127.0.0.1:0', '--first-tenant', 'acme'])
   const [, link = ''] = await server.says(/(https:\/\/\S+\/login#link=\S+)/)
   const [, fingerprint = ''] = await server.says(/CA fingerprint:\s+(sha256:[0-9a-f]{64})/)
+  const [, device = ''] = await server.says(/Device port:\s+(https:\/\/\S+)/)
   const origin = new URL(link).origin
 
   // The first admin comes by the one-time link and chooses a password; the same person on the command line.
@@ -46,7 +53,12 @@ export async function startFleet(site: Site, page: Page, count: number): Promise
   await page.getByRole('button', { name: 'Set password and log in' }).click()
   await expect(page.getByRole('link', { name: 'Devices' })).toBeVisible()
   await site.farshore(['login', origin, '--ca-fingerprint', fingerprint, '--email', 'admin@farshore.local', '--password-stdin'], `${PASSWORD}\n`)
+  return { origin, devicePort: Number(new URL(device).port) }
+}
 
+/** Starts a server and `count` agents; the page is logged in, and so is the command line. */
+export async function startFleet(site: Site, page: Page, count: number): Promise<Fleet> {
+  const { origin } = await startServer(site, page)
   // A token, the agents, and the page shows them.
   const token = JSON.parse(await site.farshore(['token', 'create', 'shop', '--uses', String(count), '--channel', 'prod', '--location', 'riga-1', '-o', 'json'])) as { status: { token: string } }
   const tills = Array.from({ length: count }, (_, i) => String(i + 1))

@@ -46,8 +46,8 @@ export class Site {
   }
 
   /** Starts a program that goes on until it is ended. */
-  start(name: string, args: string[]): Started {
-    const child = spawn(program(name), args, { cwd: this.folder, env: this.environment, stdio: ['ignore', 'pipe', 'pipe'] })
+  start(name: string, args: string[], more: Record<string, string> = {}): Started {
+    const child = spawn(program(name), args, { cwd: this.folder, env: { ...this.environment, ...more }, stdio: ['ignore', 'pipe', 'pipe'] })
     const started: Started = {
       child,
       output: '',
