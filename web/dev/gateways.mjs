@@ -26,6 +26,7 @@ function gateway(device, n) {
       refusedBatches: 0,
       ...(n === 2 ? { lastError: 'the control plane can’t be reached: 10.0.0.1:8443 took too long' } : {}),
       streams: [{ name: 'data/default', class: 'telemetry', backlogPoints: backlog, backlogBytes: Math.round(backlog * 1.1) }],
+      ...(n < 3 ? { processing: processing(n) } : {}),
     },
     receivedPoints: 38_410_220 + n * 9_000_111,
     receivedBatches: 4_100 + n * 77,
@@ -99,3 +100,78 @@ export const sinks = [
   sink('018f-sink-3', 'lake', { type: 'parquet', parquet: { everySeconds: 3600, keepDays: 400 } }, { secretSet: false, waitingBatches: 96, deliveredBatches: 12_000, deliveredPoints: 88_412_000, folder: 'artifacts/parquet/0198c3/0199aa', lastDeliveredAt: Date.now() - 31 * MINUTE }),
   sink('018f-sink-4', 'old-lake', { type: 'parquet', enabled: false, parquet: { everySeconds: 3600, keepDays: 30 } }, { state: 'disabled', secretSet: false, folder: 'artifacts/parquet/0198c3/0199ab' }),
 ]
+
+const PIPELINES = `pipelines:
+  - name: cold-room
+    from:
+      measurements: ["temp-*"]
+    steps:
+      - filter: value > -60 && value < 100
+      - enrich: {labels: [site]}
+      - rule:
+          name: too-warm
+          raise: value > 8
+          clear: value < 6
+          for: 30s
+      - window: {tumbling: 10s, lateness: 5s, aggregates: [mean, p95]}
+      - emit: {stream: data/climate}
+`
+
+const step = (kind, taken, passed, more = {}) => ({ kind, taken, passed, late: 0, dropped: 0, cut: 0, raised: 0, openWindows: 0, ...more })
+
+/** One that runs what is set, one that does not take it, one with a file of its own. */
+function processing(n) {
+  const points = 184_220 + Math.floor((Date.now() / 1000) % 100_000)
+  return {
+    ...[{ source: 'control-plane', config: 'cold-rooms', digest: `sha256:${'a'.repeat(64)}` }, { source: 'control-plane', config: 'all-gateways', digest: `sha256:${'b'.repeat(64)}`, refused: { digest: `sha256:${'a'.repeat(64)}`, why: 'pipelines[0].steps[3]: unknown field `lateness`, expected one of `tumbling`, `aggregates` at line 13 column 26' } }, { source: 'file' }][n],
+    points,
+    backlog: 12,
+    series: 40,
+    late: 31,
+    dropped: n === 1 ? 4 : 0,
+    alertsRaised: 7,
+    alertsCleared: 6,
+    messages: 13,
+    calls: 7,
+    callsFailed: n === 1 ? 2 : 0,
+    written: 18_400,
+    lost: 0,
+    pipelines: [{ name: 'cold-room', activeAlerts: n === 0 ? 1 : 0, steps: [step('filter', points, points - 12), step('enrich', points - 12, points - 12), step('rule', points - 12, points - 12, { raised: 7 }), step('window', points - 12, 18_400, { late: 31, openWindows: 40 }), step('emit', 18_400, 18_400)] }],
+  }
+}
+
+/** How the pipelines of a device stand. */
+export function pipelines(device, all) {
+  const n = all.findIndex((gateway) => gateway.device === device.metadata.uid)
+  if (n < 0 || n > 2) return { device: device.metadata.uid, deviceName: device.metadata.name, state: 'none' }
+  return {
+    device: device.metadata.uid,
+    deviceName: device.metadata.name,
+    state: ['running', 'refused', 'own'][n],
+    ...(n < 2 ? { wanted: { config: 'cold-rooms', layer: 'selector', resourceVersion: 3, digest: `sha256:${'a'.repeat(64)}`, text: PIPELINES } } : {}),
+    running: processing(n),
+    reportedAt: Date.now() - 4000,
+  }
+}
+
+const config = (uid, name, spec, resourceVersion = 1) => ({
+  apiVersion: 'farshore.dev/v1',
+  kind: 'Config',
+  metadata: { uid, name, labels: {}, resourceVersion, managedBy: 'api', createdAt: Date.now() - 3 * DAY },
+  spec: { values: {}, ...spec },
+  status: {},
+})
+
+/** Configs that hold pipelines. */
+export const pipelineConfigs = [config('018f-cfg-1', 'cold-rooms', { selector: 'room=cold', gateway: { pipelines: PIPELINES } }, 3), config('018f-cfg-2', 'all-gateways', { gateway: { pipelines: 'pipelines: []\n' } })]
+
+/** As the server does: what is not good is refused with line and reason. */
+export function writeConfig(list, body, uid) {
+  const line = (body.spec.gateway?.pipelines ?? '').split('\n').findIndex((text) => text.includes('valeu')) + 1
+  if (line > 0) return { errors: [{ field: 'spec.gateway.pipelines', message: `pipelines[0].steps[0].filter: there is no valeu; did you mean value? at line ${line} column 17` }] }
+  const before = list.findIndex((one) => one.metadata.uid === uid || one.metadata.name === body.metadata.name)
+  const made = config(before < 0 ? uid : list[before].metadata.uid, body.metadata.name, body.spec, before < 0 ? 1 : list[before].metadata.resourceVersion + 1)
+  if (before < 0) list.push(made)
+  else list[before] = made
+  return { made }
+}

@@ -129,6 +129,8 @@ function seen(device, at) {
   return { uid: fleet.uid(), sequence: 0, at: at - 40, type, subject: dev(device), actor: `device:${device.metadata.name}`, message, payload }
 }
 
+fleet.configs.push(...sensors.pipelineConfigs)
+
 function answer(method, path, query, body, version) {
   const parts = path.split('/').filter(Boolean).slice(1)
   const [noun, id, more] = parts
@@ -201,6 +203,7 @@ function answer(method, path, query, body, version) {
     if (!device) return problem(404, 'not-found', `there is no device ${key}`)
     if (more === 'policy') return ok(policies.ofDevice(device))
     if (more === 'connectivity') return ok(fleet.connectivity(device))
+    if (more === 'pipelines') return ok(sensors.pipelines(device, sensors.gateways(devices, found(devices, 'gw-1563'))))
     if (more === 'metrics') {
       const [from, to, points] = ['from', 'to', 'points'].map((k) => Number(query.get(k)))
       const step = Math.max(1000, (to - from) / (points || 300))
@@ -260,6 +263,15 @@ function answer(method, path, query, body, version) {
   if (noun === 'claim-tokens' && method === 'DELETE') {
     const token = found(fleet.tokens, decodeURIComponent(id))
     if (token) token.status.revoked = true
+    return { status: 204 }
+  }
+  if (noun === 'configs' && (method === 'POST' || method === 'PUT')) {
+    const { made, errors } = sensors.writeConfig(fleet.configs, body, id === undefined ? fleet.uid() : decodeURIComponent(id))
+    return errors ? problem(400, 'invalid', 'the config is not valid', errors) : ok(made, method === 'POST' ? 201 : 200)
+  }
+  if (noun === 'configs' && method === 'DELETE') {
+    const at = fleet.configs.findIndex((c) => c.metadata.uid === decodeURIComponent(id))
+    if (at >= 0) fleet.configs.splice(at, 1)
     return { status: 204 }
   }
   if (noun === 'gateway-keys' && method === 'POST') {

@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::device::DeviceSpec;
+use crate::pipeline::GatewaySettings;
 use crate::{NewObject, NoStatus, Object};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -73,7 +74,8 @@ pub struct PinSpec {
 
 pub type Pin = Object<PinSpec, NoStatus>;
 
-/// One layer of config. Which fields are set decides the layer: none → tenant; `app` alone → app; `selector` → selector; `device` → device.
+/// One layer of config. Which fields are set decides the layer: none → tenant; `app` alone → app; `selector` → selector; `device` → device. It holds
+/// values for apps, or what gateways are told, or both.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ConfigSpec {
@@ -88,6 +90,9 @@ pub struct ConfigSpec {
     /// Values that differ from device to device: taken from a label, or from what is desired of the device or reported by it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub references: BTreeMap<String, Reference>,
+    /// For gateways; not beside `app`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<GatewaySettings>,
 }
 
 impl ConfigSpec {

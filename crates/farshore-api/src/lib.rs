@@ -16,6 +16,7 @@ pub mod forecast;
 pub mod gateway_key;
 pub mod incident;
 pub mod operation;
+pub mod pipeline;
 pub mod policy;
 pub mod problem;
 pub mod release;

@@ -6,6 +6,8 @@ use farshore_domain::time::UnixMs;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::pipeline::{ConfigSeen, DeviceConfig, ProcessingReport};
+
 /// `POST /api/device/sync`: a gateway says how it stands and asks what has arrived. Members of later versions are passed over.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -14,6 +16,9 @@ pub struct SyncRequest {
     pub epoch: String,
     #[serde(default)]
     pub report: GatewayReport,
+    /// Says that the gateway takes its config from here. Without it, none is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<ConfigSeen>,
     /// How syncs went that were asked for with `forceSync`. Said until it was heard.
     #[serde(default)]
     pub forced: Vec<ForcedSync>,
@@ -55,6 +60,9 @@ pub struct GatewayReport {
     pub last_error: Option<String>,
     /// Up to 64 streams.
     pub streams: Vec<StreamReport>,
+    /// How its pipelines stand; absent where there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub processing: Option<ProcessingReport>,
 }
 
 /// A stream of a gateway's journal.
@@ -81,6 +89,9 @@ pub struct SyncAnswer {
     /// Somebody wants everything sent now: the operation that says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub force_sync: Option<OperationId>,
+    /// What is this device's, for a gateway that asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<DeviceConfig>,
 }
 
 /// The public half of a tenant's ingest key: X25519, hex.

@@ -19,6 +19,7 @@ use crate::claims::Standings;
 use crate::documents::Documents;
 use crate::fleet::Fleet;
 use crate::install::Packages;
+use crate::pipelines::Pipelines;
 use crate::series::{Hours, Room};
 use crate::server::{Addresses, Metrics};
 use crate::settings::Settings;
@@ -62,6 +63,7 @@ struct Inner {
     hours: Hours,
     sinks: Sinks,
     documents: Documents,
+    pipelines: Pipelines,
     metrics: Metrics,
     shutdown: CancellationToken,
     events_written: Notify,
@@ -92,6 +94,7 @@ impl App {
                 hours: Hours::default(),
                 sinks: Sinks::default(),
                 documents: Documents::default(),
+                pipelines: Pipelines::default(),
                 metrics: Metrics::default(),
                 shutdown,
                 events_written: Notify::new(),
@@ -196,6 +199,12 @@ impl App {
     #[must_use]
     pub fn sinks(&self) -> &Sinks {
         &self.inner.sinks
+    }
+
+    /// What gateways are given: tell it what changed ([`Pipelines::changed`]).
+    #[must_use]
+    pub(crate) fn pipelines(&self) -> &Pipelines {
+        &self.inner.pipelines
     }
 
     /// Who waits for changes of documents.

@@ -27,6 +27,7 @@ pub mod install;
 pub mod metrics;
 pub mod openapi;
 pub mod operations;
+pub mod pipelines;
 pub mod releases;
 pub mod rollouts;
 pub mod route;

@@ -39,6 +39,7 @@ pub fn openapi() -> OpenApi {
         crate::sync::SyncDocs::openapi(),
         crate::sync::SyncPortDocs::openapi(),
         crate::documents::DocumentDocs::openapi(),
+        crate::pipelines::PipelineDocs::openapi(),
         crate::documents::ConflictDocs::openapi(),
         crate::documents::CollectionDocs::openapi(),
         crate::documents::DocumentPortDocs::openapi(),

@@ -109,6 +109,16 @@ pub struct Settings {
     pub heartbeat_seconds: u32,
     /// Which addresses webhooks and mail servers of alerts may have.
     pub alert_targets: Targets,
+    /// Whether a text is pipelines that a gateway can run; if not, why. The program that starts the server brings it: it is the gateway's own.
+    pub check_pipelines: PipelineCheck,
+}
+
+/// See [`Settings::check_pipelines`].
+pub type PipelineCheck = fn(&str) -> Result<(), String>;
+
+/// What can't be checked is not taken.
+fn no_check(_: &str) -> Result<(), String> {
+    Err("can't be checked by this server, which was built without the gateway".to_owned())
 }
 
 /// Where the data is.
@@ -336,6 +346,7 @@ impl Reader<'_> {
             },
             heartbeat_seconds: u32::try_from(heartbeat?).unwrap_or(30),
             alert_targets: alert_targets?,
+            check_pipelines: no_check,
         })
     }
 }

@@ -13,6 +13,9 @@ pub const MAX_VALUE_BYTES: usize = 32 * 1024;
 /// At most this many values for one app on one device.
 pub const MAX_VALUES: usize = 512;
 
+/// At most this many bytes of pipelines for a gateway.
+pub const MAX_PIPELINES_BYTES: usize = 256 * 1024;
+
 /// Where a value comes from. A later layer wins: tenant → app → selector → device; among selector layers the one whose name sorts last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -177,6 +180,12 @@ pub fn merge<'a>(
     merged
 }
 
+/// The nearest of what layers hold as a whole, by the same order as [`merge`].
+#[must_use]
+pub fn nearest<'a, T>(layers: impl IntoIterator<Item = (Layer, &'a str, T)>) -> Option<T> {
+    layers.into_iter().max_by_key(|(layer, name, _)| (*layer, *name)).map(|(.., held)| held)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -198,6 +207,14 @@ mod tests {
             assert!(is_denied(key), "{key}");
         }
         assert!(!is_denied("PORT"));
+    }
+
+    #[test]
+    fn the_nearest_layer_holds_as_a_whole() {
+        let layers = [(Layer::Selector, "a", 1), (Layer::Tenant, "z", 2), (Layer::Selector, "b", 3)];
+        assert_eq!(nearest(layers), Some(3));
+        assert_eq!(nearest(layers.into_iter().chain([(Layer::Device, "a", 4)])), Some(4));
+        assert_eq!(nearest([(Layer::App, "a", ()); 0]), None);
     }
 
     #[test]

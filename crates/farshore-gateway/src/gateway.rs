@@ -20,14 +20,14 @@ use crate::http;
 use crate::ingest::{Ingest, lock};
 use crate::mqtt;
 use crate::pipeline::{
-    ALERTS, DataProcessor, Definition, GIVE_UP_AFTER, MAX_CALLS, ProcessingStatus, Recovery, Runner,
-    Settings, Source, call_webhooks, forget,
+    ALERTS, DataProcessor, Definition, Delivered, GIVE_UP_AFTER, MAX_CALLS, Places, ProcessingStatus,
+    Recovery, Runner, Settings, Source, call_webhooks, forget,
 };
 use crate::point::{Point, PointError};
 use crate::process;
 use crate::ready::{Listening, WriteProbe};
 use crate::status::{DataPoint, GatewayStatus, Health, HealthStatus, StreamStatus, SyncResult};
-use crate::sync::{Forced, Sender, SyncState, Uplink, ingest_key_on_disk};
+use crate::sync::{Forced, ProcessingReport, Sender, SyncState, Uplink, ingest_key_on_disk};
 
 const MB: u64 = 1024 * 1024;
 /// How long a stop waits for requests that are under way.
@@ -145,8 +145,10 @@ pub(crate) struct Shared {
     pub(crate) counters: Arc<Counters>,
     pub(crate) mqtt: mqtt::Sessions,
     pub(crate) hub: Arc<mqtt::Hub>,
-    /// Nothing where points are only kept.
+    /// Nothing where points are only kept, and nobody can give pipelines.
     pub(crate) processing: Option<Arc<Runner>>,
+    /// What the control plane gave.
+    pub(crate) delivered: Arc<Delivered>,
     pub(crate) mqtt_stream: StreamName,
     pub(crate) broker: mqtt::subscriber::BrokerState,
     pub(crate) sync: SyncState,
@@ -210,7 +212,17 @@ impl EdgeGateway {
         make_folder(&config)?;
         let documents = Documents::open(&config.folder).map_err(GatewayError::Documents)?;
         documents.set_wish(lock(&self.conflict_rule).clone());
-        let prepared = prepare_processing(&config, self.processor.clone())?;
+        let off = config.local_analytics == Some(false);
+        let closed = off.then_some("ENABLE_LOCAL_ANALYTICS=false: this device processes nothing");
+        let delivered = Arc::new(Delivered::open(&config.folder, closed));
+        let places = Places {
+            delivered: Arc::clone(&delivered),
+            file: config.pipeline_file.clone(),
+            window: config.processes().then_some(config.aggregation_window),
+            context: config.pipeline_context_file.clone(),
+            documents: documents.clone(),
+        };
+        let prepared = prepare_processing(&config, self.processor.clone(), places, self.uplink.is_some())?;
         let follower = prepared.as_ref().map(|(runner, _)| Arc::clone(runner));
         let journal = open_journal(&config, follower)?;
         let hub = Arc::new(mqtt::Hub::default());
@@ -221,6 +233,9 @@ impl EdgeGateway {
                 None
             }
             Some((runner, recovery)) => {
+                if !runner.is_active() {
+                    forget(&config.folder);
+                }
                 runner
                     .start(journal.clone(), Arc::clone(&hub), calls, recovery)
                     .map_err(|error| GatewayError::Pipelines(error.to_string()))?;
@@ -243,6 +258,7 @@ impl EdgeGateway {
             mqtt: mqtt::Sessions::default(),
             hub,
             processing,
+            delivered,
             mqtt_stream: stream("data/mqtt")?,
             broker: mqtt::subscriber::BrokerState::default(),
             sync: SyncState::default(),
@@ -370,7 +386,7 @@ impl EdgeGateway {
     /// # Errors
     /// When it is not running.
     pub async fn processing(&self) -> Result<Option<ProcessingStatus>, GatewayError> {
-        Ok(self.shared()?.processing.as_ref().map(|processing| processing.status()))
+        Ok(self.shared()?.processing.as_ref().and_then(|processing| processing.status()))
     }
 
     /// # Errors
@@ -571,22 +587,26 @@ fn make_folder(config: &GatewayConfig) -> Result<(), GatewayError> {
         .map_err(|source| GatewayError::Folder { folder: config.folder.display().to_string(), source })
 }
 
-/// Reads the pipelines, and where they were when the gateway ended. Changes nothing that another gateway could be using.
+/// Reads the pipelines, and where they were when the gateway ended. Changes nothing that another gateway could be using. `may_be_given`: there may be
+/// pipelines later.
 fn prepare_processing(
     config: &GatewayConfig,
     processor: Option<Arc<dyn DataProcessor>>,
+    places: Places,
+    may_be_given: bool,
 ) -> Result<Option<(Arc<Runner>, Recovery)>, GatewayError> {
-    if !config.processes() && processor.is_none() {
+    let off = config.local_analytics == Some(false);
+    if off && processor.is_none() {
         return Ok(None);
     }
-    make_folder(config)?;
-    let (pipelines, context) = (config.pipeline_file.clone(), config.pipeline_context_file.clone());
-    let (source, definition) = if config.processes() {
-        Source::open(pipelines, context, config.aggregation_window).map_err(GatewayError::Pipelines)?
-    } else {
-        (Source::none(), Definition::default())
-    };
-    let recovery = Recovery::read(&config.folder, &definition.outputs())
+    let (source, definition) =
+        if off { (Source::none(), None) } else { Source::open(places).map_err(GatewayError::Pipelines)? };
+    let active = definition.is_some() || processor.is_some();
+    if !active && !may_be_given {
+        return Ok(None);
+    }
+    let outputs = definition.as_ref().map(Definition::outputs).unwrap_or_default();
+    let recovery = Recovery::read(&config.folder, &outputs, active)
         .map_err(|error| GatewayError::Pipelines(error.to_string()))?;
     let settings = Settings {
         folder: config.folder.clone(),
@@ -595,7 +615,7 @@ fn prepare_processing(
         max_series: 4 * config.max_series,
         give_up_after: GIVE_UP_AFTER,
     };
-    Ok(Some((Arc::new(Runner::new(settings, &definition)), recovery)))
+    Ok(Some((Arc::new(Runner::new(settings, definition.as_ref())), recovery)))
 }
 
 /// The level of zstd that takes about as long as this level of gzip would.
@@ -647,6 +667,12 @@ impl Shared {
         }
     }
 
+    /// What the control plane is told of processing.
+    pub(crate) fn processing_report(&self) -> Option<ProcessingReport> {
+        let status = self.processing.as_ref().and_then(|processing| processing.status());
+        crate::pipeline::report(status.as_ref(), self.delivered.refused())
+    }
+
     /// Whether the journal takes writes at this moment; if not, why.
     pub(crate) async fn can_write(self: &Arc<Self>) -> Result<(), String> {
         let journal = self.journal.clone();
@@ -685,7 +711,7 @@ impl Shared {
                     lost_points: stream.lost.values().sum(),
                 })
                 .collect(),
-            processing: self.processing.as_ref().map(|processing| processing.status()),
+            processing: self.processing.as_ref().and_then(|processing| processing.status()),
         }
     }
 
@@ -753,7 +779,7 @@ impl Shared {
             mqtt_connections: self.mqtt.connections(),
             broker: self.config.broker.as_ref().map(|broker| self.broker.status(broker).connected),
             mqtt_deliveries: self.hub.counts(),
-            processing: self.processing.as_ref().map(|processing| processing.status()),
+            processing: self.processing.as_ref().and_then(|processing| processing.status()),
         })
     }
 }

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::access::{SystemDb, TenantDb, stored_name};
 use crate::condition::{Conditions, bind_all};
 use crate::db::{Tx, affected};
-use crate::error::StoreResult;
+use crate::error::{StoreError, StoreResult};
 use crate::{on, set};
 
 /// Most streams of a device, all lives of its journal together.
@@ -375,11 +375,7 @@ impl TenantDb {
         after: Option<&str>,
         limit: u32,
     ) -> StoreResult<Vec<GatewayRow>> {
-        type Row = (Uuid, String, String, Json<Labels>, i64, i64, Json<serde_json::Value>);
-        let mut tx = self.read().await?;
         let mut conditions = Conditions::default();
-        let tenant = conditions.uuid(self.tenant.0);
-        conditions.and(&format!("g.tenant = {tenant} AND d.lifecycle <> 'decommissioned'"));
         if let Some(location) = location {
             let location = conditions.text(location);
             conditions.and(&format!("d.location = {location}"));
@@ -388,6 +384,22 @@ impl TenantDb {
             let after = conditions.text(after);
             conditions.and(&format!("d.name > {after}"));
         }
+        self.gateways_that(conditions, limit).await
+    }
+
+    /// One device, if it sends batches.
+    pub async fn gateway(&self, device: DeviceId) -> StoreResult<Option<GatewayRow>> {
+        let mut conditions = Conditions::default();
+        let device = conditions.uuid(device.0);
+        conditions.and(&format!("d.uid = {device}"));
+        Ok(self.gateways_that(conditions, 1).await?.pop())
+    }
+
+    async fn gateways_that(&self, mut conditions: Conditions, limit: u32) -> StoreResult<Vec<GatewayRow>> {
+        type Row = (Uuid, String, String, Json<Labels>, i64, i64, Json<serde_json::Value>);
+        let mut tx = self.read().await?;
+        let tenant = conditions.uuid(self.tenant.0);
+        conditions.and(&format!("g.tenant = {tenant} AND d.lifecycle <> 'decommissioned'"));
         let limit = conditions.integer(i64::from(limit));
         let sql = sqlx::AssertSqlSafe(format!(
             "SELECT d.uid, d.name, d.location, d.labels, g.epoch, g.reported_at, g.report
@@ -410,6 +422,15 @@ impl TenantDb {
                 })
             })
             .collect()
+    }
+
+    /// The labels of a device.
+    pub async fn device_labels(&self, device: DeviceId) -> StoreResult<Labels> {
+        let mut tx = self.read().await?;
+        let found: Option<(Json<Labels>,)> = on!(&mut tx, c => sqlx::query_as(
+            "SELECT labels FROM devices WHERE tenant = $1 AND uid = $2")
+            .bind(self.tenant.0).bind(device.0).fetch_optional(c).await)?;
+        found.map(|(labels,)| labels.0).ok_or(StoreError::NotFound("device"))
     }
 
     /// What has arrived of these devices' streams, all lives of their journals.

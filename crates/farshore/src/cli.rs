@@ -80,7 +80,7 @@ pub(crate) enum Command {
     Document(verb::document::Arguments),
     /// Show and change what is desired of a device
     Twin(verb::twin::Arguments),
-    /// Try pipelines of gateways on what a device has sent
+    /// Pipelines of gateways: set them, see how they stand, try them on what a device has sent
     Pipeline(verb::pipeline::Arguments),
     /// Run the control plane
     Serve(verb::serve::Arguments),

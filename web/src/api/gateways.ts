@@ -2,6 +2,7 @@
 import { keepPreviousData, queryOptions } from '@tanstack/react-query'
 
 import { get } from './client'
+import type { ProcessingReport } from './pipelines'
 import { keys, SHORT_LIST } from './queries'
 import type { List, ObjectOf, UnixMs } from './types'
 
@@ -14,6 +15,7 @@ export interface GatewayReport {
   refusedBatches: number
   lastError?: string
   streams: { name: string; class: string; backlogPoints: number; backlogBytes: number; oldestUnsentAt?: UnixMs }[]
+  processing?: ProcessingReport
 }
 
 export interface SyncLoss {

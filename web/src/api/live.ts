@@ -70,7 +70,7 @@ const TOUCHES: Record<string, readonly (readonly string[])[]> = {
   Placement: [keys.placements],
   Channel: [keys.channels],
   Pin: [keys.pins],
-  Config: [keys.configs],
+  Config: [keys.configs, keys.pipelines],
   ClaimToken: [keys.claimTokens],
   User: [keys.users],
   Incident: [keys.incidents, keys.alerts],

@@ -44,6 +44,7 @@ export const keys = {
   alerts: ['alerts'],
   silences: ['silences'],
   gateways: ['gateways'],
+  pipelines: ['pipelines'],
   readings: ['readings'],
   documents: ['documents'],
   documentCollections: ['document-collections'],

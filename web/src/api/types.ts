@@ -326,6 +326,8 @@ export type Config = ObjectOf<{
   device?: string
   values?: Record<string, string>
   references?: Record<string, { label?: string; desired?: string; reported?: string; default: string }>
+  /** For gateways. */
+  gateway?: { pipelines?: string }
 }>
 
 export type User = ObjectOf<{ email: string; role: string }, { lastLoginAt?: UnixMs; loginLink?: string }>

@@ -22,6 +22,7 @@ use crate::app::App;
 use crate::clock::now;
 use crate::error::{ApiError, ApiResult};
 use crate::extract::versioned;
+use crate::settings::Settings;
 
 /// One of the kinds: its specification, its status and its checks.
 pub(crate) trait Kind: Serialize + DeserializeOwned + Send + Sync + 'static {
@@ -30,6 +31,11 @@ pub(crate) trait Kind: Serialize + DeserializeOwned + Send + Sync + 'static {
 
     /// What the type alone can't say; names the field and the fix.
     fn check(&self) -> ApiResult<()> {
+        Ok(())
+    }
+
+    /// What the type can't say without what the server was started with.
+    fn check_with(&self, _: &Settings) -> ApiResult<()> {
         Ok(())
     }
 
@@ -123,7 +129,22 @@ impl Kind for ConfigSpec {
                 return Err(ApiError::field(field(), "has a value already, in spec.values"));
             }
         }
+        if self.app.is_some() && self.gateway.is_some() {
+            let why = "can't stand beside app: it is for gateways, whatever apps there are";
+            return Err(ApiError::field("spec.gateway", why));
+        }
         Ok(())
+    }
+
+    fn check_with(&self, settings: &Settings) -> ApiResult<()> {
+        let Some(text) = self.gateway.as_ref().and_then(|gateway| gateway.pipelines.as_ref()) else {
+            return Ok(());
+        };
+        let refused = |why: String| ApiError::field("spec.gateway.pipelines", why);
+        if text.len() > config::MAX_PIPELINES_BYTES {
+            return Err(refused(format!("has at most {} bytes", config::MAX_PIPELINES_BYTES)));
+        }
+        (settings.check_pipelines)(text).map_err(refused)
     }
 
     async fn statuses(_: &TenantDb, page: &[Stored<Self>]) -> ApiResult<Vec<NoStatus>> {
@@ -218,12 +239,20 @@ pub(crate) async fn get<S: Kind>(db: &TenantDb, id: &str) -> ApiResult<Response>
     show_one(db, db.object::<S>(S::KIND, id).await?).await
 }
 
-pub(crate) async fn create<S: Kind>(app: &App, db: &TenantDb, new: &NewObject<S>) -> ApiResult<Response> {
-    let stored = stored(new)?;
-    new.spec.check_among(db, &new.metadata.name).await?;
-    let made = db.create_object(S::KIND, Uuid::now_v7(), stored, now()).await?;
+fn changed<S: Kind>(app: &App, db: &TenantDb) {
+    if S::KIND == ObjectKind::Config {
+        app.pipelines().changed(db.tenant());
+    }
     app.fleet().changed(db.tenant());
     app.events_written();
+}
+
+pub(crate) async fn create<S: Kind>(app: &App, db: &TenantDb, new: &NewObject<S>) -> ApiResult<Response> {
+    let stored = stored(new)?;
+    new.spec.check_with(app.settings())?;
+    new.spec.check_among(db, &new.metadata.name).await?;
+    let made = db.create_object(S::KIND, Uuid::now_v7(), stored, now()).await?;
+    changed::<S>(app, db);
     Ok((StatusCode::CREATED, show_one(db, made).await?).into_response())
 }
 
@@ -235,10 +264,10 @@ pub(crate) async fn replace<S: Kind>(
     expected: Option<i64>,
 ) -> ApiResult<Response> {
     let stored = stored(new)?;
+    new.spec.check_with(app.settings())?;
     new.spec.check_among(db, &new.metadata.name).await?;
     let replaced = db.replace_object(S::KIND, id, stored, expected, now()).await?;
-    app.fleet().changed(db.tenant());
-    app.events_written();
+    changed::<S>(app, db);
     show_one(db, replaced).await
 }
 
@@ -252,8 +281,7 @@ pub(crate) async fn delete<S: Kind>(
         refuse_used_channel(db, id).await?;
     }
     db.delete_object(S::KIND, id, expected, now()).await?;
-    app.fleet().changed(db.tenant());
-    app.events_written();
+    changed::<S>(app, db);
     Ok(StatusCode::NO_CONTENT)
 }
 

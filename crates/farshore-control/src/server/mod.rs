@@ -234,6 +234,7 @@ pub fn api_routes() -> Vec<Route> {
         crate::active_ops::routes(),
         crate::sync::routes(),
         crate::documents::routes(),
+        crate::pipelines::routes(),
         crate::series::routes(),
         crate::sinks::routes(),
     ]

@@ -77,6 +77,11 @@ async fn ask(
     let epoch = hex_u64("epoch", &request.epoch)?;
     let now = now();
     let report = serde_json::to_value(fit(request.report)).map_err(ApiError::internal)?;
+    let device = (peer.device, &peer.name);
+    let config = match &request.config {
+        Some(seen) => Some(app.pipelines().given(&peer.db, device, seen, now).await?),
+        None => None,
+    };
     peer.db.write_gateway_report(peer.device, epoch, &report, now).await?;
     for forced in request.forced.into_iter().take(MAX_FORCED) {
         ended(&app, &peer, forced, now).await?;
@@ -96,6 +101,7 @@ async fn ask(
             .collect(),
         server_time: now,
         force_sync,
+        config,
     }))
 }
 
@@ -124,6 +130,7 @@ fn fit(mut report: GatewayReport) -> GatewayReport {
     report.streams.truncate(MAX_STREAMS);
     report.streams.retain(|stream| is_stream(&stream.name) && CLASSES.contains(&stream.class.as_str()));
     report.last_error = report.last_error.map(|error| text(error, MAX_ERROR));
+    report.processing = report.processing.map(crate::pipelines::fit);
     report
 }
 

@@ -82,6 +82,9 @@ pub(crate) fn settings(folder: &TempDir, database: &TestDatabase) -> Settings {
     .into();
     let mut settings = Settings::read(&flags, &|_| None).unwrap();
     settings.data.database = database.options.clone();
+    settings.check_pipelines = |text| {
+        farshore_gateway::pipeline::Definition::parse(text).map(drop).map_err(|error| error.to_string())
+    };
     settings
 }
 

@@ -23,6 +23,7 @@ mod mail;
 mod matrix;
 mod objects;
 mod operations;
+mod pipelines;
 mod policies;
 mod rollouts;
 mod server;

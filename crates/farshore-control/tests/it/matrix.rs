@@ -363,6 +363,7 @@ fn examples(own: &Things, other: &Things) -> BTreeMap<String, Example> {
         add(&format!("POST /api/document-conflicts/{{id}}/~{verb}"), nowhere, choice, &[404]);
     }
     add("GET /api/devices/{id}/documents", device, None, &[200]);
+    add("GET /api/devices/{id}/pipelines", device, None, &[200]);
     add("GET /api/devices/{id}/twin", device, None, &[200]);
     add("PATCH /api/devices/{id}/twin", device, fixed(json!({"a": 1})), &[200]);
     let one = "/api/devices/{id}/documents/{collection}/{name}";

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use farshore_domain::document::exchange::{Answer, DocumentName, Outcome, Request};
-use farshore_domain::document::{DocumentError, Hlc, Rule, patch};
+use farshore_domain::document::{DESIRED, DocumentError, Hlc, REPORTED, Rule, TWIN, patch};
 use farshore_domain::time::UnixMs;
 use serde::Serialize;
 use serde_json::Value;
@@ -235,6 +235,23 @@ impl Documents {
         let mut version = self.inner.version.subscribe();
         // Its sender lives as long as this does.
         version.wait_for(|version| *version > after).await.map_or(after, |version| *version)
+    }
+
+    /// The halves of the twin that are there, by their names. Waits for the disk: not for the runtime's threads.
+    ///
+    /// # Errors
+    /// When they can't be read.
+    pub(crate) fn twin(&self) -> Result<Value, DocumentsError> {
+        let store = lock(&self.inner.store);
+        let mut twin = serde_json::Map::new();
+        for half in [DESIRED, REPORTED] {
+            match store.get(TWIN, half) {
+                Ok(LocalDocument { value: Some(value), .. }) => drop(twin.insert(half.to_owned(), value)),
+                Ok(_) | Err(DocumentsError::NotFound) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Value::Object(twin))
     }
 
     /// Writes a document, or deletes it. It is durable when this returns.

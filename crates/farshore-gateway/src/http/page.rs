@@ -119,9 +119,12 @@ pub(super) fn page(shared: &Shared) -> Answer {
 /// The pipelines: what each step did, what came too late, which alerts there were.
 fn write_processing(processing: &ProcessingStatus, html: &mut String) {
     html.push_str("<h2>Processing</h2>");
-    let from = match &processing.file {
-        Some(file) => format!("Pipelines of {file}"),
-        None => "Aggregates of all series".to_owned(),
+    let from = match (&processing.config, &processing.file, processing.source) {
+        (Some(config), ..) => format!("Pipelines of the control plane ({})", config.name),
+        (_, Some(file), _) => format!("Pipelines of {file}"),
+        (.., "aggregates") => "Aggregates of all series".to_owned(),
+        (.., "program") => "Processing of this program".to_owned(),
+        _ => "No pipelines".to_owned(),
     };
     let _ = write!(
         html,

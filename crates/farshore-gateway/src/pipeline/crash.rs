@@ -86,7 +86,7 @@ impl Site {
 
     fn begin(&mut self) {
         let folder = self.folder.path();
-        let recovery = Recovery::read(folder, &self.definition.outputs()).expect("readable");
+        let recovery = Recovery::read(folder, &self.definition.outputs(), true).expect("readable");
         assert_eq!(recovery.fresh_because, None);
         let settings = Settings {
             folder: folder.to_owned(),
@@ -95,7 +95,7 @@ impl Site {
             max_series: 1000,
             give_up_after: self.give_up_after,
         };
-        let runner = Arc::new(Runner::new(settings, &self.definition));
+        let runner = Arc::new(Runner::new(settings, Some(&self.definition)));
         let config = Config { ingest_key: Some(self.cloud.public()), ..Config::default() };
         let follower = Arc::clone(&runner);
         let journal = Journal::open_followed(folder, config, follower).expect("a journal");
@@ -189,6 +189,10 @@ fn expected(definition: &Definition, appended: &[(StreamName, PointBatch)]) -> F
     found
 }
 
+fn trouble(site: &Site) -> Option<String> {
+    site.running().1.status().expect("it processes").trouble
+}
+
 #[test]
 fn what_can_not_be_kept_for_long_holds_up_nothing_and_is_kept_again_as_soon_as_it_can_be() {
     let mut site = Site::new();
@@ -214,12 +218,12 @@ fn what_can_not_be_kept_for_long_holds_up_nothing_and_is_kept_again_as_soon_as_i
     assert_eq!(site.running().0.seal_all().expect("no error"), 0);
     assert!(site.running().0.next_batch(u64::MAX).expect("readable").is_some());
     assert!(!state.exists(), "no later start goes on from it");
-    assert!(site.running().1.status().trouble.is_some_and(|trouble| trouble.contains("sent without it")));
+    assert!(trouble(&site).is_some_and(|trouble| trouble.contains("sent without it")));
     std::fs::remove_dir(&in_the_way).expect("removed");
     append(&site, 2);
     assert_eq!(site.running().0.seal_all().expect("no error"), 0);
     let begun = Instant::now();
-    while site.running().1.status().trouble.is_some() {
+    while trouble(&site).is_some() {
         assert!(begun.elapsed() < Duration::from_secs(30), "it is not kept again");
         std::thread::yield_now();
     }

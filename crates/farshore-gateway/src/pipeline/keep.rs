@@ -182,17 +182,7 @@ impl StateFile {
         content.extend_from_slice(&data.wrap_for_device(&self.key()?)?);
         content.extend_from_slice(&nonce);
         content.extend_from_slice(&data.encrypt(&nonce, MAGIC, &packed)?);
-        let new = self.folder.join(format!("{FILE}.new"));
-        let written = create(&new).and_then(|mut file| {
-            file.write_all(&content)?;
-            file.sync_all()
-        });
-        if let Err(error) = written.and_then(|()| fs::rename(&new, self.folder.join(FILE))) {
-            // Half a state would take the room that the journal needs; what can't be removed either is replaced by the next.
-            _ = fs::remove_file(&new);
-            return Err(error.into());
-        }
-        File::open(&self.folder)?.sync_all()?;
+        replace(&self.folder, FILE, &content)?;
         Ok(())
     }
 
@@ -232,6 +222,24 @@ impl StateFile {
     }
 }
 
+/// Puts new content in the place of a file's, as a whole; durable when this is done. Nobody else may read it.
+///
+/// # Errors
+/// What the disk says: the old content is there then.
+pub(super) fn replace(folder: &Path, name: &str, content: &[u8]) -> io::Result<()> {
+    let new = folder.join(format!("{name}.new"));
+    let written = create(&new).and_then(|mut file| {
+        file.write_all(content)?;
+        file.sync_all()
+    });
+    if let Err(error) = written.and_then(|()| fs::rename(&new, folder.join(name))) {
+        // Half a state would take the room that the journal needs; what can't be removed either is replaced by the next.
+        _ = fs::remove_file(&new);
+        return Err(error);
+    }
+    File::open(folder)?.sync_all()
+}
+
 /// Begins a file anew that nobody else may read.
 fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
@@ -266,11 +274,12 @@ pub(crate) struct Recovery {
 }
 
 impl Recovery {
-    /// Looks at the state and at the journal, before anybody opens that. Changes nothing.
+    /// Looks at the state and at the journal, before anybody opens that. Changes nothing. `remembers`: whether there is something to go on with;
+    /// else what is in the journal counts as read.
     ///
     /// # Errors
     /// When the journal can't be read. A state that can't is given up, and that is told.
-    pub(crate) fn read(folder: &Path, outputs: &[StreamName]) -> Result<Self, KeepError> {
+    pub(crate) fn read(folder: &Path, outputs: &[StreamName], remembers: bool) -> Result<Self, KeepError> {
         let rest = match AtRest::open(folder) {
             Ok(rest) => rest,
             Err(JournalError::NoJournal { .. }) => return Ok(Self::default()),
@@ -279,6 +288,7 @@ impl Recovery {
         let mut recovery = Self { epoch: rest.epoch()?, ..Self::default() };
         let state = StateFile::new(folder);
         let kept = match state.read() {
+            _ if !remembers => None,
             Ok(Some(_)) if state.replays() >= MOST_REPLAYS => {
                 let why = format!(
                     "the gateway ended {MOST_REPLAYS} times while it counted again what lies behind it"

@@ -11,18 +11,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use farshore_domain::digest::Digest;
 use farshore_journal::{Append, Follower, Journal, PointBatch, SeriesKey, StreamName, Value};
 use futures_util::FutureExt as _;
 use serde::Serialize;
 use tokio::sync::{Notify, mpsc};
 
 use super::definition::Definition;
+use super::delivered::Delivered;
 use super::engine::{Engine, EngineCounts, PipelineStatus};
 use super::keep::{KeepError, Kept, Position, Positions, Recovery, StateFile, Written};
 use super::output::{ALERTS, Alert, AlertState, Output};
 use super::processor::{DataProcessor, Processing};
 use super::series::Context;
-use super::source::Source;
+use super::source::{Change, Origin, Source};
 use super::step::Now;
 use crate::clock;
 use crate::ingest::lock;
@@ -33,7 +35,7 @@ const MAX_WAITING: usize = 200_000;
 /// How long what is remembered may fail to be kept before readings and alerts go on without it.
 pub(crate) const GIVE_UP_AFTER: Duration = Duration::from_secs(5 * 60);
 const TICK: Duration = Duration::from_secs(1);
-/// How often the file of pipelines is looked at.
+/// How often files are looked at.
 const LOOK: Duration = Duration::from_secs(2);
 /// What was written after a crash is known by for so long; later nothing repeats any more.
 const WRITTEN_FOR: Duration = Duration::from_secs(48 * 3600);
@@ -84,6 +86,8 @@ struct Queue {
     told: Positions,
     /// Up to where what is kept counts.
     kept: Positions,
+    /// There is something to process with. Without, nothing waits for this.
+    active: bool,
     /// Somebody waits for what is remembered to be kept.
     keep: bool,
     /// What was in the journal before the start is counted, and that is kept.
@@ -127,18 +131,29 @@ struct Counts {
 #[derive(Debug, Default)]
 struct Shown {
     alerts: VecDeque<Alert>,
-    /// Why the newest file is not taken.
+    /// Why the newest pipelines are not taken.
     refused: Option<String>,
     /// Why what is remembered could not be kept.
     trouble: Option<String>,
 }
 
+/// Pipelines that the control plane gave.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ConfigStatus {
+    pub name: String,
+    pub digest: Digest,
+}
+
 /// How processing stands.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ProcessingStatus {
-    /// The file; nothing for the aggregates of `ENABLE_LOCAL_ANALYTICS`.
+    /// Where the pipelines are from: `control-plane`, `file`, `aggregates`, `program` or `nothing`.
+    pub source: &'static str,
+    /// The file; nothing where the pipelines are not of one.
     pub file: Option<String>,
-    /// Why the newest version of the file is not taken; the one before goes on.
+    /// Where the pipelines are of the control plane: of which of its configs, and the digest of their text.
+    pub config: Option<ConfigStatus>,
+    /// Why the newest pipelines are not taken; those before go on.
     pub refused: Option<String>,
     /// Why what is remembered can't be kept at present.
     pub trouble: Option<String>,
@@ -171,11 +186,14 @@ pub struct ProcessingStatus {
 }
 
 impl Runner {
-    pub(crate) fn new(settings: Settings, definition: &Definition) -> Self {
+    /// Without a definition it waits for one, and costs next to nothing until then.
+    pub(crate) fn new(settings: Settings, definition: Option<&Definition>) -> Self {
         let context = settings.source.context();
-        let engine = Engine::new(definition, context, settings.max_series);
+        let active = definition.is_some() || settings.processor.is_some();
+        let nothing = Definition::default();
+        let engine = Engine::new(definition.unwrap_or(&nothing), context, settings.max_series);
         Self {
-            queue: Mutex::default(),
+            queue: Mutex::new(Queue { active, ..Queue::default() }),
             wake: Condvar::new(),
             kept: Condvar::new(),
             room: Notify::new(),
@@ -187,6 +205,11 @@ impl Runner {
             #[cfg(test)]
             dies_at: std::sync::atomic::AtomicI64::new(i64::MAX),
         }
+    }
+
+    /// Whether there is something to process with.
+    pub(crate) fn is_active(&self) -> bool {
+        lock(&self.queue).active
     }
 
     /// Begins to work, with what was remembered. Nothing is sealed before the points of before a crash are counted.
@@ -260,7 +283,14 @@ impl Runner {
         self.counts.calls_failed.fetch_add(u64::from(failed), Ordering::Relaxed);
     }
 
-    pub(crate) fn status(&self) -> ProcessingStatus {
+    /// Nothing where there is nothing to process with, and nothing to be said of that.
+    pub(crate) fn status(&self) -> Option<ProcessingStatus> {
+        let origin = self.settings.source.origin();
+        let given = self.settings.source.given().and_then(Delivered::refused);
+        let refused = given.map(|refused| refused.why).or_else(|| lock(&self.shown).refused.clone());
+        if !self.is_active() && refused.is_none() {
+            return None;
+        }
         let (pipelines, engine, series) = {
             let engine = lock(&self.engine);
             (engine.status(), engine.counts(), engine.series())
@@ -269,9 +299,20 @@ impl Runner {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let counts = &self.counts;
         let shown = lock(&self.shown);
-        ProcessingStatus {
-            file: self.settings.source.file().map(|file| file.display().to_string()),
-            refused: shown.refused.clone(),
+        let program = self.settings.processor.is_some();
+        let (source, file, config) = match origin {
+            Origin::Nothing => (if program { "program" } else { "nothing" }, None, None),
+            Origin::Aggregates => ("aggregates", None, None),
+            Origin::File(file) => ("file", Some(file.display().to_string()), None),
+            Origin::ControlPlane { from, digest } => {
+                ("control-plane", None, Some(ConfigStatus { name: from, digest }))
+            }
+        };
+        Some(ProcessingStatus {
+            source,
+            file,
+            config,
+            refused,
             trouble: shown.trouble.clone(),
             backlog: lock(&self.queue).points as u64,
             series,
@@ -291,15 +332,21 @@ impl Runner {
             reloads: get(&counts.reloads),
             pipelines,
             alerts: shown.alerts.iter().rev().cloned().collect(),
-        }
+        })
     }
 }
 
 impl Follower for Runner {
     fn committed(&self, stream: &StreamName, sequence: u64, points: Arc<PointBatch>) {
         let mut queue = lock(&self.queue);
-        queue.told.entry(stream.clone()).or_default().advance(sequence, points.len() as u64);
-        if queue.state == State::Ended {
+        match queue.told.get_mut(stream) {
+            Some(told) => told.advance(sequence, points.len() as u64),
+            None => {
+                let told = Position { sequence, points: points.len() as u64 };
+                queue.told.insert(stream.clone(), told);
+            }
+        }
+        if queue.state == State::Ended || !queue.active {
             return;
         }
         queue.points += points.len();
@@ -319,7 +366,7 @@ impl Follower for Runner {
                 (_, Some(told)) => told.sequence < sequence,
                 (_, None) => true,
             };
-            if queue.caught_up && covers(queue.kept.get(stream)) {
+            if !queue.active || (queue.caught_up && covers(queue.kept.get(stream))) {
                 return true;
             }
             // Also where nobody waits for it: once it can be kept again, it is.
@@ -390,7 +437,9 @@ fn now() -> Now {
 
 impl Worker {
     fn work(mut self, recovery: Recovery) {
-        self.recover(recovery);
+        if self.runner.is_active() {
+            self.recover(recovery);
+        }
         loop {
             let (chunks, keep, closing) = self.next();
             for chunk in &chunks {
@@ -411,7 +460,7 @@ impl Worker {
                     self.written.clear();
                 }
             }
-            if keep || (closing && chunks.is_empty()) {
+            if (keep || (closing && chunks.is_empty())) && self.runner.is_active() {
                 self.keep();
             }
             if closing && chunks.is_empty() {
@@ -667,30 +716,72 @@ impl Worker {
         shown.trouble = trouble;
     }
 
-    /// Takes a changed file of pipelines, when it is good.
+    /// Takes changed pipelines, when they are good, and what is newly known of the device.
     fn look_for_changes(&mut self) {
-        if self.looked.is_some_and(|at| at.elapsed() < LOOK) {
-            return;
+        let files = self.looked.is_none_or(|at| at.elapsed() >= LOOK);
+        if files {
+            self.looked = Some(Instant::now());
         }
-        self.looked = Some(Instant::now());
-        let source = &self.runner.settings.source;
-        match source.changed() {
-            Ok(None) => {}
-            Ok(Some(definition)) => {
-                let mut engine = lock(&self.runner.engine);
-                *engine = engine.redefined(&definition, now());
-                drop(engine);
+        let runner = Arc::clone(&self.runner);
+        let source = &runner.settings.source;
+        match source.changed(files) {
+            Ok(Change::Same) => {}
+            Ok(Change::To(definition)) => {
+                self.redefine(definition.as_ref());
                 self.runner.counts.reloads.fetch_add(1, Ordering::Relaxed);
                 lock(&self.runner.shown).refused = None;
-                tracing::info!(pipelines = %definition, "the changed pipelines are taken");
+                match definition {
+                    Some(definition) => {
+                        tracing::info!(pipelines = %definition, "the changed pipelines are taken");
+                    }
+                    None => tracing::info!("there are no pipelines any more"),
+                }
             }
             Err(error) => {
-                tracing::warn!(%error, "the changed pipelines are not taken; those before go on");
-                lock(&self.runner.shown).refused = Some(error);
+                let mut shown = lock(&self.runner.shown);
+                if shown.refused.as_ref() != Some(&error) {
+                    tracing::warn!(%error, "the changed pipelines are not taken; those before go on");
+                }
+                shown.refused = Some(error);
             }
         }
-        if let Some(context) = source.changed_context() {
+        if let Some(context) = source.changed_context(files) {
             self.set_context(context);
+        }
+    }
+
+    /// Goes on by other pipelines, or by none.
+    fn redefine(&mut self, definition: Option<&Definition>) {
+        let nothing = Definition::default();
+        {
+            let mut engine = lock(&self.runner.engine);
+            *engine = engine.redefined(definition.unwrap_or(&nothing), now());
+        }
+        let active = definition.is_some() || self.runner.settings.processor.is_some();
+        let begins = {
+            let mut queue = lock(&self.runner.queue);
+            let was = std::mem::replace(&mut queue.active, active);
+            if was && !active {
+                *queue =
+                    Queue { told: std::mem::take(&mut queue.told), state: queue.state, ..Queue::default() };
+            }
+            if active && !was {
+                // What is in the journal already was there before there was anything to process with.
+                for (stream, told) in &queue.told {
+                    self.positions.insert(stream.clone(), *told);
+                }
+            }
+            active && !was
+        };
+        if begins {
+            self.keep();
+        } else if !active {
+            self.written.clear();
+            self.runner.room.notify_waiters();
+            self.runner.kept.notify_all();
+            if let Err(error) = self.file.remove() {
+                tracing::warn!(%error, "what processing remembered can't be removed");
+            }
         }
     }
 

@@ -15,6 +15,7 @@ pub(crate) use pace::Backoff;
 pub(crate) use sender::{Forced, Sender, ingest_key_on_disk};
 pub(crate) use state::SyncState;
 pub use uplink::{
-    Exchange, ForcedSync, IngestKeyName, StreamMark, StreamReport, SyncAnswer, SyncReport, SyncRequest,
-    Uplink, UplinkError,
+    ConfigSeen, DeviceConfig, Exchange, ForcedSync, GivenPipelines, IngestKeyName, PipelineReport,
+    ProcessingReport, RefusedReport, StepReport, StreamMark, StreamReport, SyncAnswer, SyncReport,
+    SyncRequest, Uplink, UplinkError,
 };

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::metered::Metered;
 use super::pace::{Backoff, Link, Throttle};
-use super::uplink::{ForcedSync, SyncAnswer, SyncRequest, Uplink, UplinkError};
+use super::uplink::{ConfigSeen, DeviceConfig, ForcedSync, SyncAnswer, SyncRequest, Uplink, UplinkError};
 use crate::clock;
 use crate::config::SyncStrategy;
 use crate::gateway::Shared;
@@ -34,6 +34,8 @@ const UNSEALED: Duration = Duration::from_secs(5);
 const ASKED_FOR: Duration = Duration::from_secs(2);
 /// A longer name of an operation is none.
 const MAX_OPERATION: usize = 64;
+/// What came of pipelines that were given is told after this long.
+const TELL: Duration = Duration::from_secs(3);
 /// Alerts leave at once, and those of a flood together.
 const BETWEEN_ALERTS: Duration = Duration::from_secs(1);
 /// The tenant's key from the last exchange, in the journal's folder: what is sealed before the next one is sealed for it, too.
@@ -60,6 +62,8 @@ pub(crate) struct Sender {
     strange: HashSet<[u8; 8]>,
     /// Why the last round could not seal everything.
     unsealed: Option<String>,
+    /// Pipelines were given, and what came of them was not told yet.
+    given: bool,
     remote: Remote,
 }
 
@@ -145,6 +149,7 @@ impl Sender {
             strange: HashSet::new(),
             unsealed: None,
             remote: Remote::default(),
+            given: false,
         }
     }
 
@@ -182,7 +187,8 @@ impl Sender {
                     self.backoff.reset();
                     // What is not sealed is not sent either, though nothing else went wrong.
                     let soon = self.unsealed.as_ref().map(|_| UNSEALED);
-                    let pause = self.pause().min(soon.unwrap_or(Duration::MAX));
+                    let tell = if self.given { TELL } else { Duration::MAX };
+                    let pause = self.pause().min(soon.unwrap_or(Duration::MAX)).min(tell);
                     (points, pause, self.unsealed.clone().map(|why| (why, false)))
                 }
                 Err((points, error)) => {
@@ -315,7 +321,7 @@ impl Sender {
             self.ask().await.map_err(|error| (0, error))?;
         }
         let points = self.drain(classes).await?;
-        let due = self.reported.is_none_or(|at| at.elapsed() >= REPORT_EVERY);
+        let due = self.reported.is_none_or(|at| at.elapsed() >= if self.given { TELL } else { REPORT_EVERY });
         if points > 0 || due {
             self.ask().await.map_err(|error| (points, error))?;
         }
@@ -417,7 +423,8 @@ impl Sender {
         let stats = self.shared.journal.stats();
         let request = SyncRequest {
             epoch: format!("{:016x}", stats.epoch),
-            report: self.shared.sync.report(clock::mono_ns(), &stats),
+            report: self.shared.sync.report(clock::mono_ns(), &stats, self.shared.processing_report()),
+            config: Some(ConfigSeen { pipelines: self.shared.delivered.seen() }),
             forced: self.remote.done.clone(),
         };
         let begun = Instant::now();
@@ -431,6 +438,10 @@ impl Sender {
             tracing::info!(backlog_points = stats.pending_points(), "the control plane takes batches");
         }
         self.take_key(&answer)?;
+        self.given = match answer.config.take() {
+            Some(config) => self.take_config(config).await,
+            None => false,
+        };
         if !self.met {
             self.take_marks(answer).await?;
         }
@@ -439,6 +450,23 @@ impl Sender {
         self.shared.sync.went_well(clock::wall_ns());
         self.shared.counters.sync_success.add(1);
         Ok(())
+    }
+
+    /// Takes what the control plane says is this device's. Whether there is something to be told of that.
+    async fn take_config(&self, config: DeviceConfig) -> bool {
+        let delivered = Arc::clone(&self.shared.delivered);
+        let taken = tokio::task::spawn_blocking(move || delivered.take(config)).await;
+        match taken {
+            Ok(Ok(told)) => told,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "what the control plane gave can't be kept, and is asked for again");
+                false
+            }
+            Err(error) => {
+                tracing::error!(%error, "what the control plane gave could not be taken");
+                false
+            }
+        }
     }
 
     fn take_key(&mut self, answer: &SyncAnswer) -> Result<(), UplinkError> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use farshore_journal::Stats;
 
 use super::pace::Drain;
-use super::uplink::{StreamReport, SyncReport};
+use super::uplink::{ProcessingReport, StreamReport, SyncReport};
 use crate::ingest::lock;
 
 #[derive(Debug, Default)]
@@ -77,7 +77,12 @@ impl SyncState {
     }
 
     /// What the control plane is told.
-    pub(super) fn report(&self, mono_ns: i64, stats: &Stats) -> SyncReport {
+    pub(super) fn report(
+        &self,
+        mono_ns: i64,
+        stats: &Stats,
+        processing: Option<ProcessingReport>,
+    ) -> SyncReport {
         let mut inner = lock(&self.0);
         inner.drain.came(mono_ns, stats.streams.values().map(|stream| stream.appended).sum());
         let ms = |ns: Option<i64>| ns.map(|ns| ns.div_euclid(1_000_000));
@@ -100,6 +105,7 @@ impl SyncState {
                     oldest_unsent_at: ms(stream.oldest_ns),
                 })
                 .collect(),
+            processing,
         }
     }
 }

@@ -7,6 +7,7 @@ mod broker;
 mod by_hand;
 mod disk;
 mod documents;
+mod given;
 mod http;
 mod mqtt;
 mod mqtt_documents;

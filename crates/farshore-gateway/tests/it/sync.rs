@@ -6,32 +6,34 @@ use std::time::Duration;
 
 use farshore_gateway::config::SyncStrategy;
 use farshore_gateway::sync::{
-    Exchange, IngestKeyName, StreamMark, SyncAnswer, SyncRequest, Uplink, UplinkError,
+    DeviceConfig, Exchange, IngestKeyName, StreamMark, SyncAnswer, SyncRequest, Uplink, UplinkError,
 };
 use farshore_gateway::{DataPoint, EdgeGateway, GatewayConfig};
 use farshore_journal::Outgoing;
 use farshore_trust::sealed::{Batch, IngestKey};
 
 #[derive(Debug)]
-struct Cloud(Mutex<Inner>);
+pub(crate) struct Cloud(Mutex<Inner>);
 
 #[derive(Debug)]
-struct Inner {
+pub(crate) struct Inner {
     keys: Vec<IngestKey>,
     /// Points by stream and number.
     stored: BTreeMap<(String, u64), u32>,
     twice: u32,
     /// What the next batches are answered; when it is empty, they are stored.
-    say: VecDeque<Option<UplinkError>>,
+    pub(crate) say: VecDeque<Option<UplinkError>>,
     /// Stores and says that it did not arrive.
     mute: bool,
     /// What it wants done.
     force: Option<String>,
-    reports: Vec<SyncRequest>,
+    pub(crate) reports: Vec<SyncRequest>,
+    /// What the device is given.
+    pub(crate) config: Option<DeviceConfig>,
 }
 
 impl Cloud {
-    fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         let key = IngestKey::generate().expect("a key");
         Arc::new(Self(Mutex::new(Inner {
             keys: vec![key],
@@ -41,10 +43,11 @@ impl Cloud {
             mute: false,
             force: None,
             reports: Vec::new(),
+            config: None,
         })))
     }
 
-    fn with<T>(&self, work: impl FnOnce(&mut Inner) -> T) -> T {
+    pub(crate) fn with<T>(&self, work: impl FnOnce(&mut Inner) -> T) -> T {
         work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -72,6 +75,7 @@ impl Uplink for Cloud {
                 ingest_key: IngestKeyName { public_key },
                 streams: streams.into_iter().map(mark).collect(),
                 force_sync: cloud.force.clone(),
+                config: cloud.config.clone(),
             }
         });
         Box::pin(async move { Ok(answer) })
@@ -103,7 +107,7 @@ async fn with_strategy(folder: &std::path::Path, cloud: &Arc<Cloud>, strategy: S
     with(folder, cloud, |config| config.sync_strategy = strategy).await
 }
 
-async fn with(
+pub(crate) async fn with(
     folder: &std::path::Path,
     cloud: &Arc<Cloud>,
     change: impl FnOnce(&mut GatewayConfig),

@@ -155,6 +155,10 @@ pub(crate) const KINDS: &[Kind] = &[
                         .to_string(),
                 )
             }),
+            column("PIPELINES", |o, _| {
+                let held = o.pointer("/spec/gateway/pipelines").is_some();
+                Cell::Text(if held { "yes" } else { "-" }.to_owned())
+            }),
             AGE,
             wide("SETS", |o, _| pairs(o, "/spec/values")),
             MANAGED,
@@ -484,6 +488,8 @@ pub(crate) const KINDS: &[Kind] = &[
                 wide("LOCATION", |o, _| text(o, "/location")),
                 wide("LAST BATCH", |o, now| age(o, "/lastBatchAt", now)),
                 wide("REFUSED", |o, _| text(o, "/refusedBatches")),
+                wide("PIPELINES FROM", |o, _| text(o, "/report/processing/source")),
+                wide("ALERTS", |o, _| text(o, "/report/processing/alertsRaised")),
                 wide("LAST ERROR", |o, _| text(o, "/report/lastError")),
             ],
         )

@@ -81,6 +81,13 @@ pub(crate) struct Document {
     version: Option<i64>,
 }
 
+impl Document {
+    /// One that a verb has made.
+    pub(crate) fn of(origin: String, kind: &'static Kind, name: String, body: Value) -> Self {
+        Self { origin, kind, name, body, version: None }
+    }
+}
+
 /// What came of one document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -90,7 +97,7 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
-    const fn word(self) -> &'static str {
+    pub(crate) const fn word(self) -> &'static str {
         match self {
             Self::Created => "created",
             Self::Configured => "configured",

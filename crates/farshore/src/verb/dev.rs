@@ -100,8 +100,9 @@ async fn start(folder: &Folder, arguments: &Arguments) -> Result<Running> {
     .map(|(name, value)| (name.to_owned(), value))
     .collect();
     // Nothing from the environment: what is meant for a server in the open is not meant here.
-    let settings = Settings::read(&flags, &|_| None)
+    let mut settings = Settings::read(&flags, &|_| None)
         .map_err(|error| Failure::because("can't prepare the control plane", &error))?;
+    settings.check_pipelines = super::pipeline::check;
     let running = Server::start(settings).await.map_err(|error| {
         Failure::because("can't start the control plane", &error)
             .next("farshore dev --port 0 --device-port 0")

@@ -1,14 +1,20 @@
-//! `farshore pipeline`: pipelines of gateways, looked at before they are rolled out.
+//! `farshore pipeline`: pipelines of gateways, looked at before they are rolled out, set, and as they stand on a device.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use clap_complete::engine::ArgValueCompleter;
+use farshore_api::pipeline::{DevicePipelines, PipelinesState};
 use farshore_gateway::pipeline::{Context, Definition, Output, RecordedSeries, Trial};
 use serde_json::{Value, json};
 
+use super::apply::{self, Document};
 use crate::cli::Session;
+use crate::client::typed;
 use crate::failure::{Failure, Result};
-use crate::output::time::parse_seconds;
+use crate::kind::{check_name, find};
+use crate::output::cell::clean;
+use crate::output::time::{age, parse_seconds};
 use crate::output::{self, Format};
 
 /// The server gives at most so many steps of a line.
@@ -24,6 +30,28 @@ pub(crate) struct Arguments {
 enum Verb {
     /// Run pipelines over what a device has sent, and show what they would emit and raise. Changes nothing
     Plan(Plan),
+    /// Set the pipelines of gateways: of all, of those with labels, or of one. The server refuses what is not good
+    Set(Set),
+    /// Show what a device is to run, what it runs, and how that stands
+    Status {
+        #[arg(value_name = "DEVICE", add = ArgValueCompleter::new(crate::complete::devices))]
+        device: String,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Set {
+    /// The file of pipelines
+    file: PathBuf,
+    /// Name of the config that holds them; the device's name with `pipelines-` before it when left out
+    #[arg(long, required_unless_present = "device")]
+    name: Option<String>,
+    /// Gateways with these labels
+    #[arg(short = 'l', long, value_name = "LABELS", conflicts_with = "device")]
+    selector: Option<String>,
+    /// This gateway only
+    #[arg(short, long, add = ArgValueCompleter::new(crate::complete::devices))]
+    device: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -56,7 +84,138 @@ pub(crate) struct Plan {
 pub(crate) async fn run(session: &Session, arguments: Arguments) -> Result<()> {
     match arguments.verb {
         Verb::Plan(plan) => plan_over(session, plan).await,
+        Verb::Set(set) => set_config(session, set).await,
+        Verb::Status { device } => status(session, &device).await,
     }
+}
+
+/// Whether a text is pipelines that a gateway can run; if not, why. The control plane checks by it, too.
+pub(crate) fn check(text: &str) -> std::result::Result<(), String> {
+    Definition::parse(text).map(drop).map_err(|error| error.to_string())
+}
+
+async fn set_config(session: &Session, set: Set) -> Result<()> {
+    let text = read(&set.file)?;
+    check(&text).map_err(|error| Failure::usage(format!("{}: {error}", set.file.display())))?;
+    let kind = find("config")?;
+    let device = set.device.as_deref().map(|name| name.strip_prefix("device/").unwrap_or(name));
+    let name = match (set.name, device) {
+        (Some(name), _) => name,
+        (None, device) => format!("pipelines-{}", device.unwrap_or_default()),
+    };
+    let name = check_name(&name)?;
+    let client = session.client()?;
+    // A config of that name may hold values for apps, too: they stay.
+    let current = match super::get::one(&client, kind, &name).await {
+        Ok(current) => Some(current),
+        Err(failure) if failure.exit() == crate::exit::Exit::NotFound => None,
+        Err(failure) => return Err(failure),
+    };
+    let values = current.as_ref().and_then(|current| current.pointer("/spec/values").cloned());
+    let mut spec = json!({"values": values.unwrap_or_else(|| json!({})), "gateway": {"pipelines": text}});
+    for (field, value) in [("selector", set.selector.as_deref()), ("device", device)] {
+        if let Some(value) = value {
+            spec[field] = Value::from(value);
+        }
+    }
+    let labels = current.as_ref().and_then(|current| current.pointer("/metadata/labels").cloned());
+    let mut metadata = json!({"name": name});
+    if let Some(labels) = labels {
+        metadata["labels"] = labels;
+    }
+    let body = json!({"metadata": metadata, "spec": spec});
+    let document = Document::of(set.file.display().to_string(), kind, name.clone(), body);
+    let (outcome, object) = apply::apply(&client, &document).await?;
+    match session.output.format {
+        Format::Table | Format::Wide => {
+            output::print(&format!("{}/{name} {}\n", kind.singular, outcome.word()))
+        }
+        _ => session.output.changed(kind, &object),
+    }
+}
+
+async fn status(session: &Session, device: &str) -> Result<()> {
+    let device = check_name(device.strip_prefix("device/").unwrap_or(device))?;
+    let path = format!("{}/pipelines", find("device")?.path_of(&device));
+    let what = format!("can't get the pipelines of device {device}");
+    let answer = session.client()?.get(&what, &path, &[]).await?;
+    match session.output.format {
+        Format::Json => output::print(&format!("{}\n", output::pretty(&answer)?)),
+        Format::Yaml => output::print(&output::yaml(&answer)?),
+        Format::Ndjson => output::print(&format!("{answer}\n")),
+        Format::Name => output::print(&format!("device/{device}\n")),
+        Format::Table | Format::Wide => output::print(&shown(session, &typed(&what, answer)?)),
+    }
+}
+
+fn shown(session: &Session, pipelines: &DevicePipelines) -> String {
+    let now = crate::clock::now();
+    let mut text = String::new();
+    let wanted = pipelines.wanted.as_ref();
+    let config =
+        wanted.map(|wanted| format!("config/{} (version {})", wanted.config, wanted.resource_version));
+    let config = config.unwrap_or_default();
+    text.push_str(&match pipelines.state {
+        PipelinesState::None => "no pipelines are set for this device\n".to_owned(),
+        PipelinesState::Own => {
+            "no pipelines are set for this device; it runs what it has of its own\n".to_owned()
+        }
+        PipelinesState::Running => format!("runs the pipelines of {config}\n"),
+        PipelinesState::Refused => format!("does not take the pipelines of {config}\n"),
+        PipelinesState::Pending if wanted.is_none() => {
+            "no pipelines are set for this device any more; it has not heard of that yet\n".to_owned()
+        }
+        PipelinesState::Pending => format!("has not told yet that it has the pipelines of {config}\n"),
+        PipelinesState::Unknown => "stands as this version can't tell\n".to_owned(),
+    });
+    if let Some(running) = &pipelines.running {
+        for (what, why) in [
+            ("not taken", running.refused.as_ref().map(|refused| &refused.why)),
+            ("trouble", running.trouble.as_ref()),
+        ] {
+            if let Some(why) = why {
+                text.push_str(&format!("{what}: {}\n", clean(why)));
+            }
+        }
+        text.push_str(&format!(
+            "{} points processed, {} wait, {} came too late, {} dropped; alerts: {} raised, {} ended; {} messages, {} calls ({} failed); {} points written\n",
+            running.points,
+            running.backlog,
+            running.late,
+            running.dropped,
+            running.alerts_raised,
+            running.alerts_cleared,
+            running.messages,
+            running.calls,
+            running.calls_failed,
+            running.written
+        ));
+        let titles = ["PIPELINE", "STEP", "IN", "OUT", "LATE", "DROPPED", "RAISED", "OPEN WINDOWS"];
+        let rows: Vec<Vec<String>> = running
+            .pipelines
+            .iter()
+            .flat_map(|pipeline| pipeline.steps.iter().map(move |step| (pipeline, step)))
+            .map(|(pipeline, step)| {
+                let counts =
+                    [step.taken, step.passed, step.late, step.dropped, step.raised, step.open_windows];
+                [clean(&pipeline.name), clean(&step.kind)]
+                    .into_iter()
+                    .chain(counts.map(|count| count.to_string()))
+                    .collect()
+            })
+            .collect();
+        if !rows.is_empty() {
+            text.push_str(&session.output.rows(Some(titles.map(str::to_owned).to_vec()), rows.into_iter()));
+        }
+        if running.steps_left_out > 0 {
+            text.push_str(&format!("{} more steps\n", running.steps_left_out));
+        }
+    }
+    match pipelines.reported_at {
+        Some(at) => text.push_str(&format!("its gateway was heard {} ago\n", age(at, now))),
+        None => text.push_str("its gateway was never heard\n"),
+    }
+    text
 }
 
 fn read(path: &std::path::Path) -> Result<String> {

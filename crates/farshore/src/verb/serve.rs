@@ -78,14 +78,16 @@ impl clap::Args for Arguments {
 
 pub(crate) async fn run(arguments: Arguments) -> Result<()> {
     start_log(arguments.log_format)?;
-    let settings = Settings::read(&arguments.flags, &|name| std::env::var(name).ok()).map_err(|error| {
-        let failure = Failure::usage("the settings are not valid");
-        error
-            .0
-            .iter()
-            .fold(failure, |failure, (name, why)| failure.why(format!("--{name}: {why}")))
-            .next("farshore serve --help")
-    })?;
+    let mut settings =
+        Settings::read(&arguments.flags, &|name| std::env::var(name).ok()).map_err(|error| {
+            let failure = Failure::usage("the settings are not valid");
+            error
+                .0
+                .iter()
+                .fold(failure, |failure, (name, why)| failure.why(format!("--{name}: {why}")))
+                .next("farshore serve --help")
+        })?;
+    settings.check_pipelines = super::pipeline::check;
     let mut stop = Stop::listen()?;
     let running = Server::start(settings)
         .await

@@ -13,6 +13,7 @@ mod month;
 mod operations;
 mod pipeline;
 mod power;
+mod power_pipeline;
 mod proxy;
 mod site;
 mod sync;

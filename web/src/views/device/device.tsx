@@ -34,6 +34,7 @@ import { ConnectivityPanel } from './connectivity'
 import { DeviceDocuments } from './documents'
 import { EventList } from './events'
 import type { Listener } from './measure'
+import { DevicePipelines } from './pipelines'
 import { Readings } from './readings'
 import { Senses } from './senses'
 
@@ -131,6 +132,7 @@ export function DeviceView() {
         <Charts key={shown.metadata.uid} device={shown} range={range} events={happened} listener={listener} />
       )}
       <Readings device={shown.metadata.uid} range={range} />
+      <DevicePipelines device={shown.metadata.uid} />
       <Senses senses={shown.status.senses} />
       <Section title="Events" flush>
         {events.isError ? (

@@ -12,6 +12,7 @@ import { Table } from '~/ui/table'
 import { longDuration, Time, useNow } from '~/ui/time'
 
 import { GatewayKeys } from './keys'
+import { GatewayPipelines } from './pipelines'
 import { Sinks } from './sinks'
 import { SyncNow } from './sync-now'
 
@@ -65,12 +66,14 @@ export function Gateways() {
               { title: 'Oldest unsent', wide: true, right: true, cell: (g) => (g.report.backlogPoints > 0 ? <Time at={g.report.oldestUnsentAt} className="text-muted" /> : <span className="text-muted">–</span>) },
               { title: 'Received', wide: true, right: true, cell: (g) => `${count(g.receivedPoints)} (${bytes(g.receivedBytes)})` },
               { title: 'Lost', right: true, cell: (g) => <span className={g.lostPoints > 0 ? 'text-warn' : 'text-muted'}>{count(g.lostPoints)}</span> },
+              { title: 'Pipelines', wide: true, cell: (g) => <Processing gateway={g} /> },
               { title: 'Reported', wide: true, right: true, cell: (g) => <Time at={g.reportedAt} className="text-muted" /> },
               { title: 'Actions', plain: true, right: true, cell: (g) => <SyncNow device={g.deviceName} /> },
             ]}
           />
         )}
       </Resource>
+      <GatewayPipelines gateways={items} />
       <Sinks />
       <GatewayKeys />
       {lossy.length > 0 && (
@@ -89,6 +92,23 @@ export function Gateways() {
         </Section>
       )}
     </Page>
+  )
+}
+
+/** What it processes readings by, and whether something is wrong with that. */
+function Processing({ gateway }: { gateway: GatewaySync }) {
+  const processing = gateway.report.processing
+  if (processing === undefined) return <span className="text-muted">–</span>
+  const raised = processing.pipelines.reduce((sum, pipeline) => sum + pipeline.activeAlerts, 0)
+  const wrong = processing.refused?.why ?? processing.trouble
+  const from = { 'control-plane': processing.config ?? 'config', file: 'its own file', aggregates: 'aggregates', program: 'its program' }
+  return (
+    <span title={wrong}>
+      {processing.source === undefined ? <span className="text-muted">none</span> : from[processing.source]}
+      {processing.refused !== undefined && <span className="text-bad">, newer ones not taken</span>}
+      {processing.refused === undefined && processing.trouble !== undefined && <span className="text-warn">, trouble</span>}
+      {raised > 0 && <span className="text-bad">, {plural(raised, 'alert')}</span>}
+    </span>
   )
 }
 
