@@ -368,7 +368,12 @@ mod tests {
     async fn a_key_that_is_none_is_told_and_stops_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let uplink = DeviceUplink::new(folder.path()).key("your-api-key-here", None);
-        let request = SyncRequest { epoch: "0".repeat(16), report: Default::default(), forced: Vec::new() };
+        let request = SyncRequest {
+            epoch: "0".repeat(16),
+            report: Default::default(),
+            forced: Vec::new(),
+            config: None,
+        };
         let told = uplink.ask(&request).await;
         assert!(
             matches!(&told, Err(UplinkError::Unclaimed(why)) if why.contains("CLOUD_API_KEY") && why.contains("fsgk_")),
@@ -381,7 +386,12 @@ mod tests {
     async fn without_a_claim_it_says_so() {
         let folder = tempfile::tempdir().unwrap();
         let uplink = DeviceUplink::new(folder.path());
-        let request = SyncRequest { epoch: "0".repeat(16), report: Default::default(), forced: Vec::new() };
+        let request = SyncRequest {
+            epoch: "0".repeat(16),
+            report: Default::default(),
+            forced: Vec::new(),
+            config: None,
+        };
         assert!(
             matches!(uplink.ask(&request).await, Err(UplinkError::Unclaimed(why)) if why.contains("claim"))
         );

@@ -691,6 +691,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/devices/{id}/pipelines": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * What a device's gateway is to run, what it runs, and how that stands. Gateways tell it with their sync: within seconds while readings come, and once a
+         *     minute at least.
+         */
+        get: operations["get_devices_id_pipelines"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/devices/{id}/policy": {
         parameters: {
             query?: never;
@@ -2833,12 +2853,21 @@ export interface components {
             spec: components["schemas"]["ConfigSpec"];
             status: components["schemas"]["NoStatus"];
         };
-        /** @description One layer of config. Which fields are set decides the layer: none → tenant; `app` alone → app; `selector` → selector; `device` → device. */
+        /** @description What a gateway says with each exchange of its config. */
+        ConfigSeen: {
+            /** @default null */
+            pipelines: components["schemas"]["Digest"] | null;
+        };
+        /**
+         * @description One layer of config. Which fields are set decides the layer: none → tenant; `app` alone → app; `selector` → selector; `device` → device. It holds
+         *     values for apps, or what gateways are told, or both.
+         */
         ConfigSpec: {
             app?: components["schemas"]["Name"] | null;
             device?: components["schemas"]["Name"] | null;
+            gateway?: components["schemas"]["GatewaySettings"] | null;
             selector?: components["schemas"]["Selector"] | null;
-            values: {
+            values?: {
                 [key: string]: string;
             };
         };
@@ -2936,6 +2965,14 @@ export interface components {
             stagedRelease?: string | null;
             usage?: components["schemas"]["AppUsage"] | null;
         };
+        /** @description What a gateway is given. */
+        DeviceConfig: {
+            /** @description The device's labels. */
+            labels: {
+                [key: string]: string;
+            };
+            pipelines?: components["schemas"]["GivenPipelines"] | null;
+        };
         /** @description How a device stood to its control plane; `GET /api/devices/{id}/connectivity`. */
         DeviceConnectivity: {
             /** @description The time that `spans` are about. */
@@ -2963,6 +3000,15 @@ export interface components {
         };
         /** Format: uuid */
         DeviceId: string;
+        /** @description `GET /api/devices/{id}/pipelines`. */
+        DevicePipelines: {
+            device: components["schemas"]["DeviceId"];
+            deviceName: components["schemas"]["Name"];
+            reportedAt?: components["schemas"]["UnixMs"] | null;
+            running?: components["schemas"]["ProcessingReport"] | null;
+            state: components["schemas"]["PipelinesState"];
+            wanted?: components["schemas"]["WantedPipelines"] | null;
+        };
         /** @description What one device obeys, and where each value comes from. */
         DevicePolicy: {
             device: components["schemas"]["Name"];
@@ -3481,6 +3527,8 @@ export interface components {
             lostPoints: number;
             /** @default null */
             oldestUnsentAt: components["schemas"]["UnixMs"] | null;
+            /** @default null */
+            processing: components["schemas"]["ProcessingReport"] | null;
             /**
              * Format: int64
              * @description Batches that were refused for good and lie in the gateway's quarantine, since it started.
@@ -3492,6 +3540,14 @@ export interface components {
              * @default []
              */
             streams: components["schemas"]["StreamReport"][];
+        };
+        /**
+         * @description What a config says to gateways, apart from apps. It belongs to a layer as the config's values do; the nearest layer that holds pipelines wins as a
+         *     whole.
+         */
+        GatewaySettings: {
+            /** @description YAML as `farshore-agent pipeline check` takes it, 256 KiB at most. `pipelines: []` is a device without any. */
+            pipelines?: string | null;
         };
         /** @description A gateway in `GET /api/sync`. */
         GatewaySync: {
@@ -3535,6 +3591,15 @@ export interface components {
             epoch: number;
             /** Format: int64 */
             generation: number;
+        };
+        /** @description Pipelines for one device. */
+        GivenPipelines: {
+            /** @description Of the text. */
+            digest: components["schemas"]["Digest"];
+            /** @description The config that they are of. */
+            from: components["schemas"]["Name"];
+            /** @description Left out where the gateway has seen it. */
+            text?: string | null;
         };
         /**
          * @description A budget for each value of a label: for each location, each rack, each redundant pair. Exactly one of the two amounts.
@@ -3811,6 +3876,11 @@ export interface components {
         Labels: {
             [key: string]: string;
         };
+        /**
+         * @description Where a value comes from. A later layer wins: tenant → app → selector → device; among selector layers the one whose name sorts last.
+         * @enum {string}
+         */
+        Layer: "tenant" | "app" | "selector" | "device";
         /** @enum {string} */
         Lifecycle: "pending" | "claimed" | "cordoned" | "draining" | "drained" | "decommissioning" | "decommissioned" | "unknown";
         /** @description Limits enforced where the device's cgroups allow. */
@@ -4248,12 +4318,16 @@ export interface components {
             apiVersion?: string | null;
             kind?: string | null;
             metadata: components["schemas"]["NewMetadata"];
-            /** @description One layer of config. Which fields are set decides the layer: none → tenant; `app` alone → app; `selector` → selector; `device` → device. */
+            /**
+             * @description One layer of config. Which fields are set decides the layer: none → tenant; `app` alone → app; `selector` → selector; `device` → device. It holds
+             *     values for apps, or what gateways are told, or both.
+             */
             spec: {
                 app?: components["schemas"]["Name"] | null;
                 device?: components["schemas"]["Name"] | null;
+                gateway?: components["schemas"]["GatewaySettings"] | null;
                 selector?: components["schemas"]["Selector"] | null;
-                values: {
+                values?: {
                     [key: string]: string;
                 };
             };
@@ -4791,6 +4865,24 @@ export interface components {
             reason?: string;
             version: string;
         };
+        /** @description How one pipeline stands. */
+        PipelineReport: {
+            /**
+             * Format: int64
+             * @description Rules that are raised, series by series.
+             * @default 0
+             */
+            activeAlerts: number;
+            /** @default  */
+            name: string;
+            /** @default [] */
+            steps: components["schemas"]["StepReport"][];
+        };
+        /**
+         * @description Whether a gateway runs what it is to run.
+         * @enum {string}
+         */
+        PipelinesState: "none" | "own" | "pending" | "running" | "refused" | "unknown";
         /** @description An object as the API shows it, and as YAML holds it. */
         Placement: {
             /** @description `farshore.dev/v1`. */
@@ -4962,6 +5054,108 @@ export interface components {
             /** @description `https://farshore.dev/problems/<code>`. */
             type: string;
         };
+        /** @description How the pipelines of a gateway stand, as it says itself. Counts are since it started; a changed pipeline keeps those of the steps that stay. */
+        ProcessingReport: {
+            /**
+             * Format: int64
+             * @default 0
+             */
+            alertsCleared: number;
+            /**
+             * Format: int64
+             * @default 0
+             */
+            alertsRaised: number;
+            /**
+             * Format: int64
+             * @description Points that wait to be.
+             * @default 0
+             */
+            backlog: number;
+            /**
+             * Format: int64
+             * @description Calls of local addresses, and those that failed.
+             * @default 0
+             */
+            calls: number;
+            /**
+             * Format: int64
+             * @default 0
+             */
+            callsFailed: number;
+            /**
+             * @description The config that what runs is of, and the digest of its text; absent where it is not of the control plane.
+             * @default null
+             */
+            config: string | null;
+            /** @default null */
+            digest: components["schemas"]["Digest"] | null;
+            /**
+             * Format: int64
+             * @description Points that were dropped: no room, no value, no plausible time.
+             * @default 0
+             */
+            dropped: number;
+            /**
+             * Format: int64
+             * @description Points that came too late to count, in all steps.
+             * @default 0
+             */
+            late: number;
+            /**
+             * Format: int64
+             * @description Points that pipelines made and the journal did not take.
+             * @default 0
+             */
+            lost: number;
+            /**
+             * Format: int64
+             * @description Messages to MQTT.
+             * @default 0
+             */
+            messages: number;
+            /**
+             * @description Up to 32 pipelines, and 256 steps together.
+             * @default []
+             */
+            pipelines: components["schemas"]["PipelineReport"][];
+            /**
+             * Format: int64
+             * @description Points that were processed.
+             * @default 0
+             */
+            points: number;
+            /** @default null */
+            refused: components["schemas"]["RefusedPipelines"] | null;
+            /**
+             * Format: int64
+             * @description Series that are known.
+             * @default 0
+             */
+            series: number;
+            /**
+             * @description `control-plane`, `file` (of the device), `aggregates` or `program`; absent where nothing is processed.
+             * @default null
+             */
+            source: string | null;
+            /**
+             * Format: int64
+             * @description Steps that are not told, because there are too many.
+             * @default 0
+             */
+            stepsLeftOut: number;
+            /**
+             * @description Why what the steps remember can't be kept at present.
+             * @default null
+             */
+            trouble: string | null;
+            /**
+             * Format: int64
+             * @description Points that pipelines wrote.
+             * @default 0
+             */
+            written: number;
+        };
         /** @description Where the release goes when the rollout has succeeded. */
         Promotion: {
             /**
@@ -5014,6 +5208,13 @@ export interface components {
             link: string;
             /** @description Sets the user's password; at least 12 characters. Needed unless the user has one. */
             password?: string | null;
+        };
+        /** @description Pipelines that a device does not take. */
+        RefusedPipelines: {
+            /** @default null */
+            digest: components["schemas"]["Digest"] | null;
+            /** @default  */
+            why: string;
         };
         /** @description An object as the API shows it, and as YAML holds it. */
         Release: {
@@ -5768,6 +5969,54 @@ export interface components {
         };
         /** @enum {string} */
         State: "queued" | "delivered" | "running" | "succeeded" | "failed" | "expired" | "cancelled" | "unsupported" | "unknown";
+        /** @description How one step stands. */
+        StepReport: {
+            /**
+             * Format: int64
+             * @description Windows that had to end before their time.
+             * @default 0
+             */
+            cut: number;
+            /**
+             * Format: int64
+             * @default 0
+             */
+            dropped: number;
+            /**
+             * @description `filter`, `map`, `enrich`, `dedup`, `deadband`, `window`, `rule` or `emit`.
+             * @default
+             */
+            kind: string;
+            /**
+             * Format: int64
+             * @description Points that came too late to count.
+             * @default 0
+             */
+            late: number;
+            /**
+             * Format: int64
+             * @default 0
+             */
+            openWindows: number;
+            /**
+             * Format: int64
+             * @description Points that went on.
+             * @default 0
+             */
+            passed: number;
+            /**
+             * Format: int64
+             * @description Alerts that were raised.
+             * @default 0
+             */
+            raised: number;
+            /**
+             * Format: int64
+             * @description Points that came in.
+             * @default 0
+             */
+            taken: number;
+        };
         /**
          * @description How a conflict is decided. All but `merge` take what they are set for (a whole document, or what is at a path) as one: it is a conflict when both
          *     sides changed something in it. `merge` goes down to the leaves.
@@ -5832,6 +6081,7 @@ export interface components {
         };
         /** @description What has arrived, and which key to seal for. */
         SyncAnswer: {
+            config?: components["schemas"]["DeviceConfig"] | null;
             forceSync?: components["schemas"]["OperationId"] | null;
             ingestKey: components["schemas"]["IngestPublicKey"];
             serverTime: components["schemas"]["UnixMs"];
@@ -5857,6 +6107,7 @@ export interface components {
         };
         /** @description `POST /api/device/sync`: a gateway says how it stands and asks what has arrived. Members of later versions are passed over. */
         SyncRequest: {
+            config?: components["schemas"]["ConfigSeen"] | null;
             /** @description The life of the journal: 16 hex digits. */
             epoch: string;
             /** @description How syncs went that were asked for with `forceSync`. Said until it was heard. */
@@ -5990,6 +6241,17 @@ export interface components {
             reason: components["schemas"]["Reason"];
             /** @description When it stops waiting, whatever happens. */
             until: components["schemas"]["UnixMs"];
+        };
+        /** @description What a device is to run. */
+        WantedPipelines: {
+            /** @description The config that they are of, and its layer. */
+            config: components["schemas"]["Name"];
+            digest: components["schemas"]["Digest"];
+            layer: components["schemas"]["Layer"];
+            /** Format: int64 */
+            resourceVersion: number;
+            /** @description YAML. */
+            text: string;
         };
         /** @description The sequential test of one wave: where the evidence stands between its two lines (see [`super::sequential`]). */
         WaveEvidence: {
@@ -8295,6 +8557,35 @@ export interface operations {
                 };
                 content: {
                     "text/event-stream": string;
+                };
+            };
+            "4XX": {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_devices_id_pipelines: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DevicePipelines"];
                 };
             };
             "4XX": {

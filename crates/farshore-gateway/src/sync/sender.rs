@@ -163,7 +163,10 @@ impl Sender {
         let (mut attempts, mut sent) = (0, 0);
         loop {
             let asked_for = !waiting.is_empty();
-            if !asked_for {
+            if asked_for {
+                // Whoever asks for it also wants to be told of, and to hear what is new.
+                self.reported = None;
+            } else {
                 sent = 0;
             }
             let seal = asked_for || self.shared.config.sync_strategy != SyncStrategy::Adaptive;

@@ -123,10 +123,10 @@ async fn windows_hold_each_point_once_however_often_the_power_goes_and_the_pipel
             site.json(&["sync", "status"])["items"][0]["deviceName"].as_str().map(str::to_owned)
         })
         .await;
-    let status = || site.json(&["pipeline", "status", &device]);
+    let status = |site: &Site| site.json(&["pipeline", "status", &device]);
     site.until("the pipelines on the device", || {
         site.force_sync();
-        (status()["state"] == "running").then_some(())
+        (status(&site)["state"] == "running").then_some(())
     })
     .await;
 
@@ -189,7 +189,7 @@ async fn windows_hold_each_point_once_however_often_the_power_goes_and_the_pipel
     for field in ["value_count", "value_sum"] {
         assert!(figures(&site, field, "count").iter().all(|times| *times == 1), "a window was told twice");
     }
-    let standing = status();
+    let standing = status(&site);
     let running =
         |standing: &Value| standing["running"]["source"] == "control-plane" && standing["state"] == "running";
     assert!(running(&standing), "{standing}");

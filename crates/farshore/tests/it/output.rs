@@ -34,8 +34,8 @@ async fn tables_are_not_truncated_and_carry_no_colour_when_piped() {
     NAME   APP        SELECTOR                      AGE   LABELS   MANAGED BY
     web    edge-web   kind in (kiosk,till),!spare   0s    -        api
 
-    NAME       APP        SELECTOR   DEVICE   VALUES   AGE   SETS               MANAGED BY
-    greeting   edge-web   -          -        1        0s    GREETING=Welcome   api
+    NAME       APP        SELECTOR   DEVICE   VALUES   PIPELINES   AGE   SETS               MANAGED BY
+    greeting   edge-web   -          -        1        -           0s    GREETING=Welcome   api
     "#);
     let bare = stage.run("get channels --no-headers").await.ok();
     insta::assert_snapshot!(stage.plain(&bare), @r#"
