@@ -2853,6 +2853,17 @@ export interface components {
             spec: components["schemas"]["ConfigSpec"];
             status: components["schemas"]["NoStatus"];
         };
+        /** @description Where a value is taken from: one of `label`, `desired` and `reported`. */
+        ConfigReference: {
+            /** @description The value for devices that have none there. */
+            default: string;
+            /** @description A JSON Pointer into what is desired of the device. */
+            desired?: string | null;
+            /** @description A label of the device. */
+            label?: string | null;
+            /** @description A JSON Pointer into what the device reports. */
+            reported?: string | null;
+        };
         /** @description What a gateway says with each exchange of its config. */
         ConfigSeen: {
             /** @default null */
@@ -2866,6 +2877,10 @@ export interface components {
             app?: components["schemas"]["Name"] | null;
             device?: components["schemas"]["Name"] | null;
             gateway?: components["schemas"]["GatewaySettings"] | null;
+            /** @description Values that differ from device to device: taken from a label, or from what is desired of the device or reported by it. */
+            references?: {
+                [key: string]: components["schemas"]["ConfigReference"];
+            };
             selector?: components["schemas"]["Selector"] | null;
             values?: {
                 [key: string]: string;
@@ -3129,6 +3144,11 @@ export interface components {
         DocumentCollection: {
             changedAt: components["schemas"]["UnixMs"];
             changedBy: string;
+            /**
+             * Format: int32
+             * @description For how many days conflicts are kept that were decided; 30 when it is missing.
+             */
+            conflictDays?: number | null;
             name: string;
             /** @description Devices may read these documents and not change them. */
             readOnly: boolean;
@@ -3141,6 +3161,11 @@ export interface components {
         };
         /** @description Rules for a collection. Without one for the whole document (the empty path) that is `merge`. */
         DocumentCollectionChange: {
+            /**
+             * Format: int32
+             * @description For how many days conflicts are kept that were decided, 1 to 400; 30 when left out. Open ones wait for 400 days in any case.
+             */
+            conflictDays?: number | null;
             readOnly?: boolean;
             rules?: components["schemas"]["Rule"][];
         };
@@ -4326,6 +4351,10 @@ export interface components {
                 app?: components["schemas"]["Name"] | null;
                 device?: components["schemas"]["Name"] | null;
                 gateway?: components["schemas"]["GatewaySettings"] | null;
+                /** @description Values that differ from device to device: taken from a label, or from what is desired of the device or reported by it. */
+                references?: {
+                    [key: string]: components["schemas"]["ConfigReference"];
+                };
                 selector?: components["schemas"]["Selector"] | null;
                 values?: {
                     [key: string]: string;
@@ -8528,6 +8557,14 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Measurements"];
+                };
+            };
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Problem"];
                 };
             };
             "4XX": {

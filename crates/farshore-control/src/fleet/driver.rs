@@ -175,6 +175,7 @@ async fn step(app: &App, tenant: TenantId, dirty: &Dirty) -> StoreResult<UnixMs>
         let told: BTreeSet<DeviceId> = dirty.devices.union(&outcome.devices).copied().collect();
         told.union(&operated.devices).copied().collect()
     };
+    snapshot.read_twins(&db, &devices).await?;
     let permit_deadline = assign(app, &db, &mut snapshot, &devices, now).await?;
     // The policy that allows it goes first.
     for device in operated.begun {

@@ -45,7 +45,7 @@ pub struct Snapshot {
     placements: Vec<Placement>,
     pins: BTreeMap<Name, Vec<Pin>>,
     configs: Vec<Stored<ConfigSpec>>,
-    /// What configs refer to in twins.
+    /// What configs refer to in twins, of the devices for which it [was read](Self::read_twins).
     twins: BTreeMap<DeviceId, TwinValues>,
     policies: Vec<Stored<PolicySpec>>,
     /// The apps that an app needs.
@@ -133,7 +133,6 @@ impl Snapshot {
             .map(|row| (row.device, row.deadline_at.unwrap_or(row.expires_at)))
             .collect();
         let configs: Vec<Stored<ConfigSpec>> = objects::all_in(tx, tenant, ObjectKind::Config).await?;
-        let twins = twins::load(db, tx, &configs, devices.keys()).await?;
         Ok(Self {
             operations,
             operating,
@@ -148,7 +147,7 @@ impl Snapshot {
                 .collect(),
             pins,
             configs,
-            twins,
+            twins: BTreeMap::new(),
             merged,
             policies,
             needs,
@@ -506,6 +505,16 @@ impl Snapshot {
             })
             .collect();
         Some(DesiredPolicy { rules, safe_mode, time_zone })
+    }
+
+    /// Reads what configs refer to in the twins of these devices, before their apps are [worked out](Self::desired_apps): not of the whole fleet for each device
+    /// that says something.
+    pub async fn read_twins(&mut self, db: &TenantDb, devices: &[DeviceId]) -> StoreResult<()> {
+        if self.follows_twins() {
+            let mut tx = db.read().await?;
+            self.twins = twins::load(db, &mut tx, &self.configs, devices).await?;
+        }
+        Ok(())
     }
 
     /// Whether a config refers to twins, so that a change of one may be a change of config.

@@ -20,18 +20,17 @@ pub(super) fn places(configs: &[Stored<ConfigSpec>]) -> impl Iterator<Item = (Ha
 }
 
 /// What the twins have there; twins are not read where no config refers to them.
-pub(super) async fn load<'d>(
+pub(super) async fn load(
     db: &TenantDb,
     tx: &mut Tx,
     configs: &[Stored<ConfigSpec>],
-    devices: impl Iterator<Item = &'d DeviceId>,
+    devices: &[DeviceId],
 ) -> StoreResult<BTreeMap<DeviceId, TwinValues>> {
     let places: BTreeSet<(Half, &str)> = places(configs).collect();
     let mut twins: BTreeMap<DeviceId, TwinValues> = BTreeMap::new();
     if places.is_empty() {
         return Ok(twins);
     }
-    let devices: Vec<DeviceId> = devices.copied().collect();
     for some in devices.chunks(AT_ONCE) {
         for (device, name, document) in db.twins(tx, some).await? {
             let half = if name == DESIRED { Half::Desired } else { Half::Reported };

@@ -24,10 +24,15 @@ const REMEMBERED_MS: i64 = 2_000;
 /// Tenants whose configs are remembered.
 const MAX_REMEMBERED: usize = 1_000;
 
+/// When configs were read, and those with pipelines among them.
+type Remembered = (UnixMs, Arc<[Held]>);
+
 /// The configs that hold pipelines, as they were a moment ago.
 #[derive(Debug, Default)]
 pub struct Pipelines {
-    known: Mutex<HashMap<TenantId, (UnixMs, Arc<[Held]>)>>,
+    known: Mutex<HashMap<TenantId, Remembered>>,
+    /// One reads them at a time; those who waited find what it has read.
+    reading: tokio::sync::Mutex<()>,
 }
 
 impl Pipelines {
@@ -36,12 +41,20 @@ impl Pipelines {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(&tenant);
     }
 
+    fn remembered(&self, tenant: TenantId, now: UnixMs) -> Option<Arc<[Held]>> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let (at, held) = known.get(&tenant)?;
+        (now.since_ms(*at).abs() < REMEMBERED_MS).then(|| Arc::clone(held))
+    }
+
     async fn held(&self, db: &TenantDb, now: UnixMs) -> ApiResult<Arc<[Held]>> {
         let tenant = db.tenant();
-        if let Some((at, held)) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&tenant)
-            && (0..REMEMBERED_MS).contains(&now.since_ms(*at))
-        {
-            return Ok(Arc::clone(held));
+        if let Some(held) = self.remembered(tenant, now) {
+            return Ok(held);
+        }
+        let _one = self.reading.lock().await;
+        if let Some(held) = self.remembered(tenant, now) {
+            return Ok(held);
         }
         let held: Arc<[Held]> = wanted::load(db).await?.into();
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);

@@ -79,7 +79,14 @@ async fn ask(
     let report = serde_json::to_value(fit(request.report)).map_err(ApiError::internal)?;
     let device = (peer.device, &peer.name);
     let config = match &request.config {
-        Some(seen) => Some(app.pipelines().given(&peer.db, device, seen, now).await?),
+        Some(seen) => match app.pipelines().given(&peer.db, device, seen, now).await {
+            Ok(config) => Some(config),
+            // What the gateway has stays: readings do not wait for pipelines.
+            Err(error) => {
+                tracing::error!(device = %peer.name, ?error, "the config of a gateway can't be read");
+                None
+            }
+        },
         None => None,
     };
     peer.db.write_gateway_report(peer.device, epoch, &report, now).await?;

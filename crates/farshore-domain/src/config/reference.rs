@@ -110,7 +110,13 @@ impl fmt::Display for Reference {
     }
 }
 
-/// What the document of a twin has at these places, as text. What no app can be told is left out.
+/// What anything on the device may say through its twin, without being a line, an option or a piece of markup in the files and arguments that it is put into.
+fn is_plain(text: &str) -> bool {
+    !text.starts_with('-') && text.chars().all(|c| c.is_alphanumeric() || " ._:/@+,-".contains(c))
+}
+
+/// What the document of a twin has at these places, as text. What no app can be told is left out; of what the device reports, also what is more than a
+/// number, a truth value or plain text (letters, digits, space and `._:/@+,-`, no `-` at the beginning).
 pub fn take<'p>(
     half: Half,
     document: &serde_json::Value,
@@ -122,7 +128,9 @@ pub fn take<'p>(
             serde_json::Value::String(text) => text.clone(),
             other => other.to_string(),
         };
-        let fits = text.len() <= MAX_TAKEN_BYTES && !text.chars().any(char::is_control);
+        let fits = text.len() <= MAX_TAKEN_BYTES
+            && !text.chars().any(char::is_control)
+            && (half == Half::Desired || is_plain(&text) || text.parse::<f64>().is_ok());
         fits.then(|| ((half, place.to_owned()), text))
     })
 }
@@ -171,9 +179,13 @@ mod tests {
         let labels = Labels::try_from([("store", "12")]).expect("labels");
         let reported = json!({
             "n": 10, "on": true, "text": "a b", "list": [1, "x"], "none": null,
+            "option": "--config=/tmp/x", "markup": "x; include /tmp/y;", "below": -5,
             "lines": "a\nb", "long": "x".repeat(MAX_TAKEN_BYTES + 1), "in": {"it": 1.5},
         });
-        let places = ["/n", "/on", "/text", "/list", "/none", "/lines", "/long", "/in/it", "/missing"];
+        let places = [
+            "/n", "/on", "/text", "/list", "/option", "/markup", "/below", "/none", "/lines", "/long",
+            "/in/it", "/missing",
+        ];
         let twin: TwinValues = take(Half::Reported, &reported, places).collect();
         for (reference, expected) in [
             (of(Some("store"), None, None), "12"),
@@ -181,7 +193,10 @@ mod tests {
             (of(None, None, Some("/n")), "10"),
             (of(None, None, Some("/on")), "true"),
             (of(None, None, Some("/text")), "a b"),
-            (of(None, None, Some("/list")), "[1,\"x\"]"),
+            (of(None, None, Some("/list")), "none"),
+            (of(None, None, Some("/option")), "none"),
+            (of(None, None, Some("/markup")), "none"),
+            (of(None, None, Some("/below")), "-5"),
             (of(None, None, Some("/none")), "none"),
             (of(None, None, Some("/lines")), "none"),
             (of(None, None, Some("/long")), "none"),

@@ -38,6 +38,8 @@ struct Inner {
     seen: Option<Digest>,
     /// Grows with each change.
     version: u64,
+    /// The control plane has said something, once.
+    told: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -61,7 +63,7 @@ impl Delivered {
     pub(crate) fn open(folder: &Path, closed: Option<&'static str>) -> Self {
         let mut inner = Inner::default();
         match read(&folder.join(FILE)) {
-            Ok(stored) => inner.stored = stored.unwrap_or_default(),
+            Ok(stored) => (inner.told, inner.stored) = (stored.is_some(), stored.unwrap_or_default()),
             Err(error) => {
                 tracing::warn!(error, "what the control plane gave can't be read; it is asked for again");
             }
@@ -128,6 +130,11 @@ impl Delivered {
         }
         (inner.stored, inner.refused, inner.seen) = (stored, refused, seen);
         Ok(told)
+    }
+
+    /// Whether the control plane had said something before this start.
+    pub(super) fn was_told(&self) -> bool {
+        lock(&self.inner).told
     }
 
     /// What need not be sent again.

@@ -57,6 +57,8 @@ struct Seen {
     /// The digest of what the file had.
     file: Option<Digest>,
     delivered: u64,
+    /// What runs is to end, after it was said why.
+    stops: bool,
     context: String,
     /// Versions of what was delivered and of the documents when the context was made.
     known: (u64, u64),
@@ -76,7 +78,8 @@ impl Source {
     /// With the pipelines that are to run, if there are any.
     ///
     /// # Errors
-    /// When the device's own file is the one, and can't be read or is not good.
+    /// When the device's own file is the one, and can't be read or is not good; not where the control plane has had a say: what it takes away must not keep
+    /// a gateway from taking readings.
     pub(crate) fn open(places: Places) -> Result<(Self, Option<Definition>), String> {
         let Places { delivered, file, window, context, documents } = places;
         let source = Self {
@@ -93,7 +96,13 @@ impl Source {
         let mut seen = lock(&source.seen);
         let definition = match source.delivered(&mut seen) {
             Change::To(Some(definition)) => Some(definition),
-            Change::To(None) | Change::Same => source.own(&mut seen)?,
+            Change::To(None) | Change::Same => match source.own(&mut seen) {
+                Err(error) if source.given().is_some_and(Delivered::was_told) => {
+                    tracing::error!(error, "this device processes nothing");
+                    None
+                }
+                own => own?,
+            },
         };
         drop(seen);
         Ok((source, definition))
@@ -159,12 +168,18 @@ impl Source {
     /// What is to run from now on, where that is something else than before. `files`: whether files are looked at, too. What is not good is told once.
     pub(super) fn changed(&self, files: bool) -> Result<Change, String> {
         let mut seen = lock(&self.seen);
+        if std::mem::take(&mut seen.stops) {
+            return Ok(Change::To(None));
+        }
         let version = self.delivered.as_ref().map_or(0, |delivered| delivered.version());
         if version != seen.delivered {
             match self.delivered(&mut seen) {
                 Change::To(None) => {
                     seen.file = None;
-                    return self.own(&mut seen).map(Change::To);
+                    let own = self.own(&mut seen);
+                    // What was taken away does not go on because there is nothing good in its place.
+                    seen.stops = own.is_err();
+                    return own.map(Change::To);
                 }
                 change @ Change::To(Some(_)) => return Ok(change),
                 Change::Same => {}
