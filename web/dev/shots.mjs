@@ -47,6 +47,8 @@ const SHOTS = [
   ['document-rules', '/documents'],
   ['document-rules-empty', '/documents', { scene: 'empty' }],
   ['document-rules-form', '/documents', { act: (page) => page.getByRole('button', { name: 'Change calibration' }).click() }],
+  ['gateways-pipelines', '/gateways', { act: (page) => page.getByRole('heading', { name: 'Pipelines' }).first().scrollIntoViewIfNeeded() }],
+  ['device-pipelines', '/devices/gw-1563', { wait: 2500, act: (page) => page.getByRole('heading', { name: 'Pipelines' }).first().scrollIntoViewIfNeeded() }],
   ['gateways-empty', '/gateways', { scene: 'empty' }],
   ['device-readings', '/devices/gw-1563', { wait: 2500, act: (page) => page.getByRole('heading', { name: 'Readings of sensors' }).scrollIntoViewIfNeeded() }],
   ['rollouts', '/rollouts'],

@@ -73,13 +73,15 @@ export interface Scope {
 /** Makes the config, or changes one that was seen. What it says to apps stays. */
 export function setPipelines(name: string, scope: Scope, text: string, before: Config | undefined, key: string): Promise<Config> {
   if (before === undefined) return post<Config>('/configs', { metadata: { name }, spec: { ...scope, values: {}, gateway: { pipelines: text } } }, key)
-  return replace(before, { ...scope, values: before.spec.values, gateway: { pipelines: text } })
+  const { values, references } = before.spec
+  return replace(before, { ...scope, values, references, gateway: { pipelines: text } })
 }
 
 /** The config goes, unless it says something to apps. */
 export function removePipelines(config: Config): Promise<unknown> {
   const { gateway: _, ...rest } = config.spec
-  if (Object.keys(config.spec.values).length === 0) return del(`/configs/${seg(config.metadata.uid)}`)
+  const saysSomething = Object.keys({ ...config.spec.values, ...config.spec.references }).length > 0
+  if (!saysSomething) return del(`/configs/${seg(config.metadata.uid)}`)
   return replace(config, rest)
 }
 

@@ -105,17 +105,20 @@ async fn set_config(session: &Session, set: Set) -> Result<()> {
     };
     let name = check_name(&name)?;
     let client = session.client()?;
-    // A config of that name may hold values for apps, too: they stay.
+    // What else a config of that name says stays, and whom it is for, unless that is said anew.
     let current = match super::get::one(&client, kind, &name).await {
         Ok(current) => Some(current),
         Err(failure) if failure.exit() == crate::exit::Exit::NotFound => None,
         Err(failure) => return Err(failure),
     };
-    let values = current.as_ref().and_then(|current| current.pointer("/spec/values").cloned());
-    let mut spec = json!({"values": values.unwrap_or_else(|| json!({})), "gateway": {"pipelines": text}});
-    for (field, value) in [("selector", set.selector.as_deref()), ("device", device)] {
-        if let Some(value) = value {
-            spec[field] = Value::from(value);
+    let spec = current.as_ref().and_then(|current| current.get("spec").cloned());
+    let mut spec = spec.unwrap_or_else(|| json!({"values": {}}));
+    spec["gateway"] = json!({"pipelines": text});
+    let scope = [("selector", set.selector.as_deref()), ("device", device)];
+    if scope.iter().any(|(_, value)| value.is_some()) {
+        for (field, value) in scope {
+            // A config is for one or the other.
+            spec[field] = value.map_or(Value::Null, Value::from);
         }
     }
     let labels = current.as_ref().and_then(|current| current.pointer("/metadata/labels").cloned());
