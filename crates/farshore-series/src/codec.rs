@@ -132,15 +132,6 @@ pub(crate) fn unframe(bytes: &[u8]) -> Result<Vec<u8>, DecodeError> {
     decompress(reader.rest(), length)
 }
 
-/// How many bytes the body of a block has when it is unpacked, as the block says: before it is decoded, so that memory can be kept for it. What is no
-/// block has none.
-#[must_use]
-pub fn declared_bytes(bytes: &[u8]) -> usize {
-    let mut reader = Reader::new(bytes);
-    reader.byte();
-    capped(&mut reader, "bytes of body", MAX_DECODED_BYTES).unwrap_or_default()
-}
-
 fn compress(body: &[u8], level: i32) -> io::Result<Vec<u8>> {
     let mut compressor = zstd::bulk::Compressor::new(level)?;
     // Length and checksum are ours; small blocks need not carry them twice.

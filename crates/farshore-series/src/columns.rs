@@ -162,6 +162,23 @@ impl Columns {
         Self { columns }
     }
 
+    /// How many bytes it takes in memory, about: far more than its block has where values repeat.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        let of_values = |values: &Values| match values {
+            Values::Float(values) => size_of_val(&values[..]),
+            Values::Integer(values) => size_of_val(&values[..]),
+            Values::Boolean(values) => values.len(),
+            Values::Text(values) | Values::Json(values) => {
+                values.iter().map(|text| size_of::<String>() + text.len()).sum()
+            }
+        };
+        let of_column = |column: &SeriesColumn| {
+            column.key.as_bytes().len() + size_of_val(&column.times_ns[..]) + of_values(&column.values)
+        };
+        self.columns.iter().map(of_column).sum()
+    }
+
     /// Number of points.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -72,7 +72,7 @@ mod words;
 
 pub use block::{Block, BlockBuilder, ShapeError};
 pub use checksum::crc32c;
-pub use codec::{CODEC_VERSION, DecodeError, EncodeError, declared_bytes, decode, encode};
+pub use codec::{CODEC_VERSION, DecodeError, EncodeError, decode, encode};
 pub use columns::{
     Columns, DEFAULT_LEVEL, MAX_COLUMNS, SeriesColumn, Values, decode_columns, encode_columns,
 };

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use farshore_domain::time::{HOUR_MS, MINUTE_MS, SECOND_MS, UnixMs};
 use farshore_series::{
-    Block, Columns, DEFAULT_LEVEL, DecodeError, Summaries, declared_bytes, decode, decode_columns,
-    decode_summaries, encode, encode_columns, encode_summaries, summarize,
+    Block, Columns, DEFAULT_LEVEL, DecodeError, Summaries, decode, decode_columns, decode_summaries, encode,
+    encode_columns, encode_summaries, summarize,
 };
 use farshore_store::leases::Lease;
 use farshore_store::series_hours::{DueBlock, DueStream, MergedBlock, Rolled};
@@ -189,6 +189,13 @@ impl Read {
         if of_gateway { decode_columns(bytes).map(Self::Gateway) } else { decode(bytes).map(Self::Host) }
     }
 
+    fn memory(&self) -> usize {
+        match self {
+            Self::Host(block) => block.at_ms.len() * (block.series.len() + 1) * size_of::<Option<f64>>(),
+            Self::Gateway(columns) => columns.memory(),
+        }
+    }
+
     fn concat(all: Vec<Self>) -> Option<Vec<u8>> {
         let (mut blocks, mut columns) = (Vec::new(), Vec::new());
         for one in all {
@@ -220,8 +227,6 @@ fn fold(blocks: &[DueBlock], of_gateway: bool, keep_from: i64, passed: i64) -> F
             // The others have their turn next.
             break;
         }
-        let bytes = declared_bytes(&block.block);
-        unpacked += bytes;
         let read = match Read::block(of_gateway, &block.block) {
             Ok(read) => read,
             Err(error) => {
@@ -230,6 +235,8 @@ fn fold(blocks: &[DueBlock], of_gateway: bool, keep_from: i64, passed: i64) -> F
                 continue;
             }
         };
+        let bytes = read.memory();
+        unpacked += bytes;
         let mut hours = BTreeMap::new();
         match &read {
             Read::Host(block) => summarize(&block.to_columns(), hour, &mut hours),
@@ -356,7 +363,7 @@ mod tests {
             batch.push(series, at, Value::Text("x".repeat(200_000))).unwrap();
         }
         let block = encode_columns(&Columns::of(&batch), DEFAULT_LEVEL).unwrap();
-        assert!(block.len() < 64 * 1024 && declared_bytes(&block) >= 8_000_000);
+        assert!(block.len() < 64 * 1024 && Columns::of(&batch).memory() >= 8_000_000);
         let (from, to) = (UnixMs(0), UnixMs(0));
         DueBlock { sequence, from, to, samples: 40, arrived: sequence, block }
     }

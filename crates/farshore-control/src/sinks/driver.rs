@@ -336,8 +336,6 @@ async fn write_files(
         if blocks.is_empty() {
             cursor.arrived = cursor.newest;
         }
-        let (blocks, these) = points::within(blocks, FILE_UNPACKED.saturating_sub(unpacked));
-        unpacked += these;
         let mut begun = false;
         for block in blocks {
             bytes -= i64::try_from(block.block.len()).unwrap_or(i64::MAX);
@@ -345,6 +343,7 @@ async fn write_files(
             match read.map_err(|error| StoreError::Corrupt(error.to_string()))? {
                 Ok(columns) => {
                     points += columns.len();
+                    unpacked += columns.memory();
                     batches += 1;
                     cursor.arrived = block.arrived;
                     begun = true;
@@ -367,7 +366,7 @@ async fn write_files(
                     db.sink_skipped(&job.lease, job.named(), &cursor, &why, now()).await?;
                 }
             }
-            if points >= FILE_POINTS {
+            if points >= FILE_POINTS || unpacked >= FILE_UNPACKED {
                 break;
             }
         }

@@ -12,28 +12,41 @@ mod routes;
 
 use std::sync::Arc;
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 pub use driver::spawn;
 pub use routes::{SinkDocs, routes};
 
-/// Memory in which batches are unpacked, for all sinks together, in MiB.
+/// Memory for batches that are unpacked, for all sinks together, in MiB.
 const MEMORY: u32 = 256;
+/// So many are unpacked at a time: what they take is known only afterwards.
+const UNPACKING: usize = 4;
 
 /// The driver's ear, and the memory that sinks share.
 #[derive(Debug)]
 pub struct Sinks {
     wake: Notify,
     memory: Arc<Semaphore>,
+    unpacking: Semaphore,
 }
 
 impl Default for Sinks {
     fn default() -> Self {
-        Self { wake: Notify::default(), memory: Arc::new(Semaphore::new(MEMORY as usize)) }
+        Self {
+            wake: Notify::default(),
+            memory: Arc::new(Semaphore::new(MEMORY as usize)),
+            unpacking: Semaphore::new(UNPACKING),
+        }
     }
 }
 
 impl Sinks {
+    /// Waits for its turn to unpack something; it ends when [room](Self::room) for that was found. Whoever has room does not wait for a turn.
+    async fn turn_to_unpack(&self) -> Option<SemaphorePermit<'_>> {
+        // It is never closed.
+        self.unpacking.acquire().await.ok()
+    }
+
     /// Waits for room for what has so many bytes unpacked, twice: as points, and as what is made of them. Until it is dropped.
     async fn room(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         let wanted = u32::try_from(bytes / (512 * 1024)).unwrap_or(MEMORY).saturating_add(1).min(MEMORY);

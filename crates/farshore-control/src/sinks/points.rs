@@ -2,8 +2,8 @@
 
 use farshore_api::sink::SinkSpec;
 use farshore_domain::digest::Digest;
-use farshore_series::{Columns, SeriesKey, Value, declared_bytes};
-use farshore_store::sinks::{SinkBlock, SinkCursor, StreamPattern};
+use farshore_series::{Columns, SeriesKey, Value};
+use farshore_store::sinks::{SinkCursor, StreamPattern};
 use serde_json::{Map, json};
 use uuid::Uuid;
 
@@ -22,21 +22,6 @@ pub(super) fn takes(spec: &SinkSpec) -> Vec<StreamPattern> {
         None => StreamPattern::Is(wanted.clone()),
     };
     spec.streams.iter().map(pattern).collect()
-}
-
-/// The first of these batches, as many as have no more than so many bytes when they are unpacked, or one; and how many bytes those are.
-pub(super) fn within(mut blocks: Vec<SinkBlock>, most: usize) -> (Vec<SinkBlock>, usize) {
-    let (mut count, mut bytes) = (0, 0);
-    for block in &blocks {
-        let more = declared_bytes(&block.block);
-        if count > 0 && bytes + more > most {
-            break;
-        }
-        count += 1;
-        bytes += more;
-    }
-    blocks.truncate(count);
-    (blocks, bytes)
 }
 
 /// Some points of one series, in their order.

@@ -158,13 +158,11 @@ async fn step(
         return Ok(Some(Ended::Done));
     };
     let first = first.arrived;
-    let (blocks, bytes) = points::within(blocks, UNPACKED_BYTES);
-    // Held until the receiver has answered: so long the pieces are in memory.
-    let _room = job.app.sinks().room(bytes).await;
+    let turn = job.app.sinks().turn_to_unpack().await;
     let spec = job.spec.clone();
     let read = tokio::task::spawn_blocking(move || {
         let mut all: Vec<Columns> = Vec::new();
-        let (mut last, mut points) = (0, 0);
+        let (mut last, mut points, mut bytes) = (0, 0, 0);
         for block in blocks {
             let columns = match decode_columns(&block.block) {
                 Ok(columns) => columns,
@@ -172,9 +170,11 @@ async fn step(
                 Err(_) => break,
             };
             points += columns.len();
-            if !all.is_empty() && points > MOST_POINTS {
+            let more = columns.memory();
+            if !all.is_empty() && (points > MOST_POINTS || bytes + more > UNPACKED_BYTES) {
                 break;
             }
+            bytes += more;
             all.push(columns);
             last = block.arrived;
         }
@@ -182,12 +182,12 @@ async fn step(
         // Together they have to be one piece, or the first goes alone.
         if batches > 1 && pieces.len() > 1 {
             let pieces = points::pieces(&spec, all.get(..1).unwrap_or_default());
-            return Ok((first, 1, pieces));
+            return Ok((first, 1, pieces, bytes));
         }
-        Ok((last, batches, pieces))
+        Ok((last, batches, pieces, bytes))
     });
     let read = read.await.map_err(|error| StoreError::Corrupt(error.to_string()))?;
-    let (last, batches, pieces) = match read {
+    let (last, batches, pieces, bytes) = match read {
         Ok(read) => read,
         Err(error) => {
             let why = format!("the stored batch can't be read: {error}");
@@ -196,6 +196,9 @@ async fn step(
             return Ok(None);
         }
     };
+    // Held until the receiver has answered: so long the pieces are in memory.
+    let _room = job.app.sinks().room(bytes).await;
+    drop(turn);
     let batches = i64::try_from(batches).unwrap_or(i64::MAX);
     let parts = pieces.len();
     let skip = usize::try_from(cursor.part).unwrap_or(0);
