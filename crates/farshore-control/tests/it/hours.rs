@@ -23,6 +23,9 @@ use crate::wire::now;
 /// Room, time in nanoseconds, and value; `None` is a text.
 type Point = (&'static str, i64, Option<f64>);
 
+/// Steps and their values.
+type Line = Vec<(i64, Option<f64>)>;
+
 fn block(points: &[Point]) -> Vec<u8> {
     let mut batch = PointBatch::new();
     for (room, at, value) in points {
@@ -39,8 +42,8 @@ fn expected(
     (from, to, step): (i64, i64, i64),
     aggregate: &str,
     all: bool,
-) -> BTreeMap<String, Vec<(i64, Option<f64>)>> {
-    let mut steps: BTreeMap<(String, i64), Vec<(i64, Option<f64>)>> = BTreeMap::new();
+) -> BTreeMap<String, Line> {
+    let mut steps: BTreeMap<(String, i64), Line> = BTreeMap::new();
     for (room, at_ns, value) in points {
         let ms = at_ns.div_euclid(1_000_000);
         if (from..=to).contains(&ms) {

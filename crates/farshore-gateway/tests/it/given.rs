@@ -65,7 +65,7 @@ async fn send(gateway: &EdgeGateway, value: f64, second: i64) {
 
 /// The points that pipelines wrote into a stream: tags and values.
 fn written(folder: &Path, stream: &str) -> Vec<(String, f64)> {
-    let rest = AtRest::open(&folder.join("journal")).expect("a journal");
+    let rest = AtRest::open(folder.join("journal")).expect("a journal");
     let mut found = Vec::new();
     for part in rest.parts().expect("parts").into_iter().filter(|part| part.stream.as_str() == stream) {
         let contents = rest.contents(&part).expect("readable").expect("there");

@@ -208,7 +208,7 @@ fn shown(session: &Session, pipelines: &DevicePipelines) -> String {
             })
             .collect();
         if !rows.is_empty() {
-            text.push_str(&session.output.rows(Some(titles.map(str::to_owned).to_vec()), rows.into_iter()));
+            text.push_str(&session.output.rows(Some(titles.map(str::to_owned).to_vec()), rows));
         }
         if running.steps_left_out > 0 {
             text.push_str(&format!("{} more steps\n", running.steps_left_out));
