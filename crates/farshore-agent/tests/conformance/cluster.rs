@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -41,6 +41,8 @@ struct Stored {
 pub(crate) struct Cluster {
     state: Arc<Mutex<State>>,
     pub(crate) down: Arc<AtomicBool>,
+    /// Connections in vain, while it was down.
+    pub(crate) in_vain: Arc<AtomicU64>,
     folder: PathBuf,
     port: u16,
 }
@@ -286,10 +288,12 @@ impl Cluster {
         let port = listener.local_addr().unwrap().port();
         let state = Arc::new(Mutex::new(State::default()));
         let down = Arc::new(AtomicBool::new(false));
-        let (shared, is_down) = (Arc::clone(&state), Arc::clone(&down));
+        let in_vain = Arc::new(AtomicU64::new(0));
+        let (shared, is_down, missed) = (Arc::clone(&state), Arc::clone(&down), Arc::clone(&in_vain));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 if is_down.load(Ordering::Relaxed) {
+                    missed.fetch_add(1, Ordering::Relaxed);
                     continue;
                 }
                 let (acceptor, state) = (acceptor.clone(), Arc::clone(&shared));
@@ -320,7 +324,7 @@ impl Cluster {
                 });
             }
         });
-        let cluster = Self { state, down, folder, port };
+        let cluster = Self { state, down, in_vain, folder, port };
         for name in namespaces {
             let path = format!("/api/v1/namespaces/{name}");
             let body = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
