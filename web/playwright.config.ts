@@ -26,7 +26,8 @@ export default defineConfig({
     browserName: 'chromium',
     ignoreHTTPSErrors: true,
     reducedMotion: 'reduce',
-    trace: 'retain-on-failure',
+    // Recorded on a second try only: a trace of every test costs more than the test.
+    trace: 'on-first-retry',
     launchOptions: {
       executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
       args: [

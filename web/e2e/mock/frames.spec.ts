@@ -2,7 +2,7 @@
  * 10,000 rows scroll at 60 frames: each frame does a bounded piece of work, however long the list is and however fast it turns.
  *
  * What is asked for is counted, not timed: layouts, styles and elements made are the same on every machine. What a frame's work takes in the
- * page's own processor time is printed beside it; on a quiet machine it fits into a frame (docs/benchmarks.md).
+ * page's own processor time is printed beside it; on a quiet machine it fits into a frame.
  */
 import { expect, test } from '@playwright/test'
 
