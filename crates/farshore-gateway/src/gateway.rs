@@ -300,7 +300,7 @@ impl EdgeGateway {
             tasks.spawn(mqtt::subscriber::run(Arc::clone(&shared), broker.clone(), tls, stopped.clone()));
         }
         if let Some(runner) = &shared.processing {
-            tasks.spawn(call_webhooks(Arc::clone(runner), to_call));
+            tasks.spawn(call_webhooks(Arc::clone(runner), to_call, stopped.clone()));
         }
         if let Some(uplink) = &self.uplink {
             let sender = Sender::new(Arc::clone(&shared), Arc::clone(uplink));
@@ -325,12 +325,14 @@ impl EdgeGateway {
     }
 
     /// Ends what is under way, writes what waits and closes the journal. Nothing that was acknowledged is lost without it, too.
-    pub async fn stop(&self) {
-        let Some(mut running) = self.running.lock().await.take() else { return };
+    /// Returns whether everything ended by itself; else what still went on after ten seconds was cut off.
+    pub async fn stop(&self) -> bool {
+        let Some(mut running) = self.running.lock().await.take() else { return true };
         // Nobody listens any more where the tasks have ended by themselves.
         let _ = running.stop.send(true);
         let ended = async { while running.tasks.join_next().await.is_some() {} };
-        if tokio::time::timeout(STOP, ended).await.is_err() {
+        let by_itself = tokio::time::timeout(STOP, ended).await.is_ok();
+        if !by_itself {
             tracing::warn!("some connections did not end in time and are cut off");
         }
         running.tasks.shutdown().await;
@@ -348,6 +350,7 @@ impl EdgeGateway {
                 tracing::error!(%error, "the journal could not be closed");
             }
         }
+        by_itself
     }
 
     fn shared(&self) -> Result<Arc<Shared>, GatewayError> {

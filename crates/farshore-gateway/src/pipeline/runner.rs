@@ -15,7 +15,7 @@ use farshore_domain::digest::Digest;
 use farshore_journal::{Append, Follower, Journal, PointBatch, SeriesKey, StreamName, Value};
 use futures_util::FutureExt as _;
 use serde::Serialize;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::definition::Definition;
 use super::delivered::Delivered;
@@ -790,9 +790,19 @@ impl Worker {
     }
 }
 
-/// Calls local addresses, one after another.
-pub(crate) async fn call_webhooks(runner: Arc<Runner>, mut calls: mpsc::Receiver<(String, String)>) {
-    while let Some((url, body)) = calls.recv().await {
+/// Calls local addresses, one after another, until it is told to stop and nothing waits.
+pub(crate) async fn call_webhooks(
+    runner: Arc<Runner>,
+    mut calls: mpsc::Receiver<(String, String)>,
+    mut stop: watch::Receiver<bool>,
+) {
+    loop {
+        let call = tokio::select! {
+            biased;
+            call = calls.recv() => call,
+            _ = stop.changed() => break,
+        };
+        let Some((url, body)) = call else { break };
         let result = super::webhook::call(&url, body).await;
         runner.count_call(result.is_err());
         if let Err(error) = result {

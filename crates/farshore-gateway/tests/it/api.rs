@@ -22,7 +22,7 @@ async fn a_program_sends_and_asks() {
     let bad = site.gateway.send_data(DataPoint::new("a", f64::NAN)).await;
     assert!(matches!(bad, Err(GatewayError::Point(_))), "{bad:?}");
     assert!(matches!(site.gateway.start().await, Err(GatewayError::Running)));
-    site.gateway.stop().await;
+    assert!(site.gateway.stop().await, "nothing had to be cut off");
     assert!(matches!(site.gateway.get_status().await, Err(GatewayError::NotRunning)));
     assert!(matches!(site.gateway.send_data(DataPoint::new("a", 1.0)).await, Err(GatewayError::NotRunning)));
     assert_eq!(points_in(&site.journal_folder()), 1);
