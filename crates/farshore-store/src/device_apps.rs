@@ -159,7 +159,7 @@ fn integer(value: u64) -> i64 {
 pub(crate) async fn write_hellos(tx: &mut Tx, hellos: &[&HelloReport]) -> StoreResult<()> {
     let latest: BTreeMap<_, _> = hellos.iter().map(|hello| ((hello.tenant, hello.device), *hello)).collect();
     let rows: Vec<_> = latest.into_values().collect();
-    for chunk in rows.chunks(set::rows_per_statement(7)) {
+    for chunk in rows.chunks(set::rows_per_statement(tx, 7)) {
         let sql = sqlx::AssertSqlSafe(format!(
             "UPDATE devices SET agent_version = v.column3, capabilities = v.column4, hardware = COALESCE(v.column5, devices.hardware),
                  accepted_epoch = v.column6, accepted_generation = v.column7
@@ -198,7 +198,7 @@ pub(crate) async fn write_statuses(
         reports.iter().map(|report| ((report.tenant, report.device), *report)).collect();
     let mut news = Vec::new();
     let rows: Vec<_> = latest.into_values().collect();
-    for chunk in rows.chunks(set::rows_per_statement(8)) {
+    for chunk in rows.chunks(set::rows_per_statement(tx, 8)) {
         let keys = sqlx::AssertSqlSafe(format!(
             "SELECT tenant, uid, name, health, conformance FROM devices WHERE (tenant, uid) IN (VALUES {})",
             set::values(chunk.len(), 2)
@@ -294,7 +294,7 @@ async fn apps_before(tx: &mut Tx, chunk: &[&StatusReport]) -> StoreResult<AppsBe
 
 async fn write_apps(tx: &mut Tx, apps: &[(&StatusReport, AppReport)]) -> StoreResult<()> {
     const WIDTH: usize = 18;
-    for chunk in apps.chunks(set::rows_per_statement(WIDTH)) {
+    for chunk in apps.chunks(set::rows_per_statement(tx, WIDTH)) {
         let sql = sqlx::AssertSqlSafe(format!(
             "INSERT INTO device_apps (tenant, device, app, phase, health, active_release, active_version, staged_release,
                  previous_release, failed_release, refused_release, permit, committed, restarts, reasons, resumed_seen,

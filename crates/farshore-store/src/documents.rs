@@ -270,9 +270,9 @@ impl TenantDb {
         names: &[(&str, &str)],
     ) -> StoreResult<BTreeMap<(String, String), DocumentRow>> {
         let mut found = BTreeMap::new();
-        for chunk in names.chunks(set::rows_per_statement(2)) {
+        for chunk in names.chunks(set::rows_per_statement(tx, 2)) {
             let sql = sqlx::AssertSqlSafe(format!(
-                "SELECT {DOCUMENT} FROM (VALUES {}) AS n JOIN documents d ON d.tenant = $1 AND d.device = $2
+                "SELECT {DOCUMENT} FROM (VALUES {}) AS n CROSS JOIN documents d WHERE d.tenant = $1 AND d.device = $2
                  AND d.collection = n.column1 AND d.name = n.column2",
                 set::values_after(2, chunk.len(), 2)
             ));
@@ -300,9 +300,9 @@ impl TenantDb {
         budget: usize,
     ) -> StoreResult<(BTreeMap<(String, String), DocumentRow>, usize)> {
         let mut sizes = BTreeMap::new();
-        for chunk in names.chunks(set::rows_per_statement(2)) {
+        for chunk in names.chunks(set::rows_per_statement(tx, 2)) {
             let sql = sqlx::AssertSqlSafe(format!(
-                "SELECT d.collection, d.name, {BYTES_WITH_TIMES} FROM (VALUES {}) AS n JOIN documents d ON d.tenant = $1 AND d.device = $2
+                "SELECT d.collection, d.name, {BYTES_WITH_TIMES} FROM (VALUES {}) AS n CROSS JOIN documents d WHERE d.tenant = $1 AND d.device = $2
                  AND d.collection = n.column1 AND d.name = n.column2",
                 set::values_after(2, chunk.len(), 2)
             ));
@@ -375,12 +375,12 @@ impl TenantDb {
         names: &[(&str, &str)],
     ) -> StoreResult<BTreeMap<(String, String), (u64, Option<Value>)>> {
         let mut found = BTreeMap::new();
-        for chunk in names.chunks(set::rows_per_statement(2)) {
+        for chunk in names.chunks(set::rows_per_statement(tx, 2)) {
             let sql = sqlx::AssertSqlSafe(format!(
-                "SELECT r.collection, r.name, r.revision, r.value FROM (VALUES {}) AS n
-                 JOIN documents d ON d.tenant = $1 AND d.device = $2 AND d.collection = n.column1 AND d.name = n.column2
-                 JOIN document_revisions r ON r.tenant = $1 AND r.device = $2 AND r.collection = n.column1 AND r.name = n.column2
-                 WHERE OCTET_LENGTH(r.value) <= 2 * OCTET_LENGTH(d.value) + 1024 AND r.revision = (SELECT MAX(o.revision) FROM document_revisions o WHERE o.tenant = r.tenant AND o.device = r.device
+                "SELECT r.collection, r.name, r.revision, r.value FROM (VALUES {}) AS n CROSS JOIN documents d CROSS JOIN document_revisions r
+                 WHERE d.tenant = $1 AND d.device = $2 AND d.collection = n.column1 AND d.name = n.column2
+                 AND r.tenant = $1 AND r.device = $2 AND r.collection = n.column1 AND r.name = n.column2
+                 AND OCTET_LENGTH(r.value) <= 2 * OCTET_LENGTH(d.value) + 1024 AND r.revision = (SELECT MAX(o.revision) FROM document_revisions o WHERE o.tenant = r.tenant AND o.device = r.device
                      AND o.collection = r.collection AND o.name = r.name AND o.sequence <= $3)",
                 set::values_after(3, chunk.len(), 2)
             ));
@@ -475,7 +475,7 @@ impl TenantDb {
         device: DeviceId,
         rows: &[(DocumentRow, Option<&'static str>)],
     ) -> StoreResult<()> {
-        for chunk in rows.chunks(set::rows_per_statement(13)) {
+        for chunk in rows.chunks(set::rows_per_statement(tx, 13)) {
             let sql = sqlx::AssertSqlSafe(format!(
                 "INSERT INTO documents (tenant, device, collection, name, revision, sequence, value, stamps, author, created_at, changed_at, edge_life, edge_number)
                  VALUES {}
@@ -503,7 +503,7 @@ impl TenantDb {
         let mut large: Vec<&DocumentRow> = Vec::new();
         let changed: Vec<(&DocumentRow, &'static str)> =
             rows.iter().filter_map(|(row, cause)| Some((row, (*cause)?))).collect();
-        for chunk in changed.chunks(set::rows_per_statement(10)) {
+        for chunk in changed.chunks(set::rows_per_statement(tx, 10)) {
             let sql = sqlx::AssertSqlSafe(format!(
                 "INSERT INTO document_revisions (tenant, device, collection, name, revision, sequence, value, author, at, cause) VALUES {}",
                 set::values(chunk.len(), 10)
@@ -552,10 +552,10 @@ impl TenantDb {
         devices: &[DeviceId],
     ) -> StoreResult<Vec<(DeviceId, String, Value)>> {
         let mut found = Vec::new();
-        for chunk in devices.chunks(set::rows_per_statement(1)) {
+        for chunk in devices.chunks(set::rows_per_statement(tx, 1)) {
             let sql = sqlx::AssertSqlSafe(format!(
-                "SELECT d.device, d.name, d.value FROM (VALUES {}) AS n
-                 JOIN documents d ON d.tenant = $1 AND d.device = n.column1 AND d.collection = $2 AND d.value IS NOT NULL",
+                "SELECT d.device, d.name, d.value FROM (VALUES {}) AS n CROSS JOIN documents d
+                 WHERE d.tenant = $1 AND d.device = n.column1 AND d.collection = $2 AND d.value IS NOT NULL",
                 set::values_after(2, chunk.len(), 1)
             ));
             let rows: Vec<(Uuid, String, String)> = on!(&mut *tx, c => {

@@ -108,7 +108,7 @@ pub(crate) async fn append(tx: &mut Tx, tenant: TenantId, event: &NewEvent) -> S
 
 /// Writes a set of events. Those whose uid is there already are skipped.
 pub(crate) async fn append_all(tx: &mut Tx, events: &[(TenantId, &NewEvent)]) -> StoreResult<()> {
-    for chunk in events.chunks(set::rows_per_statement(INSERT_COLUMNS)) {
+    for chunk in events.chunks(set::rows_per_statement(tx, INSERT_COLUMNS)) {
         let sql = sqlx::AssertSqlSafe(format!(
             "INSERT INTO events (tenant, uid, at, kind, subject_kind, subject, subject_name, actor, message, payload)
              VALUES {} ON CONFLICT (tenant, uid) DO NOTHING",

@@ -49,7 +49,7 @@ pub(crate) async fn read_marks(
 ) -> StoreResult<BTreeMap<StreamKey, i64>> {
     let mut marks = BTreeMap::new();
     let streams: Vec<&StreamKey> = streams.iter().collect();
-    for chunk in streams.chunks(set::rows_per_statement(3)) {
+    for chunk in streams.chunks(set::rows_per_statement(tx, 3)) {
         let sql = sqlx::AssertSqlSafe(format!(
             "SELECT tenant, device, stream, sequence FROM stream_marks WHERE (tenant, device, stream) IN (VALUES {})",
             set::values(chunk.len(), 3)
@@ -71,7 +71,7 @@ pub(crate) async fn read_marks(
 /// Raises marks. They never go back.
 pub(crate) async fn write_marks(tx: &mut Tx, marks: &BTreeMap<StreamKey, i64>) -> StoreResult<()> {
     let marks: Vec<(&StreamKey, &i64)> = marks.iter().collect();
-    for chunk in marks.chunks(set::rows_per_statement(4)) {
+    for chunk in marks.chunks(set::rows_per_statement(tx, 4)) {
         let sql = sqlx::AssertSqlSafe(format!(
             "INSERT INTO stream_marks (tenant, device, stream, sequence) VALUES {}
              ON CONFLICT (tenant, device, stream) DO UPDATE SET sequence = excluded.sequence
@@ -114,7 +114,7 @@ pub(crate) async fn write_blocks(tx: &mut Tx, blocks: &[&NewBlock]) -> StoreResu
         }
     }
     let fresh: Vec<&NewBlock> = fresh.into_values().collect();
-    for chunk in fresh.chunks(set::rows_per_statement(8)) {
+    for chunk in fresh.chunks(set::rows_per_statement(tx, 8)) {
         let sql = sqlx::AssertSqlSafe(format!(
             "INSERT INTO metric_blocks (tenant, device, stream, sequence, from_ms, to_ms, samples, block) VALUES {}
              ON CONFLICT (tenant, device, stream, sequence) DO NOTHING",
@@ -130,7 +130,7 @@ pub(crate) async fn write_blocks(tx: &mut Tx, blocks: &[&NewBlock]) -> StoreResu
         })?;
     }
     let latest: Vec<&NewBlock> = latest.into_values().collect();
-    for chunk in latest.chunks(set::rows_per_statement(5)) {
+    for chunk in latest.chunks(set::rows_per_statement(tx, 5)) {
         let sql = sqlx::AssertSqlSafe(format!(
             "INSERT INTO metric_latest (tenant, device, stream, at, latest) VALUES {}
              ON CONFLICT (tenant, device, stream) DO UPDATE SET at = excluded.at, latest = excluded.latest

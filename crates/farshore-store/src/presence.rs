@@ -91,7 +91,7 @@ pub(crate) async fn open_sessions(
     }
     let wanted: Vec<SessionOpen> = newest.into_values().collect();
     let mut opened = Vec::with_capacity(wanted.len());
-    for chunk in wanted.chunks(set::rows_per_statement(5)) {
+    for chunk in wanted.chunks(set::rows_per_statement(tx, 5)) {
         let keys = set::values(chunk.len(), 2);
         let sql = sqlx::AssertSqlSafe(format!(
             "SELECT tenant, uid, name, lifecycle, last_seen_at FROM devices WHERE (tenant, uid) IN (VALUES {keys})"
@@ -159,7 +159,7 @@ pub(crate) async fn open_sessions(
 
 /// Closes sessions, unless a newer one of the same device took over.
 pub(crate) async fn close_sessions(tx: &mut Tx, closes: &[SessionClose]) -> StoreResult<()> {
-    for chunk in closes.chunks(set::rows_per_statement(3)) {
+    for chunk in closes.chunks(set::rows_per_statement(tx, 3)) {
         let sql = sqlx::AssertSqlSafe(format!(
             "DELETE FROM device_sessions WHERE (tenant, device, epoch) IN (VALUES {})",
             set::values(chunk.len(), 3)
@@ -176,7 +176,7 @@ pub(crate) async fn close_sessions(tx: &mut Tx, closes: &[SessionClose]) -> Stor
 }
 
 pub(crate) async fn write_seen(tx: &mut Tx, seen: &[Seen]) -> StoreResult<()> {
-    for chunk in seen.chunks(set::rows_per_statement(3)) {
+    for chunk in seen.chunks(set::rows_per_statement(tx, 3)) {
         let sql = sqlx::AssertSqlSafe(format!(
             "UPDATE devices SET last_seen_at = v.column3 FROM (VALUES {}) AS v
              WHERE devices.tenant = v.column1 AND devices.uid = v.column2

@@ -137,7 +137,7 @@ impl TenantDb {
     ) -> StoreResult<Option<Vec<(UnixMs, Vec<u8>)>>> {
         let mut tx = self.read().await?;
         let (mut found, mut bytes) = (Vec::new(), 0_i64);
-        for chunk in hours.chunks(set::rows_per_statement(1)) {
+        for chunk in hours.chunks(set::rows_per_statement(&tx, 1)) {
             let (conditions, which) = self.these_hours(device, stream, chunk);
             let arguments = &conditions.arguments;
             let sql = sqlx::AssertSqlSafe(format!(
@@ -178,7 +178,7 @@ impl TenantDb {
     ) -> StoreResult<()> {
         let mut tx = self.begin().await?;
         lease.check(&mut tx).await?;
-        for chunk in rolled.hours.chunks(set::rows_per_statement(5)) {
+        for chunk in rolled.hours.chunks(set::rows_per_statement(&tx, 5)) {
             let sql = sqlx::AssertSqlSafe(format!(
                 "INSERT INTO series_hours (tenant, device, stream, hour_ms, block) VALUES {}
                  ON CONFLICT (tenant, device, stream, hour_ms) DO UPDATE SET block = excluded.block",
@@ -193,7 +193,7 @@ impl TenantDb {
             })?;
         }
         for (sequences, state) in [(&rolled.rolled, 1), (&rolled.refused, 2)] {
-            for chunk in sequences.chunks(set::rows_per_statement(1)) {
+            for chunk in sequences.chunks(set::rows_per_statement(&tx, 1)) {
                 let marked = self.mark_blocks(&mut tx, device, stream, chunk, state).await?;
                 if marked != chunk.len() as u64 {
                     return Err(StoreError::Conflict(
@@ -203,7 +203,7 @@ impl TenantDb {
             }
         }
         for merged in &rolled.merged {
-            for chunk in merged.of.chunks(set::rows_per_statement(1)) {
+            for chunk in merged.of.chunks(set::rows_per_statement(&tx, 1)) {
                 let (conditions, which) = self.these_blocks(device, stream, chunk);
                 let sql = sqlx::AssertSqlSafe(format!("DELETE FROM metric_blocks WHERE {which}"));
                 let arguments = &conditions.arguments;

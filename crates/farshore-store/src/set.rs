@@ -4,13 +4,24 @@
 
 use std::fmt::Write;
 
-/// SQLite takes at most 32,766 parameters in one statement, PostgreSQL 65,535. SQLite also looks each `$n` up in a list by going through it, so
-/// that a statement ten times as long takes a hundred times as long to bind: 10,000 rows of three took 3.4 s in one piece, and 0.1 s in ten.
-const MAX_PARAMETERS: usize = 3_000;
+use crate::db::Tx;
+
+/// SQLite takes at most 32,766 parameters in one statement, and looks each `$n` up by going through all of them, twice: a statement ten times as long
+/// takes a hundred times as long to bind. 10,000 rows of three took 3.4 s in one piece and 0.1 s in ten.
+const MAX_PARAMETERS_SQLITE: usize = 300;
+/// PostgreSQL takes 65,535, and each statement is a round trip.
+const MAX_PARAMETERS_POSTGRES: usize = 3_000;
 
 /// How many rows of this many columns go into one statement.
-pub(crate) const fn rows_per_statement(columns: usize) -> usize {
-    MAX_PARAMETERS / columns
+///
+/// A statement that joins such rows with a table says `CROSS JOIN` and names the columns under `WHERE`: SQLite keeps that order, and else reads the
+/// table and looks for each of its rows in the list.
+pub(crate) const fn rows_per_statement(tx: &Tx, columns: usize) -> usize {
+    let most = match tx {
+        Tx::Sqlite(_) => MAX_PARAMETERS_SQLITE,
+        Tx::Postgres(_) => MAX_PARAMETERS_POSTGRES,
+    };
+    most / columns
 }
 
 /// `($1, $2), ($3, $4)` for two rows of two columns.

@@ -283,7 +283,7 @@ impl TenantDb {
             });
         }
         let rows: Vec<&NewLatest> = rows.into_values().collect();
-        for chunk in rows.chunks(set::rows_per_statement(10)) {
+        for chunk in rows.chunks(set::rows_per_statement(tx, 10)) {
             let sql = sqlx::AssertSqlSafe(format!(
                 "INSERT INTO series_latest (tenant, device, stream, series, measurement, field, tags, kind, at_ns, value) VALUES {}
                  ON CONFLICT (tenant, device, stream, series) DO UPDATE SET kind = excluded.kind, at_ns = excluded.at_ns, value = excluded.value
@@ -305,7 +305,7 @@ impl TenantDb {
 
     async fn write_losses(&self, tx: &mut Tx, batch: &NewBatch<'_>) -> StoreResult<()> {
         let numbered: Vec<(i64, &NewLoss)> = (0..).zip(batch.losses.iter().take(MAX_LOSSES)).collect();
-        for chunk in numbered.chunks(set::rows_per_statement(11)) {
+        for chunk in numbered.chunks(set::rows_per_statement(tx, 11)) {
             let sql = sqlx::AssertSqlSafe(format!(
                 "INSERT INTO sync_losses (tenant, device, epoch, told_in, number, stream, reason, points, from_ms, to_ms, at) VALUES {}",
                 set::values(chunk.len(), 11)
