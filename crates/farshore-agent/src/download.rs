@@ -45,7 +45,10 @@ pub enum DownloadError {
 impl DownloadError {
     /// One word for programs.
     #[must_use]
-    pub const fn code(&self) -> &'static str {
+    pub fn code(&self) -> &'static str {
+        if crate::file::found_no_room(self) {
+            return farshore_domain::reconcile::NO_ROOM;
+        }
         match self {
             Self::Digest { .. } => "DigestMismatch",
             Self::TooLong(_) => "WrongSize",

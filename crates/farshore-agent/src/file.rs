@@ -29,6 +29,42 @@ pub(crate) fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> io::Resu
     sync_folder(folder)
 }
 
+/// Less than this is free for users other than root: a start could not write what it has to.
+const ROOM_BYTES: u64 = 256 * 1024;
+const ROOM_FILES: u64 = 16;
+
+/// Whether there is room for a start on the disk where `path` is. What can't be asked does not count as full.
+pub(crate) fn has_room(path: &Path) -> bool {
+    match rustix::fs::statvfs(path) {
+        Ok(disk) => {
+            let bytes = disk.f_bavail.saturating_mul(disk.f_frsize);
+            // Some file systems make their inodes as they go, and say that there are none.
+            bytes >= ROOM_BYTES && (disk.f_files == 0 || disk.f_favail >= ROOM_FILES)
+        }
+        Err(error) => {
+            tracing::debug!(%error, path = %path.display(), "it can't be asked how full the disk is");
+            true
+        }
+    }
+}
+
+/// Whether something failed because the disk, or somebody's share of it, is full.
+pub(crate) fn found_no_room(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(io) = error.downcast_ref::<io::Error>() {
+            if matches!(io.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+                return true;
+            }
+            // What it was made from is not its source.
+            next = io.get_ref().map(|inner| inner as &(dyn std::error::Error + 'static));
+        } else {
+            next = error.source();
+        }
+    }
+    false
+}
+
 /// Makes renames and new names in a folder durable.
 pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
@@ -59,4 +95,25 @@ pub(crate) fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
         result => result?,
     }
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_known_however_deep_in_an_error_it_lies() {
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        let error = crate::runner::RunnerError::Runtime {
+            what: "starting it",
+            source: crate::runner::RuntimeError::Io {
+                what: "files".into(),
+                source: io::Error::other(full()),
+            },
+        };
+        assert!(found_no_room(&error) && found_no_room(&io::Error::from_raw_os_error(122)));
+        assert!(!found_no_room(&io::Error::other("no space left on device")));
+        let folder = tempfile::tempdir().unwrap();
+        assert!(has_room(&folder.path().join("not/there")), "nothing is known of it");
+    }
 }

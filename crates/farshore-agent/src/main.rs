@@ -155,7 +155,13 @@ async fn work(role: Role) -> ExitCode {
         }
         // Handled before the runtime was made.
         Role::EyesLoader => ExitCode::FAILURE,
-        Role::Shim { folder, slot } => done(runner::supervise(&folder, slot).await),
+        Role::Shim { folder, slot } => match runner::supervise(&folder, slot).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                fail(&error);
+                ExitCode::from(error.exit_code())
+            }
+        },
         // Handled before the runtime was made.
         Role::AppExec { .. }
         | Role::CommandExec { .. }

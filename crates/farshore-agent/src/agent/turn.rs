@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use farshore_domain::desired::Because;
 use farshore_domain::name::Name;
-use farshore_domain::reconcile::{Action, Busy, Inputs, LocalHours, MonoMs, Now, Outcome, decide, view};
+use farshore_domain::reconcile::{
+    Action, Busy, Inputs, LocalHours, MonoMs, NO_ROOM, Now, Outcome, decide, view,
+};
 use farshore_domain::release::ArtifactRef;
 use farshore_domain::time::{HOUR_MS, UnixMs};
 use farshore_protocol::{self as wire, agent_frame};
@@ -424,10 +426,12 @@ impl<E: Executor, J: Journal> Agent<E, J> {
                     let error = executor.start(request).await.err();
                     // An executor that is away says nothing about the release.
                     let failed = error.as_ref().filter(|error| !error.unreachable && error.code != "Doubled");
-                    let outcome = failed.map(|error| Outcome::StartFailed {
-                        app: app.clone(),
-                        instance,
-                        message: error.message.clone(),
+                    let outcome = failed.map(|error| {
+                        let (app, message) = (app.clone(), error.message.clone());
+                        match error.code.as_str() {
+                            NO_ROOM => Outcome::NoRoom { app, instance, message },
+                            _ => Outcome::StartFailed { app, instance, message },
+                        }
                     });
                     Done::Outcome { app, staging: false, acting: true, outcome, error }
                 });
@@ -446,10 +450,12 @@ impl<E: Executor, J: Journal> Agent<E, J> {
                 self.tasks.spawn(async move {
                     let error = executor.switch(app.clone(), instance).await.err();
                     let failed = error.as_ref().filter(|error| !error.unreachable);
-                    let outcome = failed.map(|error| Outcome::SwitchFailed {
-                        app: app.clone(),
-                        instance,
-                        message: error.message.clone(),
+                    let outcome = failed.map(|error| {
+                        let (app, message) = (app.clone(), error.message.clone());
+                        match error.code.as_str() {
+                            NO_ROOM => Outcome::NoRoom { app, instance, message },
+                            _ => Outcome::SwitchFailed { app, instance, message },
+                        }
                     });
                     Done::Outcome { app, staging: false, acting: true, outcome, error }
                 });

@@ -25,7 +25,7 @@ use super::cgroup::Cgroups;
 use super::error::RunnerError;
 use super::folder::AppFolder;
 use super::keys::Keys;
-use super::shim::{kill_leftovers, take_lock};
+use super::shim::{NO_ROOM_EXIT, kill_leftovers, take_lock};
 use super::slots::{self, Current};
 use super::spec::{Check, ShimReply, ShimRequest, ShimStatus, Spec, signal_group};
 use super::stage;
@@ -136,6 +136,7 @@ impl Apps {
         let entries = std::fs::read_dir(&self.folder).map_err(|e| RunnerError::io("listing apps", e))?;
         for entry in entries {
             let entry = entry.map_err(|e| RunnerError::io("listing apps", e))?;
+        let full = !file::has_room(&self.folder);
             let Some(name) = entry.file_name().to_str().and_then(|name| Name::new(name).ok()) else {
                 continue;
             };
@@ -143,13 +144,17 @@ impl Apps {
             let staged = folder.staged().map_err(|e| RunnerError::io("listing releases", e))?;
             let current = Current::read(&folder).map_err(|e| RunnerError::io("reading the slot", e))?;
             let slot = current.map_or(Slot::Blue, |current| current.slot);
-            let running = Self::status(&folder.in_slot(slot)).await?.map(|status| status.running);
-            let beside = Self::status(&folder.in_slot(slot.other())).await?.map(|status| status.running);
+            let running = Self::status(&folder.in_slot(slot)).await?;
+            let beside = Self::status(&folder.in_slot(slot.other())).await?;
+            // Where its own disk has room, one of its files may lie on another.
+            let full = full || running.iter().chain(&beside).any(|status| status.no_room);
+            let (running, beside) =
+                (running.map(|status| status.running), beside.map(|status| status.running));
             let switching = current.is_some_and(|current| !current.told);
             let other = folder.in_slot(slot.other());
             let stray = current.filter(|_| beside.is_none()).and_then(|_| self.stray(&other));
             let observed =
-                Observed { staged: staged.into_iter().collect(), running, beside, switching, stray };
+                Observed { staged: staged.into_iter().collect(), running, beside, switching, stray, full };
             if !observed.staged.is_empty() || !observed.is_idle() {
                 apps.insert(name, observed);
             }
@@ -360,6 +365,10 @@ impl Apps {
         if !kill_leftovers(process, boot, &self.cgroups.folders(&folder.group())).await {
             return Err(RunnerError::Doubled(app.clone()));
         }
+                if ended.code() == Some(i32::from(NO_ROOM_EXIT)) {
+                    let full = io::Error::from(io::ErrorKind::StorageFull);
+                    return Err(RunnerError::io("starting the supervisor", full));
+                }
         match Self::spec(folder) {
             Some(spec) => runtime::of(folder, &spec)
                 .clear()

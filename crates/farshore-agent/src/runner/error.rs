@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use farshore_domain::config::ConfigError;
 use farshore_domain::digest::Digest;
 use farshore_domain::name::Name;
+use farshore_domain::reconcile::NO_ROOM;
 use farshore_domain::release::ManifestError;
 use farshore_domain::release::kind::Kind;
 use farshore_trust::blob::BlobError;
@@ -110,6 +111,9 @@ impl RunnerError {
             Self::Io { .. } => "Io",
             Self::AlreadyRunning(_) => "AlreadyRunning",
             Self::DamagedTrust => "DamagedTrust",
+        if crate::file::found_no_room(self) {
+            return NO_ROOM;
+        }
             Self::Keys(_) => "BadTrustedKeys",
             Self::OtherTenant { .. } | Self::WrongTenant(_) => "WrongTenant",
             Self::Signature(_) => "BadSignature",

@@ -23,6 +23,11 @@ use crate::{clock, file};
 /// After running this long, an app's restarts are forgotten.
 const HEALTHY_MS: i64 = 10 * 60 * 1000;
 
+/// A supervisor that finds no room for its files ends with this.
+pub(crate) const NO_ROOM_EXIT: u8 = 28;
+/// An app that ended on a full disk is tried again after this long, at least.
+const ROOM_AGAIN_MS: u64 = 5_000;
+
 /// Why a supervisor could not do its work.
 #[derive(Debug, thiserror::Error)]
 pub enum ShimError {
@@ -36,6 +41,14 @@ pub enum ShimError {
     Doubled,
     #[error("the specification is damaged")]
     Damaged,
+}
+
+impl ShimError {
+    /// The exit code of the supervisor's process.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        if file::found_no_room(self) { NO_ROOM_EXIT } else { 1 }
+    }
 }
 
 fn io(what: &'static str) -> impl FnOnce(std::io::Error) -> ShimError {
@@ -102,6 +115,7 @@ pub async fn supervise(folder: &Path, slot: Slot) -> Result<(), ShimError> {
             slot: spec.run.as_ref().and_then(|run| run.slots.as_ref()).map(|_| slot),
         },
         process: None,
+        no_room: false,
         supervisor: Process::of(rustix::process::getpid().as_raw_nonzero().get()),
         boot: clock::boot_id(),
     };
@@ -183,7 +197,9 @@ impl Shim {
         let began = clock::mono();
         match self.instance(runtime, terminate).await? {
             Beside::Done(ended) => {
-                self.status.running.last_exit = Some(ended);
+                self.status.no_room |= !file::has_room(self.folder.root());
+                let full = if self.status.no_room { "; the disk is full" } else { "" };
+                self.status.running.last_exit = Some(format!("{ended}{full}"));
                 // Children of the app must not live on beside the next instance.
                 self.clear(runtime).await;
                 self.pause(terminate, began).await
@@ -204,16 +220,17 @@ impl Shim {
         runtime: &mut dyn Runtime,
         terminate: &mut Signal,
     ) -> Result<Beside<String>, ShimError> {
+        self.status.no_room = false;
         match runtime.begin().await {
             Ok(process) => self.status.process = process,
-            Err(error) => return Ok(Beside::Done(crate::chain(&error))),
+            Err(error) => return Ok(Beside::Done(self.failed(&error))),
         }
         if let Some(ready) = runtime.ready() {
             self.keep_status();
             let limit = Duration::from_millis(self.spec.start_timeout_ms);
             match self.beside(timeout(limit, ready), terminate).await? {
                 Beside::Done(Ok(Ok(()))) => {}
-                Beside::Done(Ok(Err(error))) => return Ok(Beside::Done(crate::chain(&error))),
+                Beside::Done(Ok(Err(error))) => return Ok(Beside::Done(self.failed(&error))),
                 Beside::Done(Err(_)) => {
                     let late = format!("it was not ready within {} s", limit.as_secs());
                     return Ok(Beside::Done(late));
@@ -225,9 +242,14 @@ impl Shim {
         self.keep_status();
         Ok(match self.beside(runtime.ended(), terminate).await? {
             Beside::Done(Ok(how)) => Beside::Done(how),
-            Beside::Done(Err(error)) => Beside::Done(crate::chain(&error)),
+            Beside::Done(Err(error)) => Beside::Done(self.failed(&error)),
             Beside::Stop(stream) => Beside::Stop(stream),
         })
+    }
+
+    fn failed(&mut self, error: &runtime::RuntimeError) -> String {
+        self.status.no_room |= file::found_no_room(error);
+        crate::chain(error)
     }
 
     async fn clear(&self, runtime: &mut dyn Runtime) {
@@ -248,6 +270,8 @@ impl Shim {
         let tries = self.status.running.restarts.min(24);
         let grown = u64::from(self.spec.backoff_factor.max(1)).saturating_pow(tries);
         let backoff = self.spec.backoff_ms.max(1).saturating_mul(grown).min(self.spec.max_backoff_ms.max(1));
+        // The want of room is not the app's failure, and passes without growing pauses.
+        let backoff = if self.status.no_room { backoff.max(ROOM_AGAIN_MS) } else { backoff };
         self.status.running.up = false;
         self.status.process = None;
         self.keep_status();
@@ -255,7 +279,9 @@ impl Shim {
         if let Beside::Stop(stream) = self.beside(sleep_until(until), terminate).await? {
             return Ok(Next::Stop(stream));
         }
-        self.status.running.restarts = self.status.running.restarts.saturating_add(1);
+        if !self.status.no_room {
+            self.status.running.restarts = self.status.running.restarts.saturating_add(1);
+        }
         Ok(Next::Again)
     }
 

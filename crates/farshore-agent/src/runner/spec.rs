@@ -120,6 +120,9 @@ pub(crate) struct ShimStatus {
     #[serde(default)]
     pub(crate) supervisor: Option<Process>,
     pub(crate) boot: String,
+    /// It ended, or could not begin, while the disk was full.
+    #[serde(default)]
+    pub(crate) no_room: bool,
 }
 
 /// What the supervisor is asked.

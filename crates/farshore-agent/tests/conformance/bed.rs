@@ -9,7 +9,7 @@ use farshore_agent::runner::{ClientError, Reply, Request, RunnerClient};
 use farshore_domain::id::ReleaseId;
 use farshore_domain::name::Name;
 use farshore_domain::policy::Bounds;
-use farshore_domain::reconcile::Running;
+use farshore_domain::reconcile::{Observed, Running};
 
 use crate::release::{Release, Signer};
 use crate::wait::until;
@@ -188,6 +188,36 @@ impl Bed {
             other => panic!("{other:?}"),
         }
     }
+    pub(crate) async fn observed(&self) -> Observed {
+        match self.client.ask(&Request::List {}).await.unwrap() {
+            Reply::Apps { mut apps } => apps.remove(&web()).unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Where the runner's small disk is seen from here.
+    fn filler(&self) -> PathBuf {
+        let runner = self.runner.as_ref().unwrap().id();
+        PathBuf::from(format!("/proc/{runner}/root{}", self.apps().join(".filler").display()))
+    }
+
+    /// Writes to the runner's small disk until nothing more goes.
+    pub(crate) fn fill_disk(&self) {
+        let mut filler = std::fs::File::create(self.filler()).unwrap();
+        for size in [1 << 16, 1] {
+            let error = loop {
+                if let Err(error) = std::io::Write::write_all(&mut filler, &vec![1; size]) {
+                    break error;
+                }
+            };
+            assert_eq!(error.kind(), std::io::ErrorKind::StorageFull, "{error}");
+        }
+    }
+
+    pub(crate) fn clear_disk(&self) {
+        std::fs::remove_file(self.filler()).unwrap();
+    }
+
 
     /// Waits until the app has failed so often that its supervisor says why.
     pub(crate) async fn failed(&self, restarts: u32) -> Running {

@@ -54,7 +54,7 @@ impl Sort for Drops {
 
 conforms! {
     Drops;
-    starts_and_stops, outlives_the_runner, is_never_doubled, crashes, hangs, starts_slowly, loses_a_child, meets_a_full_disk, lacks_its_runtime,
+    starts_and_stops, outlives_the_runner, is_never_doubled, crashes, hangs, starts_slowly, loses_a_child, meets_a_full_disk, is_started_on_a_full_disk, lacks_its_runtime,
 }
 
 /// A release with a validation that looks at the rendered file, and a reload that can be made to fail.

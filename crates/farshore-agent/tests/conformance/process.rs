@@ -60,7 +60,7 @@ impl Sort for Plain {
 
 conforms! {
     Plain;
-    starts_and_stops, outlives_the_runner, is_never_doubled, crashes, hangs, starts_slowly, loses_a_child, meets_a_full_disk,
+    starts_and_stops, outlives_the_runner, is_never_doubled, crashes, hangs, starts_slowly, loses_a_child, meets_a_full_disk, is_started_on_a_full_disk,
 }
 
 #[tokio::test]

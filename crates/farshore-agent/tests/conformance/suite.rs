@@ -195,11 +195,48 @@ pub(crate) async fn meets_a_full_disk<S: Sort>(sort: S) {
     release = bed.signer.like(&release, padded);
     match bed.stage(&release).await {
         Err(farshore_agent::runner::ClientError::Failed { code, refused, message }) => {
-            assert_eq!((code.as_str(), refused), ("Io", false), "{message}");
+            assert_eq!((code.as_str(), refused), ("NoRoom", false), "{message}");
         }
         other => panic!("{other:?}"),
     }
     refused(bed.start(&release, 1).await, "NotStaged");
+    sort.tidy(&bed);
+}
+
+/// For what runs where only the runner sees its disk. A disk that is full when it is to be started: the runner says so beforehand, a start says that there is no room and leaves nothing
+/// behind, and with room it goes.
+pub(crate) async fn is_started_on_a_full_disk<S: Sort>(sort: S) {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("only root can make a small disk");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let allowed = S::allowed(folder.path());
+    let bed = Bed::made(folder, &allowed, Some(64 << 20)).await;
+    let (old, new) = (sort.release(&bed, "1.0", Nature::Good), sort.release(&bed, "2.0", Nature::Good));
+    bed.stage(&new).await.unwrap();
+    bed.run(&old, 1).await;
+    count(&sort, &bed, 1).await;
+    assert!(!bed.observed().await.full);
+    bed.fill_disk();
+    let observed = bed.observed().await;
+    assert!(observed.full, "the runner says that nothing could be started");
+    assert_eq!(observed.running.map(|running| (running.instance, running.up)), Some((1, true)));
+    bed.stop().await;
+    let left = sort.instances(&bed);
+    match bed.start(&new, 2).await {
+        Err(farshore_agent::runner::ClientError::Failed { code, refused, message }) => {
+            assert_eq!((code.as_str(), refused), ("NoRoom", false), "{message}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!((bed.running().await, sort.instances(&bed)), (None, left), "nothing is half there");
+    bed.clear_disk();
+    assert!(!bed.observed().await.full);
+    bed.start(&new, 2).await.unwrap();
+    bed.up().await;
+    count(&sort, &bed, 1).await;
+    bed.stop().await;
     sort.tidy(&bed);
 }
 

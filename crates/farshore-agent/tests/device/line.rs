@@ -23,7 +23,12 @@ pub(crate) struct Device {
 
 impl Device {
     pub(crate) async fn new() -> Self {
-        let mut device = Self { plane: Plane::start().await, bed: Bed::new().await, run: None };
+        Self::with(Bed::new().await).await
+    }
+
+    /// On a bed that was made before.
+    pub(crate) async fn with(bed: Bed) -> Self {
+        let mut device = Self { plane: Plane::start().await, bed, run: None };
         device.start_run();
         device.connected(1).await;
         device

@@ -10,6 +10,7 @@ mod plane;
 mod policy;
 #[expect(dead_code, reason = "shared with the conformance suite, which uses more of it")]
 mod release;
+mod room;
 mod runner;
 mod slots;
 mod unpack;

@@ -23,6 +23,8 @@ pub(crate) struct Bed {
     runner: Option<Child>,
     group: String,
     users: bool,
+    /// The apps lie on a disk of this many bytes, which only the runner and what it starts can see.
+    disk: Option<u64>,
 }
 
 fn web() -> Name {
@@ -39,18 +41,23 @@ impl Bed {
         // Under the runner's unit only what is delegated to the apps can be written.
         let parent =
             std::env::var("FARSHORE_TEST_CGROUP").map_or_else(|_| String::new(), |group| format!("{group}/"));
-        Self::made(users, format!("{parent}farshore-test-{}", uuid::Uuid::new_v4())).await
+        Self::made(users, format!("{parent}farshore-test-{}", uuid::Uuid::new_v4()), None).await
+    }
+
+    /// On a small disk of its own. Needs root.
+    pub(crate) async fn on_disk(bytes: u64) -> Self {
+        Self::made(false, format!("farshore-test-{}", uuid::Uuid::new_v4()), Some(bytes)).await
     }
 
     /// On a device where there are no control groups to be had.
     async fn without_groups() -> Self {
-        Self::made(false, String::new()).await
+        Self::made(false, String::new(), None).await
     }
 
-    async fn made(users: bool, group: String) -> Self {
+    async fn made(users: bool, group: String, disk: Option<u64>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let client = RunnerClient::new(folder.path().join("runner.sock"));
-        let mut bed = Self { folder, client, runner: None, group, users };
+        let mut bed = Self { folder, client, runner: None, group, users, disk };
         if users {
             // Users of apps must get in; the temporary folder is for nobody else by default.
             std::fs::set_permissions(bed.folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -69,7 +76,15 @@ impl Bed {
 
     pub(crate) async fn start_runner(&mut self) {
         // As strict a mask as a unit may set.
-        let child = Command::new("/bin/sh")
+        let mut command = Command::new("/bin/sh");
+        if let Some(bytes) = self.disk {
+            std::fs::create_dir_all(self.apps()).unwrap();
+            let mount = format!("mount -t tmpfs -o size={bytes} small \"$1\"; shift; exec \"$@\"");
+            command = Command::new("unshare");
+            command.args(["--mount", "--propagation=private", "sh", "-eu", "-c", &mount, "sh"]);
+            command.arg(self.apps()).arg("/bin/sh");
+        }
+        let child = command
             .args(["-c", "umask 0077; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_farshore-agent")])
             .args(["runner", "--cgroup", &self.group])
             .args((!self.users).then_some("--unprivileged"))
@@ -84,6 +99,36 @@ impl Bed {
         self.runner = Some(child);
         let client = &self.client;
         until("the runner", || async { client.ask(&Request::Hello {}).await.ok() }).await;
+    }
+
+    /// Where the runner's small disk is seen from here.
+    fn filler(&self) -> PathBuf {
+        let runner = self.runner.as_ref().unwrap().id();
+        PathBuf::from(format!("/proc/{runner}/root{}", self.apps().join(".filler").display()))
+    }
+
+    /// Writes to the runner's small disk until nothing more goes.
+    pub(crate) fn fill_disk(&self) {
+        let mut filler = std::fs::File::create(self.filler()).unwrap();
+        for size in [1 << 16, 1] {
+            let error = loop {
+                if let Err(error) = std::io::Write::write_all(&mut filler, &vec![1; size]) {
+                    break error;
+                }
+            };
+            assert_eq!(error.kind(), std::io::ErrorKind::StorageFull, "{error}");
+        }
+    }
+
+    /// So that this much is left.
+    pub(crate) fn fill_disk_but(&self, bytes: u64) {
+        self.fill_disk();
+        let filler = std::fs::OpenOptions::new().write(true).open(self.filler()).unwrap();
+        filler.set_len(filler.metadata().unwrap().len() - bytes).unwrap();
+    }
+
+    pub(crate) fn clear_disk(&self) {
+        std::fs::remove_file(self.filler()).unwrap();
     }
 
     /// As with `kill -9`.
@@ -193,6 +238,10 @@ impl Drop for Bed {
                     stop_holder(&lock);
                 }
             }
+        }
+        if self.disk.is_some() {
+            // Its files can't be seen from here, but who holds them can.
+            stop_holder(&apps.join("web/state/shim.lock"));
         }
         for controller in ["unified", "memory", "cpu", "pids", "."] {
             let base = Path::new("/sys/fs/cgroup").join(controller).join(&self.group);

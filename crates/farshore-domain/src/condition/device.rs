@@ -36,6 +36,7 @@ pub const METRICS: &[&str] = &[
 pub const EVENTS: &[&str] = &[
     "app.started",
     "app.exited",
+    "app.waiting",
     "config.changed",
     "download.failed",
     "health.failed",

@@ -70,6 +70,7 @@ impl Decision<'_> {
         let permit = offer.permit.filter(|permit| permit.until > self.now.mono);
         if let Some(permit) = permit
             && !self.busy.acting
+            && !observed.full
             && self.may_install()
         {
             self.switch(release, permit.uid, offer);

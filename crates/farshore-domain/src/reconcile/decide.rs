@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::fellows::Fellows;
 use super::ladder::HealingPolicy;
+use super::room::{NO_ROOM, ROOM_AGAIN_MS};
 use super::state::{
     Action, AppState, Attempts, Busy, Checks, DeviceState, Event, Healing, Inputs, Installed, LocalHours,
     MonoMs, Now, Observed, Offer, Offered, Outcome, Refused, Terms, Trial,
@@ -159,6 +160,18 @@ fn take_outcome(
             }
             app.healing.last = Some(reason);
         }
+        Outcome::NoRoom { app, instance, message } => {
+            let Some(app) = state.apps.get_mut(app) else { return };
+            if app.instance != *instance && app.warm.is_none_or(|warm| warm.instance != *instance) {
+                return;
+            }
+            let again = Some(now.mono.plus_ms(ROOM_AGAIN_MS));
+            match &mut app.trial {
+                Some(trial) => (trial.starting_since, trial.retry_at) = (None, again),
+                None => app.healing.retry_at = again,
+            }
+            app.healing.last = Some(Reason::new(NO_ROOM, message, now.wall));
+        }
         Outcome::SwitchFailed { app, instance, message } => {
             let Some(app) = state.apps.get_mut(app) else { return };
             if app.warm.is_some_and(|warm| warm.instance == *instance) {
@@ -281,6 +294,7 @@ impl Decision<'_> {
         }
         self.keep_safe();
         self.run();
+        self.tell_room();
         self.discard();
     }
 
@@ -335,7 +349,7 @@ impl Decision<'_> {
         match self.app.told {
             Some((instance, restarts)) if instance == running.instance => {
                 if running.restarts > restarts {
-                    if self.app.trial.is_none() {
+                    if self.app.trial.is_none() && !self.is_full() {
                         self.app.restarted(running.restarts - restarts, self.now.mono);
                     }
                     let exit = running.last_exit.as_deref().unwrap_or("it ended");

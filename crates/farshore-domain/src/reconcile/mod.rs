@@ -4,6 +4,8 @@
 //! healthy is given up and the one before it comes back, network or not. All of it is level-triggered: each decision
 //! looks at the whole (intent, observation), so a crash at any point is answered by deciding again.
 //!
+//! A full disk is waited for ([`room`]): nothing is stopped that could not be started again, and no release fails for it.
+//!
 //! A release with slots is started beside the one that runs; the switch then is that of the traffic, and comes after the first good checks.
 //!
 //! In this cut: a changed config restarts a running app without a permit, a removed placement stops its app without
@@ -14,6 +16,7 @@ mod approach;
 mod decide;
 mod fellows;
 mod ladder;
+mod room;
 mod run;
 mod slots;
 mod state;
@@ -28,6 +31,7 @@ mod slots_tests;
 
 pub use decide::decide;
 pub use ladder::{HealingPolicy, Rungs, Step};
+pub use room::NO_ROOM;
 pub use state::{
     Action, AppState, Attempts, Busy, Checks, Closed, DeviceState, Event, Failed, Healing, Inputs, Installed,
     LivePermit, LocalHours, MonoMs, Now, Observed, Offer, Offered, Outcome, Refused, Running, Terms, Trial,

@@ -52,12 +52,25 @@ fn version_of(index: usize) -> Version {
 #[derive(Clone, Debug)]
 enum Op {
     Advance(i64),
-    Desire { release: usize, permit_ms: Option<i64>, resume: bool },
+    Desire {
+        release: usize,
+        permit_ms: Option<i64>,
+        resume: bool,
+    },
     Drop,
-    KillAgent { before_acting: bool },
-    Runner { up: bool },
+    KillAgent {
+        before_acting: bool,
+    },
+    Runner {
+        up: bool,
+    },
     Reboot,
     KillApp,
+    /// The disk fills or has room again; whether the runner can see it before it is asked to start something.
+    Disk {
+        full: bool,
+        seen: bool,
+    },
 }
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
@@ -70,6 +83,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         1 => any::<bool>().prop_map(|up| Op::Runner { up }),
         1 => Just(Op::Reboot),
         1 => Just(Op::KillApp),
+        2 => any::<(bool, bool)>().prop_map(|(full, seen)| Op::Disk { full, seen }),
     ];
     proptest::collection::vec(op, 1..60)
 }
@@ -81,6 +95,8 @@ struct World {
     offer: Option<(usize, Option<LivePermit>, u64)>,
     desired_known: bool,
     runner_up: bool,
+    full: bool,
+    full_is_seen: bool,
     staged: BTreeSet<Digest>,
     running: Option<(Running, i64)>,
     outcomes: Vec<Outcome>,
@@ -102,6 +118,8 @@ impl World {
             offer: None,
             desired_known: false,
             runner_up: true,
+            full: false,
+            full_is_seen: false,
             staged: BTreeSet::new(),
             running: None,
             outcomes: Vec::new(),
@@ -165,6 +183,7 @@ impl World {
             let observed = Observed {
                 staged: self.staged.clone(),
                 running: self.running.as_ref().map(|(r, _)| r.clone()),
+                full: self.full && self.full_is_seen,
                 ..Observed::default()
             };
             BTreeMap::from([(self.name.clone(), observed)])
@@ -183,6 +202,9 @@ impl World {
         let inputs = self.inputs();
         let now = Now { mono: MonoMs(self.now), wall: UnixMs(self.now) };
         let (state, actions) = decide(self.state.clone(), &inputs, now);
+        if self.full && self.full_is_seen {
+            self.check_waits(&state, &actions);
+        }
         let _ = view(&state, &inputs, UnixMs(0));
         self.state = state;
         self.check_state();
@@ -191,6 +213,25 @@ impl World {
             if act && self.runner_up {
                 self.carry_out(action);
             }
+        }
+    }
+
+    /// With a full disk no release is given up, and nothing is stopped for another one.
+    fn check_waits(&self, after: &DeviceState, actions: &[Action]) {
+        let (Some(before), Some(after)) = (self.state.apps.get(&self.name), after.apps.get(&self.name))
+        else {
+            return;
+        };
+        if !self.runner_up || self.offer.is_none() {
+            return;
+        }
+        assert!(
+            after.given_up.iter().all(|manifest| before.given_up.contains(manifest)),
+            "a full disk is held against no release"
+        );
+        if after.active.is_some() {
+            let stops = actions.iter().any(|action| matches!(action, Action::Stop { .. }));
+            assert!(!stops, "what runs is kept while nothing could be started: {after:?}");
         }
     }
 
@@ -272,6 +313,11 @@ impl World {
                     });
                     return;
                 }
+                if self.full {
+                    let message = "No space left on device".into();
+                    self.outcomes.push(Outcome::NoRoom { app, instance, message });
+                    return;
+                }
                 self.activated.insert(release.manifest);
                 let running = Running {
                     manifest: release.manifest,
@@ -349,6 +395,7 @@ impl World {
                 }
                 self.tick(true);
             }
+            Op::Disk { full, seen } => (self.full, self.full_is_seen) = (*full, *seen),
             Op::KillApp => {
                 if let Some((running, since)) = &mut self.running {
                     running.restarts += 1;
@@ -369,6 +416,7 @@ proptest! {
             world.apply(op);
         }
         world.runner_up = true;
+        world.full = false;
         // What has happened is noticed first: a person resumes what he sees has failed.
         world.advance(5_000);
         // The newest good release, with a permit that lasts, resumed by a person.

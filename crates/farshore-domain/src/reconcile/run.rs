@@ -35,6 +35,7 @@ impl Decision<'_> {
         }
         if let Some(trial) = &self.app.trial
             && trial.mishaps > active.terms.max_restarts
+            && !observed.full
         {
             let last =
                 self.app.healing.last.as_ref().map_or("the device restarted", |last| last.message.as_str());
@@ -51,7 +52,7 @@ impl Decision<'_> {
                 self.settle(observed, &active);
             }
             _ if self.beside(observed, &active) => {}
-            _ if !observed.is_idle() => self.stop(),
+            _ if !observed.is_idle() => self.make_way(observed),
             _ if self.app.trial.is_none() && self.step_down() => {}
             _ => self.start(observed, active, false),
         }
@@ -85,12 +86,14 @@ impl Decision<'_> {
         }
         let retry_at = match &mut self.app.trial {
             Some(trial) => {
-                trial.starting_since.get_or_insert(self.now.mono);
+                if !observed.full {
+                    trial.starting_since.get_or_insert(self.now.mono);
+                }
                 trial.retry_at
             }
             None => self.app.healing.retry_at,
         };
-        if !due(retry_at, self.now) {
+        if observed.full || !due(retry_at, self.now) {
             return;
         }
         let Some(config) = self.app.config.or(self.offer.map(|offer| offer.config)) else { return };
@@ -108,6 +111,7 @@ impl Decision<'_> {
     pub(super) fn prove(&mut self, running: &Running, active: &Installed) {
         let now = self.now.mono;
         let has_traffic = self.has_traffic(running);
+        let full = self.is_full();
         let Some(trial) = &mut self.app.trial else { return };
         let first = !trial.started;
         trial.started = true;
@@ -123,6 +127,11 @@ impl Decision<'_> {
         if gets_it {
             trial.healthy_since = Some(now);
         }
+        // Whatever is wrong with it may be the want of room: it is judged from the moment there is some.
+        let waits = full && !(fit && trial.healthy_since.is_some());
+        if waits {
+            (trial.starting_since, trial.healthy_since) = (Some(now), None);
+        }
         let healthy_since = trial.healthy_since;
         let retry_at = trial.retry_at;
         if first {
@@ -132,6 +141,9 @@ impl Decision<'_> {
                 None,
                 format!("version {} was started", active.version),
             );
+        }
+        if waits {
+            return;
         }
         if running.restarts > active.terms.max_restarts {
             let exit = running.last_exit.as_deref().unwrap_or("it ended");
@@ -248,6 +260,9 @@ impl Decision<'_> {
     /// One step down the ladder, where the restarts of a committed release have used up what the policy allows. Says whether
     /// a step was taken.
     fn step_down(&mut self) -> bool {
+        if self.is_full() {
+            return false;
+        }
         let restarts = self.app.restarts_within(self.policy.window_ms(), self.now.mono);
         let previous = self.app.previous.as_ref().filter(|previous| self.is_open_to(previous));
         let rungs = Rungs {
@@ -392,7 +407,11 @@ impl Decision<'_> {
     fn heal(&mut self, running: &Running, active: &Installed) {
         let now = self.now;
         let failing = self.failing();
+        let full = self.is_full();
         let app = &mut *self.app;
+        if running.up && app.found_no_room() {
+            app.healing.last = None;
+        }
         match self.checks {
             Checks::Good if running.up => {
                 app.returning = false;
@@ -403,6 +422,8 @@ impl Decision<'_> {
                     app.recreated = false;
                 }
             }
+            // A restart would not help, and might leave nothing.
+            Checks::Failed { .. } | Checks::Breached { .. } if full => app.healing_good_since = None,
             Checks::Failed { .. } | Checks::Breached { .. } if running.up => {
                 let Some((code, message)) = failing else { return };
                 app.healing_good_since = None;

@@ -79,6 +79,12 @@ impl Device {
             Some(BTreeMap::from([(web(), Observed { staged, running, ..Observed::default() })]));
     }
 
+    fn full(&mut self, full: bool) {
+        for observed in self.inputs.observed.iter_mut().flat_map(BTreeMap::values_mut) {
+            observed.full = full;
+        }
+    }
+
     fn checks(&mut self, checks: Checks) {
         self.inputs.checks.insert(web(), checks);
     }
@@ -182,6 +188,90 @@ fn a_new_release_that_fails_in_its_soak_time_goes_back_and_is_held_until_resumed
     resumed.resumed = 1;
     device.desire(resumed);
     assert_eq!(device.at(81_000), [Action::Stop { app: web() }]);
+}
+
+#[test]
+fn a_full_disk_keeps_what_runs_and_the_new_release_waits_for_room() {
+    let mut device = Device::settled();
+    let before = device.instance();
+    device.desire(offer("1.1", Some(90_000)));
+    device.observe(&["1.0", "1.1"], Some(("1.0", before, 0)));
+    device.full(true);
+    assert_eq!(device.at(20_000), [], "what runs is not stopped for what could not be started");
+    let app = device.app();
+    assert_eq!((app.phase, app.health), (AppPhase::Staged, Health::Healthy));
+    assert_eq!(app.reasons[0].code, "WaitingForRoom");
+    assert_eq!(app.reasons[0].message, "version 1.1 is ready and waits for room on the disk");
+    device.full(false);
+    assert_eq!(device.at(21_000), [Action::Stop { app: web() }]);
+}
+
+#[test]
+fn a_start_without_room_is_tried_again_and_never_counts_against_the_release() {
+    let mut device = Device::settled();
+    device.desire(offer("1.1", Some(30_000)));
+    device.observe(&["1.0", "1.1"], Some(("1.0", device.instance(), 0)));
+    assert_eq!(device.at(20_000), [Action::Stop { app: web() }]);
+    device.observe(&["1.0", "1.1"], None);
+    // It filled between the look and the start; a quota, say, that nobody sees beforehand.
+    let mut now = 20_100;
+    for _ in 0..20 {
+        assert!(
+            matches!(&device.at(now)[..], [Action::Start { release, .. }] if release.version.as_str() == "1.1")
+        );
+        let (app, instance) = (web(), device.instance());
+        device.inputs.outcomes.push(Outcome::NoRoom { app, instance, message: "no space left".into() });
+        assert_eq!(device.at(now + 100), []);
+        let app = device.app();
+        assert_eq!((app.phase, app.restarts, app.failed), (AppPhase::Starting, 0, None));
+        assert_eq!(app.reasons[0].code, "WaitingForRoom");
+        assert!(app.reasons[0].message.ends_with("no space left"), "{:?}", app.reasons);
+        assert_eq!(device.at(now + 9_000), [], "not at once");
+        now += 10_200;
+        // The control plane gives a new permit as long as the device says that it waits.
+        device.desire(offer("1.1", Some(now + 15_000)));
+    }
+    assert!(matches!(device.at(now)[..], [Action::Start { .. }]));
+    device.observe(&["1.0", "1.1"], Some(("1.1", device.instance(), 0)));
+    device.at(now + 1_000);
+    assert!(matches!(device.at(now + 11_000)[..], [Action::Commit { .. }]));
+    assert_eq!(device.app().reasons, []);
+}
+
+#[test]
+fn a_release_on_trial_that_fails_on_a_full_disk_is_judged_when_there_is_room() {
+    let mut device = Device::settled();
+    device.desire(offer("1.1", Some(90_000)));
+    device.observe(&["1.0", "1.1"], Some(("1.0", device.instance(), 0)));
+    device.at(20_000);
+    device.observe(&["1.0", "1.1"], None);
+    device.at(20_100);
+    device.observe(&["1.0", "1.1"], Some(("1.1", device.instance(), 9)));
+    device.full(true);
+    device.checks(Checks::Failed { message: "web: 503".into() });
+    for now in [21_000, 90_000, 900_000] {
+        assert_eq!(device.at(now), []);
+    }
+    assert_eq!(device.app().reasons[0].code, "WaitingForRoom");
+    device.observe(&["1.0", "1.1"], Some(("1.1", device.instance(), 0)));
+    device.checks(Checks::Wavering { message: "web: 503".into() });
+    assert_eq!(device.at(901_000), [], "its time to start begins with the room");
+    device.checks(Checks::Good);
+    device.at(902_000);
+    assert!(matches!(device.at(912_000)[..], [Action::Commit { .. }]));
+}
+
+#[test]
+fn a_committed_release_is_not_restarted_for_failing_checks_while_the_disk_is_full() {
+    let mut device = Device::settled();
+    device.observe(&["1.0"], Some(("1.0", device.instance(), 0)));
+    device.full(true);
+    device.checks(Checks::Failed { message: "web: 503".into() });
+    for now in [100_000, 200_000, 300_000] {
+        assert_eq!(device.at(now), []);
+    }
+    device.full(false);
+    assert_eq!(device.at(301_000), [Action::Stop { app: web() }]);
 }
 
 #[test]

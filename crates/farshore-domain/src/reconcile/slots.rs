@@ -116,7 +116,9 @@ impl Decision<'_> {
             self.app.warm = None;
             return;
         };
-        if self.fellows.waits_for(self.name).is_some() {
+        let retry_at = self.app.trial.as_ref().and_then(|trial| trial.retry_at);
+        let no_room = observed.full || self.app.found_no_room() && !due(retry_at, self.now);
+        if no_room || self.fellows.waits_for(self.name).is_some() {
             return;
         }
         self.app.warm = Some(Warm { config: Some(config), ..warm });

@@ -205,6 +205,9 @@ pub struct AppState {
     /// When its logs were last cut back because the disk was short.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub logs_cut_at: Option<MonoMs>,
+    /// It was told that it waits for room on the disk.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub told_no_room: bool,
     /// Instance and restarts that were last told as events.
     #[serde(default)]
     pub told: Option<(u64, u32)>,
@@ -286,6 +289,7 @@ impl Default for AppState {
             recreated: false,
             older: Vec::new(),
             logs_cut_at: None,
+            told_no_room: false,
             told: None,
             returning: false,
             resumed: 0,
@@ -384,6 +388,9 @@ pub struct Observed {
     /// An instance in the other slot that nobody supervises any more. It can only be ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stray: Option<u64>,
+    /// The disk is full where it is kept or writes: what is stopped now might not be started again, and what fails may fail for that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub full: bool,
 }
 
 impl Observed {
@@ -539,6 +546,12 @@ pub enum Outcome {
         message: String,
     },
     SwitchFailed {
+        app: Name,
+        instance: u64,
+        message: String,
+    },
+    /// It could not be started, or not get the traffic, because the disk is full. Says nothing about the release.
+    NoRoom {
         app: Name,
         instance: u64,
         message: String,

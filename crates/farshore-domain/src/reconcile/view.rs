@@ -1,6 +1,7 @@
 //! What a device says of itself: phases, health, conformance, and why.
 
 use super::fellows::Fellows;
+use super::room::waits_for_room;
 use super::state::{AppState, Checks, Closed, DeviceState, Inputs, Offer, Running};
 use crate::device::{AppPhase, Conformance, Health};
 use crate::id::{PermitId, ReleaseId};
@@ -259,6 +260,9 @@ pub fn view(state: &DeviceState, inputs: &Inputs, since: UnixMs) -> DeviceView {
         }
         let committed = app.active.is_some() && app.trial.is_none();
         let running = running_of(app, inputs, name);
+        let observed = inputs.observed.as_ref().and_then(|apps| apps.get(name));
+        let halted = inputs.stopped || offer.is_none() && inputs.desired.is_some();
+        let room = waits_for_room(app, observed, offer).filter(|_| !halted);
         apps.push(AppView {
             app: name.clone(),
             phase: app.phase,
@@ -279,6 +283,7 @@ pub fn view(state: &DeviceState, inputs: &Inputs, since: UnixMs) -> DeviceView {
             resumed: app.resumed,
             reasons: waits_for_others(app, running, &fellows, name)
                 .into_iter()
+                .chain(room)
                 .chain(reasons(app, inputs, name))
                 .collect(),
         });
