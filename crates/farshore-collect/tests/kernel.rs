@@ -5,6 +5,8 @@
 
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -46,8 +48,12 @@ fn eyes(wants: Wants) -> Eyes {
 }
 
 /// The event that is wanted, if the kernel told of it within a second.
-fn find(eyes: &mut Eyes, mut wanted: impl FnMut(&Event) -> bool) -> Option<Event> {
-    let until = Instant::now() + Duration::from_secs(1);
+fn find(eyes: &mut Eyes, wanted: impl FnMut(&Event) -> bool) -> Option<Event> {
+    find_within(Duration::from_secs(1), eyes, wanted)
+}
+
+fn find_within(limit: Duration, eyes: &mut Eyes, mut wanted: impl FnMut(&Event) -> bool) -> Option<Event> {
+    let until = Instant::now() + limit;
     loop {
         while let Some(event) = eyes.take() {
             if wanted(&event) {
@@ -204,4 +210,181 @@ fn the_process_connector_tells_how_processes_end() {
         }
         wait(&connector, until);
     }
+}
+
+/// A group with little memory; `None` where the machine gives no such groups.
+struct SmallMemory(PathBuf);
+
+impl SmallMemory {
+    fn new(name: &str) -> Option<Self> {
+        let name = format!("farshore-test-{name}-{}", std::process::id());
+        let whole = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(Path::new);
+        let v2 = whole.into_iter().filter(|root| {
+            std::fs::read_to_string(root.join("cgroup.subtree_control"))
+                .is_ok_and(|on| on.split_whitespace().any(|one| one == "memory"))
+        });
+        let v1 = Path::new("/sys/fs/cgroup/memory");
+        let places = v2
+            .map(|root| (root.join(&name), "memory.max"))
+            .chain([(v1.join(&name), "memory.limit_in_bytes")]);
+        for (group, limit) in places {
+            if std::fs::create_dir(&group).is_err() {
+                continue;
+            }
+            let made = Self(group);
+            if std::fs::write(made.0.join(limit), "33554432").is_ok() {
+                // Otherwise it may swap instead.
+                if made.0.join("memory.swap.max").exists() {
+                    std::fs::write(made.0.join("memory.swap.max"), "0").unwrap();
+                }
+                return Some(made);
+            }
+        }
+        None
+    }
+
+    /// Runs what wants all the memory there is, and says which process it was and how it ended.
+    fn exhaust(&self) -> (i32, Option<i32>) {
+        let script = "echo $$ >\"$0/cgroup.procs\" && exec tail /dev/zero";
+        let mut child = Command::new("sh").args(["-c", script]).arg(&self.0).spawn().unwrap();
+        let pid = child.id().try_into().unwrap();
+        (pid, child.wait().unwrap().signal())
+    }
+}
+
+impl Drop for SmallMemory {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir(&self.0));
+    }
+}
+
+/// One number of a file of `/proc`.
+fn number_of(file: &str, name: &str) -> u64 {
+    let text = std::fs::read_to_string(file).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    line.trim().parse().unwrap()
+}
+
+#[test]
+fn the_kernel_tells_whom_it_killed_for_want_of_memory() {
+    if !is_root("the_kernel_tells_whom_it_killed_for_want_of_memory") {
+        return;
+    }
+    let Some(group) = SmallMemory::new("oom") else {
+        eprintln!(
+            "THIS MACHINE HAS NO MEMORY CONTROLLER: nobody can be killed here; only what is read instead is tested"
+        );
+        number_of("/proc/vmstat", "oom_kill ");
+        return;
+    };
+    let _alone = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut eyes = eyes(Wants::default());
+    let before = (number_of("/proc/vmstat", "oom_kill "), eyes.counts(false).unwrap().seen[&Kind::OomKill]);
+    let killed = told(&mut eyes, Kind::OomKill, |eyes| {
+        let (pid, signal) = group.exhaust();
+        assert_eq!(signal, Some(9), "it was not killed");
+        find(eyes, |event| event.kind == Kind::OomKill && event.pid == pid)
+    });
+    assert_eq!(killed.comm, "tail", "{killed:?}");
+    assert!(eyes.counts(false).unwrap().seen[&Kind::OomKill] > before.1);
+    // And its end is told as well, after its cause.
+    told(&mut eyes, Kind::ProcessExit, |eyes| {
+        let (pid, _) = group.exhaust();
+        let mut cause = false;
+        find(eyes, |event| {
+            cause |= event.kind == Kind::OomKill && event.pid == pid;
+            event.kind == Kind::ProcessExit && event.pid == pid
+        })
+        .map(|exit| assert_eq!((exit.ended, cause), (Some(Ended::Signal(9)), true)))
+    });
+    assert!(number_of("/proc/vmstat", "oom_kill ") > before.0, "where there are no programs, this is read");
+}
+
+/// A listener that takes one connection, and then drops whoever knocks: who connects sends its first segment again after a second.
+fn full_house() -> (std::os::fd::OwnedFd, TcpStream, std::net::SocketAddr) {
+    use rustix::net::{AddressFamily, SocketType, bind, listen, socket};
+    let listener = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    bind(&listener, &std::net::SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 0)).unwrap();
+    listen(&listener, 0).unwrap();
+    let address = std::net::SocketAddr::try_from(rustix::net::getsockname(&listener).unwrap()).unwrap();
+    let first = TcpStream::connect(address).unwrap();
+    (listener, first, address)
+}
+
+/// `RetransSegs` of `/proc/net/snmp`: a line of names, and one of numbers.
+fn segments_sent_again() -> u64 {
+    let text = std::fs::read_to_string("/proc/net/snmp").unwrap();
+    let mut lines = text.lines().filter(|line| line.starts_with("Tcp:"));
+    let (names, numbers) = (lines.next().unwrap(), lines.next().unwrap());
+    let at = names.split_whitespace().position(|name| name == "RetransSegs").unwrap();
+    numbers.split_whitespace().nth(at).unwrap().parse().unwrap()
+}
+
+#[test]
+fn the_kernel_tells_where_segments_are_sent_again() {
+    if !is_root("the_kernel_tells_where_segments_are_sent_again") {
+        return;
+    }
+    let _alone = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut eyes = eyes(Wants::default());
+    let before = segments_sent_again();
+    let (_listener, _first, address) = full_house();
+    let again = told(&mut eyes, Kind::TcpRetransmit, |eyes| {
+        let knock =
+            std::thread::spawn(move || TcpStream::connect_timeout(&address, Duration::from_secs(4)).is_err());
+        let found = find_within(Duration::from_secs(8), eyes, |event| {
+            event.kind == Kind::TcpRetransmit && event.peer == Some(address)
+        });
+        assert!(knock.join().unwrap(), "it was let in");
+        found
+    });
+    assert!(again.at_ns > 0);
+    let counts = eyes.counts(false).unwrap();
+    let to = counts.destinations.iter().find(|destination| destination.peer == address).unwrap();
+    assert!(to.segments >= 1 && counts.seen[&Kind::TcpRetransmit] >= to.segments, "{counts:?}");
+    assert!(segments_sent_again() > before, "where there are no programs, this is read");
+}
+
+#[test]
+fn the_kernel_counts_how_long_a_disk_takes() {
+    const WRITES: u64 = 400;
+    if !is_root("the_kernel_counts_how_long_a_disk_takes") {
+        return;
+    }
+    let _alone = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
+    let eyes = eyes(Wants::default());
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("disk");
+    std::fs::File::create(&image).unwrap().set_len(16 << 20).unwrap();
+    let made = Command::new("losetup").args(["--find", "--show"]).arg(&image).output();
+    let Some(made) = made.ok().filter(|made| made.status.success()) else {
+        eprintln!("THIS MACHINE HAS NO LOOP DEVICES: only what is read instead is tested");
+        assert!(std::fs::read_to_string("/proc/diskstats").is_ok());
+        return;
+    };
+    let disk = String::from_utf8(made.stdout).unwrap().trim().to_owned();
+    let name = disk.trim_start_matches("/dev/").to_owned();
+    let writes_of = |table: &str| -> u64 {
+        let line = table.lines().find(|line| line.split_whitespace().nth(2) == Some(&name)).unwrap();
+        line.split_whitespace().nth(7).unwrap().parse().unwrap()
+    };
+    let table = || std::fs::read_to_string("/proc/diskstats").unwrap();
+    let before = (eyes.counts(true).unwrap().latency.unwrap(), writes_of(&table()));
+    let written = Command::new("dd")
+        .args([
+            "if=/dev/zero",
+            &format!("of={disk}"),
+            "bs=4k",
+            &format!("count={WRITES}"),
+            "oflag=direct",
+            "status=none",
+        ])
+        .status();
+    let (after, read) = (eyes.counts(true).unwrap().latency.unwrap(), writes_of(&table()));
+    assert!(Command::new("losetup").args(["--detach", &disk]).status().unwrap().success());
+    assert!(written.unwrap().success());
+    assert!(after.count >= before.0.count + WRITES, "{} of {WRITES}", after.count - before.0.count);
+    assert!(after.mean_ms(&before.0).unwrap() > 0.0);
+    assert!(after.quantile_ms(&before.0, 0.99).unwrap() >= after.quantile_ms(&before.0, 0.5).unwrap());
+    assert!(read >= before.1 + WRITES, "where there are no programs, this is read");
 }
