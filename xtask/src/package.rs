@@ -25,12 +25,13 @@ pub(crate) struct Arguments {
 }
 
 /// What the package puts where: file in the repository, place on the device.
-const FILES: [(&str, &str); 6] = [
+const FILES: [(&str, &str); 7] = [
     ("deploy/systemd/farshore-agent.service", "usr/lib/systemd/system/farshore-agent.service"),
     ("deploy/systemd/farshore-runner.service", "usr/lib/systemd/system/farshore-runner.service"),
     ("deploy/systemd/farshore-eyes.socket", "usr/lib/systemd/system/farshore-eyes.socket"),
     ("deploy/systemd/farshore-eyes@.service", "usr/lib/systemd/system/farshore-eyes@.service"),
     ("deploy/systemd/farshore-apps.service", "usr/lib/systemd/system/farshore-apps.service"),
+    ("deploy/systemd/farshore-runner-isolation.conf", "usr/share/farshore/farshore-runner-isolation.conf"),
     ("deploy/systemd/farshore.sysusers.conf", "usr/lib/sysusers.d/farshore.conf"),
 ];
 

@@ -2476,6 +2476,11 @@ export interface components {
          * @enum {string}
          */
         AppKind: "process" | "systemd" | "container" | "compose" | "files" | "manifest" | "installer";
+        /**
+         * @description What network an app has.
+         * @enum {string}
+         */
+        AppNetwork: "host" | "none";
         /** @enum {string} */
         AppPhase: "absent" | "downloading" | "staged" | "starting" | "soaking" | "running" | "failing" | "rolling-back" | "held" | "stopping" | "stopped" | "refused" | "unsupported" | "unknown";
         AppSpec: {
@@ -3880,6 +3885,39 @@ export interface components {
              */
             timeoutSeconds?: number;
         };
+        /** @description What an app is kept apart from. What is left out stays as it is without: the device's own. */
+        Isolation: {
+            /** @default null */
+            ipc: components["schemas"]["Namespace"] | null;
+            /**
+             * @description Absolute paths it can't see into.
+             * @default null
+             */
+            maskedPaths: string[] | null;
+            /** @default null */
+            network: components["schemas"]["AppNetwork"] | null;
+            /** @default null */
+            pid: components["schemas"]["Namespace"] | null;
+            /**
+             * @description `/tmp` and `/var/tmp` of its own, in memory, gone with the instance.
+             * @default null
+             */
+            privateTmp: boolean | null;
+            /**
+             * @description The file system can't be written but for the app's data folder, `/dev`, `/proc`, `/sys` and `writablePaths`.
+             * @default null
+             */
+            readOnlyRoot: boolean | null;
+            /** @default null */
+            seccomp: components["schemas"]["SeccompProfile"] | null;
+            /** @default null */
+            uts: components["schemas"]["Namespace"] | null;
+            /**
+             * @description Absolute paths that stay writable with `readOnlyRoot`, as far as the app's user may. In a policy: those that releases may ask for.
+             * @default null
+             */
+            writablePaths: string[] | null;
+        };
         /** @enum {string} */
         Kind: "restart-app" | "logs" | "diagnostics" | "inventory" | "exec" | "rollback" | "drain" | "reboot" | "force-sync" | "unknown";
         /** @description A release with the version that people know it by. */
@@ -4206,6 +4244,11 @@ export interface components {
          *     labels (a DNS-1123 subdomain, up to 253 characters), because versions appear in names: `edge-web-1.1`.
          */
         Name: string;
+        /**
+         * @description Whose namespace an app is in.
+         * @enum {string}
+         */
+        Namespace: "host" | "private";
         /** @description `POST /api/artifacts`: announces bytes. Then `PATCH` the upload's address with `Upload-Offset` until all are there. */
         NewArtifact: {
             digest: components["schemas"]["Digest"];
@@ -4991,6 +5034,11 @@ export interface components {
         PolicyRules: {
             /** @default {} */
             health: components["schemas"]["HealthRules"];
+            /**
+             * @description What each app of kind `process` is kept apart from at least; the stricter one of this and the release's own counts.
+             * @default {}
+             */
+            isolation: components["schemas"]["Isolation"];
             /** @default {} */
             operations: components["schemas"]["OperationRules"];
             /** @default {} */
@@ -5697,6 +5745,7 @@ export interface components {
             };
             files?: components["schemas"]["Files"] | null;
             installer?: components["schemas"]["Installer"] | null;
+            isolation?: components["schemas"]["Isolation"] | null;
             /** @description What kind of app it is. Each kind but `process` has a section of its own below. */
             kind?: components["schemas"]["AppKind"];
             limits?: components["schemas"]["Limits"];
@@ -5755,6 +5804,11 @@ export interface components {
             /** @default null */
             windows: components["schemas"]["WindowSpec"][] | null;
         };
+        /**
+         * @description Which system calls an app may make.
+         * @enum {string}
+         */
+        SeccompProfile: "none" | "default" | "strict";
         /**
          * @description All requirements must hold. The empty selector matches everything.
          * @example env=prod,site in (a,b),!canary

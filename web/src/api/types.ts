@@ -286,6 +286,7 @@ export interface Manifest {
     env?: Record<string, string>
     stopTimeoutSeconds?: number
     limits?: { memoryBytes?: number; cpuMillis?: number; processes?: number }
+    isolation?: Record<string, unknown>
     /** It can run twice, each time on a port of its own. */
     slots?: { blue: number; green: number; switch?: string[]; timeoutSeconds?: number }
   }

@@ -8,6 +8,7 @@ use farshore_domain::digest::Digest;
 use farshore_domain::id::PermitId;
 use farshore_domain::name::Name;
 use farshore_domain::reconcile::{Installed, LivePermit, MonoMs, Now, Offer, Offered, Terms};
+use farshore_domain::release::isolation::Isolation;
 use farshore_domain::release::kind::Kind;
 use farshore_domain::release::slot::{Activation, SLOTS_CAPABILITY};
 use farshore_domain::release::{Manifest, ManifestError};
@@ -118,9 +119,10 @@ impl Rules<'_> {
         manifests: &mut BTreeMap<Digest, Manifest>,
     ) -> BTreeMap<Name, Installed> {
         let mut found = BTreeMap::new();
+        let demanded = demanded(state);
         for safe in state.policy.iter().flat_map(|policy| &policy.safe_mode) {
             let release = &safe.release;
-            match self.verify(&safe.app, release, signed.get(&release.manifest)) {
+            match self.verify(&demanded, &safe.app, release, signed.get(&release.manifest)) {
                 Ok(manifest) => {
                     let installed = Installed {
                         release: release.uid,
@@ -143,6 +145,7 @@ impl Rules<'_> {
     /// Reads and verifies the manifest an app's desired release refers to.
     pub(crate) fn verify(
         &self,
+        demanded: &Isolation,
         app: &Name,
         release: &DesiredRelease,
         signed: Option<&Signed>,
@@ -185,6 +188,19 @@ impl Rules<'_> {
             let message = "this device's runner can't keep two instances of an app".to_owned();
             return Err(Offered::Unsupported { message });
         }
+        if kind == Kind::Process {
+            let isolation = manifest.run.isolation.clone().unwrap_or_default().tightened(demanded);
+            if let Some(word) = isolation.needs().into_iter().find(|word| !can(word)) {
+                let message = format!(
+                    "this device can't keep the app apart as its release or the device's policy asks: it has no {word}"
+                );
+                return Err(Offered::Unsupported { message });
+            }
+            if isolation.cuts_off(&manifest.health) {
+                let message = "the device's policy takes the network from its apps, and this one's health checks ask over it";
+                return Err(Offered::Unsupported { message: message.to_owned() });
+            }
+        }
         let Hardware { os, arch, variant, .. } = self.hardware;
         if manifest.artifact_for(os, arch, variant).is_none() {
             return Err(refused("WrongPlatform", format!("the release has nothing for {os}/{arch}")));
@@ -200,17 +216,19 @@ impl Rules<'_> {
         signed: &BTreeMap<Digest, Signed>,
         manifests: &mut BTreeMap<Digest, Manifest>,
     ) -> Vec<Offer> {
+        let demanded = demanded(state);
         let offer = |app: &DesiredApp| {
             let mut has_slots = false;
-            let manifest = match self.verify(&app.app, &app.release, signed.get(&app.release.manifest)) {
-                Ok(manifest) => {
-                    has_slots = manifest.run.slots.is_some();
-                    let terms = Terms::of(&manifest);
-                    manifests.insert(app.release.manifest, manifest);
-                    Offered::Verified(terms)
-                }
-                Err(offered) => offered,
-            };
+            let manifest =
+                match self.verify(&demanded, &app.app, &app.release, signed.get(&app.release.manifest)) {
+                    Ok(manifest) => {
+                        has_slots = manifest.run.slots.is_some();
+                        let terms = Terms::of(&manifest);
+                        manifests.insert(app.release.manifest, manifest);
+                        Offered::Verified(terms)
+                    }
+                    Err(offered) => offered,
+                };
             let permit = app
                 .permit
                 .and_then(|permit| Some(LivePermit { uid: permit.uid, until: *permits.get(&permit.uid)? }));
@@ -227,6 +245,11 @@ impl Rules<'_> {
         };
         state.apps.iter().map(offer).collect()
     }
+}
+
+/// What the policy demands of every app.
+fn demanded(state: &DesiredState) -> Isolation {
+    state.policy.as_ref().map(|policy| policy.rules.isolation.clone()).unwrap_or_default()
 }
 
 /// The values of an app, without where they come from.

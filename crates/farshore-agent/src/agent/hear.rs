@@ -6,7 +6,7 @@ use farshore_domain::connectivity::Transition;
 use farshore_domain::desired::DesiredState;
 use farshore_domain::digest::Digest;
 use farshore_domain::operation::{DRAIN_CAPABILITY, OPERATIONS_CAPABILITY};
-use farshore_domain::policy::{POLICY_CAPABILITY, POLICY_CAPABILITY_2};
+use farshore_domain::policy::{POLICY_CAPABILITY, POLICY_CAPABILITY_2, POLICY_CAPABILITY_3};
 use farshore_domain::reconcile::MonoMs;
 use farshore_domain::time::{HOUR_MS, MINUTE_MS, UnixMs};
 use farshore_protocol::{self as wire, agent_frame, server_frame};
@@ -91,6 +91,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             "manifest/v1",
             POLICY_CAPABILITY,
             POLICY_CAPABILITY_2,
+            POLICY_CAPABILITY_3,
             OPERATIONS_CAPABILITY,
             DRAIN_CAPABILITY,
             "series/v1",

@@ -14,6 +14,7 @@ use farshore_domain::id::ReleaseId;
 use farshore_domain::name::Name;
 use farshore_domain::policy::Bounds;
 use farshore_domain::reconcile::Observed;
+use farshore_domain::release::isolation::Isolation;
 use farshore_domain::release::kind::{Kind, Ready, RunUser};
 use farshore_domain::release::slot::{self, Slot};
 use farshore_domain::release::{Manifest, Probe};
@@ -59,6 +60,8 @@ pub(crate) struct Apps {
     pub(crate) hardware: Hardware,
     pub(crate) cgroups: Cgroups,
     pub(crate) allowed: Allowed,
+    /// What apps can be kept apart from, as words of `hello`.
+    pub(crate) isolates: Vec<String>,
     pub(crate) keys: std::sync::Mutex<Keys>,
     pub(crate) users: std::sync::Mutex<Users>,
 }
@@ -133,10 +136,10 @@ impl Apps {
 
     pub(crate) async fn list(&self) -> Result<BTreeMap<Name, Observed>, RunnerError> {
         let mut apps = BTreeMap::new();
+        let full = !file::has_room(&self.folder);
         let entries = std::fs::read_dir(&self.folder).map_err(|e| RunnerError::io("listing apps", e))?;
         for entry in entries {
             let entry = entry.map_err(|e| RunnerError::io("listing apps", e))?;
-        let full = !file::has_room(&self.folder);
             let Some(name) = entry.file_name().to_str().and_then(|name| Name::new(name).ok()) else {
                 continue;
             };
@@ -183,7 +186,29 @@ impl Apps {
         if manifest.run.user == Some(RunUser::Root) && !self.allowed.root.contains(&manifest.app) {
             return Err(RunnerError::RootNotAllowed(manifest.app.clone()));
         }
-        Ok(())
+        self.check_isolation(&manifest.run.isolation.clone().unwrap_or_default())
+    }
+
+    /// An app is never run with less than it asks for.
+    fn check_isolation(&self, isolation: &Isolation) -> Result<(), RunnerError> {
+        let lacks = |word: &&'static str| !self.isolates.iter().any(|has| has == word);
+        match isolation.needs().into_iter().find(lacks) {
+            Some(word) => Err(RunnerError::NoIsolation(word)),
+            None => Ok(()),
+        }
+    }
+
+    /// What an instance is kept apart from: what its release asks for, and what the policy demands.
+    fn isolation(&self, manifest: &Manifest, bounds: &Bounds) -> Result<Isolation, RunnerError> {
+        if manifest.run.kind != Kind::Process {
+            return Ok(Isolation::default());
+        }
+        let isolation = manifest.run.isolation.clone().unwrap_or_default().tightened(&bounds.isolation);
+        self.check_isolation(&isolation)?;
+        if isolation.cuts_off(&manifest.health) {
+            return Err(RunnerError::CutOff);
+        }
+        Ok(isolation)
     }
 
     fn manifest(folder: &AppFolder, digest: Digest) -> Result<Manifest, RunnerError> {
@@ -210,6 +235,7 @@ impl Apps {
         self.check_allowed(&manifest)?;
         stage::check_floor(&folder, &manifest)?;
         stage::check_program(&folder.release(digest), &manifest)?;
+        let isolation = self.isolation(&manifest, bounds)?;
         let folder = Self::place(&folder, &manifest, beside)?;
         folder.make().map_err(|e| RunnerError::io("making the app's folder", e))?;
         self.check_signed_still(&folder, digest)?;
@@ -261,6 +287,7 @@ impl Apps {
             run: Some(manifest.run.clone()),
             allowed: self.allowed.clone(),
             limits,
+            isolation,
             hooks: hooks(&manifest),
             notifies: manifest.run.kind == Kind::Process && manifest.run.ready == Some(Ready::Notify),
             start_timeout_ms: u64::from(manifest.start_timeout_seconds) * 1000,
@@ -338,6 +365,10 @@ impl Apps {
                 break;
             }
             if let Ok(Some(ended)) = child.try_wait() {
+                if ended.code() == Some(i32::from(NO_ROOM_EXIT)) {
+                    let full = io::Error::from(io::ErrorKind::StorageFull);
+                    return Err(RunnerError::io("starting the supervisor", full));
+                }
                 let said = logs::tail(&folder.log("supervisor.log"), 500).unwrap_or_default();
                 let said = String::from_utf8_lossy(&said).trim().to_owned();
                 return Err(RunnerError::Shim(format!("{ended}: {said}")));
@@ -365,10 +396,6 @@ impl Apps {
         if !kill_leftovers(process, boot, &self.cgroups.folders(&folder.group())).await {
             return Err(RunnerError::Doubled(app.clone()));
         }
-                if ended.code() == Some(i32::from(NO_ROOM_EXIT)) {
-                    let full = io::Error::from(io::ErrorKind::StorageFull);
-                    return Err(RunnerError::io("starting the supervisor", full));
-                }
         match Self::spec(folder) {
             Some(spec) => runtime::of(folder, &spec)
                 .clear()

@@ -83,6 +83,10 @@ pub enum RunnerError {
     NoRuntime(Kind),
     #[error("{0} may not run as root here; the device's executors.json does not name it")]
     RootNotAllowed(Name),
+    #[error("this device can't keep the app apart as its release or the device's policy asks: it has no {0}")]
+    NoIsolation(&'static str),
+    #[error("the device's policy takes the network from its apps, and this one's health checks ask over it")]
+    CutOff,
     #[error("{what}")]
     Runtime {
         what: &'static str,
@@ -107,13 +111,13 @@ impl RunnerError {
     /// One word for programs.
     #[must_use]
     pub fn code(&self) -> &'static str {
+        if crate::file::found_no_room(self) {
+            return NO_ROOM;
+        }
         match self {
             Self::Io { .. } => "Io",
             Self::AlreadyRunning(_) => "AlreadyRunning",
             Self::DamagedTrust => "DamagedTrust",
-        if crate::file::found_no_room(self) {
-            return NO_ROOM;
-        }
             Self::Keys(_) => "BadTrustedKeys",
             Self::OtherTenant { .. } | Self::WrongTenant(_) => "WrongTenant",
             Self::Signature(_) => "BadSignature",
@@ -139,7 +143,7 @@ impl RunnerError {
             Self::UnknownUser(_) => "UnknownUser",
             Self::NoCheck(_) => "NoCheck",
             Self::Allowed { .. } => "BadSettings",
-            Self::NoRuntime(_) => "Unsupported",
+            Self::NoRuntime(_) | Self::NoIsolation(_) | Self::CutOff => "Unsupported",
             Self::RootNotAllowed(_) => "RootNotAllowed",
             Self::Runtime { .. } => "RuntimeFailed",
             Self::OtherDevice => "OtherDevice",
@@ -167,6 +171,8 @@ impl RunnerError {
             | Self::Config(_)
             | Self::NoProgram(_)
             | Self::NoRuntime(_)
+            | Self::NoIsolation(_)
+            | Self::CutOff
             | Self::RootNotAllowed(_)
             | Self::NoCheck(_)
             | Self::OtherDevice

@@ -12,6 +12,7 @@ mod client;
 mod error;
 mod exec;
 mod folder;
+mod isolate;
 mod keys;
 mod logs;
 mod orphans;
@@ -46,6 +47,7 @@ pub use anchor::{Anchor, SignedState};
 pub use client::{ClientError, RunnerClient};
 pub use error::RunnerError;
 pub use exec::{ExecError, Part, become_app};
+pub use isolate::IsolateError;
 pub use runbook::{Ended, Order, become_command};
 pub use runtime::RuntimeError;
 pub(crate) use shim::take_lock;
@@ -181,6 +183,8 @@ impl Runner {
         let mut capabilities =
             ["process", "manifest/v1", EXEC_CAPABILITY, SLOTS_CAPABILITY].map(str::to_owned).to_vec();
         capabilities.extend(groups.capabilities());
+        let isolates = isolate::capabilities();
+        capabilities.extend(isolates.iter().cloned());
         if reboot::is_possible(&reboot) {
             capabilities.push(REBOOT_CAPABILITY.to_owned());
         }
@@ -202,6 +206,7 @@ impl Runner {
             hardware: crate::hardware(),
             cgroups: groups,
             allowed: device,
+            isolates,
         };
         let allowed = [Some(0), Some(own), allow_uid].into_iter().flatten().collect();
         let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));

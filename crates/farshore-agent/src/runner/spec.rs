@@ -7,6 +7,7 @@ use farshore_domain::digest::Digest;
 use farshore_domain::id::ReleaseId;
 use farshore_domain::name::Name;
 use farshore_domain::reconcile::Running;
+use farshore_domain::release::isolation::Isolation;
 use farshore_domain::release::{Limits, Run};
 use farshore_domain::version::Version;
 use serde::{Deserialize, Serialize};
@@ -46,6 +47,9 @@ pub(crate) struct Spec {
     /// The manifest's limits within those of the device's policy.
     #[serde(default)]
     pub(crate) limits: Limits,
+    /// What it is kept apart from: the manifest's own and what the policy demands.
+    #[serde(default)]
+    pub(crate) isolation: Isolation,
     /// What the device said when it was started.
     #[serde(default)]
     pub(crate) allowed: Allowed,
@@ -116,13 +120,13 @@ pub(crate) struct ShimStatus {
     pub(crate) running: Running,
     /// The app's process while it is up; it leads its own session and process group.
     pub(crate) process: Option<Process>,
+    /// It ended, or could not begin, while the disk was full.
+    #[serde(default)]
+    pub(crate) no_room: bool,
     /// The supervisor itself, which is the parent of the app's process.
     #[serde(default)]
     pub(crate) supervisor: Option<Process>,
     pub(crate) boot: String,
-    /// It ended, or could not begin, while the disk was full.
-    #[serde(default)]
-    pub(crate) no_room: bool,
 }
 
 /// What the supervisor is asked.

@@ -26,6 +26,8 @@ pub(crate) struct Bed {
     group: String,
     /// The apps lie on a disk of this many bytes, which only the runner sees.
     disk: Option<u64>,
+    /// What the runner is started by.
+    wrapper: &'static [&'static str],
 }
 
 impl Bed {
@@ -39,6 +41,16 @@ impl Bed {
         allowed: &serde_json::Value,
         disk: Option<u64>,
     ) -> Self {
+        Self::wrapped(folder, allowed, disk, &[]).await
+    }
+
+    /// The runner is started by a program that takes something from it.
+    pub(crate) async fn wrapped(
+        folder: tempfile::TempDir,
+        allowed: &serde_json::Value,
+        disk: Option<u64>,
+        wrapper: &'static [&'static str],
+    ) -> Self {
         // Users of apps must get in; the temporary folder is for nobody else by default.
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         std::fs::write(folder.path().join("executors.json"), serde_json::to_vec(allowed).unwrap()).unwrap();
@@ -47,7 +59,8 @@ impl Bed {
             std::env::var("FARSHORE_TEST_CGROUP").map_or_else(|_| String::new(), |group| format!("{group}/"));
         let group = format!("{parent}farshore-test-{}", uuid::Uuid::new_v4());
         let client = RunnerClient::new(folder.path().join("runner.sock"));
-        let mut bed = Self { folder, client, signer: Signer::new("acme"), runner: None, group, disk };
+        let mut bed =
+            Self { folder, client, signer: Signer::new("acme"), runner: None, group, disk, wrapper };
         bed.start_runner().await;
         let signer = &bed.signer;
         let sets = vec![signer.first_set()];
@@ -66,7 +79,14 @@ impl Bed {
 
     pub(crate) async fn start_runner(&mut self) {
         let mut command = match self.disk {
-            None => Command::new(env!("CARGO_BIN_EXE_farshore-agent")),
+            None => match self.wrapper.split_first() {
+                None => Command::new(env!("CARGO_BIN_EXE_farshore-agent")),
+                Some((program, arguments)) => {
+                    let mut command = Command::new(program);
+                    command.args(arguments).arg(env!("CARGO_BIN_EXE_farshore-agent"));
+                    command
+                }
+            },
             Some(bytes) => {
                 let mut command = Command::new("unshare");
                 command.args(["--mount", "--propagation=private", "sh", "-eu", "-c"]);
@@ -126,6 +146,17 @@ impl Bed {
         instance: u64,
         config: &[(&str, &str)],
     ) -> Result<(), ClientError> {
+        self.start_bound(release, instance, config, Bounds::default()).await
+    }
+
+    /// Under a policy of the device.
+    pub(crate) async fn start_bound(
+        &self,
+        release: &Release,
+        instance: u64,
+        config: &[(&str, &str)],
+        bounds: Bounds,
+    ) -> Result<(), ClientError> {
         let config = config.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
         let request = Request::Start {
             app: web(),
@@ -133,7 +164,7 @@ impl Bed {
             release: ReleaseId(uuid::Uuid::from_u128(1)),
             instance,
             config: config.collect::<BTreeMap<_, _>>(),
-            bounds: Bounds::default(),
+            bounds,
             beside: false,
         };
         self.client.done(&request).await
@@ -155,6 +186,36 @@ impl Bed {
             Reply::Apps { mut apps } => apps.remove(&web()).and_then(|app| app.running),
             other => panic!("{other:?}"),
         }
+    }
+
+    pub(crate) async fn observed(&self) -> Observed {
+        match self.client.ask(&Request::List {}).await.unwrap() {
+            Reply::Apps { mut apps } => apps.remove(&web()).unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Where the runner's small disk is seen from here.
+    fn filler(&self) -> PathBuf {
+        let runner = self.runner.as_ref().unwrap().id();
+        PathBuf::from(format!("/proc/{runner}/root{}", self.apps().join(".filler").display()))
+    }
+
+    /// Writes to the runner's small disk until nothing more goes.
+    pub(crate) fn fill_disk(&self) {
+        let mut filler = std::fs::File::create(self.filler()).unwrap();
+        for size in [1 << 16, 1] {
+            let error = loop {
+                if let Err(error) = std::io::Write::write_all(&mut filler, &vec![1; size]) {
+                    break error;
+                }
+            };
+            assert_eq!(error.kind(), std::io::ErrorKind::StorageFull, "{error}");
+        }
+    }
+
+    pub(crate) fn clear_disk(&self) {
+        std::fs::remove_file(self.filler()).unwrap();
     }
 
     pub(crate) async fn up(&self) -> Running {
@@ -188,36 +249,25 @@ impl Bed {
             other => panic!("{other:?}"),
         }
     }
-    pub(crate) async fn observed(&self) -> Observed {
-        match self.client.ask(&Request::List {}).await.unwrap() {
-            Reply::Apps { mut apps } => apps.remove(&web()).unwrap(),
+
+    /// What the app says after `mark`, once it has said it.
+    pub(crate) async fn said(&self, mark: &str) -> String {
+        until(&format!("{mark} in its output"), || async {
+            let logs = self.logs().await;
+            let line = logs.lines().rev().find_map(|line| line.strip_prefix(mark))?;
+            Some(line.to_owned())
+        })
+        .await
+    }
+
+    /// What a command check of it answers.
+    pub(crate) async fn probe(&self, check: &str) -> (bool, String) {
+        let probe = Request::Probe { app: web(), check: Name::new(check).unwrap(), instance: None };
+        match self.client.ask(&probe).await.unwrap() {
+            Reply::Probed { good, message } => (good, message),
             other => panic!("{other:?}"),
         }
     }
-
-    /// Where the runner's small disk is seen from here.
-    fn filler(&self) -> PathBuf {
-        let runner = self.runner.as_ref().unwrap().id();
-        PathBuf::from(format!("/proc/{runner}/root{}", self.apps().join(".filler").display()))
-    }
-
-    /// Writes to the runner's small disk until nothing more goes.
-    pub(crate) fn fill_disk(&self) {
-        let mut filler = std::fs::File::create(self.filler()).unwrap();
-        for size in [1 << 16, 1] {
-            let error = loop {
-                if let Err(error) = std::io::Write::write_all(&mut filler, &vec![1; size]) {
-                    break error;
-                }
-            };
-            assert_eq!(error.kind(), std::io::ErrorKind::StorageFull, "{error}");
-        }
-    }
-
-    pub(crate) fn clear_disk(&self) {
-        std::fs::remove_file(self.filler()).unwrap();
-    }
-
 
     /// Waits until the app has failed so often that its supervisor says why.
     pub(crate) async fn failed(&self, restarts: u32) -> Running {

@@ -8,6 +8,7 @@ mod cluster;
 mod container;
 mod files;
 mod installer;
+mod isolation;
 mod kubernetes;
 mod process;
 mod suite;

@@ -11,10 +11,7 @@ use farshore_domain::access::Permission;
 use farshore_domain::id::DeviceId;
 use farshore_domain::label::Labels;
 use farshore_domain::name::Name;
-use farshore_domain::policy::{
-    Bound, Changed, DeviceHours, Effective, POLICY_CAPABILITY, POLICY_CAPABILITY_2, PolicyError, PolicySpec,
-    effective,
-};
+use farshore_domain::policy::{Bound, Changed, DeviceHours, Effective, PolicyError, PolicySpec, effective};
 use farshore_domain::schedule::{MOVES_TO_REFUSE, Shut, WindowKind, Zone};
 use farshore_store::fleet::FleetDevice;
 use farshore_store::objects::{self, ObjectKind, Stored};
@@ -107,7 +104,7 @@ pub(super) async fn of_device(Db(db): Db, Path(id): Path<String>) -> ApiResult<J
     let device = device.ok_or(StoreError::NotFound("device"))?;
     let policies = objects::all_in::<PolicySpec>(&mut tx, db.tenant().0, ObjectKind::Policy).await?;
     let effective = merged(&policies, &device.labels)?;
-    let needed = if effective.rules.needs_v2() { POLICY_CAPABILITY_2 } else { POLICY_CAPABILITY };
+    let needed = effective.rules.capability();
     Ok(Json(DevicePolicy {
         device: device.name,
         understood: device.capabilities.iter().any(|capability| capability == needed),

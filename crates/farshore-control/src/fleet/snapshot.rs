@@ -13,7 +13,8 @@ use farshore_domain::id::{DeviceId, ReleaseId};
 use farshore_domain::name::Name;
 use farshore_domain::operation::{DRAIN_CAPABILITY, OPERATIONS_CAPABILITY};
 use farshore_domain::policy::{
-    DesiredPolicy, DeviceHours, POLICY_CAPABILITY, POLICY_CAPABILITY_2, PolicySpec, Rules, SafeRelease,
+    DesiredPolicy, DeviceHours, POLICY_CAPABILITY, POLICY_CAPABILITY_2, POLICY_CAPABILITY_3, PolicySpec,
+    Rules, SafeRelease,
 };
 use farshore_domain::release::slot::{Activation, SLOTS_CAPABILITY};
 use farshore_domain::rollout::{AppReport, DeviceView, FleetView, KnownRelease, Phase, Rollout};
@@ -486,6 +487,9 @@ impl Snapshot {
         let mixture = self.mixture(device)?;
         let new = can(POLICY_CAPABILITY_2);
         let mut rules = if new { &mixture.rules } else { &mixture.rules_v1 }.clone();
+        if !can(POLICY_CAPABILITY_3) {
+            rules = rules.without_v3();
+        }
         if !can(OPERATIONS_CAPABILITY) {
             rules.operations = rules.operations.without_runbooks();
         }

@@ -117,6 +117,9 @@ impl Rules {
         within("resources.memoryBytes", limits.memory_bytes, (1 << 20)..=(1 << 50))?;
         within("resources.cpuMillis", limits.cpu_millis, 1..=1_000_000)?;
         within("resources.processes", limits.processes, 1..=1_000_000)?;
+        if let Err((field, what)) = self.isolation.check() {
+            return wrong(format!("spec.rules.isolation.{field}"), what);
+        }
         self.check_retention()?;
         self.check_schedule()?;
         within("reporting.sampleSeconds", self.reporting.sample_seconds, 1..=3_600)?;

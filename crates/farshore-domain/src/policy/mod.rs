@@ -22,6 +22,7 @@ pub use runbook::{Runbook, RunbookArgument, RunbookError};
 use crate::desired::DesiredRelease;
 use crate::name::Name;
 use crate::release::Limits;
+use crate::release::isolation::Isolation;
 use crate::schedule::{Blackout, Energy, WindowSpec};
 use crate::selector::Selector;
 use crate::version::Version;
@@ -32,6 +33,8 @@ use crate::word_enum;
 pub const POLICY_CAPABILITY: &str = "policy/v1";
 /// The same for what came later: windows, retention beyond log files, recreation and reboots, how closely the kernel is watched. An agent without it gets the rest ([`Rules::without_v2`]).
 pub const POLICY_CAPABILITY_2: &str = "policy/v2";
+/// The same for isolation ([`Rules::without_v3`]).
+pub const POLICY_CAPABILITY_3: &str = "policy/v3";
 
 /// At most this many health conditions in one policy.
 pub const MAX_CONDITIONS: usize = 32;
@@ -61,6 +64,9 @@ pub struct Rules {
     pub rollback: RollbackRules,
     /// For each app; the lower one of this and the release's own counts.
     pub resources: Limits,
+    /// What each app of kind `process` is kept apart from at least; the stricter one of this and the release's own counts.
+    #[serde(skip_serializing_if = "Isolation::is_empty")]
+    pub isolation: Isolation,
     pub retention: RetentionRules,
     pub operations: OperationRules,
     pub reporting: ReportingRules,
@@ -298,6 +304,8 @@ pub struct Bounds {
     pub restart: RestartRules,
     pub resources: Limits,
     pub retention: RetentionRules,
+    #[serde(skip_serializing_if = "Isolation::is_empty")]
+    pub isolation: Isolation,
 }
 
 impl Bounds {
@@ -329,11 +337,30 @@ impl Rules {
         Bounds {
             restart: RestartRules { recreate_after: None, ..self.restart },
             resources: self.resources.clone(),
+            isolation: self.isolation.clone(),
             retention: RetentionRules { log_bytes, log_files, log_seconds, ..RetentionRules::default() },
         }
     }
 
-    /// Without what only agents with [`POLICY_CAPABILITY_2`] understand.
+    /// The capability that an agent needs to understand all of it.
+    #[must_use]
+    pub fn capability(&self) -> &'static str {
+        if *self != self.without_v3() {
+            POLICY_CAPABILITY_3
+        } else if *self != self.without_v2() {
+            POLICY_CAPABILITY_2
+        } else {
+            POLICY_CAPABILITY
+        }
+    }
+
+    /// Without what only agents with [`POLICY_CAPABILITY_3`] understand.
+    #[must_use]
+    pub fn without_v3(&self) -> Self {
+        Self { isolation: Isolation::default(), ..self.clone() }
+    }
+
+    /// Without what only agents with [`POLICY_CAPABILITY_2`], or a later one, understand.
     #[must_use]
     pub fn without_v2(&self) -> Self {
         let RetentionRules { log_bytes, log_files, .. } = self.retention;
@@ -342,6 +369,7 @@ impl Rules {
             rollback: RollbackRules { reboot: None, ..self.rollback.clone() },
             retention: RetentionRules { log_bytes, log_files, ..RetentionRules::default() },
             schedule: ScheduleRules::default(),
+            isolation: Isolation::default(),
             reporting: ReportingRules {
                 ebpf: None,
                 exec_events: None,
@@ -350,12 +378,6 @@ impl Rules {
             },
             ..self.clone()
         }
-    }
-
-    /// Whether only agents with [`POLICY_CAPABILITY_2`] understand all of it.
-    #[must_use]
-    pub fn needs_v2(&self) -> bool {
-        *self != self.without_v2()
     }
 }
 

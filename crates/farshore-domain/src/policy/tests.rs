@@ -198,7 +198,7 @@ fn an_older_agent_is_not_sent_what_it_does_not_know() {
     new["retention"]["logSeconds"] = json!(86400);
     new["schedule"] = json!({"blackouts": [{"from": "2026-12-24", "to": "2026-12-26"}]});
     let (old, new) = (spec(json!({"rules": old})).rules, spec(json!({"rules": new})).rules);
-    assert!(new.needs_v2() && !old.needs_v2());
+    assert_eq!((new.capability(), old.capability()), (POLICY_CAPABILITY_2, POLICY_CAPABILITY));
     assert_eq!(new.without_v2(), old);
     // The very words that the first version knew.
     let sent = serde_json::to_value(new.without_v2()).expect("JSON");
@@ -210,6 +210,11 @@ fn an_older_agent_is_not_sent_what_it_does_not_know() {
         serde_json::to_value(old.bounds().retention).expect("JSON"),
         json!({"logBytes": 65536, "logFiles": 2})
     );
+    let mut newest = new.clone();
+    newest.isolation =
+        serde_json::from_value(json!({"pid": "private", "seccomp": "default"})).expect("isolation");
+    assert_eq!((newest.capability(), newest.without_v3()), (POLICY_CAPABILITY_3, new));
+    assert_eq!((newest.bounds().isolation, newest.without_v2()), (newest.isolation, old));
 }
 
 #[test]

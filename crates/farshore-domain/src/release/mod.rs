@@ -4,6 +4,7 @@
 //! specification is never half-obeyed.
 
 pub mod compose;
+pub mod isolation;
 pub mod kind;
 pub mod slot;
 pub mod template;
@@ -13,6 +14,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use compose::Compose;
+use isolation::Isolation;
 use kind::{Container, Files, Installer, Kind, Objects, Ready, RunUser, Unit};
 use slot::Slots;
 
@@ -122,6 +124,9 @@ pub struct Run {
     /// For kind `process`: it can run twice, so that a release is started and checked beside the one before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slots: Option<Slots>,
+    /// For kind `process`: what it is kept apart from, beyond its user and its folders.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isolation: Option<Isolation>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit: Option<Unit>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -300,6 +305,9 @@ impl Manifest {
         if let Some(slots) = &self.run.slots {
             slots.check(&self.run, &self.health)?;
         }
+        if let Some(isolation) = &self.run.isolation {
+            isolation.check_manifest(&self.health)?;
+        }
         let day = 24 * 3600;
         if self.soak_seconds > day || self.start_timeout_seconds == 0 || self.start_timeout_seconds > day {
             return Err(invalid(
@@ -354,7 +362,8 @@ impl Run {
 
     /// The section of its own kind is there and good; there is no other.
     fn check_sections(&self) -> Result<(), ManifestError> {
-        let sections: [(&'static str, Kind, bool); 7] = [
+        let sections: [(&'static str, Kind, bool); 8] = [
+            ("run.isolation", Kind::Process, self.isolation.is_some()),
             ("run.slots", Kind::Process, self.slots.is_some()),
             ("run.unit", Kind::Systemd, self.unit.is_some()),
             ("run.container", Kind::Container, self.container.is_some()),

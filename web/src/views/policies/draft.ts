@@ -92,6 +92,15 @@ const yesNo = (path: string, label: string, otherwise: string): FieldOf => ({
   ],
 })
 
+const choice = (path: string, label: string, options: readonly (readonly [string, string])[], help?: string): FieldOf => ({
+  path,
+  label,
+  kind: 'text',
+  options: [['', 'this policy does not say'], ...options],
+  ...(help === undefined ? {} : { help }),
+})
+const HOST = ['host', 'as the release says'] as const
+
 /** The plain fields of each section, in the order of the page. */
 export const FIELDS = {
   restart: [
@@ -120,6 +129,23 @@ export const FIELDS = {
     number('resources.memoryBytes', 'Memory (bytes)', 'Of each app; the release’s own limit counts where it is lower.'),
     number('resources.cpuMillis', 'CPU (thousandths of a core)'),
     number('resources.processes', 'Processes'),
+  ],
+  isolation: [
+    choice('isolation.pid', 'Processes', [HOST, ['private', 'only its own']]),
+    choice('isolation.network', 'Network', [HOST, ['none', 'none but a loopback of its own']]),
+    choice('isolation.ipc', 'Shared memory and queues', [HOST, ['private', 'only its own']]),
+    choice('isolation.uts', 'Host name', [HOST, ['private', 'its own']]),
+    yesNo('isolation.readOnlyRoot', 'Read-only file system', 'as the release says'),
+    yesNo('isolation.privateTmp', 'A /tmp of its own', 'as the release says'),
+    choice(
+      'isolation.seccomp',
+      'System calls',
+      [
+        ['none', 'as the release says'],
+        ['default', 'dangerous ones fail'],
+        ['strict', 'dangerous ones end it, unusual ones are not there'],
+      ],
+    ),
   ],
   retention: [
     number('retention.logBytes', 'Log file (bytes)', 'Rotated at this size.'),

@@ -121,6 +121,10 @@ export function PolicyForm({ draft: d, set, error, wrongIn }: Props) {
       <Part title="Resources" note="limits of each app" open={open('resources')}>
         {values('resources')}
       </Part>
+      <Part title="Isolation" note="what each app is kept apart from at least; a release may ask for more" open={open('isolation')}>
+        {values('isolation')}
+        <p className={`text-sm text-muted ${wide}`}>For apps that are plain processes, from their next start. A device that can’t give it runs no new release.</p>
+      </Part>
       <Part title="Windows" note="when devices fetch and install; rollouts obey these as well" open={open('schedule', d.windows.length + d.blackouts.length)}>
         <Rows
           what="window"

@@ -9,6 +9,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use super::super::folder::AppFolder;
+use super::super::isolate;
 use super::super::logs::RotatedLog;
 use super::super::spec::{Spec, signal_group};
 use super::RuntimeError;
@@ -34,7 +35,8 @@ pub(super) async fn run(
     limit: Duration,
 ) -> Result<Vec<u8>, RuntimeError> {
     let io = |what: &str| RuntimeError::io(format!("{name}: {what}"));
-    let mut child = Command::new("/proc/self/exe")
+    let mut command = Command::new("/proc/self/exe");
+    command
         .arg("app-exec")
         .arg(folder.spec())
         .args(["--hook", name])
@@ -42,9 +44,10 @@ pub(super) async fn run(
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(io("it could not be started"))?;
+        .kill_on_drop(true);
+    let has_pid = spec.isolation.has_pid();
+    let started = if has_pid { isolate::spawn_first(&mut command) } else { command.spawn() };
+    let mut child = started.map_err(io("it could not be started"))?;
     // It leads a group of its own as soon as it has begun; until then it is killed by its number.
     let mut group = Group(child.id().and_then(|pid| i32::try_from(pid).ok()));
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());

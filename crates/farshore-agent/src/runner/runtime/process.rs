@@ -5,6 +5,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use farshore_domain::release::isolation::Seccomp;
 use rustix::process::Signal;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::UnixDatagram;
@@ -13,12 +14,17 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::super::exec;
 use super::super::folder::AppFolder;
+use super::super::isolate;
 use super::super::logs::RotatedLog;
 use super::super::orphans;
 use super::super::shim::kill_leftovers;
 use super::super::spec::{Process, Spec, signal_group};
 use super::{Runtime, RuntimeError, Work};
+
+/// What a process is killed by whose system call was denied.
+const SIGSYS: i32 = libc::SIGSYS;
 
 /// Runs the release's program, restarted by the supervisor.
 pub(crate) struct ProcessRuntime {
@@ -48,14 +54,16 @@ impl ProcessRuntime {
             self.notify = Some(self.listen()?);
         }
         // Stays this program even when its file was replaced by a newer one.
-        let mut child = Command::new("/proc/self/exe")
+        let mut command = Command::new("/proc/self/exe");
+        command
             .arg("app-exec")
             .arg(self.folder.spec())
             .env_clear()
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
+            .stderr(Stdio::piped());
+        let has_pid = self.spec.isolation.has_pid();
+        let mut child = if has_pid { isolate::spawn_first(&mut command)? } else { command.spawn()? };
         self.pid = child.id().and_then(|pid| i32::try_from(pid).ok());
         let out = child.stdout.take().map(|pipe| tokio::spawn(keep(pipe, self.log("stdout.log"))));
         let err = child.stderr.take().map(|pipe| tokio::spawn(keep(pipe, self.log("stderr.log"))));
@@ -92,7 +100,25 @@ impl ProcessRuntime {
             }
         };
         self.child = None;
-        Ok(describe(ended))
+        Ok(self.describe(ended))
+    }
+
+    fn describe(&self, ended: ExitStatus) -> String {
+        let isolation = &self.spec.isolation;
+        if isolation.is_empty() {
+            return describe(ended.code(), ended.signal());
+        }
+        if let Some(why) = exec::failed(&self.folder.spec()) {
+            return format!("it could not be started: {why}");
+        }
+        // The first process of its namespace says by its code what has ended the app.
+        let ended = match ended.code() {
+            Some(code @ 129..) if isolation.has_pid() => (None, Some(code - 128)),
+            code => (code, ended.signal()),
+        };
+        let denied = ended.1 == Some(SIGSYS) && isolation.seccomp() != Seccomp::None;
+        let why = if denied { " (SIGSYS: a system call that its seccomp profile denies)" } else { "" };
+        format!("{}{why}", describe(ended.0, ended.1))
     }
 }
 
@@ -184,8 +210,8 @@ impl Runtime for ProcessRuntime {
     }
 }
 
-fn describe(ended: ExitStatus) -> String {
-    match (ended.code(), ended.signal()) {
+fn describe(code: Option<i32>, signal: Option<i32>) -> String {
+    match (code, signal) {
         (Some(127), _) => "exited with 127 (it may not be executable)".to_owned(),
         (Some(code), _) => format!("exited with {code}"),
         (None, Some(signal)) => format!("was killed by signal {signal}"),
