@@ -369,7 +369,13 @@ fn hear<'s>(
             let Err(id) = seen(shared, under_way, acknowledged, &message) else { return Ok(()) };
             let (topic, payload) = (message.topic.to_owned(), message.payload.to_vec());
             let name = Arc::clone(&client.name);
-            under_way.push_back(Box::pin(documents::write(shared, name, id, topic, payload)));
+            under_way.push_back(Box::pin(documents::write(
+                shared,
+                (name, client.inbox.id()),
+                id,
+                topic,
+                payload,
+            )));
             client.writing = true;
         }
         Packet::Publish(message) => publish(shared, from, under_way, acknowledged, &message),

@@ -2,8 +2,8 @@
 //!
 //! Whoever subscribes to `$documents/COLLECTION/NAME` or `$twin/desired` (wildcards too) is told what there is, as retained messages, and then of each
 //! change. A connection follows the store by itself, by version: one that reads slowly hears of the newest state, and none misses one. Messages to
-//! `…/put`, `…/patch` and `…/delete` are acknowledged when what they ask for is durable. What is refused is told on [`REFUSED`], and to clients of version 5 with the
-//! acknowledgement.
+//! `…/put`, `…/patch` and `…/delete` are acknowledged when what they ask for is durable. What is refused is told to who sent it: on [`REFUSED`], and to clients of
+//! version 5 with the acknowledgement.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -114,7 +114,7 @@ impl From<DocumentsError> for Refusal {
 /// Does what a message asks for; its acknowledgement waits for that.
 pub(super) async fn write(
     shared: &Shared,
-    client: Arc<str>,
+    (client, connection): (Arc<str>, u64),
     id: Option<(u16, u64)>,
     topic: String,
     payload: Vec<u8>,
@@ -123,8 +123,9 @@ pub(super) async fn write(
         return Settled::document(id, 0, Ok(()));
     };
     tracing::info!(topic, %client, why = refusal.message, "a document is not written");
-    let told = json!({"client": &*client, "topic": topic, "error": refusal.code, "message": refusal.message});
-    shared.hub.tell(REFUSED, told.to_string().as_bytes());
+    // Nobody else is told: topics and names of other clients are theirs.
+    let told = json!({"topic": topic, "error": refusal.code, "message": refusal.message});
+    shared.hub.tell_one(connection, REFUSED, told.to_string().as_bytes());
     let result = if refusal.again { Err(ConnectionError::Document(refusal.message)) } else { Ok(()) };
     Settled::document(id, refusal.reason, result)
 }

@@ -73,13 +73,20 @@ impl Hub {
         self.tell(topic, payload);
     }
 
-    /// Hands a message to everybody who subscribed to its topic.
-    pub(super) fn tell(&self, topic: &str, payload: &[u8]) {
+    fn tell(&self, topic: &str, payload: &[u8]) {
+        self.tell_those(topic, payload, |_| true);
+    }
+
+    /// Hands a message to one connection, if it subscribed to its topic.
+    pub(super) fn tell_one(&self, connection: u64, topic: &str, payload: &[u8]) {
+        self.tell_those(topic, payload, |id| id == connection);
+    }
+
+    fn tell_those(&self, topic: &str, payload: &[u8], wanted: impl Fn(u64) -> bool) {
         let clients = lock(&self.clients);
         let mut message: Option<Message> = None;
-        for client in
-            clients.iter().filter(|client| client.filters.iter().any(|filter| matches(filter, topic)))
-        {
+        let subscribed = |client: &&Client| client.filters.iter().any(|filter| matches(filter, topic));
+        for client in clients.iter().filter(|client| wanted(client.id)).filter(subscribed) {
             let message = message.get_or_insert_with(|| Message {
                 topic: topic.into(),
                 payload: Bytes::copy_from_slice(payload),
@@ -104,6 +111,11 @@ impl Hub {
 }
 
 impl Inbox {
+    /// Which connection it is of.
+    pub(super) const fn id(&self) -> u64 {
+        self.id
+    }
+
     pub(super) fn subscribe(&self, filter: &str) -> Subscribed {
         if !is_filter(filter) {
             return Subscribed::NoFilter;
@@ -224,7 +236,7 @@ mod tests {
     #[test]
     fn a_client_that_does_not_read_holds_up_nobody() {
         let hub = Arc::new(Hub::default());
-        let (mut one, other) = (hub.open(), hub.open());
+        let (mut one, mut other) = (hub.open(), hub.open());
         assert_eq!(one.subscribe("a/#"), Subscribed::Granted);
         assert_eq!(other.subscribe("b"), Subscribed::Granted);
         for _ in 0..MAX_WAITING + 5 {
@@ -235,9 +247,19 @@ mod tests {
         assert!(one.unsubscribe("a/#") && !one.unsubscribe("a/#"));
         hub.publish("a/x", b"1");
         assert_eq!(hub.counts(), (MAX_WAITING as u64, 5));
+        // For one of two that subscribed.
+        assert_eq!(one.subscribe("told"), Subscribed::Granted);
+        assert_eq!(other.subscribe("told"), Subscribed::Granted);
+        while one.next_now().is_some() {}
+        hub.tell_one(other.id(), "told", b"1");
+        assert!(one.next_now().is_none());
+        assert_eq!(other.next_now().map(|message| message.topic.to_string()).as_deref(), Some("told"));
+        hub.tell_one(other.id(), "else", b"1");
+        assert!(other.next_now().is_none());
+        assert!(one.unsubscribe("told") && other.unsubscribe("told"));
         assert_eq!(one.subscribe("$documents/#"), Subscribed::Granted);
         hub.publish("$documents/a/b", b"1");
-        assert_eq!(hub.counts(), (MAX_WAITING as u64, 6));
+        assert_eq!(hub.counts(), (MAX_WAITING as u64 + 1, 6));
         assert!(one.unsubscribe("$documents/#"));
         for n in 0..MAX_OF_CLIENT {
             assert_eq!(one.subscribe(&n.to_string()), Subscribed::Granted);
