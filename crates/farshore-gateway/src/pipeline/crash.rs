@@ -27,7 +27,7 @@ pipelines:
   - name: rules
     from: {streams: ["data/in*"]}
     steps:
-      - rule: {name: hot, raise: "value > 80", clear: "value < 20", for: 2s}
+      - rule: {name: hot, raise: "value > 80", clear: "value < 20", for: 20s}
 "#;
 
 /// What is in the end where, and how often.

@@ -163,7 +163,7 @@ impl Engine {
         }
     }
 
-    /// Time has passed: windows of silent series end. To be called every second or so.
+    /// Time has passed: windows of silent series end, and alerts are raised and ended for which a rule has waited. To be called every second or so.
     pub fn tick(&mut self, now: Now, out: &mut Vec<Output>) {
         self.each_step(now, out, |step, world, next| step.tick(world, next));
         let due = self.tidied_ns.is_none_or(|before| now.mono_ns.saturating_sub(before) >= TIDY_NS);

@@ -9,7 +9,7 @@ use super::bits;
 use super::definition::{Action, Change, Deadband, Dedup, Enrich, Map, Rule, Step, Window};
 use super::expr::{Prepared, Val};
 use super::output::{Alert, AlertState, Output, render, render_payload, render_topic};
-use super::rule::{Turn, Watched};
+use super::rule::{Due, Turn, Watched};
 use super::series::{Context, Id, PerSeries, Table};
 use super::window::{Closed, Put, Windows, patience_ns};
 
@@ -206,8 +206,8 @@ impl Running {
                 .collect(),
             State::Rules(all) => all
                 .iter()
-                .filter(|(_, kept)| stays(kept.seen_ns, kept.it.is_raised()))
-                .map(|(id, kept)| (id, Remembered::Rule(kept.it)))
+                .filter(|(_, kept)| stays(kept.seen_ns, kept.it.is_raised() || kept.it.waits()))
+                .map(|(id, kept)| (id, Remembered::Rule(kept.it.clone())))
                 .collect(),
         };
         (kept, gone)
@@ -373,7 +373,11 @@ impl Running {
                 let Some(kept) = made else { return };
                 kept.seen_ns = seen_ns;
                 let ns = |span: Option<super::time::Span>| span.map_or(0, |span| span.ns);
-                match kept.it.judge(record.at_ns, holds, over, ns(rule.hold), ns(rule.clear_for)) {
+                let turn = kept.it.judge(record.at_ns, holds, over, ns(rule.hold), ns(rule.clear_for));
+                if turn != Turn::Late {
+                    kept.it.keep(record.number, record.text());
+                }
+                match turn {
                     Turn::Nothing => {}
                     Turn::Late => counts.late += 1,
                     Turn::Raised => {
@@ -402,12 +406,39 @@ impl Running {
         }
     }
 
-    /// Ends the windows of series that are silent.
+    /// Time has passed: windows of series that are silent end, and what the last point of one has begun may have held for long enough.
     pub(super) fn tick<'v>(
         &mut self,
         world: &mut World<'_>,
         next: &mut dyn FnMut(&mut World<'_>, Record<'v>),
     ) {
+        self.judge_silence(world);
+        self.end_windows(world, next);
+    }
+
+    fn judge_silence(&mut self, world: &mut World<'_>) {
+        let Self { step: Step::Rule(rule), counts, state: State::Rules(all), .. } = self else { return };
+        let ns = |span: Option<super::time::Span>| span.map_or(0, |span| span.ns);
+        let mut turned: Vec<(Id, Due)> = Vec::new();
+        for (id, kept) in all.iter_mut() {
+            let silence_ns = world.now.mono_ns.saturating_sub(kept.seen_ns);
+            let due = kept.it.silent(silence_ns, ns(rule.hold), ns(rule.clear_for));
+            turned.extend(due.map(|due| (id, due)));
+        }
+        for (series, due) in turned {
+            let record = Record { series, at_ns: due.at_ns, number: due.number, raw: due.text.as_ref() };
+            match due.turn {
+                Turn::Raised => {
+                    counts.raised += 1;
+                    say(rule, world, &record, AlertState::Raised, record.at_ns);
+                }
+                Turn::Cleared(raised_ns) => say(rule, world, &record, AlertState::Cleared, raised_ns),
+                Turn::Nothing | Turn::Late => {}
+            }
+        }
+    }
+
+    fn end_windows<'v>(&mut self, world: &mut World<'_>, next: &mut dyn FnMut(&mut World<'_>, Record<'v>)) {
         let Self { step: Step::Window(window), prepared, counts, state: State::Windows(all), open, .. } =
             self
         else {
@@ -437,7 +468,7 @@ impl Running {
     ) {
         let later = Now { mono_ns: i64::MAX, ..world.now };
         let now = std::mem::replace(&mut world.now, later);
-        self.tick(world, next);
+        self.end_windows(world, next);
         world.now = now;
     }
 }

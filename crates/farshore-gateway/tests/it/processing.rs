@@ -4,9 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use farshore_gateway::mqtt::codec::{Packet, Version, decode};
-use farshore_gateway::pipeline::{AlertState, DataProcessor, Processed, Processing, Severity};
+use farshore_gateway::pipeline::{
+    Alert, AlertState, Context, DataProcessor, Definition, Engine, Now, Output, Processed, Processing,
+    Severity,
+};
 use farshore_gateway::{DataPoint, EdgeGateway, GatewayConfig, Value};
-use farshore_journal::{AtRest, Value as Kept};
+use farshore_journal::{AtRest, PointBatch, Value as Kept};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
@@ -297,4 +300,73 @@ async fn a_processor_in_rust_sees_every_point_and_raises_alerts() {
         (series("normalized"), Some(2.5)),
     ];
     assert_eq!(got, expected);
+}
+
+/// Feeds a text of a door, at seconds of its own clock and of the gateway's.
+fn door(engine: &mut Engine, at: i64, says: &str, mono: i64) -> Vec<Alert> {
+    let mut batch = PointBatch::new();
+    let series = batch.series("door", "state", [("room", "hall")]).expect("a series");
+    batch.push(series, at * 1_000_000_000, Kept::Text(says.to_owned())).expect("room");
+    let mut out = Vec::new();
+    engine.feed(&"data/in".parse().expect("a name"), &batch, clock(mono), &mut out);
+    alerts(out)
+}
+
+fn clock(mono: i64) -> Now {
+    Now { wall_ns: 0, mono_ns: mono * 1_000_000_000 }
+}
+
+fn passes(engine: &mut Engine, mono: i64) -> Vec<Alert> {
+    let mut out = Vec::new();
+    engine.tick(clock(mono), &mut out);
+    alerts(out)
+}
+
+fn alerts(out: Vec<Output>) -> Vec<Alert> {
+    let alert = |output| match output {
+        Output::Alert(alert) => Some(*alert),
+        _ => None,
+    };
+    out.into_iter().filter_map(alert).collect()
+}
+
+#[test]
+fn what_a_rule_waits_for_comes_about_when_the_readings_stop_and_only_once() {
+    let text = r#"
+pipelines:
+  - name: doors
+    steps:
+      - rule: {name: open, raise: text == "open", for: 5m, clear_for: 1m, message: "{measurement} in {tags.room} is {value}"}
+"#;
+    let definition = Definition::parse(text).expect("good");
+    let mut engine = Engine::new(&definition, Context::default(), 100);
+    assert_eq!(door(&mut engine, 1_000, "open", 0), []);
+    assert_eq!(passes(&mut engine, 299), []);
+    // A restart counts the silence anew, and forgets nothing.
+    let mut after = Engine::new(&definition, Context::default(), 100);
+    after.load(&engine.save(), clock(1_000));
+    assert_eq!(passes(&mut after, 1_299), []);
+    for (engine, mono) in [(&mut engine, 301), (&mut after, 1_301)] {
+        let raised = passes(engine, mono);
+        assert_eq!(raised.len(), 1);
+        assert_eq!((raised[0].state, raised[0].at_ns), (AlertState::Raised, 1_300 * 1_000_000_000));
+        assert_eq!(raised[0].message, "door in hall is open");
+        assert_eq!(passes(engine, mono + 1_000), [], "once");
+        // From before it was raised: it was late.
+        assert_eq!(door(engine, 1_200, "closed", mono + 1_000), []);
+        assert_eq!(passes(engine, mono + 2_000), []);
+        assert_eq!(door(engine, 1_500, "open", mono + 2_000), []);
+        assert_eq!(door(engine, 1_600, "closed", mono + 2_100), []);
+        let cleared = passes(engine, mono + 2_161);
+        assert_eq!(cleared.len(), 1);
+        assert_eq!((cleared[0].state, cleared[0].at_ns), (AlertState::Cleared, 1_660 * 1_000_000_000));
+        assert_eq!(cleared[0].id, raised[0].id);
+        assert_eq!(engine.status()[0].steps[0].counts.late, 1);
+    }
+    // No more points at all, as at the end of a recording: nobody knows what would have come.
+    let mut recorded = Engine::new(&definition, Context::default(), 100);
+    assert_eq!(door(&mut recorded, 1_000, "open", 0), []);
+    let mut out = Vec::new();
+    recorded.finish(clock(0), &mut out);
+    assert_eq!(alerts(out), []);
 }
