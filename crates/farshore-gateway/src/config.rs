@@ -11,6 +11,7 @@ use farshore_journal::{Backfill, Durability};
 use farshore_trust::token::{TokenHash, hash_secret};
 use zeroize::Zeroizing;
 
+use crate::pipeline::WebhookAllow;
 use crate::sync::metered::Metered;
 
 /// When the gateway sends.
@@ -247,6 +248,8 @@ pub struct GatewayConfig {
     pub pipeline_file: Option<PathBuf>,
     /// What pipelines may know of the device: a JSON file with `labels` and `twin`.
     pub pipeline_context_file: Option<PathBuf>,
+    /// What webhooks of pipelines may call, wherever the pipelines are from.
+    pub pipeline_webhook_allow: WebhookAllow,
     /// The window of the aggregates that are made without a file of pipelines.
     pub aggregation_window: Duration,
 }
@@ -290,6 +293,7 @@ impl GatewayConfig {
             local_analytics: None,
             pipeline_file: None,
             pipeline_context_file: None,
+            pipeline_webhook_allow: WebhookAllow::default(),
             aggregation_window: Duration::from_secs(300),
         }
     }
@@ -414,6 +418,11 @@ impl GatewayConfig {
         }
         config.pipeline_file = reader.text("PIPELINE_FILE").map(PathBuf::from);
         config.pipeline_context_file = reader.text("PIPELINE_CONTEXT_FILE").map(PathBuf::from);
+        match reader.text("PIPELINE_WEBHOOK_ALLOW").map(|text| text.parse()) {
+            None => {}
+            Some(Ok(allow)) => config.pipeline_webhook_allow = allow,
+            Some(Err(error)) => reader.error(&format!("PIPELINE_WEBHOOK_ALLOW: {error}")),
+        }
         reader.seconds("AGGREGATION_WINDOW_SECONDS", 1, 86_400, &mut config.aggregation_window);
         if let Err(errors) = config.check() {
             reader.errors.extend(errors);
@@ -685,6 +694,10 @@ mod tests {
         assert!(config.processes() && config.aggregation_window == Duration::from_secs(10));
         let config = of("PIPELINE_FILE=p.yaml\nPIPELINE_CONTEXT_FILE=c.json").expect("valid");
         assert!(config.processes() && config.pipeline_file == Some(PathBuf::from("p.yaml")));
+        assert_eq!(config.pipeline_webhook_allow.to_string(), "loopback,private");
+        let strict = of("PIPELINE_WEBHOOK_ALLOW=loopback:9000, 10.0.0.0/8").expect("valid");
+        assert_eq!(strict.pipeline_webhook_allow.to_string(), "loopback:9000,10.0.0.0/8");
+        assert!(of("PIPELINE_WEBHOOK_ALLOW=plc.local").is_err());
         assert!(!of("PIPELINE_FILE=p.yaml\nENABLE_LOCAL_ANALYTICS=false").expect("valid").processes());
         let errors = of("ENABLE_LOCAL_ANALYTICS=perhaps\nAGGREGATION_WINDOW_SECONDS=0").expect_err("wrong");
         assert_eq!(errors.len(), 2, "{errors:?}");

@@ -214,13 +214,15 @@ impl EdgeGateway {
         documents.set_wish(lock(&self.conflict_rule).clone());
         let off = config.local_analytics == Some(false);
         let closed = off.then_some("ENABLE_LOCAL_ANALYTICS=false: this device processes nothing");
-        let delivered = Arc::new(Delivered::open(&config.folder, closed));
+        let delivered =
+            Arc::new(Delivered::open(&config.folder, closed, config.pipeline_webhook_allow.clone()));
         let places = Places {
             delivered: Arc::clone(&delivered),
             file: config.pipeline_file.clone(),
             window: config.processes().then_some(config.aggregation_window),
             context: config.pipeline_context_file.clone(),
             documents: documents.clone(),
+            allow: config.pipeline_webhook_allow.clone(),
         };
         let prepared = prepare_processing(&config, self.processor.clone(), places, self.uplink.is_some())?;
         let follower = prepared.as_ref().map(|(runner, _)| Arc::clone(runner));

@@ -11,6 +11,7 @@ use std::sync::Mutex;
 use farshore_domain::digest::Digest;
 use serde::{Deserialize, Serialize};
 
+use super::allow::WebhookAllow;
 use super::definition::{Definition, MAX_FILE_BYTES};
 use super::keep::replace;
 use crate::ingest::lock;
@@ -26,6 +27,8 @@ pub(crate) struct Delivered {
     folder: PathBuf,
     /// Why this device takes no pipelines.
     closed: Option<&'static str>,
+    /// What pipelines may call.
+    allow: WebhookAllow,
     inner: Mutex<Inner>,
 }
 
@@ -60,7 +63,7 @@ pub(super) struct Given {
 
 impl Delivered {
     /// What lies in the gateway's folder. `closed`: why this device takes no pipelines.
-    pub(crate) fn open(folder: &Path, closed: Option<&'static str>) -> Self {
+    pub(crate) fn open(folder: &Path, closed: Option<&'static str>, allow: WebhookAllow) -> Self {
         let mut inner = Inner::default();
         match read(&folder.join(FILE)) {
             Ok(stored) => (inner.told, inner.stored) = (stored.is_some(), stored.unwrap_or_default()),
@@ -70,17 +73,15 @@ impl Delivered {
         }
         if let Some(given) = &inner.stored.pipelines {
             inner.seen = Some(given.digest);
-            // Of a later version than this program, which was set back.
-            let bad = closed
-                .map(str::to_owned)
-                .or_else(|| Definition::parse(&given.text).err().map(|e| e.to_string()));
+            // Of a later version than this program, which was set back; or the device's own configuration has changed.
+            let bad = closed.map(str::to_owned).or_else(|| good(&given.text, &allow).err());
             if let Some(why) = bad {
                 tracing::warn!(why, from = given.from, "the pipelines of the control plane are not taken");
                 inner.refused = Some((given.digest, why));
                 inner.stored.pipelines = None;
             }
         }
-        Self { folder: folder.to_owned(), closed, inner: Mutex::new(inner) }
+        Self { folder: folder.to_owned(), closed, allow, inner: Mutex::new(inner) }
     }
 
     /// Takes what the control plane says is this device's. Durable when this returns. Whether pipelines, or what is to be said of them, have changed.
@@ -103,7 +104,7 @@ impl Delivered {
                     (refused, seen) = (None, Some(given.digest));
                 } else if let Some(text) = given.text {
                     seen = Some(given.digest);
-                    match check(&text, given.digest) {
+                    match check(&text, given.digest, &self.allow) {
                         Ok(()) => {
                             stored.pipelines = Some(Given { digest: given.digest, from: given.from, text });
                             refused = None;
@@ -161,11 +162,16 @@ impl Delivered {
     }
 }
 
-fn check(text: &str, digest: Digest) -> Result<(), String> {
+fn check(text: &str, digest: Digest, allow: &WebhookAllow) -> Result<(), String> {
     if Digest::of(text.as_bytes()) != digest {
         return Err("they did not arrive as they were sent".to_owned());
     }
-    Definition::parse(text).map(|_| ()).map_err(|error| error.to_string())
+    good(text, allow)
+}
+
+fn good(text: &str, allow: &WebhookAllow) -> Result<(), String> {
+    let definition = Definition::parse(text).map_err(|error| error.to_string())?;
+    allow.check(&definition)
 }
 
 /// Nothing when nothing was ever given.
@@ -203,6 +209,10 @@ mod tests {
         "pipelines:\n  - name: b\n    steps: [{filter: value > 2}, {emit: {stream: data/a}}]\n";
     const BAD: &str = "pipelines:\n  - name: a\n    steps: [{filter: value >}, {emit: {stream: data/a}}]\n";
 
+    fn open(folder: &Path, closed: Option<&'static str>) -> Delivered {
+        Delivered::open(folder, closed, WebhookAllow::default())
+    }
+
     fn config(text: Option<&str>) -> DeviceConfig {
         DeviceConfig {
             labels: BTreeMap::from([("site".to_owned(), "north".to_owned())]),
@@ -217,7 +227,7 @@ mod tests {
     #[test]
     fn what_is_good_is_kept_over_a_restart_and_what_is_not_leaves_the_one_before() {
         let folder = tempfile::tempdir().expect("a folder");
-        let delivered = Delivered::open(folder.path(), None);
+        let delivered = open(folder.path(), None);
         assert!(delivered.pipelines().is_none() && delivered.seen().is_none());
         assert!(delivered.take(config(Some(GOOD))).expect("kept"));
         assert!(!delivered.take(config(Some(GOOD))).expect("kept"), "the same again is nothing new");
@@ -227,35 +237,56 @@ mod tests {
         assert!(refused.why.contains("line 3"), "{}", refused.why);
         assert_eq!((refused.digest, delivered.seen()), (Some(Digest::of(BAD.as_bytes())), refused.digest));
         assert!(delivered.version() > version);
-        for again in [&delivered, &Delivered::open(folder.path(), None)] {
+        for again in [&delivered, &open(folder.path(), None)] {
             assert_eq!(again.pipelines().expect("the one before").text, GOOD);
             assert_eq!(again.labels()["site"], "north");
         }
         assert!(delivered.take(config(Some(OTHER))).expect("kept"));
         assert!(delivered.refused().is_none());
         assert!(delivered.take(config(None)).expect("kept"));
-        assert!(Delivered::open(folder.path(), None).pipelines().is_none());
-        assert_eq!(Delivered::open(folder.path(), None).labels()["site"], "north");
+        assert!(open(folder.path(), None).pipelines().is_none());
+        assert_eq!(open(folder.path(), None).labels()["site"], "north");
     }
 
     #[test]
     fn a_device_that_processes_nothing_says_so_and_a_damaged_file_is_asked_for_again() {
         let folder = tempfile::tempdir().expect("a folder");
-        let closed = Delivered::open(folder.path(), Some("switched off here"));
+        let closed = open(folder.path(), Some("switched off here"));
         assert!(closed.take(config(Some(GOOD))).expect("told"));
         assert!(closed.pipelines().is_none());
         assert_eq!(closed.refused().expect("refused").why, "switched off here");
-        let delivered = Delivered::open(folder.path(), None);
+        let delivered = open(folder.path(), None);
         delivered.take(config(Some(GOOD))).expect("kept");
         let file = folder.path().join(FILE);
         let text = std::fs::read_to_string(&file).expect("there").replace("value > 1", "value > 9");
         std::fs::write(&file, text).expect("written");
-        let damaged = Delivered::open(folder.path(), None);
+        let damaged = open(folder.path(), None);
         assert!(damaged.pipelines().is_none() && damaged.seen().is_none());
         // Something else came in place of what was meant.
         let mut other = config(Some(GOOD));
         other.pipelines.as_mut().expect("given").text = Some(OTHER.to_owned());
         assert!(damaged.take(other).expect("told"));
         assert!(damaged.refused().is_some() && damaged.pipelines().is_none());
+    }
+
+    #[test]
+    fn what_would_call_an_address_that_this_device_does_not_allow_is_refused_also_when_it_was_allowed_before()
+    {
+        const CALLS: &str = "pipelines:\n  - name: a\n    steps: [{rule: {name: r, raise: value > 1, on_raise: [{webhook: {url: \"http://192.168.1.7/\"}}]}}]\n";
+        let folder = tempfile::tempdir().expect("a folder");
+        let delivered = open(folder.path(), None);
+        assert!(delivered.take(config(Some(CALLS))).expect("kept"));
+        assert!(delivered.refused().is_none() && delivered.pipelines().is_some());
+        let strict = Delivered::open(folder.path(), None, "loopback".parse().expect("a list"));
+        assert!(strict.pipelines().is_none());
+        let why = strict.refused().expect("refused").why;
+        assert!(
+            why.contains("192.168.1.7:80") && why.contains("PIPELINE_WEBHOOK_ALLOW is loopback"),
+            "{why}"
+        );
+        assert!(strict.take(config(Some(GOOD))).expect("kept"));
+        assert!(strict.take(config(Some(CALLS))).expect("told"));
+        assert_eq!(strict.pipelines().expect("the one before").text, GOOD);
+        assert_eq!(strict.refused().expect("refused").why, why);
     }
 }

@@ -4,6 +4,7 @@
 //! and the engine: points come to it when they are durable, in the order in which the journal has them, and what the engine remembers is kept
 //! together with the place in the journal up to which it has read.
 
+mod allow;
 mod bits;
 #[cfg(test)]
 mod crash;
@@ -26,6 +27,7 @@ mod trial;
 mod webhook;
 mod window;
 
+pub use allow::{WebhookAllow, WebhookAllowError};
 pub use definition::{Definition, DefinitionError, Severity};
 pub(crate) use delivered::Delivered;
 pub use engine::{Engine, EngineCounts, PipelineStatus, Saved, StepStatus};

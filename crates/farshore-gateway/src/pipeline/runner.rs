@@ -441,7 +441,7 @@ impl Worker {
             self.recover(recovery);
         }
         loop {
-            let (chunks, keep, closing) = self.next();
+            let (chunks, mut keep, closing) = self.next();
             for chunk in &chunks {
                 self.process(&chunk.stream, chunk.sequence, &chunk.points, 0);
                 let mut queue = lock(&self.runner.queue);
@@ -454,6 +454,8 @@ impl Worker {
                 self.ticked = Some(Instant::now());
                 let mut out = Vec::new();
                 lock(&self.runner.engine).tick(now(), &mut out);
+                // An alert that came of a silence does not come of the points again: what comes late would be judged otherwise after a crash.
+                keep |= out.iter().any(|output| matches!(output, Output::Alert(_)));
                 self.carry_out(out);
                 self.look_for_changes();
                 if self.began.elapsed() > WRITTEN_FOR {
@@ -803,7 +805,7 @@ pub(crate) async fn call_webhooks(
             _ = stop.changed() => break,
         };
         let Some((url, body)) = call else { break };
-        let result = super::webhook::call(&url, body).await;
+        let result = super::webhook::call(runner.settings.source.allow(), &url, body).await;
         runner.count_call(result.is_err());
         if let Err(error) = result {
             tracing::warn!(url, error, "a webhook was not taken");

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use farshore_domain::digest::Digest;
 
+use super::allow::WebhookAllow;
 use super::definition::{Definition, MAX_FILE_BYTES};
 use super::delivered::Delivered;
 use super::series::Context;
@@ -26,6 +27,8 @@ pub(crate) struct Source {
     window: Option<Duration>,
     context: Option<PathBuf>,
     documents: Option<Documents>,
+    /// What the pipelines may call, wherever they are from.
+    allow: WebhookAllow,
     seen: Mutex<Seen>,
 }
 
@@ -72,6 +75,7 @@ pub(crate) struct Places {
     pub(crate) window: Option<Duration>,
     pub(crate) context: Option<PathBuf>,
     pub(crate) documents: Documents,
+    pub(crate) allow: WebhookAllow,
 }
 
 impl Source {
@@ -81,13 +85,14 @@ impl Source {
     /// When the device's own file is the one, and can't be read or is not good; not where the control plane has had a say: what it takes away must not keep
     /// a gateway from taking readings.
     pub(crate) fn open(places: Places) -> Result<(Self, Option<Definition>), String> {
-        let Places { delivered, file, window, context, documents } = places;
+        let Places { delivered, file, window, context, documents, allow } = places;
         let source = Self {
             delivered: Some(delivered),
             file,
             window,
             context,
             documents: Some(documents),
+            allow,
             seen: Mutex::default(),
         };
         if let Some(path) = &source.context {
@@ -116,8 +121,13 @@ impl Source {
             window: None,
             context: None,
             documents: None,
+            allow: WebhookAllow::default(),
             seen: Mutex::default(),
         }
+    }
+
+    pub(crate) const fn allow(&self) -> &WebhookAllow {
+        &self.allow
     }
 
     pub(crate) fn origin(&self) -> Origin {
@@ -159,7 +169,7 @@ impl Source {
             seen.origin = Origin::File(path.clone());
             let text = read(path)?;
             seen.file = Some(Digest::of(text.as_bytes()));
-            return parse(path, &text).map(Some);
+            return self.parse(path, &text).map(Some);
         }
         seen.origin = if self.window.is_some() { Origin::Aggregates } else { Origin::Nothing };
         Ok(self.window.map(Definition::local_analytics))
@@ -196,7 +206,7 @@ impl Source {
             return Ok(Change::Same);
         }
         seen.file = digest;
-        parse(&path, &text).map(|definition| Change::To(Some(definition)))
+        self.parse(&path, &text).map(|definition| Change::To(Some(definition)))
     }
 
     /// What is known of the device now; what can't be read is not known. What the file of the context says comes before what the control plane and the
@@ -233,6 +243,13 @@ impl Source {
         context
     }
 
+    fn parse(&self, path: &Path, text: &str) -> Result<Definition, String> {
+        let told = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+        let definition = Definition::parse(text).map_err(|error| told(&error))?;
+        self.allow.check(&definition).map_err(|why| told(&why))?;
+        Ok(definition)
+    }
+
     fn versions(&self) -> (u64, u64) {
         let delivered = self.delivered.as_ref().map_or(0, |delivered| delivered.version());
         (delivered, self.documents.as_ref().map_or(0, Documents::version))
@@ -257,10 +274,6 @@ fn read(path: &Path) -> Result<String, String> {
         return Err(format!("{}: it has {length} bytes, at most {MAX_FILE_BYTES} are taken", path.display()));
     }
     fs::read_to_string(path).map_err(told)
-}
-
-fn parse(path: &Path, text: &str) -> Result<Definition, String> {
-    Definition::parse(text).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 fn context_of(path: &Path, text: &str) -> Result<Context, String> {

@@ -1,4 +1,4 @@
-//! Calls of local addresses: HTTP without TLS, to this machine or the networks it stands in.
+//! Calls of local addresses: HTTP without TLS, to an IP address. Which ones may be called, [`WebhookAllow`] says.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -8,6 +8,8 @@ use http::Request;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+
+use super::allow::WebhookAllow;
 
 /// For the whole call.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -20,7 +22,13 @@ pub(super) struct Target {
     path: String,
 }
 
-/// Reads `http://ADDRESS[:PORT]/PATH`. Names are not looked up: the call must work with no network around.
+impl Target {
+    pub(super) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+/// Reads `http://ADDRESS[:PORT]/PATH`. Names are not looked up: the call must work with no network around, and what was checked is what is called.
 ///
 /// # Errors
 /// What is wrong with it.
@@ -31,7 +39,7 @@ pub(super) fn target(url: &str) -> Result<Target, String> {
         Some(at) => rest.split_at(at),
         None => (rest, "/"),
     };
-    let local = "it is local: localhost, or an IP address of this machine or a private network";
+    let address_wanted = "it names an IP address, or localhost; other names are not looked up";
     let host = if host == "localhost" || host.starts_with("localhost:") {
         host.replacen("localhost", "127.0.0.1", 1)
     } else {
@@ -40,14 +48,7 @@ pub(super) fn target(url: &str) -> Result<Target, String> {
     let address: SocketAddr = host
         .parse()
         .or_else(|_| host.trim_matches(['[', ']']).parse().map(|ip: IpAddr| SocketAddr::new(ip, 80)))
-        .map_err(|_| wrong(local))?;
-    let near = match address.ip() {
-        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private(),
-        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local(),
-    };
-    if !near {
-        return Err(wrong(local));
-    }
+        .map_err(|_| wrong(address_wanted))?;
     if !path.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(wrong("its path has characters that must be escaped"));
     }
@@ -58,8 +59,9 @@ pub(super) fn target(url: &str) -> Result<Target, String> {
 ///
 /// # Errors
 /// Why it was not taken.
-pub(super) async fn call(url: &str, body: String) -> Result<(), String> {
+pub(super) async fn call(allow: &WebhookAllow, url: &str, body: String) -> Result<(), String> {
     let target = target(url)?;
+    allow.permits(target.address)?;
     match tokio::time::timeout(PATIENCE, send(&target, body)).await {
         Ok(result) => result,
         Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
@@ -103,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_local_addresses() {
+    fn only_plain_http_to_an_address() {
         for (url, address) in [
             ("http://127.0.0.1:9000/hook?x=1", Some("127.0.0.1:9000")),
             ("http://localhost", Some("127.0.0.1:80")),
@@ -111,8 +113,7 @@ mod tests {
             ("http://192.168.1.7/a", Some("192.168.1.7:80")),
             ("http://[::1]:9000/", Some("[::1]:9000")),
             ("http://[fd00::1]/", Some("[fd00::1]:80")),
-            ("http://8.8.8.8/", None),
-            ("http://169.254.169.254/latest/meta-data", None),
+            ("http://8.8.8.8/", Some("8.8.8.8:80")),
             ("http://example.com/", None),
             ("https://127.0.0.1/", None),
             ("http://user@127.0.0.1/", None),
