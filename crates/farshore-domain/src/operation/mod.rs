@@ -19,6 +19,8 @@ use crate::word_enum;
 pub const OPERATIONS_CAPABILITY: &str = "operations/v2";
 /// What a device says whose runner runs runbooks.
 pub const EXEC_CAPABILITY: &str = "exec/v1";
+/// What a device says whose runner runs them inside an app's container, too.
+pub const EXEC_INSIDE_CAPABILITY: &str = "exec-inside/v1";
 /// What an agent says that understands [`crate::desired::DesiredState::stopped`].
 pub const DRAIN_CAPABILITY: &str = "drain/v1";
 /// What a device says whose runner has a program that reboots it.
@@ -114,6 +116,9 @@ pub struct Arguments {
     /// `exec` without a runbook: a line for `/bin/sh`, where the policy allows any command.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub command: Option<String>,
+    /// `exec` of a command inside an app of kind `compose`: in which of its services. Left out where it has only one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<Name>,
     /// `exec`: the command is ended after this long; the runbook's own time when left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_seconds: Option<u32>,
@@ -150,10 +155,16 @@ impl Arguments {
         if kind.needs_app() && app.is_none() {
             return bad("app", format!("is needed: {kind} is about one app"));
         }
-        if !kind.needs_app() && app.is_some() {
+        let exec = kind == Kind::Exec;
+        if exec && app.is_some() && self.runbook.is_some() {
+            return bad("app", "is nothing that a runbook takes: the policy says which app it runs in");
+        }
+        if !exec && !kind.needs_app() && app.is_some() {
             return bad("app", format!("is nothing that {kind} takes"));
         }
-        let exec = kind == Kind::Exec;
+        if self.service.is_some() && (!exec || app.is_none()) {
+            return bad("service", "belongs to a command inside an app");
+        }
         if exec && self.runbook.is_some() == self.command.is_some() {
             return bad("runbook", "or command is needed: exactly one of them");
         }

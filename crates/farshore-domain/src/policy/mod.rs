@@ -268,6 +268,14 @@ impl OperationRules {
         self.runbooks.iter().flatten().find(|runbook| runbook.name.as_str() == name)
     }
 
+    /// What an agent without [`crate::operation::EXEC_INSIDE_CAPABILITY`] understands.
+    #[must_use]
+    pub fn without_inside(self) -> Self {
+        let beside = |runbook: &Runbook| runbook.app.is_none();
+        let runbooks = self.runbooks.map(|all| all.into_iter().filter(beside).collect());
+        Self { runbooks, ..self }
+    }
+
     /// What an agent without [`crate::operation::OPERATIONS_CAPABILITY`] understands.
     #[must_use]
     pub fn without_runbooks(self) -> Self {

@@ -30,6 +30,12 @@ pub struct Runbook {
     /// What may be given after them, in this order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub arguments: Vec<RunbookArgument>,
+    /// It runs inside this app's container instead of beside the apps: an app of kind `container` or `compose`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app: Option<Name>,
+    /// In which service of an app of kind `compose`. Left out where it has only one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<Name>,
     /// It is ended after this long: 1 to 3600.
     #[serde(default = "default_timeout")]
     pub timeout_seconds: u32,
@@ -93,6 +99,9 @@ impl Runbook {
         }
         if self.command.iter().any(|word| word.len() > MAX_WORD_BYTES || word.contains('\0')) {
             return wrong(format!("{field}.command"), format!("has words of at most {MAX_WORD_BYTES} bytes"));
+        }
+        if self.service.is_some() && self.app.is_none() {
+            return wrong(format!("{field}.service"), "belongs to an app; say which");
         }
         if self.description.len() > 1_000 {
             return wrong(format!("{field}.description"), "has at most 1000 characters");

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::kind::{Container, Mount, Network};
+use super::kind::{Container, Mount, Network, Protocol, Published, published_twice};
 use super::{Limits, ManifestError, invalid, is_inside};
 
 /// Kind `compose`: the `services` of a compose file, and where the images lie.
@@ -13,11 +13,15 @@ use super::{Limits, ManifestError, invalid, is_inside};
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Compose {
-    /// For each `image` of a service, the folder of its OCI layout inside the release.
+    /// For each `image` of a service, the folder of its OCI layout inside the release, or where a registry has it: `registry/name@sha256:…`.
+    #[serde(default)]
     pub images: BTreeMap<String, String>,
     /// As in a compose file.
     #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, Object>))]
     pub services: BTreeMap<String, Value>,
+    /// Of services that do not say `network_mode`.
+    #[serde(default, skip_serializing_if = "Network::is_host")]
+    pub network: Network,
 }
 
 /// One service, ready to be run.
@@ -76,6 +80,7 @@ impl Compose {
             return Err(bad("has 1 to 32 services"));
         }
         let mut services = BTreeMap::new();
+        let mut published = Vec::new();
         for (name, value) in &self.services {
             let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
             if name.is_empty() || name.len() > 32 || !name.bytes().all(plain) {
@@ -83,7 +88,11 @@ impl Compose {
             }
             let service = self.service(name, value)?;
             service.container.check()?;
+            published.extend(service.container.ports.iter().map(|port| (port.protocol, port.port)));
             services.insert(name.clone(), service);
+        }
+        if let Some((protocol, port)) = published_twice(&mut published) {
+            return Err(bad(format!("two services publish {}/{port}", protocol.as_str())));
         }
         in_order(services)
     }
@@ -95,16 +104,19 @@ impl Compose {
             Some(image) => image,
             None => return Err(bad(format!("{name}: has no image; build is not supported"))),
         };
-        let folder = self.images.get(image);
-        let folder = folder
-            .ok_or_else(|| bad(format!("{}: images does not say where {image:?} lies", at("image"))))?;
+        // An image that is named by its digest lies in its registry.
+        let named = || image.contains('@').then(|| image.to_owned());
+        let folder = self.images.get(image).cloned().or_else(named).ok_or_else(|| {
+            bad(format!("{}: images does not say where {image:?} lies, and it has no digest", at("image")))
+        })?;
         let mut service = Service {
             name: name.to_owned(),
             container: Container {
-                image: folder.clone(),
+                image: folder,
                 mounts: Vec::new(),
                 devices: Vec::new(),
-                network: Network::Host,
+                network: self.network,
+                ports: Vec::new(),
                 read_only: false,
                 working_folder: None,
             },
@@ -115,13 +127,14 @@ impl Compose {
             depends_on: Vec::new(),
             health: None,
         };
+        let mut published = Vec::new();
         for (key, value) in fields {
             let at = at(key);
             match key.as_str() {
                 "image" => {}
                 "command" => service.command = command(&at, value)?,
                 "environment" => service.env = environment(&at, value)?,
-                "ports" => ports(&at, value)?,
+                "ports" => published = ports(&at, value)?,
                 "volumes" => service.container.mounts = volumes(&at, value)?,
                 "depends_on" => service.depends_on = depends_on(&at, value)?,
                 "healthcheck" => service.health = healthcheck(&at, value)?,
@@ -131,8 +144,9 @@ impl Compose {
                 "network_mode" => {
                     service.container.network = match text(&at, value)?.as_str() {
                         "host" => Network::Host,
+                        "bridge" => Network::Bridge,
                         "none" => Network::None,
-                        _ => return Err(bad(format!("{at}: is host or none"))),
+                        _ => return Err(bad(format!("{at}: is host, bridge or none"))),
                     }
                 }
                 "mem_limit" => service.limits.memory_bytes = Some(bytes(&at, value)?),
@@ -140,6 +154,20 @@ impl Compose {
                 "pids_limit" => service.limits.processes = Some(number(&at, value)?),
                 "deploy" => deploy(&at, value, &mut service)?,
                 _ => return Err(bad(format!("{at}: is not supported"))),
+            }
+        }
+        match service.container.network {
+            Network::Bridge => service.container.ports = published,
+            // What it listens on is the device's port: that can be said, but not moved.
+            Network::Host | Network::None => {
+                if let Some(port) = published.iter().find(|port| port.inside() != port.port) {
+                    return Err(bad(format!(
+                        "{}: {}:{} moves a port, which needs network_mode: bridge; else a service shares the device's network, and both sides are the same",
+                        at("ports"),
+                        port.port,
+                        port.inside()
+                    )));
+                }
             }
         }
         for (key, value) in &service.env {
@@ -243,22 +271,31 @@ fn environment(at: &str, value: &Value) -> Result<BTreeMap<String, String>, Mani
     }
 }
 
-/// Containers share the device's network, so a port can be said but not moved.
-fn ports(at: &str, value: &Value) -> Result<(), ManifestError> {
+/// `8080`, `8080:80`, `127.0.0.1:8080:80`, each with `/tcp` or `/udp`.
+fn ports(at: &str, value: &Value) -> Result<Vec<Published>, ManifestError> {
+    let mut ports = Vec::new();
     for port in list(at, value)? {
         let text = scalar(at, port)?;
-        let plain = text.strip_suffix("/tcp").or_else(|| text.strip_suffix("/udp")).unwrap_or(&text);
-        let (host, inside) = plain.rsplit_once(':').unwrap_or((plain, plain));
-        if !inside.parse::<u16>().is_ok_and(|port| port != 0) || host.contains(':') {
-            return Err(bad(format!("{at}: {text:?} is no port; write \"8080\" or \"8080:8080\"")));
-        }
-        if host != inside {
-            return Err(bad(format!(
-                "{at}: {text:?} moves a port; services share the device's network, so both sides must be the same"
-            )));
-        }
+        let wrong = || {
+            bad(format!("{at}: {text:?} is no port; write \"8080\", \"8080:80\" or \"127.0.0.1:8080:80\""))
+        };
+        let (plain, protocol) = match text.split_once('/') {
+            None | Some((_, "tcp")) => (text.split('/').next().unwrap_or_default(), Protocol::Tcp),
+            Some((plain, "udp")) => (plain, Protocol::Udp),
+            Some(_) => return Err(wrong()),
+        };
+        let number = |text: &str| text.parse::<u16>().ok().filter(|port| *port != 0);
+        let parts: Vec<&str> = plain.split(':').collect();
+        let (address, outside, inside) = match parts.as_slice() {
+            [both] => (None, *both, *both),
+            [outside, inside] => (None, *outside, *inside),
+            [address, outside, inside] => (Some(address.parse().map_err(|_| wrong())?), *outside, *inside),
+            _ => return Err(wrong()),
+        };
+        let (port, inside) = number(outside).zip(number(inside)).ok_or_else(wrong)?;
+        ports.push(Published { port, target: (inside != port).then_some(inside), protocol, address });
     }
-    Ok(())
+    Ok(ports)
 }
 
 fn volumes(at: &str, value: &Value) -> Result<Vec<Mount>, ManifestError> {
@@ -515,6 +552,35 @@ mod tests {
         assert_eq!(web.container.mounts[0].source, "state");
         assert!(web.container.mounts[1].read_only);
         assert_eq!(web.depends_on, [("db".to_owned(), Condition::Healthy)]);
+        assert!(web.container.ports.is_empty(), "the device's ports are its own");
+    }
+
+    #[test]
+    fn ports_of_a_network_of_its_own_are_published_and_moved() {
+        let ports = |ports: serde_json::Value| {
+            let mut compose = compose(serde_json::json!({"web": {"image": "web:1", "ports": ports}}));
+            compose.network = Network::Bridge;
+            compose.services().map(|services| services[0].container.ports.clone())
+        };
+        let found = ports(serde_json::json!(["8080:80", 9000, "127.0.0.1:53:5353/udp"])).unwrap();
+        let says: Vec<_> = found
+            .iter()
+            .map(|port| {
+                (port.address.map(|ip| ip.to_string()), port.port, port.inside(), port.protocol.as_str())
+            })
+            .collect();
+        let local = Some("127.0.0.1".to_owned());
+        assert_eq!(says, [(None, 8080, 80, "tcp"), (None, 9000, 9000, "tcp"), (local, 53, 5353, "udp")]);
+        for bad in ["0:80", "8080:80/sctp", "x", "1:2:3:4", "::1:80:80", "70000"] {
+            assert!(ports(serde_json::json!([bad])).is_err(), "{bad}");
+        }
+        let twice = ports(serde_json::json!(["80:1", "80:2"])).unwrap_err().to_string();
+        assert!(twice.contains("tcp/80 is published twice"), "{twice}");
+        let two = serde_json::json!({
+            "web": {"image": "web:1", "ports": ["80:80"], "network_mode": "bridge"},
+            "db": {"image": "db:1", "ports": ["80:81"], "network_mode": "bridge"},
+        });
+        assert!(compose(two).services().unwrap_err().to_string().contains("two services publish tcp/80"));
     }
 
     #[test]

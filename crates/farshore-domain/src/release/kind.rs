@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::image::ImageRef;
 use super::{ManifestError, invalid, is_inside};
 
 /// Who runs an app, and what a release of it is made of.
@@ -107,7 +108,8 @@ pub struct Unit {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Container {
-    /// The folder of the OCI image layout inside the release; `.` when the artifact is one itself.
+    /// The folder of the OCI image layout inside the release, `.` when the artifact is one itself; or an image of a registry,
+    /// `registry/name@sha256:…`, which the device fetches itself.
     pub image: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<Mount>,
@@ -116,6 +118,9 @@ pub struct Container {
     pub devices: Vec<String>,
     #[serde(default)]
     pub network: Network,
+    /// What of a network of its own can be reached at the device's ports.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<Published>,
     /// The root file system can't be written.
     #[serde(default)]
     pub read_only: bool,
@@ -143,8 +148,62 @@ pub enum Network {
     /// The device's own: what it listens on is the device's port.
     #[default]
     Host,
+    /// One of its own behind the device's: an address on a bridge, and only the published ports from outside.
+    Bridge,
     /// Only a loopback of its own.
     None,
+}
+
+impl Network {
+    pub(crate) fn is_host(&self) -> bool {
+        *self == Self::Host
+    }
+}
+
+/// A port of a container that can be reached at a port of the device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = PublishedPort))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Published {
+    /// The device's port.
+    pub port: u16,
+    /// The container's; the same when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<u16>,
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// Only at this IPv4 address of the device, such as `127.0.0.1`; at all of them when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub address: Option<std::net::Ipv4Addr>,
+}
+
+impl Published {
+    /// The container's port.
+    #[must_use]
+    pub fn inside(&self) -> u16 {
+        self.target.unwrap_or(self.port)
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = PortProtocol))]
+#[serde(rename_all = "kebab-case")]
+pub enum Protocol {
+    #[default]
+    Tcp,
+    Udp,
+}
+
+impl Protocol {
+    /// As it is written.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
 }
 
 /// Kind `files`.
@@ -259,8 +318,13 @@ impl Unit {
 
 impl Container {
     pub(super) fn check(&self) -> Result<(), ManifestError> {
-        if self.image != "." && !is_inside(&self.image) {
-            return Err(invalid("run.container.image", "is a relative path inside the release's folder"));
+        let field = "run.container.image";
+        let from_registry = ImageRef::find(&self.image).map_err(|what| invalid(field, what))?.is_some();
+        if !from_registry && self.image != "." && !is_inside(&self.image) {
+            return Err(invalid(
+                field,
+                "is a relative path inside the release's folder, or registry/name@sha256:…",
+            ));
         }
         if self.mounts.len() > 64 || self.devices.len() > 64 {
             return Err(invalid("run.container", "has at most 64 mounts and 64 devices"));
@@ -288,6 +352,7 @@ impl Container {
                 return Err(invalid("run.container.devices", "is a CDI name, such as nvidia.com/gpu=all"));
             }
         }
+        self.check_ports()?;
         match &self.working_folder {
             Some(path) if path != "/" && !is_absolute(path) => {
                 Err(invalid("run.container.workingFolder", "is an absolute path"))
@@ -295,6 +360,43 @@ impl Container {
             _ => Ok(()),
         }
     }
+}
+
+impl Container {
+    fn check_ports(&self) -> Result<(), ManifestError> {
+        let field = "run.container.ports";
+        if !self.ports.is_empty() && self.network != Network::Bridge {
+            return Err(invalid(
+                field,
+                "are published with network: bridge; with host, what it listens on is the device's port",
+            ));
+        }
+        if self.ports.len() > 64 {
+            return Err(invalid(field, "are at most 64"));
+        }
+        let mut seen = Vec::new();
+        for port in &self.ports {
+            if port.port == 0 || port.target == Some(0) {
+                return Err(invalid(field, "are 1 to 65535"));
+            }
+            seen.push((port.protocol, port.port));
+        }
+        match published_twice(&mut seen) {
+            Some((protocol, port)) => {
+                Err(invalid(field, format!("{}/{port} is published twice", protocol.as_str())))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// The first port that is there twice.
+pub(super) fn published_twice(ports: &mut [(Protocol, u16)]) -> Option<(Protocol, u16)> {
+    ports.sort_unstable();
+    ports.windows(2).find_map(|pair| match pair {
+        [one, other] if one == other => Some(*one),
+        _ => None,
+    })
 }
 
 impl Files {

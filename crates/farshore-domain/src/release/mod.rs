@@ -4,6 +4,7 @@
 //! specification is never half-obeyed.
 
 pub mod compose;
+pub mod image;
 pub mod isolation;
 pub mod kind;
 pub mod slot;
@@ -14,6 +15,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use compose::Compose;
+use image::ImageRef;
 use isolation::Isolation;
 use kind::{Container, Files, Installer, Kind, Objects, Ready, RunUser, Unit};
 use slot::Slots;
@@ -275,6 +277,18 @@ impl Manifest {
                 .map(|p| &p.artifact)
         };
         of(variant).or_else(|| of(""))
+    }
+
+    /// Images that a registry has, each once.
+    #[must_use]
+    pub fn registry_images(&self) -> Vec<ImageRef> {
+        let one = self.run.container.iter().map(|container| container.image.clone());
+        let services = self.run.compose.iter().filter_map(|compose| compose.services().ok()).flatten();
+        let all = one.chain(services.map(|service| service.container.image));
+        let mut found: Vec<_> = all.filter_map(|image| ImageRef::find(&image).ok().flatten()).collect();
+        found.sort_unstable();
+        found.dedup();
+        found
     }
 
     fn check(&self) -> Result<(), ManifestError> {
