@@ -543,7 +543,8 @@ fn past(state: State) -> &'static str {
 #[must_use]
 pub fn described(kind: Kind, app: &str, arguments: &Arguments) -> String {
     let mut text = kind.word().to_owned();
-    if !app.is_empty() {
+    let inside = kind == Kind::Exec && !app.is_empty();
+    if !app.is_empty() && !inside {
         text.push_str(&format!(" of {app}"));
     }
     if let Some(runbook) = &arguments.runbook {
@@ -551,6 +552,9 @@ pub fn described(kind: Kind, app: &str, arguments: &Arguments) -> String {
     }
     if arguments.command.is_some() {
         text.push_str(" of a command");
+    }
+    if inside {
+        text.push_str(&format!(" inside {app}"));
     }
     text
 }

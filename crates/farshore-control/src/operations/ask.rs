@@ -8,8 +8,8 @@ use farshore_domain::device::Lifecycle;
 use farshore_domain::id::{DeviceId, OperationId};
 use farshore_domain::name::Name;
 use farshore_domain::operation::{
-    DEFAULT_EXPIRY_SECONDS, DRAIN_CAPABILITY, EXEC_CAPABILITY, Kind, MAX_EXPIRY_SECONDS, MAX_REASON,
-    OPERATIONS_CAPABILITY, REBOOT_CAPABILITY, Refusal, permitted,
+    DEFAULT_EXPIRY_SECONDS, DRAIN_CAPABILITY, EXEC_CAPABILITY, EXEC_INSIDE_CAPABILITY, Kind,
+    MAX_EXPIRY_SECONDS, MAX_REASON, OPERATIONS_CAPABILITY, REBOOT_CAPABILITY, Refusal, permitted,
 };
 use farshore_domain::policy::{OperationRules, PolicySpec};
 use farshore_domain::time::UnixMs;
@@ -42,7 +42,10 @@ impl Fleet {
 
     /// What the device's policy says of operations.
     pub(super) fn rules(&self, device: &FleetDevice) -> StoreResult<OperationRules> {
-        Ok(crate::fleet::merged(&self.policies, &device.labels)?.rules.operations)
+        let rules = crate::fleet::merged(&self.policies, &device.labels)?.rules.operations;
+        // As the device is told of it.
+        let inside = device.capabilities.iter().any(|has| has == EXEC_INSIDE_CAPABILITY);
+        Ok(if inside { rules } else { rules.without_inside() })
     }
 
     /// Whether this device gets it.
@@ -59,6 +62,9 @@ impl Fleet {
             other => return refuse("Lifecycle", format!("the device is {other}")),
         }
         let needs: &[&str] = match kind {
+            Kind::Exec if ask.app.is_some() => {
+                &[OPERATIONS_CAPABILITY, EXEC_CAPABILITY, EXEC_INSIDE_CAPABILITY]
+            }
             Kind::Exec => &[OPERATIONS_CAPABILITY, EXEC_CAPABILITY],
             Kind::Drain => &[DRAIN_CAPABILITY],
             Kind::Reboot => &[OPERATIONS_CAPABILITY, REBOOT_CAPABILITY],

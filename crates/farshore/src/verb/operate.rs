@@ -136,6 +136,12 @@ pub(crate) struct ManyExec {
     /// A line for /bin/sh, where the policy allows any
     #[arg(short, long, value_name = "LINE")]
     command: Option<String>,
+    /// Run the line inside this app's container; a runbook's place is its policy's affair
+    #[arg(long, value_name = "APP", requires = "command")]
+    app: Option<Name>,
+    /// In which service of an app of kind compose, where it has several
+    #[arg(long, value_name = "SERVICE", requires = "app")]
+    service: Option<Name>,
     /// It is ended after this long
     #[arg(long, value_name = "TIME", value_parser = parse_time_limit)]
     time_limit: Option<u64>,
@@ -196,10 +202,12 @@ pub(crate) async fn exec(session: &Session, exec: ManyExec) -> Result<()> {
         runbook: exec.runbook,
         command: exec.command,
         arguments: exec.arguments,
+        service: exec.service,
         timeout_seconds: seconds(exec.time_limit),
         ..Arguments::default()
     };
-    run(session, exec.many, FleetVerb::Exec, Ask { arguments, ..Ask::default() }, None, true).await
+    let ask = Ask { app: exec.app, arguments, ..Ask::default() };
+    run(session, exec.many, FleetVerb::Exec, ask, None, true).await
 }
 
 pub(crate) async fn set_channel(session: &Session, set: ManyChannel) -> Result<()> {

@@ -41,6 +41,8 @@ export function AskDialog({ look, devices, selector: begin = '', onClose, onDone
   const [selector, setSelector] = useState(begin)
   const [command, setCommand] = useState('')
   const [app, setApp] = useState(apps[0] ?? '')
+  const [inside, setInside] = useState('')
+  const [service, setService] = useState('')
   const [runbook, setRunbook] = useState('')
   const [given, setGiven] = useState('')
   const [channel, setChannel] = useState('')
@@ -58,7 +60,10 @@ export function AskDialog({ look, devices, selector: begin = '', onClose, onDone
     ask: {
       reason,
       ...(look.needs === 'app' ? { app } : {}),
-      ...(look.needs === 'runbook' ? { arguments: free ? { command } : { runbook, arguments: split(given) } } : {}),
+      ...(free && inside !== '' ? { app: inside } : {}),
+      ...(look.needs === 'runbook'
+        ? { arguments: free ? { command, ...(inside !== '' && service !== '' ? { service } : {}) } : { runbook, arguments: split(given) } }
+        : {}),
     },
     ...(look.needs === 'channel' ? { channel } : {}),
   }
@@ -161,6 +166,23 @@ export function AskDialog({ look, devices, selector: begin = '', onClose, onDone
         <Field label="Or any command" className="mt-3" help="A line for /bin/sh, where the policy of these devices allows that." error={wrong?.field('command')}>
           {(ids) => <input {...ids} className="field font-mono" spellCheck={false} value={command} onChange={(event) => changed(setCommand)(event.target.value)} />}
         </Field>
+      )}
+      {free && (
+        <div className="mt-3 grid gap-3 sm:grid-cols-2">
+          <Field label="Inside app" help="In its container; else beside the apps." error={wrong?.field('app')}>
+            {(ids) => <input {...ids} className="field" list="inside" spellCheck={false} value={inside} onChange={(event) => changed(setInside)(event.target.value.trim())} />}
+          </Field>
+          <datalist id="inside">
+            {apps.map((name) => (
+              <option key={name} value={name} />
+            ))}
+          </datalist>
+          {inside !== '' && (
+            <Field label="Service" help="Where the app has several." error={wrong?.field('service')}>
+              {(ids) => <input {...ids} className="field" spellCheck={false} value={service} onChange={(event) => changed(setService)(event.target.value.trim())} />}
+            </Field>
+          )}
+        </div>
       )}
       {look.needs === 'channel' && (
         <Field label="Channel" className="mt-4" error={wrong?.field('channel')}>
