@@ -17,6 +17,7 @@ use tokio::time::timeout;
 
 use crate::http::HttpError;
 use crate::identity::Identity;
+use crate::registry::RegistryError;
 
 /// A mirror that sends nothing for this long is given up; what came is kept.
 const STALL: Duration = Duration::from_secs(30);
@@ -40,6 +41,8 @@ pub enum DownloadError {
     Digest { expected: Digest, found: Digest },
     #[error("the artifact can't be kept")]
     Io(#[source] std::io::Error),
+    #[error("an image can't be fetched")]
+    Registry(#[source] RegistryError),
 }
 
 impl DownloadError {
@@ -53,6 +56,9 @@ impl DownloadError {
             Self::Digest { .. } => "DigestMismatch",
             Self::TooLong(_) => "WrongSize",
             Self::Io(_) => "Io",
+            Self::Registry(RegistryError::Image { .. }) => "BadImage",
+            Self::Registry(RegistryError::Settings { .. }) => "BadSettings",
+            Self::Registry(_) => "RegistryFailed",
             _ => "DownloadFailed",
         }
     }
@@ -60,7 +66,11 @@ impl DownloadError {
     /// Whether the bytes are bad, not the way to them.
     #[must_use]
     pub const fn is_refusal(&self) -> bool {
-        matches!(self, Self::Digest { .. } | Self::TooLong(_))
+        match self {
+            Self::Digest { .. } | Self::TooLong(_) => true,
+            Self::Registry(error) => error.is_refusal(),
+            _ => false,
+        }
     }
 }
 
@@ -82,20 +92,25 @@ impl Downloads {
         Ok(Self { identity, folder })
     }
 
-    fn part(&self, artifact: &ArtifactRef) -> PathBuf {
-        self.folder.join(format!("{}.part", artifact.digest.hex()))
+    fn part(&self, digest: Digest) -> PathBuf {
+        self.folder.join(format!("{}.part", digest.hex()))
     }
 
-    fn whole(&self, artifact: &ArtifactRef) -> PathBuf {
-        self.folder.join(artifact.digest.hex())
+    fn whole(&self, digest: Digest) -> PathBuf {
+        self.folder.join(digest.hex())
+    }
+
+    /// Where everything lies, each under its digest.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Deletes what was fetched.
     ///
     /// # Errors
     /// When it can't be deleted.
-    pub async fn forget(&self, artifact: &ArtifactRef) -> Result<(), DownloadError> {
-        for path in [self.part(artifact), self.whole(artifact)] {
+    pub async fn forget(&self, digest: Digest) -> Result<(), DownloadError> {
+        for path in [self.part(digest), self.whole(digest)] {
             match fs::remove_file(path).await {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     return Err(DownloadError::Io(error));
@@ -104,6 +119,22 @@ impl Downloads {
             }
         }
         Ok(())
+    }
+
+    /// What was fetched before, if it is small and still what its digest says.
+    pub(crate) async fn read(&self, digest: Digest, most: u64) -> Result<Option<Vec<u8>>, DownloadError> {
+        let path = self.whole(digest);
+        let read = tokio::task::spawn_blocking(move || crate::file::read_capped(&path, most)).await;
+        let bytes = read.map_err(|error| DownloadError::Io(std::io::Error::other(error)))?;
+        Ok(bytes.map_err(DownloadError::Io)?.filter(|bytes| Digest::of(bytes) == digest))
+    }
+
+    /// Keeps something small, whose digest was checked.
+    pub(crate) async fn keep(&self, digest: Digest, bytes: &[u8]) -> Result<(), DownloadError> {
+        let (path, bytes) = (self.whole(digest), bytes.to_vec());
+        let written =
+            tokio::task::spawn_blocking(move || crate::file::write_atomically(&path, &bytes, 0o644)).await;
+        written.map_err(|error| DownloadError::Io(std::io::Error::other(error)))?.map_err(DownloadError::Io)
     }
 
     /// Fetches the artifact and answers where it lies, its digest verified. `progress` counts the bytes.
@@ -115,28 +146,46 @@ impl Downloads {
         artifact: &ArtifactRef,
         progress: &AtomicU64,
     ) -> Result<PathBuf, DownloadError> {
-        let whole = self.whole(artifact);
-        if fs::metadata(&whole).await.is_ok_and(|found| found.len() == artifact.size) {
+        let ask = async |from| self.ask(artifact, from).await;
+        self.fetch_from(artifact.digest, artifact.size, progress, ask).await
+    }
+
+    /// Fetches these bytes from whoever answers `ask` with all of them from some byte on.
+    pub(crate) async fn fetch_from(
+        &self,
+        digest: Digest,
+        size: u64,
+        progress: &AtomicU64,
+        ask: impl AsyncFnOnce(u64) -> Result<http::Response<hyper::body::Incoming>, DownloadError>,
+    ) -> Result<PathBuf, DownloadError> {
+        let whole = self.whole(digest);
+        if fs::metadata(&whole).await.is_ok_and(|found| found.len() == size) {
             // Verified before it got this name; the runner verifies again.
-            progress.store(artifact.size, Ordering::Relaxed);
+            progress.store(size, Ordering::Relaxed);
             return Ok(whole);
         }
-        match self.fetch_part(artifact, progress).await {
+        match self.fetch_part(digest, size, progress, ask).await {
             Ok(()) => {}
             Err(error) if error.is_refusal() => {
-                self.forget(artifact).await?;
+                self.forget(digest).await?;
                 return Err(error);
             }
             Err(error) => return Err(error),
         }
-        fs::rename(self.part(artifact), &whole).await.map_err(DownloadError::Io)?;
+        fs::rename(self.part(digest), &whole).await.map_err(DownloadError::Io)?;
         crate::file::sync_folder(&self.folder).map_err(DownloadError::Io)?;
         Ok(whole)
     }
 
-    async fn fetch_part(&self, artifact: &ArtifactRef, progress: &AtomicU64) -> Result<(), DownloadError> {
+    async fn fetch_part(
+        &self,
+        digest: Digest,
+        size: u64,
+        progress: &AtomicU64,
+        ask: impl AsyncFnOnce(u64) -> Result<http::Response<hyper::body::Incoming>, DownloadError>,
+    ) -> Result<(), DownloadError> {
         let io = DownloadError::Io;
-        let path = self.part(artifact);
+        let path = self.part(digest);
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -146,10 +195,10 @@ impl Downloads {
             .await
             .map_err(io)?;
         let mut digester = Digester::default();
-        let mut have = resume(&mut file, artifact.size, &mut digester).await?;
+        let mut have = resume(&mut file, size, &mut digester).await?;
         progress.store(have, Ordering::Relaxed);
-        if have < artifact.size {
-            let response = self.ask(artifact, have).await?;
+        if have < size {
+            let response = ask(have).await?;
             match response.status() {
                 StatusCode::PARTIAL_CONTENT if starts_at(&response, have) => {}
                 // The range was not understood: from the beginning again.
@@ -171,29 +220,25 @@ impl Downloads {
                     Ok(Some(Ok(frame))) => frame,
                 };
                 let Ok(bytes) = frame.into_data() else { continue };
-                if have + bytes.len() as u64 > artifact.size {
-                    return Err(DownloadError::TooLong(artifact.size));
+                if have + bytes.len() as u64 > size {
+                    return Err(DownloadError::TooLong(size));
                 }
                 file.write_all(&bytes).await.map_err(io)?;
                 digester.update(&bytes);
                 have += bytes.len() as u64;
                 progress.store(have, Ordering::Relaxed);
             };
-            if have < artifact.size {
+            if have < size {
                 // On disk before it counts as kept.
                 file.flush().await.map_err(io)?;
                 ended?;
-                return Err(DownloadError::Short(have, artifact.size));
+                return Err(DownloadError::Short(have, size));
             }
         }
         file.flush().await.map_err(io)?;
         file.sync_all().await.map_err(io)?;
         let found = digester.finish();
-        if found == artifact.digest {
-            Ok(())
-        } else {
-            Err(DownloadError::Digest { expected: artifact.digest, found })
-        }
+        if found == digest { Ok(()) } else { Err(DownloadError::Digest { expected: digest, found }) }
     }
 
     async fn ask(

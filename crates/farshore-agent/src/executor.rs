@@ -12,11 +12,13 @@ use farshore_domain::id::{ReleaseId, TenantId};
 use farshore_domain::name::Name;
 use farshore_domain::policy::Bounds;
 use farshore_domain::reconcile::Observed;
-use farshore_domain::release::{ArtifactRef, HealthCheck, Probe};
+use farshore_domain::release::image::ImageRef;
+use farshore_domain::release::{ArtifactRef, HealthCheck, Manifest, Probe};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::download::{DownloadError, Downloads};
+use crate::registry::Registries;
 use crate::runner::{Anchor, ClientError, Ended, Order, Reply, Request, RunnerClient, Signed, SignedState};
 
 /// Why something was not carried out.
@@ -138,12 +140,28 @@ pub trait Executor: Send + Sync + 'static {
 pub struct RunnerExecutor {
     runner: RunnerClient,
     downloads: Downloads,
+    registries: Registries,
 }
 
 impl RunnerExecutor {
     #[must_use]
-    pub fn new(socket: PathBuf, downloads: Downloads) -> Self {
-        Self { runner: RunnerClient::new(socket), downloads }
+    pub fn new(socket: PathBuf, downloads: Downloads, registries: Registries) -> Self {
+        Self { runner: RunnerClient::new(socket), downloads, registries }
+    }
+
+    /// Fetches the images that a release names; all their blobs.
+    async fn images(&self, images: &[ImageRef]) -> Result<Vec<Digest>, DownloadError> {
+        let mut blobs = Vec::new();
+        for image in images {
+            match self.registries.pull(image, &self.downloads).await {
+                Ok(found) => blobs.extend(found),
+                Err(error) => {
+                    tracing::info!(%image, error = %crate::chain(&error), "an image can't be fetched yet");
+                    return Err(error);
+                }
+            }
+        }
+        Ok(blobs)
     }
 }
 
@@ -190,11 +208,18 @@ impl Executor for RunnerExecutor {
     async fn stage(&self, request: StageRequest) -> Result<(), ExecutorError> {
         let StageRequest { manifest, artifact, progress, .. } = request;
         let path = self.downloads.fetch(&artifact, &progress).await?;
-        let staged = self.runner.done(&Request::Stage { manifest, artifact: path }).await;
+        // What can't be read the runner refuses, with its reason.
+        let images = Manifest::parse(&manifest.document).map(|manifest| manifest.registry_images());
+        let images = images.unwrap_or_default();
+        let blobs = self.images(&images).await?;
+        let folder = (!images.is_empty()).then(|| self.downloads.folder().to_path_buf());
+        let staged = self.runner.done(&Request::Stage { manifest, artifact: path, images: folder }).await;
         // Unpacked or bad: either way the file has done its work. Only a runner that is away gets it again.
         let again = matches!(&staged, Err(error) if !matches!(error, ClientError::Failed { .. }));
         if !again {
-            self.downloads.forget(&artifact).await?;
+            for digest in blobs.into_iter().chain([artifact.digest]) {
+                self.downloads.forget(digest).await?;
+            }
         }
         progress.store(artifact.size, Ordering::Relaxed);
         Ok(staged?)

@@ -18,8 +18,10 @@ mod identity;
 mod journal;
 mod link;
 mod memory_executor;
+mod oci;
 mod pressure;
 mod proxy;
+mod registry;
 pub mod roles;
 pub mod runner;
 mod status;
@@ -35,6 +37,7 @@ pub use identity::{Credentials, Identity, IdentityFileError, Registration, devic
 pub use journal::{Batch, Change, EVENTS, Journal, JournalError, MemoryJournal, SqliteJournal};
 pub use memory_executor::{Behaviour, MemoryExecutor};
 pub use proxy::{Proxy, ProxyError, use_proxy};
+pub use registry::{Registries, RegistryError};
 pub use status::{AppStatus, STATUS_FILE, Status, StatusError};
 pub use uplink::DeviceUplink;
 

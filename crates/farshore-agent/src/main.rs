@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use settings::{Cli, Output, Role};
+use settings::{Cli, NetworkVerb, Output, Role};
 
 fn main() -> ExitCode {
     match Cli::parse().verb.validate() {
@@ -49,6 +49,9 @@ fn start(role: Role) -> ExitCode {
                 ExitCode::from(127)
             }
         };
+    }
+    if let Role::ContainerNetwork { verb } = role {
+        return done(runner::container_network(verb == NetworkVerb::Add));
     }
     if let Role::CommandExec { spec } = role {
         return match runner::become_command(&spec) {
@@ -165,6 +168,7 @@ async fn work(role: Role) -> ExitCode {
         // Handled before the runtime was made.
         Role::AppExec { .. }
         | Role::CommandExec { .. }
+        | Role::ContainerNetwork { .. }
         | Role::Gateway(_)
         | Role::Journal(_)
         | Role::Pipeline(_) => ExitCode::FAILURE,

@@ -17,6 +17,7 @@ use crate::hardware::hardware;
 use crate::host::HostSampler;
 use crate::identity::{Identity, IdentityFileError, device_key};
 use crate::journal::{Journal, JournalError, SqliteJournal};
+use crate::registry::Registries;
 use crate::runner::{Runner, RunnerClient, RunnerError, RunnerSettings};
 use crate::status::STATUS_FILE;
 use crate::{clock, file};
@@ -61,6 +62,8 @@ pub enum RoleError {
 pub struct RunSettings {
     pub state: PathBuf,
     pub runner_socket: PathBuf,
+    /// Where images come from that a release names.
+    pub registries: Registries,
     /// For the first claim.
     pub token: Option<ClaimToken>,
     pub labels: BTreeMap<String, String>,
@@ -159,7 +162,8 @@ pub async fn run(settings: RunSettings, mut stop: oneshot::Receiver<()>) -> Resu
     let identity = Arc::new(identity);
     let downloads = Downloads::new(Arc::clone(&identity), &settings.state.join("downloads"));
     let watch = RunnerClient::new(settings.runner_socket.clone());
-    let executor = RunnerExecutor::new(settings.runner_socket, downloads.map_err(RoleError::Downloads)?);
+    let downloads = downloads.map_err(RoleError::Downloads)?;
+    let executor = RunnerExecutor::new(settings.runner_socket, downloads, settings.registries);
     let mut agent = AgentSettings::new(hardware());
     agent.status_file = Some(state.folder.join(STATUS_FILE));
     agent.watch = Some(watch);

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use farshore_agent::roles::RunSettings;
 use farshore_agent::runner::{ALLOWED_FILE, Allowed, AppsUser, RunnerSettings};
-use farshore_agent::{Proxy, use_proxy};
+use farshore_agent::{Proxy, Registries, use_proxy};
 use farshore_domain::label::Labels;
 use farshore_domain::release::slot::Slot;
 use farshore_trust::token::ClaimToken;
@@ -64,6 +64,15 @@ pub(crate) enum Verb {
     /// Become a command from afar (started by the runner).
     #[command(hide = true)]
     CommandExec { spec: PathBuf },
+    /// Make a container's network, or take it back (started by runc, as a hook).
+    #[command(hide = true)]
+    ContainerNetwork { verb: NetworkVerb },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum NetworkVerb {
+    Add,
+    Del,
 }
 
 #[derive(Debug, Args)]
@@ -114,6 +123,12 @@ pub(crate) struct RunArgs {
     /// The runner's socket.
     #[arg(long, env = "FARSHORE_RUNNER_SOCKET", default_value = "/run/farshore/runner.sock")]
     runner_socket: PathBuf,
+    /// Logins to registries that images come from, as `docker login` and `skopeo login` write them.
+    #[arg(long, env = "FARSHORE_REGISTRIES", default_value = "/etc/farshore/registries.json")]
+    registries: PathBuf,
+    /// Root certificates of registries, in PEM.
+    #[arg(long, env = "FARSHORE_REGISTRY_ROOTS", default_value = "/etc/ssl/certs/ca-certificates.crt")]
+    registry_roots: PathBuf,
     #[command(flatten)]
     token: TokenArgs,
 }
@@ -206,6 +221,7 @@ pub(crate) enum Role {
     Shim { folder: PathBuf, slot: Slot },
     AppExec { spec: PathBuf, check: Option<String>, hook: Option<String> },
     CommandExec { spec: PathBuf },
+    ContainerNetwork { verb: NetworkVerb },
     EyesLoader,
 }
 
@@ -252,10 +268,11 @@ impl Verb {
     pub(crate) fn validate(self) -> Result<Role, Vec<String>> {
         let mut errors = Vec::new();
         let role = match self {
-            Self::Run(RunArgs { state, proxy, runner_socket, token }) => {
+            Self::Run(RunArgs { state, proxy, runner_socket, registries, registry_roots, token }) => {
                 proxy.validate(&mut errors);
                 let (token, labels) = token.validate(&mut errors);
-                Role::Run(RunSettings { state: state.state_dir, runner_socket, token, labels })
+                let registries = Registries { logins: registries, roots: registry_roots };
+                Role::Run(RunSettings { state: state.state_dir, runner_socket, registries, token, labels })
             }
             Self::Runner(args) => {
                 let user = match (args.unprivileged, args.apps_user) {
@@ -311,6 +328,7 @@ impl Verb {
             }
             Self::AppExec { spec, check, hook } => Role::AppExec { spec, check, hook },
             Self::CommandExec { spec } => Role::CommandExec { spec },
+            Self::ContainerNetwork { verb } => Role::ContainerNetwork { verb },
             Self::EyesLoader => Role::EyesLoader,
         };
         if errors.is_empty() { Ok(role) } else { Err(errors) }

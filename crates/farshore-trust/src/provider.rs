@@ -13,7 +13,8 @@ pub fn install() {
     }
 }
 
-/// The provider, for the builders of this crate.
-pub(crate) fn ring() -> Arc<CryptoProvider> {
+/// The provider, for builders of TLS settings.
+#[must_use]
+pub fn ring() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }

@@ -39,7 +39,11 @@ impl<E: Executor, J: Journal> Agent<E, J> {
     pub(super) fn ready(&self, uid: &str, request: &mut Request) -> Result<(), OperationUpdate> {
         let arguments = read(uid, request)?;
         // An app that it is not about does no harm.
-        let app = Name::new(request.app.as_str()).ok().filter(|_| request.kind.needs_app());
+        let takes_app = request.kind.needs_app() || request.kind == Kind::Exec;
+        let app = Name::new(request.app.as_str()).ok().filter(|_| takes_app);
+        if request.kind == Kind::Exec && app.is_none() && !request.app.is_empty() {
+            return Err(failed(uid, "app is no name of an app"));
+        }
         arguments.check(request.kind, app.as_ref()).map_err(|error| failed(uid, error.to_string()))?;
         permitted(request.kind, &arguments, &request.reason, self.policy.operations())
             .map_err(|refusal| failed(uid, refusal.message))?;
@@ -106,7 +110,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
                 });
             }
             (Kind::Reboot, _) => self.reboot(uid),
-            (Kind::Exec, _) => self.exec(uid, arguments, request.reason.clone()),
+            (Kind::Exec, app) => self.exec(uid, app, arguments, request.reason.clone()),
             (kind, _) => {
                 let answer = update(uid, State::Unsupported, format!("this agent does not do {kind}"));
                 self.operations.answers.push(answer);
@@ -136,7 +140,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         });
     }
 
-    fn exec(&mut self, uid: &str, arguments: Arguments, reason: String) {
+    fn exec(&mut self, uid: &str, app: Option<Name>, arguments: Arguments, reason: String) {
         let doing = Doing::new(Kind::Exec);
         let (said, cancel) = (Arc::clone(&doing.said), Arc::clone(&doing.cancel));
         self.operations.doing.insert(uid.to_owned(), doing);
@@ -152,7 +156,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
                     wake.notify_one();
                 })
             };
-            let order = Order { operation: uid.clone(), arguments, reason };
+            let order = Order { operation: uid.clone(), app, arguments, reason };
             let work = async {
                 // The runner asks its own copy of the policy; it has to be the newest.
                 executor.obey(anchor, state).await?;

@@ -58,6 +58,33 @@ pub struct Containerd {
     pub devices: Vec<String>,
     /// Where files say what CDI devices are.
     pub cdi_folders: Vec<PathBuf>,
+    /// What containers with a network of their own are behind.
+    pub bridge: Bridge,
+}
+
+/// The bridge of containers with a network of their own, made by CNI plugins of the device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Bridge {
+    /// Folders with the plugins.
+    pub plugins: Vec<PathBuf>,
+    /// The bridge's name among the device's interfaces.
+    pub name: String,
+    /// Their addresses, IPv4.
+    pub subnet: String,
+    /// Where it is kept who has which address; gone with the next boot, as they are.
+    pub state: PathBuf,
+}
+
+impl Default for Bridge {
+    fn default() -> Self {
+        Self {
+            plugins: ["/usr/lib/cni", "/opt/cni/bin"].map(PathBuf::from).to_vec(),
+            name: "farshore0".to_owned(),
+            subnet: "10.119.0.0/16".to_owned(),
+            state: PathBuf::from("/run/farshore-cni"),
+        }
+    }
 }
 
 impl Default for Containerd {
@@ -69,6 +96,7 @@ impl Default for Containerd {
             mounts: Vec::new(),
             devices: Vec::new(),
             cdi_folders: ["/etc/cdi", "/var/run/cdi"].map(PathBuf::from).to_vec(),
+            bridge: Bridge::default(),
         }
     }
 }

@@ -165,14 +165,22 @@ impl Apps {
         Ok(apps)
     }
 
-    pub(crate) async fn stage(&self, signed: Signed, artifact: PathBuf) -> Result<(), RunnerError> {
+    pub(crate) async fn stage(
+        &self,
+        signed: Signed,
+        artifact: PathBuf,
+        images: Option<PathBuf>,
+    ) -> Result<(), RunnerError> {
         let tenant = locked(&self.keys).verify(&signed)?;
         let accepted = stage::accept(&signed.document, &tenant, &self.hardware)?;
         let folder = self.app(&accepted.manifest.app);
         self.check_allowed(&accepted.manifest)?;
         stage::check_floor(&folder, &accepted.manifest)?;
         let temporary = Self::private(&self.folder).join("staging");
-        let work = move || stage::stage(&folder, &accepted, &signed, &artifact, &temporary);
+        let work = move || {
+            let fetched = stage::Fetched { artifact: &artifact, images: images.as_deref() };
+            stage::stage(&folder, &accepted, &signed, fetched, &temporary)
+        };
         tokio::task::spawn_blocking(work)
             .await
             .map_err(|e| RunnerError::io("unpacking", io::Error::other(e)))?
@@ -508,13 +516,12 @@ impl Apps {
             .map_err(|e| RunnerError::io("writing down what was committed", e))
     }
 
-    /// Runs a command check in the app's place: its user, its groups, its folder, its environment.
-    pub(crate) async fn probe(
+    /// An instance that is up, or what is up in the current slot, as it was started.
+    pub(super) async fn up(
         &self,
         app: &Name,
-        name: &Name,
         instance: Option<u64>,
-    ) -> Result<(bool, String), RunnerError> {
+    ) -> Result<(AppFolder, Spec), RunnerError> {
         let folder = match instance {
             Some(instance) => self.slot_of(app, instance)?.map(|(folder, _)| folder),
             None => Some(Current::of(&self.app(app)).map_err(|e| RunnerError::io("reading the slot", e))?),
@@ -523,6 +530,17 @@ impl Apps {
         let status = Self::status(&folder).await?;
         let up = status.is_some_and(|status| status.running.up);
         let spec = Self::spec(&folder).filter(|_| up).ok_or_else(|| RunnerError::NotRunning(app.clone()))?;
+        Ok((folder, spec))
+    }
+
+    /// Runs a command check in the app's place: its user, its groups, its folder, its environment.
+    pub(crate) async fn probe(
+        &self,
+        app: &Name,
+        name: &Name,
+        instance: Option<u64>,
+    ) -> Result<(bool, String), RunnerError> {
+        let (folder, spec) = self.up(app, instance).await?;
         let check = spec.checks.get(name).ok_or_else(|| RunnerError::NoCheck(name.clone()))?;
         let limit = Duration::from_millis(check.timeout_ms);
         if let Some(asked) = runtime::of(&folder, &spec).check(&check.command, limit) {

@@ -95,6 +95,10 @@ pub enum RunnerError {
     },
     #[error("this runner belongs to another device of its control plane")]
     OtherDevice,
+    #[error("the image can't be used: {0}")]
+    Image(String),
+    #[error("the release names images of a registry, and none were fetched")]
+    NoImages,
     #[error("the desired state is not good: {0}")]
     State(String),
     #[error("no desired state was told yet, so nothing is allowed")]
@@ -147,6 +151,8 @@ impl RunnerError {
             Self::RootNotAllowed(_) => "RootNotAllowed",
             Self::Runtime { .. } => "RuntimeFailed",
             Self::OtherDevice => "OtherDevice",
+            Self::Image(_) => "BadImage",
+            Self::NoImages => "NoImages",
             Self::State(_) => "BadState",
             Self::NoState => "NoState",
             Self::NotAllowed(_) => "NotAllowed",
@@ -176,6 +182,7 @@ impl RunnerError {
             | Self::RootNotAllowed(_)
             | Self::NoCheck(_)
             | Self::OtherDevice
+            | Self::Image(_)
             | Self::State(_)
             | Self::NotAllowed(_) => true,
             _ => false,

@@ -12,6 +12,8 @@ mod client;
 mod error;
 mod exec;
 mod folder;
+mod images;
+mod inside;
 mod isolate;
 mod keys;
 mod logs;
@@ -36,7 +38,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use farshore_domain::name::Name;
-use farshore_domain::operation::{EXEC_CAPABILITY, REBOOT_CAPABILITY};
+use farshore_domain::operation::{EXEC_CAPABILITY, EXEC_INSIDE_CAPABILITY, REBOOT_CAPABILITY};
 use farshore_domain::release::slot::SLOTS_CAPABILITY;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Mutex, Semaphore};
@@ -50,6 +52,7 @@ pub use exec::{ExecError, Part, become_app};
 pub use isolate::IsolateError;
 pub use runbook::{Ended, Order, become_command};
 pub use runtime::RuntimeError;
+pub use runtime::{NetworkError, container_network};
 pub(crate) use shim::take_lock;
 pub use shim::{ShimError, supervise};
 pub use unpack::{UnpackError, UnpackLimits, unpack};
@@ -181,7 +184,9 @@ impl Runner {
         let lock = lock.ok_or_else(|| RunnerError::AlreadyRunning(folder.clone()))?;
         let groups = cgroups.map_or_else(Cgroups::default, |(root, group)| Cgroups::detect(&root, &group));
         let mut capabilities =
-            ["process", "manifest/v1", EXEC_CAPABILITY, SLOTS_CAPABILITY].map(str::to_owned).to_vec();
+            ["process", "manifest/v1", EXEC_CAPABILITY, EXEC_INSIDE_CAPABILITY, SLOTS_CAPABILITY]
+                .map(str::to_owned)
+                .to_vec();
         capabilities.extend(groups.capabilities());
         let isolates = isolate::capabilities();
         capabilities.extend(isolates.iter().cloned());
@@ -334,10 +339,10 @@ impl Shared {
                 Ok(Reply::Done)
             }
             Request::List {} => Ok(Reply::Apps { apps: apps.list().await? }),
-            Request::Stage { manifest, artifact } => {
+            Request::Stage { manifest, artifact, images } => {
                 // Staging goes on beside starts and stops; two of the same release would share a folder.
                 let _turn = self.staging.lock().await;
-                apps.stage(manifest, artifact).await?;
+                apps.stage(manifest, artifact, images).await?;
                 Ok(Reply::Done)
             }
             Request::Start { app, manifest, release, instance, config, bounds, beside } => {

@@ -22,6 +22,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::apps::Apps;
 use super::cgroup;
 use super::error::RunnerError;
 use super::exec::ExecError;
@@ -29,11 +30,11 @@ use super::shim::kill_leftovers;
 use super::spec::signal_group;
 use super::users::Identity;
 use super::wire::{self, Reply};
-use super::{Shared, cgroup::Cgroups};
+use super::{Shared, cgroup::Cgroups, inside};
 use crate::{clock, file};
 
 /// The variable by which processes of a command are known.
-const MARK: &str = "FARSHORE_OPERATION";
+pub(super) const MARK: &str = "FARSHORE_OPERATION";
 /// What a command may use, besides time.
 const LIMITS: Limits = Limits { memory_bytes: Some(256 << 20), cpu_millis: Some(1_000), processes: Some(64) };
 /// How long what is left of a command may take to die.
@@ -47,6 +48,9 @@ const DRAIN: Duration = Duration::from_millis(500);
 pub struct Order {
     /// The operation's uid.
     pub operation: String,
+    /// A command is run inside this app's container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app: Option<Name>,
     pub arguments: Arguments,
     pub reason: String,
 }
@@ -118,6 +122,7 @@ pub(super) async fn clear(apps: &Path, cgroups: &Cgroups, user: Option<Identity>
     let Ok(entries) = std::fs::read_dir(folder(apps)) else { return };
     for entry in entries.flatten() {
         if let Some(group) = entry.file_name().to_str().and_then(|name| Name::new(name).ok()) {
+            inside::clear(&entry.path(), &group).await;
             end(group.as_str(), user, &cgroups.folders(group.as_str())).await;
             cgroups.remove(group.as_str());
         }
@@ -128,7 +133,7 @@ pub(super) async fn clear(apps: &Path, cgroups: &Cgroups, user: Option<Identity>
 }
 
 /// Kills what is left of a command: its group, its control groups, and whatever else carries its mark.
-async fn end(operation: &str, user: Option<Identity>, cgroups: &[PathBuf]) {
+pub(super) async fn end(operation: &str, user: Option<Identity>, cgroups: &[PathBuf]) {
     if !kill_leftovers(None, "", cgroups).await {
         tracing::warn!("processes of a command can't be killed");
     }
@@ -169,7 +174,7 @@ fn describe(ended: ExitStatus) -> (Option<i32>, String) {
     }
 }
 
-async fn forward(mut from: impl AsyncRead + Unpin, to: mpsc::Sender<Vec<u8>>) {
+pub(super) async fn forward(mut from: impl AsyncRead + Unpin, to: mpsc::Sender<Vec<u8>>) {
     let mut buffer = vec![0; 8 * 1024];
     loop {
         match from.read(&mut buffer).await {
@@ -183,25 +188,43 @@ async fn forward(mut from: impl AsyncRead + Unpin, to: mpsc::Sender<Vec<u8>>) {
     }
 }
 
-/// The command of an order, if the signed policy allows it, and how long it may take.
-fn allowed(shared: &Shared, order: &Order) -> Result<(Vec<String>, u32), RunnerError> {
+/// What an order comes to.
+struct Granted {
+    command: Vec<String>,
+    seconds: u32,
+    inside: Option<Inside>,
+}
+
+/// In which app's container, and in which of its services.
+#[derive(Clone, Debug)]
+pub(super) struct Inside {
+    pub(super) app: Name,
+    pub(super) service: Option<Name>,
+}
+
+/// What of an order the signed policy allows, where it runs, and how long it may take.
+fn allowed(shared: &Shared, order: &Order) -> Result<Granted, RunnerError> {
     let refuse = RunnerError::NotAllowed;
-    let Order { operation, arguments, reason } = order;
+    let Order { operation, app, arguments, reason } = order;
     Name::new(operation.as_str()).map_err(|_| refuse("the operation has no good uid".to_owned()))?;
-    arguments.check(Kind::Exec, None).map_err(|error| refuse(error.to_string()))?;
+    arguments.check(Kind::Exec, app.as_ref()).map_err(|error| refuse(error.to_string()))?;
     let anchored = shared.anchored.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let rules = anchored.rules()?;
     drop(anchored);
     permitted(Kind::Exec, arguments, reason, &rules).map_err(|refusal| refuse(refusal.message))?;
     let seconds = arguments.time_limit_seconds(Kind::Exec, &rules).clamp(1, MAX_TIMEOUT_SECONDS);
+    let place = |app: &Option<Name>, service: &Option<Name>| {
+        app.clone().map(|app| Inside { app, service: service.clone() })
+    };
     if let Some(command) = &arguments.command {
-        let words = ["/bin/sh", "-c", command.as_str()].map(str::to_owned);
-        return Ok((words.to_vec(), arguments.timeout_seconds.unwrap_or(DEFAULT_TIMEOUT_SECONDS)));
+        let command = ["/bin/sh", "-c", command.as_str()].map(str::to_owned).to_vec();
+        let seconds = arguments.timeout_seconds.unwrap_or(DEFAULT_TIMEOUT_SECONDS);
+        return Ok(Granted { command, seconds, inside: place(app, &arguments.service) });
     }
     let runbook = arguments.runbook.as_ref().and_then(|name| rules.runbook(name.as_str()));
     let runbook = runbook.ok_or_else(|| refuse("no such runbook".to_owned()))?;
-    let words = runbook.command_with(&arguments.arguments).map_err(|error| refuse(error.to_string()))?;
-    Ok((words, seconds))
+    let command = runbook.command_with(&arguments.arguments).map_err(|error| refuse(error.to_string()))?;
+    Ok(Granted { command, seconds, inside: place(&runbook.app, &runbook.service) })
 }
 
 /// Runs an order, telling its output as it comes. Hanging up ends it.
@@ -210,34 +233,59 @@ pub(super) async fn run(
     stream: &mut UnixStream,
     order: Order,
 ) -> Result<Ended, RunnerError> {
-    let (command, seconds) = allowed(shared, &order)?;
+    let Granted { command, seconds, inside } = allowed(shared, &order)?;
     // One at a time: what is left of one is known by its user.
     let _turn = shared.commands.lock().await;
     let group = Name::new(order.operation.as_str())
         .map_err(|_| RunnerError::NotAllowed("the operation has no good uid".to_owned()))?;
-    let apps = &shared.apps;
+    let home = folder(&shared.apps.folder);
+    let making = |e| RunnerError::io("making the command's folder", e);
+    file::make_folder(&home, 0o711).map_err(making)?;
+    let place = home.join(group.as_str());
+    file::make_folder(&place, 0o700).map_err(making)?;
+    tracing::info!(operation = %order.operation, command = ?command.first(), "a command from afar begins");
+    let ended = match inside {
+        Some(inside) => {
+            let work =
+                inside::Command { operation: &order.operation, words: &command, seconds, place: &place };
+            inside::run(&shared.apps, stream, &inside, work).await
+        }
+        None => run_beside(&shared.apps, stream, &group, command, seconds, &place).await,
+    };
+    if let Err(error) = std::fs::remove_dir_all(&place) {
+        tracing::warn!(%error, "the folder of a command can't be deleted");
+    }
+    if let Ok(Ended { exit_code, total, .. }) = &ended {
+        tracing::info!(?exit_code, total, at = clock::wall().0, "a command from afar ended");
+    }
+    ended
+}
+
+/// Beside the apps, as a user that no app has.
+async fn run_beside(
+    apps: &Apps,
+    stream: &mut UnixStream,
+    group: &Name,
+    command: Vec<String>,
+    seconds: u32,
+    place: &Path,
+) -> Result<Ended, RunnerError> {
     let user = apps.users.lock().unwrap_or_else(std::sync::PoisonError::into_inner).of_commands()?;
     let io = |what| move |e| RunnerError::io(what, e);
-    let home = folder(&apps.folder);
-    file::make_folder(&home, 0o711).map_err(io("making the command's folder"))?;
-    let place = home.join(group.as_str());
-    file::make_folder(&place, 0o700).map_err(io("making the command's folder"))?;
     let work = place.join("work");
     file::make_folder(&work, 0o700).map_err(io("making the command's folder"))?;
     // The specification lies above, where the command can't write.
-    file::make_folder(&place, 0o711).map_err(io("making the command's folder"))?;
+    file::make_folder(place, 0o711).map_err(io("making the command's folder"))?;
     let cgroups =
         apps.cgroups.prepare(group.as_str(), &LIMITS).map_err(io("setting the command's limits"))?;
     if let Some(user) = user {
         std::os::unix::fs::chown(&work, Some(user.uid), Some(user.gid))
             .map_err(io("giving the command its folder"))?;
     }
-    let spec =
-        Spec { operation: order.operation.clone(), command, folder: work, user, cgroups: cgroups.clone() };
+    let spec = Spec { operation: group.to_string(), command, folder: work, user, cgroups: cgroups.clone() };
     let bytes = serde_json::to_vec(&spec).map_err(|e| RunnerError::io("writing the command", e.into()))?;
     let path = place.join("spec.json");
     file::write_atomically(&path, &bytes, 0o600).map_err(io("writing the command"))?;
-    tracing::info!(operation = %order.operation, command = ?spec.command.first(), "a command from afar begins");
     let child = Command::new(&apps.program)
         .arg("command-exec")
         .arg(&path)
@@ -249,21 +297,17 @@ pub(super) async fn run(
         .spawn()
         .map_err(io("starting the command"));
     let ended = match child {
-        Ok(child) => follow(stream, child, seconds).await,
+        Ok(child) => follow_child(stream, child, seconds).await,
         Err(error) => Err(error),
     };
     end(group.as_str(), user, &cgroups).await;
     apps.cgroups.remove(group.as_str());
-    if let Err(error) = std::fs::remove_dir_all(&place) {
-        tracing::warn!(%error, "the folder of a command can't be deleted");
-    }
     ended
 }
 
-async fn follow(stream: &mut UnixStream, mut child: Child, seconds: u32) -> Result<Ended, RunnerError> {
+async fn follow_child(stream: &mut UnixStream, mut child: Child, seconds: u32) -> Result<Ended, RunnerError> {
     let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
-    let deadline = Instant::now() + Duration::from_secs(u64::from(seconds));
-    let (sender, mut output) = mpsc::channel(4);
+    let (sender, output) = mpsc::channel(4);
     let pipes = (child.stdout.take(), child.stderr.take());
     let mut readers = Vec::new();
     if let Some(pipe) = pipes.0 {
@@ -273,10 +317,36 @@ async fn follow(stream: &mut UnixStream, mut child: Child, seconds: u32) -> Resu
         readers.push(tokio::spawn(forward(pipe, sender.clone())));
     }
     drop(sender);
+    let waiting = async {
+        let ended = child.wait().await.map_err(|e| RunnerError::io("waiting for the command", e))?;
+        Ok(describe(ended))
+    };
+    let followed = follow(stream, output, waiting, seconds).await;
+    // Its whole group; the leader's number is not given away as long as the group has members.
+    signal_group(pid, Signal::KILL);
+    if !matches!(&followed, Ok((_, true))) {
+        child.kill().await.map_err(|e| RunnerError::io("ending the command", e))?;
+    }
+    for reader in readers {
+        reader.abort();
+    }
+    followed.map(|(ended, _)| ended)
+}
+
+/// Tells output until a command has ended, its time is over, or nobody listens any more. Says whether it has ended by itself.
+pub(super) async fn follow(
+    stream: &mut UnixStream,
+    mut output: mpsc::Receiver<Vec<u8>>,
+    waiting: impl Future<Output = Result<(Option<i32>, String), RunnerError>>,
+    seconds: u32,
+) -> Result<(Ended, bool), RunnerError> {
+    let deadline = Instant::now() + Duration::from_secs(u64::from(seconds));
+    let late = || format!("it took longer than {seconds} s and was ended");
+    let mut waiting = std::pin::pin!(waiting);
     let (mut total, mut told) = (0_u64, 0_usize);
     let (mut reader, mut writer) = stream.split();
     let mut hung_up = [0; 1];
-    let mut exit: Option<ExitStatus> = None;
+    let mut exit = None;
     // After its end, what it had written is still read, for a moment.
     let mut until = deadline;
     let mut message = None;
@@ -292,10 +362,9 @@ async fn follow(stream: &mut UnixStream, mut child: Child, seconds: u32) -> Resu
                 let Some(chunk) = chunk else {
                     // Both ends of its output are closed: only its end is missing.
                     if exit.is_none() {
-                        match timeout_at(deadline, child.wait()).await {
-                            Ok(Ok(ended)) => exit = Some(ended),
-                            Ok(Err(error)) => return Err(RunnerError::io("waiting for the command", error)),
-                            Err(_) => message = Some(format!("it took longer than {seconds} s and was ended")),
+                        match timeout_at(deadline, &mut waiting).await {
+                            Ok(ended) => exit = Some(ended?),
+                            Err(_) => message = Some(late()),
                         }
                     }
                     break;
@@ -311,27 +380,19 @@ async fn follow(stream: &mut UnixStream, mut child: Child, seconds: u32) -> Resu
                     }
                 }
             }
-            ended = child.wait(), if exit.is_none() => {
-                exit = Some(ended.map_err(|e| RunnerError::io("waiting for the command", e))?);
+            ended = &mut waiting, if exit.is_none() => {
+                exit = Some(ended?);
                 until = Instant::now() + DRAIN;
             }
             () = tokio::time::sleep_until(until) => {
                 if exit.is_none() {
-                    message = Some(format!("it took longer than {seconds} s and was ended"));
+                    message = Some(late());
                 }
                 break;
             }
         }
     }
-    // Its whole group; the leader's number is not given away as long as the group has members.
-    signal_group(pid, Signal::KILL);
-    if exit.is_none() {
-        child.kill().await.map_err(|e| RunnerError::io("ending the command", e))?;
-    }
-    for reader in readers {
-        reader.abort();
-    }
-    let (exit_code, said) = exit.map_or((None, String::new()), describe);
-    tracing::info!(?exit_code, total, at = clock::wall().0, "a command from afar ended");
-    Ok(Ended { exit_code, message: message.unwrap_or(said), total })
+    let by_itself = exit.is_some();
+    let (exit_code, said) = exit.unwrap_or_default();
+    Ok((Ended { exit_code, message: message.unwrap_or(said), total }, by_itself))
 }

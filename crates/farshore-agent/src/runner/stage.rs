@@ -15,6 +15,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::error::RunnerError;
 use super::folder::AppFolder;
+use super::images;
 use super::unpack::{UnpackLimits, unpack};
 use super::wire::Signed;
 use crate::file;
@@ -51,12 +52,20 @@ pub(crate) fn check_floor(folder: &AppFolder, manifest: &Manifest) -> Result<(),
     }
 }
 
+/// What `run` has fetched, none of which is believed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fetched<'a> {
+    pub(crate) artifact: &'a Path,
+    /// A folder with the blobs of the images that the release names.
+    pub(crate) images: Option<&'a Path>,
+}
+
 /// Verifies the artifact and unpacks it. Blocks; `temporary` is a folder on the same filesystem that only the runner writes.
 pub(crate) fn stage(
     folder: &AppFolder,
     accepted: &Accepted,
     signed: &Signed,
-    artifact: &Path,
+    fetched: Fetched<'_>,
     temporary: &Path,
 ) -> Result<(), RunnerError> {
     let release = folder.release(accepted.digest);
@@ -69,7 +78,7 @@ pub(crate) fn stage(
         // Signed again, perhaps, since the key of the first signature was removed.
         return write(&folder.signature(accepted.digest), &signed.signature);
     }
-    let mut file = open_plain(artifact)?;
+    let mut file = open_plain(fetched.artifact)?;
     let expected = &accepted.artifact;
     let found = file.metadata().map_err(|e| RunnerError::io("looking at the artifact", e))?.len();
     if found != expected.size {
@@ -88,7 +97,8 @@ pub(crate) fn stage(
         .map_err(RunnerError::Unpack)
         .and_then(|()| drain(&mut hashing).map_err(|e| RunnerError::io("reading the artifact", e)))
         .and_then(|again| check_digest(expected.digest, again))
-        .and_then(|()| check_program(&into, &accepted.manifest));
+        .and_then(|()| check_program(&into, &accepted.manifest))
+        .and_then(|()| images::take(&accepted.manifest, fetched.images, &into));
     if let Err(error) = unpacked {
         clear(&into)?;
         return Err(error);
@@ -102,7 +112,7 @@ pub(crate) fn stage(
     write(&folder.manifest(accepted.digest), &signed.document)
 }
 
-fn check_digest(expected: Digest, found: Digest) -> Result<(), RunnerError> {
+pub(super) fn check_digest(expected: Digest, found: Digest) -> Result<(), RunnerError> {
     if found == expected { Ok(()) } else { Err(RunnerError::WrongDigest { expected, found }) }
 }
 
@@ -131,7 +141,7 @@ pub(crate) fn check_program(folder: &Path, manifest: &Manifest) -> Result<(), Ru
 }
 
 /// Opens without following a link, without waiting for a fifo, without becoming owner of a terminal.
-fn open_plain(path: &Path) -> Result<File, RunnerError> {
+pub(super) fn open_plain(path: &Path) -> Result<File, RunnerError> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| match error {
         rustix::io::Errno::LOOP => RunnerError::NoPlainFile,
@@ -145,13 +155,13 @@ fn open_plain(path: &Path) -> Result<File, RunnerError> {
 }
 
 /// Hashes what is read, and reads no more than there may be.
-struct Hashing<'a> {
+pub(super) struct Hashing<'a> {
     inner: io::Take<&'a mut File>,
     digester: Digester,
 }
 
 impl<'a> Hashing<'a> {
-    fn new(file: &'a mut File, size: u64) -> Self {
+    pub(super) fn new(file: &'a mut File, size: u64) -> Self {
         Self { inner: file.take(size), digester: Digester::default() }
     }
 }
@@ -166,6 +176,11 @@ impl Read for Hashing<'_> {
 
 /// Reads to the end; the digest of everything read through it.
 fn drain(hashing: &mut Hashing<'_>) -> io::Result<Digest> {
-    io::copy(hashing, &mut io::sink())?;
+    copy(hashing, &mut io::sink())
+}
+
+/// Copies to the end; the digest of everything read through it.
+pub(super) fn copy(hashing: &mut Hashing<'_>, to: &mut impl io::Write) -> io::Result<Digest> {
+    io::copy(hashing, to)?;
     Ok(hashing.digester.clone().finish())
 }

@@ -49,6 +49,9 @@ pub enum Request {
     Stage {
         manifest: Signed,
         artifact: PathBuf,
+        /// Where the blobs of images lie that a registry has, each under its digest. Left out when the release names none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        images: Option<PathBuf>,
     },
     /// Start a staged release; refused while anything of the app runs.
     Start {

@@ -133,7 +133,9 @@ impl Bed {
     pub(crate) async fn stage(&self, release: &Release) -> Result<(), ClientError> {
         let path = self.folder.path().join("artifact");
         std::fs::write(&path, &release.artifact).unwrap();
-        self.client.done(&Request::Stage { manifest: release.signed.clone(), artifact: path }).await
+        self.client
+            .done(&Request::Stage { manifest: release.signed.clone(), artifact: path, images: None })
+            .await
     }
 
     pub(crate) async fn start(&self, release: &Release, instance: u64) -> Result<(), ClientError> {

@@ -13,15 +13,15 @@ use crate::suite::{Nature, Sort, conforms};
 use crate::wait::until;
 
 /// A containerd in a folder of its own, with its own socket; ends with the test.
-struct Containerd {
+pub(crate) struct Containerd {
     child: Child,
-    folder: tempfile::TempDir,
+    pub(crate) folder: tempfile::TempDir,
     /// The group its containers are below.
-    namespace: String,
+    pub(crate) namespace: String,
 }
 
 impl Containerd {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         assert!(rustix::process::geteuid().is_root(), "containers need root");
         let folder = tempfile::Builder::new().prefix("fs-ctd-").tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
@@ -62,26 +62,26 @@ impl Containerd {
         self.folder.path().join("c.sock")
     }
 
-    fn ctr(&self, arguments: &[&str]) -> std::process::Output {
+    pub(crate) fn ctr(&self, arguments: &[&str]) -> std::process::Output {
         let mut command = Command::new("ctr");
         command.arg("--address").arg(self.socket()).args(["--namespace", &self.namespace]);
         command.args(arguments).output().unwrap()
     }
 
     /// Ids of tasks that run.
-    fn running(&self) -> Vec<String> {
+    pub(crate) fn running(&self) -> Vec<String> {
         let listed = self.ctr(&["tasks", "list"]);
         let text = String::from_utf8_lossy(&listed.stdout).into_owned();
         let lines = text.lines().skip(1).filter(|line| line.contains("RUNNING"));
         lines.filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
     }
 
-    fn words(&self, arguments: &[&str]) -> Vec<String> {
+    pub(crate) fn words(&self, arguments: &[&str]) -> Vec<String> {
         let listed = self.ctr(arguments);
         String::from_utf8_lossy(&listed.stdout).split_whitespace().map(str::to_owned).collect()
     }
 
-    fn allowed(&self) -> serde_json::Value {
+    pub(crate) fn allowed(&self) -> serde_json::Value {
         serde_json::json!({"socket": self.socket(), "namespace": self.namespace})
     }
 }
@@ -104,7 +104,7 @@ impl Drop for Containerd {
 }
 
 /// An OCI layout of one image with a shell, below `at` in the release: two layers, of which the second is packed.
-fn image(at: &str, script: &str) -> Vec<(String, u32, Vec<u8>)> {
+pub(crate) fn image(at: &str, script: &str) -> Vec<(String, u32, Vec<u8>)> {
     let busybox = std::fs::read("/bin/busybox")
         .unwrap_or_else(|error| panic!("busybox: {error}; type: apt-get install busybox-static"));
     let layer = |files: &[(&str, u32, &[u8])], links: &[&str]| {
@@ -124,8 +124,10 @@ fn image(at: &str, script: &str) -> Vec<(String, u32, Vec<u8>)> {
         }
         builder.into_inner().unwrap()
     };
-    let tools =
-        ["sh", "sleep", "echo", "cat", "id", "head", "tail", "setsid", "test", "env", "grep", "ls", "touch"];
+    let tools = [
+        "sh", "sleep", "echo", "cat", "id", "head", "tail", "setsid", "test", "env", "grep", "ls", "touch",
+        "mkdir", "httpd", "wget",
+    ];
     let base = layer(&[("bin/busybox", 0o755, &busybox)], &tools);
     let top = layer(&[("bin/app", 0o755, script.as_bytes()), ("etc/passwd", 0o644, b"")], &[]);
     let packed = zstd::encode_all(top.as_slice(), 1).unwrap();
@@ -156,7 +158,7 @@ fn image(at: &str, script: &str) -> Vec<(String, u32, Vec<u8>)> {
     files
 }
 
-fn packed(files: &[(String, u32, Vec<u8>)]) -> Vec<u8> {
+pub(crate) fn packed(files: &[(String, u32, Vec<u8>)]) -> Vec<u8> {
     let files: Vec<_> =
         files.iter().map(|(path, mode, bytes)| (path.as_str(), *mode, bytes.as_slice())).collect();
     crate::release::tar_bytes(&files)
@@ -350,15 +352,18 @@ mod single {
         let release = bed.signer.release_of("1.0", packed(&files), |manifest| {
             manifest["run"] = serde_json::json!({"kind": "container", "container": {"image": "image"}});
             manifest["health"] = serde_json::json!([
-                {"name": "inside", "probe": {"type": "command", "command": ["/bin/sh", "-c", "test -e /bin/busybox -a $FROM = image"]}},
-                {"name": "bad", "probe": {"type": "command", "command": ["/bin/sh", "-c", "exit 4"]}},
+                {"name": "inside", "probe": {"type": "command", "command": ["/bin/sh", "-c", "echo looking && test -e /bin/busybox -a $FROM = image"]}},
+                {"name": "bad", "probe": {"type": "command", "command": ["/bin/sh", "-c", "echo the pump is stuck >&2; exit 4"]}},
             ]);
         });
         bed.run(&release, 1).await;
-        for (name, expect) in [("inside", true), ("bad", false)] {
+        for (name, expect, says) in [("inside", true, ""), ("bad", false, "exited with 4: the pump is stuck")]
+        {
             let check = Name::new(name).unwrap();
             match bed.client.ask(&Request::Probe { app: web(), check, instance: None }).await.unwrap() {
-                Reply::Probed { good, message } => assert_eq!(good, expect, "{name}: {message}"),
+                Reply::Probed { good, message } => {
+                    assert_eq!((good, message.as_str()), (expect, says), "{name}")
+                }
                 other => panic!("{other:?}"),
             }
         }

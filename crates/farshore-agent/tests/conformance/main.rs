@@ -7,15 +7,20 @@ mod bed;
 mod cluster;
 mod container;
 mod files;
+mod inside;
 mod installer;
 mod isolation;
 mod kubernetes;
+mod network;
 mod process;
+mod registry;
 mod suite;
 mod systemd;
 
-#[path = "../device/release.rs"]
+#[path = "../device/plane.rs"]
 #[expect(dead_code, reason = "shared with the device's tests, which use more of it")]
+mod plane;
+#[path = "../device/release.rs"]
 mod release;
 #[path = "../device/wait.rs"]
 #[expect(dead_code, reason = "shared with the device's tests, which use more of it")]

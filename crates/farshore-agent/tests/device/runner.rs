@@ -161,7 +161,7 @@ impl Bed {
     async fn stage_bytes(&self, signed: &Signed, artifact: &[u8]) -> Result<(), ClientError> {
         let path = self.folder.path().join("artifact");
         std::fs::write(&path, artifact).unwrap();
-        self.client.done(&Request::Stage { manifest: signed.clone(), artifact: path }).await
+        self.client.done(&Request::Stage { manifest: signed.clone(), artifact: path, images: None }).await
     }
 
     pub(crate) async fn stage(&self, release: &Release) -> Result<(), ClientError> {
@@ -394,7 +394,9 @@ async fn only_what_a_trusted_key_signed_for_this_tenant_is_staged() {
     std::fs::write(bed.folder.path().join("artifact"), &good.artifact).unwrap();
     std::os::unix::fs::symlink(bed.folder.path().join("artifact"), &link).unwrap();
     refused(
-        bed.client.done(&Request::Stage { manifest: good.signed.clone(), artifact: link }).await,
+        bed.client
+            .done(&Request::Stage { manifest: good.signed.clone(), artifact: link, images: None })
+            .await,
         "NoPlainFile",
     );
     // None of it left anything that could be started.

@@ -21,6 +21,8 @@ use super::folder::AppFolder;
 use super::spec::{Process, Spec};
 
 use container::{ComposeRuntime, ContainerRuntime};
+pub(crate) use container::{ContainerCommand, inside};
+pub use container::{NetworkError, container_network};
 use files::FilesRuntime;
 use installer::InstallerRuntime;
 use kubernetes::KubernetesRuntime;

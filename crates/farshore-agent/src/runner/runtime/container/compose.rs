@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use farshore_domain::name::Name;
 use farshore_domain::release::compose::{Condition, Service, ServiceRestart};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::time::{Instant as Moment, sleep, sleep_until, timeout};
@@ -10,7 +11,7 @@ use super::super::super::folder::AppFolder;
 use super::super::super::spec::{Process, Spec};
 use super::super::{Runtime, RuntimeError, Work};
 use super::instance::{Instance, describe};
-use super::{Ground, image};
+use super::{Ground, image, network};
 
 /// A container that has ended says so within this time.
 const ENDED: Duration = Duration::from_millis(200);
@@ -51,17 +52,54 @@ impl ComposeRuntime {
                 limits.memory_bytes = lower(limits.memory_bytes, whole.memory_bytes);
                 limits.cpu_millis = limits.cpu_millis.into_iter().chain(whole.cpu_millis).min();
                 limits.processes = limits.processes.into_iter().chain(whole.processes).min();
-                let instance = ground.instance(id, service.container.clone(), limits);
+                let instance = ground.instance(id, &service.name, service.container.clone(), limits);
                 Member { service, instance, done: false }
             })
             .collect();
         Self { ground, members, bad }
     }
 
+    /// A service by its name; the only one where none is named.
+    fn member(&mut self, service: Option<&Name>) -> Result<&mut Member, RuntimeError> {
+        let named: Vec<_> = self.members.iter().map(|member| member.service.name.clone()).collect();
+        let at = match (service, named.as_slice()) {
+            (None, [_]) => Some(0),
+            (None, _) => None,
+            (Some(service), _) => named.iter().position(|name| name == service.as_str()),
+        };
+        let says = || match service {
+            None => format!("the app has several services; say in which: {}", named.join(", ")),
+            Some(service) => format!("the app has no service {service}, only {}", named.join(", ")),
+        };
+        at.and_then(|at| self.members.get_mut(at)).ok_or_else(|| RuntimeError::Said(says()))
+    }
+
+    /// The name of a service's container.
+    pub(super) fn container_of(&mut self, service: Option<&Name>) -> Result<String, RuntimeError> {
+        Ok(self.member(service)?.instance.id().to_owned())
+    }
+
+    /// A process inside a service's container, with `mark` in its environment.
+    pub(super) async fn process_in(
+        &mut self,
+        service: Option<&Name>,
+        words: &[String],
+        mark: &str,
+    ) -> Result<serde_json::Value, RuntimeError> {
+        let ground = self.ground.clone();
+        let member = self.member(service)?;
+        let layout = ground.layout(&member.service.container.image);
+        let mut env = ground.environment();
+        env.extend(member.service.env.clone());
+        member.instance.prepare(&layout, &member.service.command, &env).await?;
+        Ok(member.instance.process(words, mark))
+    }
+
     async fn start(&mut self) -> Result<(), RuntimeError> {
         if let Some(bad) = &self.bad {
             return Err(RuntimeError::Said(bad.clone()));
         }
+        network::begin_hosts(&self.ground.hosts())?;
         for index in 0..self.members.len() {
             let (before, rest) = self.members.split_at_mut(index);
             let Some(member) = rest.first_mut() else { continue };

@@ -5,7 +5,6 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{CWD, FileType, Mode};
 use tokio::net::unix::pipe;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
@@ -14,20 +13,23 @@ use super::super::super::allowed::Containerd;
 use super::super::super::logs::RotatedLog;
 use super::super::RuntimeError;
 use super::super::process::keep;
-use super::grpc::{ALREADY_EXISTS, Client};
+use super::exec::{self, Exec, fifo};
+use super::grpc::Client;
 use super::messages::{
-    Any, Container, ContainerId, CreateTask, CreatedTask, Empty, ExecTask, KillTask, Mounts, OneContainer,
+    Any, Container, ContainerId, CreateTask, CreatedTask, Empty, KillTask, Mounts, OneContainer,
     PrepareSnapshot, Runtime, TaskProcess, Waited,
 };
+use super::network::Plan;
 use super::spec::{self, Wish};
 use super::{grpc_error, image, layout};
 
 const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
-const PROCESS_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
 const TERM: u32 = 15;
 const KILL: u32 = 9;
 /// How long a killed container may take to be gone.
 const GONE_WITHIN: Duration = Duration::from_secs(10);
+/// After a check's end, what it has said is there within this time.
+const SAID_WITHIN: Duration = Duration::from_millis(200);
 
 /// A container of this app.
 pub(super) struct Instance {
@@ -63,6 +65,7 @@ impl Instance {
         logs: &LogSettings,
     ) -> Result<(), RuntimeError> {
         self.clear().await?;
+        Plan::of(&self.wish, &self.device).map_or(Ok(()), |plan| plan.check())?;
         let image = self.prepare(layout, command, env).await?;
         let top = image::unpack(&self.client, &self.device, &image).await?;
         let mounts = self.make(&top).await?;
@@ -81,7 +84,7 @@ impl Instance {
             .map_err(grpc_error("making the container's process"))?;
         let _: Empty = self
             .client
-            .call("/containerd.services.tasks.v1.Tasks/Start", &self.task(""))
+            .call("/containerd.services.tasks.v1.Tasks/Start", &self.task())
             .await
             .map_err(grpc_error("starting the container"))?;
         Ok(())
@@ -139,20 +142,15 @@ impl Instance {
         Ok(mounts)
     }
 
-    fn task(&self, exec: &str) -> TaskProcess {
-        TaskProcess { container_id: self.wish.id.clone(), exec_id: exec.to_owned() }
+    fn task(&self) -> TaskProcess {
+        TaskProcess { container_id: self.wish.id.clone(), exec_id: String::new() }
     }
 
     /// A pipe that containerd writes to and that is kept in a log that rotates.
     fn pipe(&mut self, name: &str, logs: &LogSettings) -> Result<String, RuntimeError> {
         let path = self.pipes.join(format!("{}.{name}", self.wish.id));
         let io = |error: std::io::Error| RuntimeError::io("making the container's pipes")(error);
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
-            _ => {}
-        }
-        rustix::fs::mknodat(CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o600), 0)
-            .map_err(|e| io(e.into()))?;
+        fifo(&path)?;
         // Both ends are held, so that it does not end before containerd has opened it.
         let file = std::fs::OpenOptions::new()
             .read(true)
@@ -171,14 +169,14 @@ impl Instance {
     pub(super) async fn wait(&self) -> Result<u32, RuntimeError> {
         let waited: Waited = self
             .client
-            .call("/containerd.services.tasks.v1.Tasks/Wait", &self.task(""))
+            .call("/containerd.services.tasks.v1.Tasks/Wait", &self.task())
             .await
             .map_err(grpc_error("waiting for the container"))?;
         Ok(waited.exit_status)
     }
 
-    async fn kill(&self, exec: &str, signal: u32, all: bool) -> Result<(), RuntimeError> {
-        let kill = KillTask { container_id: self.wish.id.clone(), exec_id: exec.to_owned(), signal, all };
+    async fn kill(&self, signal: u32, all: bool) -> Result<(), RuntimeError> {
+        let kill = KillTask { container_id: self.wish.id.clone(), exec_id: String::new(), signal, all };
         match self.client.call::<Empty>("/containerd.services.tasks.v1.Tasks/Kill", &kill).await {
             // It has ended by itself.
             Err(error) if !error.is_gone() => Err(grpc_error("ending the container")(error)),
@@ -188,25 +186,22 @@ impl Instance {
 
     /// Asks it to end, and makes it end.
     pub(super) async fn stop(&self, patience: Duration) -> Result<(), RuntimeError> {
-        self.kill("", TERM, false).await?;
+        self.kill(TERM, false).await?;
         match timeout(patience, self.wait()).await {
             // Gone already, or ended now.
             Ok(_) => Ok(()),
-            Err(_) => self.kill("", KILL, true).await,
+            Err(_) => self.kill(KILL, true).await,
         }
     }
 
     /// Ends and forgets it. Fine when there is none.
     pub(super) async fn clear(&mut self) -> Result<(), RuntimeError> {
-        self.kill("", KILL, true).await?;
+        self.kill(KILL, true).await?;
         // Gone already, ended, or neither: then deleting says why it can't be.
         drop(timeout(GONE_WITHIN, self.wait()).await);
         let deadline = Instant::now() + GONE_WITHIN;
         loop {
-            match self
-                .client
-                .call::<Empty>("/containerd.services.tasks.v1.Tasks/Delete", &self.task(""))
-                .await
+            match self.client.call::<Empty>("/containerd.services.tasks.v1.Tasks/Delete", &self.task()).await
             {
                 Ok(_) => break,
                 Err(error) if error.is_gone() => break,
@@ -231,46 +226,54 @@ impl Instance {
         Ok(())
     }
 
+    /// A process inside, as a specification; the image must have been read.
+    pub(super) fn process(&self, command: &[String], mark: &str) -> serde_json::Value {
+        let mut wish = self.wish.clone();
+        wish.env.push(mark.to_owned());
+        spec::process(&wish, command)
+    }
+
+    /// The container's name in containerd.
+    pub(super) fn id(&self) -> &str {
+        &self.wish.id
+    }
+
     /// Runs a command inside; whether it ended well in time.
     pub(super) async fn exec(
         &self,
         command: &[String],
         limit: Duration,
     ) -> Result<Result<(), String>, RuntimeError> {
-        let exec_id = format!("check-{}", uuid::Uuid::now_v7().simple());
-        let process = serde_json::to_vec(&spec::process(&self.wish, command))
-            .map_err(|error| RuntimeError::Said(error.to_string()))?;
-        let exec = ExecTask {
-            container_id: self.wish.id.clone(),
-            spec: Some(Any { type_url: PROCESS_TYPE.to_owned(), value: process }),
-            exec_id: exec_id.clone(),
-            ..ExecTask::default()
-        };
-        match self.client.call::<Empty>("/containerd.services.tasks.v1.Tasks/Exec", &exec).await {
-            Err(error) if !error.is(ALREADY_EXISTS) => return Err(grpc_error("running a check")(error)),
-            _ => {}
-        }
-        let task = self.task(&exec_id);
-        let started = self.client.call::<Empty>("/containerd.services.tasks.v1.Tasks/Start", &task).await;
-        let outcome = match started {
+        let id = format!("check-{}", uuid::Uuid::now_v7().simple());
+        let (pipes, paths) = exec::pipes(&self.pipes, &id)?;
+        let exec = Exec::new(self.client.clone(), &self.wish.id, id);
+        exec.make(&spec::process(&self.wish, command), &paths).await?;
+        let outcome = match exec.start().await {
             Err(error) => Ok(Err(crate::chain(&error))),
-            Ok(_) => {
-                let waiting = self.client.call::<Waited>("/containerd.services.tasks.v1.Tasks/Wait", &task);
-                match timeout(limit, waiting).await {
-                    Ok(Ok(waited)) if waited.exit_status == 0 => Ok(Ok(())),
-                    Ok(Ok(waited)) => Ok(Err(format!("exited with {}", waited.exit_status))),
-                    Ok(Err(error)) => Err(grpc_error("waiting for a check")(error)),
-                    Err(_) => {
-                        self.kill(&exec_id, KILL, false).await?;
-                        Ok(Err(format!("no answer within {} ms", limit.as_millis())))
+            Ok(()) => {
+                let mut said = tokio::spawn(exec::last_words(pipes));
+                let asked = match timeout(limit, exec.wait()).await {
+                    Ok(Ok(0)) => Ok(Ok(())),
+                    Ok(Ok(status)) => {
+                        // A child that it has left behind may hold its output open.
+                        let said = timeout(SAID_WITHIN, &mut said).await.ok().and_then(Result::ok);
+                        let said = said.filter(|said| !said.is_empty()).map(|said| format!(": {said}"));
+                        Ok(Err(format!("exited with {status}{}", said.unwrap_or_default())))
                     }
-                }
+                    Ok(Err(error)) => Err(error),
+                    Err(_) => Ok(Err(format!("no answer within {} ms", limit.as_millis()))),
+                };
+                said.abort();
+                asked
             }
         };
-        let deleted =
-            self.client.call::<Empty>("/containerd.services.tasks.v1.Tasks/DeleteProcess", &task).await;
-        if let Err(error) = deleted {
-            tracing::debug!(%error, "a check is not forgotten yet");
+        if let Err(error) = exec.end().await {
+            tracing::debug!(error = %crate::chain(&error), "a check is not forgotten yet");
+        }
+        for path in paths {
+            if let Err(error) = std::fs::remove_file(path) {
+                tracing::debug!(%error, "a check's pipe is not there any more");
+            }
         }
         outcome
     }

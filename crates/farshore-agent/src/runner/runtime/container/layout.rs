@@ -11,37 +11,7 @@ use serde::Deserialize;
 use super::super::RuntimeError;
 use super::messages;
 use crate::file;
-
-/// At most this many bytes in an index, a manifest or a config.
-const MAX_DOCUMENT: u64 = 4 * 1024 * 1024;
-/// At most this many layers.
-const MAX_LAYERS: usize = 128;
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Descriptor {
-    media_type: String,
-    digest: Digest,
-    size: u64,
-    platform: Option<Platform>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-struct Platform {
-    os: String,
-    architecture: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct Index {
-    manifests: Vec<Descriptor>,
-}
-
-#[derive(Debug, Deserialize)]
-struct ImageManifest {
-    config: Descriptor,
-    layers: Vec<Descriptor>,
-}
+use crate::oci::{Descriptor, ImageManifest, Index, MAX_DOCUMENT, MAX_INDEXES, MAX_LAYERS, choose};
 
 #[derive(Debug, Deserialize)]
 struct ImageConfig {
@@ -86,14 +56,6 @@ fn said(text: impl Into<String>) -> RuntimeError {
     RuntimeError::Said(text.into())
 }
 
-fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
-}
-
 fn blob(layout: &Path, digest: Digest) -> PathBuf {
     layout.join("blobs").join("sha256").join(digest.hex())
 }
@@ -116,8 +78,8 @@ pub(super) fn read(layout: &Path) -> Result<Image, RuntimeError> {
     let index = index.ok_or_else(|| said("the release holds no OCI image layout: there is no index.json"))?;
     let mut index: Index =
         serde_json::from_slice(&index).map_err(|error| said(format!("the image's index.json: {error}")))?;
-    for _ in 0..3 {
-        let descriptor = choose(&index.manifests)?;
+    for _ in 0..=MAX_INDEXES {
+        let descriptor = choose(&index.manifests).map_err(said)?;
         match descriptor.media_type.as_str() {
             "application/vnd.oci.image.index.v1+json"
             | "application/vnd.docker.distribution.manifest.list.v2+json" => {
@@ -129,22 +91,6 @@ pub(super) fn read(layout: &Path) -> Result<Image, RuntimeError> {
         }
     }
     Err(said("the image's indexes lead to each other"))
-}
-
-/// The only manifest, or the only one for this device.
-fn choose(manifests: &[Descriptor]) -> Result<&Descriptor, RuntimeError> {
-    let fits = |found: &&Descriptor| {
-        let platform = found.platform.as_ref();
-        platform.is_none_or(|platform| platform.os == "linux" && platform.architecture == architecture())
-    };
-    let mut fitting = manifests.iter().filter(fits);
-    match (fitting.next(), fitting.next()) {
-        (Some(one), None) => Ok(one),
-        (None, _) => Err(said(format!("the image is not for linux/{}", architecture()))),
-        (Some(_), Some(_)) => {
-            Err(said(format!("the layout holds several images for linux/{}", architecture())))
-        }
-    }
 }
 
 fn image(layout: &Path, descriptor: &Descriptor) -> Result<Image, RuntimeError> {
@@ -223,6 +169,7 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::oci::architecture;
 
     #[test]
     fn the_chain_of_layers_is_named_as_the_specification_says() {

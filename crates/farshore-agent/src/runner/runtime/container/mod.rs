@@ -1,12 +1,15 @@
 //! Containers of containerd, over its socket: kind `container` is one of them, kind `compose` several.
 
 mod cdi;
+mod cni;
 mod compose;
+mod exec;
 mod grpc;
 mod image;
 mod instance;
 mod layout;
 mod messages;
+mod network;
 mod spec;
 
 use std::collections::BTreeMap;
@@ -14,13 +17,17 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use farshore_domain::release::Limits;
+use farshore_domain::release::image::ImageRef;
 use farshore_domain::release::kind;
 
 use super::super::allowed::Containerd;
 use super::super::folder::AppFolder;
+use super::super::images;
 use super::super::spec::{Process, Spec};
 use super::{Runtime, RuntimeError, Work};
+pub use cni::{NetworkError, container_network};
 pub(crate) use compose::ComposeRuntime;
+pub(crate) use exec::{ContainerCommand, inside};
 use grpc::{Client, GrpcError};
 use instance::{Instance, LogSettings, describe};
 use spec::Wish;
@@ -46,7 +53,8 @@ impl Ground {
         Self { folder, spec, device, client }
     }
 
-    fn instance(&self, id: String, container: kind::Container, limits: Limits) -> Instance {
+    /// A container of the app, by its name among them.
+    fn instance(&self, id: String, name: &str, container: kind::Container, limits: Limits) -> Instance {
         let wish = Wish {
             id,
             container,
@@ -56,12 +64,23 @@ impl Ground {
             limits,
             user: self.spec.user,
             data: self.folder.data(),
+            name: name.to_owned(),
+            hosts: self.hosts(),
         };
         Instance::new(self.client.clone(), self.device.clone(), wish, self.folder.pipes())
     }
 
+    /// Where containers of the app with a network of their own find each other's addresses.
+    fn hosts(&self) -> PathBuf {
+        self.folder.pipes().join("hosts")
+    }
+
     fn layout(&self, image: &str) -> PathBuf {
-        if image == "." { self.spec.folder.clone() } else { self.spec.folder.join(image) }
+        match ImageRef::find(image) {
+            Ok(Some(image)) => images::layout(&self.spec.folder, &image),
+            _ if image == "." => self.spec.folder.clone(),
+            _ => self.spec.folder.join(image),
+        }
     }
 
     fn logs(&self, prefix: String) -> LogSettings {
@@ -98,7 +117,8 @@ impl ContainerRuntime {
         let container = spec.run.as_ref().and_then(|run| run.container.clone());
         let ground = Ground::new(folder, spec);
         let instance = container.clone().map(|container| {
-            ground.instance(ground.spec.app.to_string(), container, ground.spec.limits.clone())
+            let app = ground.spec.app.to_string();
+            ground.instance(app.clone(), &app, container, ground.spec.limits.clone())
         });
         Self { ground, instance, container }
     }
@@ -109,7 +129,18 @@ impl ContainerRuntime {
         };
         let layout = self.ground.layout(&container.image);
         let env = self.ground.environment();
+        network::begin_hosts(&self.ground.hosts())?;
         instance.start(&layout, &self.ground.spec.command, &env, &self.ground.logs(String::new())).await
+    }
+
+    /// A process inside, with `mark` in its environment.
+    async fn process_in(&mut self, words: &[String], mark: &str) -> Result<serde_json::Value, RuntimeError> {
+        let (Some(instance), Some(container)) = (&mut self.instance, &self.container) else {
+            return Err(RuntimeError::Said("the release names no container".to_owned()));
+        };
+        let (layout, env) = (self.ground.layout(&container.image), self.ground.environment());
+        instance.prepare(&layout, &self.ground.spec.command, &env).await?;
+        Ok(instance.process(words, mark))
     }
 
     async fn wait(&mut self) -> Result<String, RuntimeError> {

@@ -1,13 +1,14 @@
 //! The OCI runtime specification of a container.
 
 use farshore_domain::release::Limits;
-use farshore_domain::release::kind::{self, Network};
+use farshore_domain::release::kind;
 use serde_json::{Value, json};
 
 use super::super::super::allowed::{Containerd, is_below};
 use super::super::super::users::Identity;
 use super::super::RuntimeError;
 use super::cdi::{self, Edits};
+use super::network;
 
 const CPU_PERIOD_US: u64 = 100_000;
 
@@ -23,6 +24,9 @@ pub(super) struct Wish {
     /// None: root, which manifest and device have both allowed.
     pub(super) user: Option<Identity>,
     pub(super) data: std::path::PathBuf,
+    /// With a network of its own: its name among the containers of its app, and the file that holds those names.
+    pub(super) name: String,
+    pub(super) hosts: std::path::PathBuf,
 }
 
 /// System calls that no app needs, and that have led out of containers.
@@ -70,15 +74,7 @@ pub(super) fn process(wish: &Wish, command: &[String]) -> Value {
 
 /// The whole specification.
 pub(super) fn of(wish: &Wish, device: &Containerd) -> Result<Value, RuntimeError> {
-    let mut namespaces = vec![
-        json!({"type": "pid"}),
-        json!({"type": "ipc"}),
-        json!({"type": "uts"}),
-        json!({"type": "mount"}),
-    ];
-    if wish.container.network == Network::None {
-        namespaces.push(json!({"type": "network"}));
-    }
+    let namespaces = ["pid", "ipc", "uts", "mount"].map(|kind| json!({"type": kind}));
     let mut resources = json!({"devices": [
         {"allow": false, "access": "rwm"},
         {"allow": true, "type": "c", "major": 1, "minor": 3, "access": "rwm"},
@@ -126,14 +122,8 @@ pub(super) fn of(wish: &Wish, device: &Containerd) -> Result<Value, RuntimeError
             "seccomp": {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": DENIED, "action": "SCMP_ACT_ERRNO", "errnoRet": 1}]},
         },
     });
+    network::apply(wish, device, &mut spec)?;
     let mut mounts = Vec::new();
-    if wish.container.network == Network::Host {
-        for file in ["/etc/resolv.conf", "/etc/hosts"] {
-            if std::path::Path::new(file).exists() {
-                mounts.push(json!({"destination": file, "type": "bind", "source": file, "options": ["rbind", "ro", "nosuid", "nodev", "noexec"]}));
-            }
-        }
-    }
     for mount in &wish.container.mounts {
         mounts.push(bind(wish, device, mount)?);
     }

@@ -1,0 +1,103 @@
+//! Commands from afar inside an app's container: as the app's user, with its environment and its limits.
+
+use std::path::Path;
+use std::time::Duration;
+
+use farshore_domain::name::Name;
+use serde::{Deserialize, Serialize};
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+
+use super::apps::Apps;
+use super::error::RunnerError;
+use super::runbook::{self, Ended, Inside, MARK};
+use super::runtime::{self, ContainerCommand, RuntimeError};
+use super::users::Identity;
+use crate::file;
+
+/// How long what is left of a command is waited for when a runner begins.
+const CLEAR_WITHIN: Duration = Duration::from_secs(10);
+
+/// What is run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Command<'a> {
+    pub(super) operation: &'a str,
+    pub(super) words: &'a [String],
+    pub(super) seconds: u32,
+    /// A folder of its own.
+    pub(super) place: &'a Path,
+}
+
+/// What a runner that is killed leaves behind for the next one.
+#[derive(Debug, Serialize, Deserialize)]
+struct Left {
+    command: ContainerCommand,
+    user: Option<Identity>,
+}
+
+fn failed(what: &'static str) -> impl FnOnce(RuntimeError) -> RunnerError {
+    move |source| RunnerError::Runtime { what, source }
+}
+
+/// Runs a command in the container of an app that is up.
+pub(super) async fn run(
+    apps: &Apps,
+    stream: &mut UnixStream,
+    inside: &Inside,
+    work: Command<'_>,
+) -> Result<Ended, RunnerError> {
+    let (folder, spec) = apps.up(&inside.app, None).await?;
+    let starting = "starting the command in the app's container";
+    let command = runtime::inside(&folder, &spec, inside.service.as_ref(), work.operation);
+    let command = command.map_err(failed(starting))?;
+    let left = Left { command: command.clone(), user: spec.user };
+    let bytes = serde_json::to_vec(&left).map_err(|e| RunnerError::io("writing the command", e.into()))?;
+    file::write_atomically(&work.place.join("inside.json"), &bytes, 0o600)
+        .map_err(|e| RunnerError::io("writing the command", e))?;
+    let mark = format!("{MARK}={}", work.operation);
+    let began = command.begin(&folder, &spec, work.words, &mark, work.place).await;
+    let ended = match began {
+        Ok(pipes) => follow(stream, &command, pipes, work.seconds).await,
+        Err(error) => Err(failed(starting)(error)),
+    };
+    if let Err(error) = command.end().await {
+        tracing::warn!(error = %crate::chain(&error), "a command in a container can't be ended");
+    }
+    // What it has started and left behind.
+    runbook::end(work.operation, spec.user, &[]).await;
+    ended
+}
+
+async fn follow(
+    stream: &mut UnixStream,
+    command: &ContainerCommand,
+    pipes: [tokio::net::unix::pipe::Receiver; 2],
+    seconds: u32,
+) -> Result<Ended, RunnerError> {
+    let (sender, output) = mpsc::channel(4);
+    let readers = pipes.map(|pipe| tokio::spawn(runbook::forward(pipe, sender.clone())));
+    drop(sender);
+    let waiting = async {
+        let code = command.wait().await.map_err(failed("waiting for the command"))?;
+        let said = if code == 0 { String::new() } else { format!("it ended with {code}") };
+        Ok((i32::try_from(code).ok(), said))
+    };
+    let followed = runbook::follow(stream, output, waiting, seconds).await;
+    for reader in readers {
+        reader.abort();
+    }
+    followed.map(|(ended, _)| ended)
+}
+
+/// Ends what a runner that was killed has left of a command in a container.
+pub(super) async fn clear(place: &Path, operation: &Name) {
+    let read = file::read_capped(&place.join("inside.json"), 64 * 1024);
+    let Some(bytes) = read.ok().flatten() else { return };
+    let Ok(left) = serde_json::from_slice::<Left>(&bytes) else { return };
+    match tokio::time::timeout(CLEAR_WITHIN, left.command.end()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(error = %crate::chain(&error), "an old command can't be ended"),
+        Err(_) => tracing::warn!("an old command in a container does not end"),
+    }
+    runbook::end(operation.as_str(), left.user, &[]).await;
+}
