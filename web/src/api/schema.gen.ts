@@ -2840,10 +2840,12 @@ export interface components {
         };
         /** @description Kind `compose`: the `services` of a compose file, and where the images lie. */
         Compose: {
-            /** @description For each `image` of a service, the folder of its OCI layout inside the release. */
-            images: {
+            /** @description For each `image` of a service, the folder of its OCI layout inside the release, or where a registry has it: `registry/name@sha256:…`. */
+            images?: {
                 [key: string]: string;
             };
+            /** @description Of services that do not say `network_mode`. */
+            network?: components["schemas"]["ContainerNetwork"];
             /** @description As in a compose file. */
             services: {
                 [key: string]: Record<string, never>;
@@ -2912,10 +2914,15 @@ export interface components {
         Container: {
             /** @description CDI names of devices, such as `nvidia.com/gpu=all`. */
             devices?: string[];
-            /** @description The folder of the OCI image layout inside the release; `.` when the artifact is one itself. */
+            /**
+             * @description The folder of the OCI image layout inside the release, `.` when the artifact is one itself; or an image of a registry,
+             *     `registry/name@sha256:…`, which the device fetches itself.
+             */
             image: string;
             mounts?: components["schemas"]["Mount"][];
             network?: components["schemas"]["ContainerNetwork"];
+            /** @description What of a network of its own can be reached at the device's ports. */
+            ports?: components["schemas"]["PublishedPort"][];
             /** @description The root file system can't be written. */
             readOnly?: boolean;
             workingFolder?: string | null;
@@ -2924,7 +2931,7 @@ export interface components {
          * @description A container's network.
          * @enum {string}
          */
-        ContainerNetwork: "host" | "none";
+        ContainerNetwork: "host" | "bridge" | "none";
         /** @description Devices by [`Bucket`]. */
         Counts: {
             /** Format: int32 */
@@ -4767,6 +4774,8 @@ export interface components {
             followSeconds: number | null;
             /** @default null */
             runbook: components["schemas"]["Name"] | null;
+            /** @default null */
+            service: components["schemas"]["Name"] | null;
             /**
              * Format: int32
              * @description `exec`: the command is ended after this long; the runbook's own time when left out.
@@ -5103,6 +5112,8 @@ export interface components {
         };
         /** @description A port number, or the environment variable of the app that holds it, written `$NAME`. */
         Port: number | string;
+        /** @enum {string} */
+        PortProtocol: "tcp" | "udp";
         /** @description What a health check does, always against this device itself. */
         Probe: {
             path: string;
@@ -5249,6 +5260,22 @@ export interface components {
          * @enum {string}
          */
         PromotionMode: "draft" | "start";
+        /** @description A port of a container that can be reached at a port of the device. */
+        PublishedPort: {
+            /** @description Only at this IPv4 address of the device, such as `127.0.0.1`; at all of them when left out. */
+            address?: string | null;
+            /**
+             * Format: int32
+             * @description The device's port.
+             */
+            port: number;
+            protocol?: components["schemas"]["PortProtocol"];
+            /**
+             * Format: int32
+             * @description The container's; the same when left out.
+             */
+            target?: number | null;
+        };
         /** @enum {string} */
         Reachability: "online" | "stale" | "offline" | "unknown";
         /**
@@ -5764,12 +5791,14 @@ export interface components {
         RunUser: "root";
         /** @description A named command. */
         Runbook: {
+            app?: components["schemas"]["Name"] | null;
             /** @description What may be given after them, in this order. */
             arguments?: components["schemas"]["RunbookArgument"][];
             /** @description The program, as an absolute path, and its fixed arguments. */
             command: string[];
             description?: string;
             name: components["schemas"]["Name"];
+            service?: components["schemas"]["Name"] | null;
             /**
              * Format: int32
              * @description It is ended after this long: 1 to 3600.

@@ -155,6 +155,7 @@ async fn nothing_runs_that_the_signed_policy_does_not_allow_whoever_asks() {
     let client = &device.bed.client;
     let order = |uid: &str, arguments: serde_json::Value| Order {
         operation: uid.to_owned(),
+        app: None,
         arguments: serde_json::from_value::<Arguments>(arguments).unwrap(),
         reason: "because".to_owned(),
     };
