@@ -310,52 +310,6 @@ async fn a_drain_keeps_the_budget_of_its_place_and_ends_when_nothing_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn inside_an_app_only_on_devices_that_can() {
-    Box::pin(each_engine(async |fleet| {
-        let (old, new) = (device_at(fleet, "till-1", "riga").await, device_at(fleet, "till-2", "riga").await);
-        let mut channel = able(fleet, &old).await;
-        let mut other = Channel::connect(fleet, &new).await.unwrap();
-        other.hello_with(&[ABLE.as_slice(), &["exec-inside/v1"]].concat()).await;
-        let runbooks = json!([
-            {"name": "in", "command": ["/bin/true"], "app": "web"}, {"name": "out", "command": ["/bin/true"]},
-        ]);
-        policy(fleet, "all", json!({"exec": true, "runbooks": runbooks})).await;
-        for (channel, expect) in [(&mut channel, vec!["out"]), (&mut other, vec!["in", "out"])] {
-            let told = channel
-                .until("the policy", |body| match body {
-                    server_frame::Body::Desired(desired) => {
-                        DesiredState::parse(&desired.body).unwrap().policy
-                    }
-                    _ => None,
-                })
-                .await;
-            let names: Vec<_> = told
-                .rules
-                .operations
-                .runbooks
-                .iter()
-                .flatten()
-                .map(|runbook| runbook.name.as_str())
-                .collect();
-            assert_eq!(names, expect);
-        }
-        let codes = async |ask: Value| {
-            let body = json!({"verb": "exec", "selector": "site=riga", "ask": ask, "dryRun": true});
-            let plan: Value = fleet.admin.post("/api/devices:operate", body).await.expect(200).json();
-            [0, 1].map(|at| plan["devices"][at]["refused"]["code"].as_str().unwrap_or("no").to_owned())
-        };
-        assert_eq!(codes(json!({"arguments": {"runbook": "in"}})).await, ["PolicyForbids", "no"]);
-        assert_eq!(codes(json!({"arguments": {"runbook": "out"}})).await, ["no", "no"]);
-        let inside = json!({"app": "web", "arguments": {"command": "id", "service": "db"}});
-        assert_eq!(codes(inside).await, ["Unsupported", "NoApp"]);
-        let body = json!({"arguments": {"command": "id", "service": "db"}});
-        let problem = fleet.admin.post("/api/devices/till-2:exec", body).await.problem(400, "invalid");
-        assert_eq!(problem.errors[0].field, "service");
-    }))
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn many_are_asked_as_they_were_shown_or_not_at_all() {
     Box::pin(each_engine(async |fleet| {
         let one = device_at(fleet, "till-1", "riga").await;

@@ -131,8 +131,7 @@ pub(super) async fn last_words([out, err]: [pipe::Receiver; 2]) -> String {
     let (out, err) = tokio::join!(tail(out), tail(err));
     let last = [err, out].into_iter().find_map(|bytes| {
         let text = String::from_utf8_lossy(&bytes).into_owned();
-        let line = text.lines().map(str::trim).rfind(|line| !line.is_empty()).map(str::to_owned);
-        line
+        text.lines().map(str::trim).rfind(|line| !line.is_empty()).map(str::to_owned)
     });
     last.unwrap_or_default().chars().filter(|c| !c.is_control()).take(LAST_WORDS).collect()
 }
