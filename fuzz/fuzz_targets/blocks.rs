@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| farshore_fuzz::targets::blocks(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| farshore_fuzz::run("blocks", data));

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| farshore_fuzz::targets::gateway_keys(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| farshore_fuzz::run("gateway_keys", data));

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| farshore_fuzz::targets::line_protocol(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| farshore_fuzz::run("line_protocol", data));

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| farshore_fuzz::targets::sync_frames(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| farshore_fuzz::run("sync_frames", data));

@@ -9,7 +9,15 @@ use anyhow::Result;
 
 use crate::metadata::Metadata;
 use crate::tools::{self, Step, Steps};
-use crate::{bpf, generate, web};
+use crate::{bpf, fuzz, generate, web};
+
+/// Licences, bans and sources of another workspace of this repository.
+///
+/// # Errors
+/// As [`dependencies::check`].
+pub(crate) fn dependencies_of(metadata: &Metadata) -> Result<()> {
+    dependencies::check(metadata)
+}
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -40,6 +48,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         tools::run(&mut tools::cargo(&lints))?;
         Ok(Step::Done)
     });
+    steps.step("fuzzing", fuzz::check);
     steps.step("generated files", || generate::check(arguments.skip_web));
     if !arguments.skip_web {
         steps.step("page", web::check);

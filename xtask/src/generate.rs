@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::tools::{self, Step};
-use crate::{bpf, web};
+use crate::{bpf, fuzz, web};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -47,6 +47,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         }
         return Ok(());
     }
+    fuzz::generate()?;
     fs::write(openapi(), document()?).context("cannot write openapi.json")?;
     eprintln!("wrote {}", openapi().display());
     if !arguments.skip_web

@@ -1,4 +1,4 @@
-//! `cargo xtask check | test | dev | gen | bench | package`: the commands a contributor types, so that only cargo need be known.
+//! `cargo xtask check | test | fuzz | dev | gen | bench | package`: the commands a contributor types, so that only cargo need be known.
 //!
 //! Thin on purpose: it puts the right programs together, in the right order, and says what failed and what to type
 //! next. One file for each verb; [`tools`] has what they share. [`keeper`] is how whatever a verb starts beside itself
@@ -8,6 +8,7 @@ mod bench;
 mod bpf;
 mod check;
 mod dev;
+mod fuzz;
 mod generate;
 mod keeper;
 mod metadata;
@@ -35,6 +36,8 @@ enum Verb {
     Check(check::Arguments),
     /// Everything that runs: Rust tests on both databases, the agent under its units, the page, end to end
     Test(test::Arguments),
+    /// Look for bytes that break a decoder, guided by coverage (libFuzzer)
+    Fuzz(fuzz::Arguments),
     /// Build page and programs, then start a control plane with a demo fleet on this machine
     Dev(dev::Arguments),
     /// Write the generated files: openapi.json and the page's API types; or, with `bpf`, the eBPF object
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().verb {
         Verb::Check(arguments) => check::run(&arguments),
         Verb::Test(arguments) => test::run(&arguments),
+        Verb::Fuzz(arguments) => fuzz::run(&arguments),
         Verb::Dev(arguments) => dev::run(&arguments),
         Verb::Gen(arguments) => generate::run(&arguments),
         Verb::Bench(arguments) => bench::run(&arguments),

@@ -63,8 +63,17 @@ impl Metadata {
     /// # Errors
     /// When cargo fails or answers something unexpected.
     pub(crate) fn load() -> Result<Self> {
+        Self::load_in("")
+    }
+
+    /// Of the workspace in a folder of this repository.
+    ///
+    /// # Errors
+    /// As [`Metadata::load`].
+    pub(crate) fn load_in(folder: &str) -> Result<Self> {
         let mut command =
             tools::cargo(&["metadata", "--format-version=1", "--locked", "--filter-platform", PLATFORM]);
+        command.current_dir(tools::root().join(folder));
         let text = tools::output(&mut command)?;
         serde_json::from_str(&text).context("cargo metadata wrote something unexpected")
     }

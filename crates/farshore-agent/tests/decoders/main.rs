@@ -1,10 +1,10 @@
-//! Broken input for every decoder that reads foreign bytes: the corpus of `fuzz/`, and seeded changes of it, through the very functions that `cargo fuzz`
+//! Broken input for every decoder that reads foreign bytes: the corpus of `fuzz/`, and seeded changes of it, through the very functions that `cargo xtask fuzz`
 //! runs. Bounded: a few seconds each; `FARSHORE_TEST_LONG=1` changes twenty times as often.
 
 #![expect(clippy::expect_used, reason = "tests fail by panicking")]
 
 #[expect(unreachable_pub, reason = "in fuzz/ it is a module of a library")]
-#[path = "../../../../fuzz/src/targets.rs"]
+#[path = "../../../../fuzz/src/targets/mod.rs"]
 mod targets;
 
 use std::path::Path;
@@ -147,10 +147,19 @@ each!(
     channel_frames,
     env_file,
     gateway_keys,
+    summaries,
+    recordings,
+    pipelines,
+    resolvers,
+    documents,
+    manifests,
+    signatures,
+    schedules,
+    selectors,
 );
 
 #[test]
-fn every_target_is_tested_and_can_be_run_by_cargo_fuzz() {
+fn every_target_is_tested_and_has_a_program() {
     let names: Vec<&str> = TARGETS.iter().map(|(name, _)| *name).collect();
     assert_eq!(names, TESTED);
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz");
@@ -158,6 +167,6 @@ fn every_target_is_tested_and_can_be_run_by_cargo_fuzz() {
     for name in names {
         assert!(manifest.contains(&format!("path = \"fuzz_targets/{name}.rs\"")), "{name} has no program");
         let program = std::fs::read_to_string(root.join(format!("fuzz_targets/{name}.rs")));
-        assert!(program.expect("a program").contains(&format!("targets::{name}(data)")));
+        assert!(program.expect("a program").contains(&format!("farshore_fuzz::run(\"{name}\", data)")));
     }
 }
