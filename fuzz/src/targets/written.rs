@@ -233,12 +233,16 @@ struct Told;
 
 impl Facts for Told {
     fn variable(&self, name: &str) -> Result<Fact, Missing> {
-        if name.len() % 3 == 0 { Err(Missing("nobody knows".to_owned())) } else { Ok(Fact::Number(3.0)) }
+        if name.len().is_multiple_of(3) {
+            Err(Missing("nobody knows".to_owned()))
+        } else {
+            Ok(Fact::Number(3.0))
+        }
     }
 
     fn call(&self, name: &str, arguments: &[Fact]) -> Result<Fact, Missing> {
         match arguments.first().map(Fact::kind) {
-            Some(Type::Text) if name.len() % 2 == 0 => Ok(Fact::Number(f64::NAN)),
+            Some(Type::Text) if name.len().is_multiple_of(2) => Ok(Fact::Number(f64::NAN)),
             Some(_) => Ok(Fact::Number(0.5)),
             None => Ok(Fact::Bool(true)),
         }

@@ -115,11 +115,15 @@ impl<'a> Session<'a> {
         let mut logins = 0;
         let mut waits = 0;
         loop {
-            let response = self.follow(path, from).await?;
+            let (response, own) = self.follow(path, from).await?;
             let status = response.status();
             let registry = self.registry();
             let fails = |error| Err(DownloadError::Registry(error));
             match status {
+                // Wherever the registry sends one on to learns no login.
+                StatusCode::UNAUTHORIZED if !own => {
+                    return fails(RegistryError::Status { registry, status: status.as_u16() });
+                }
                 StatusCode::UNAUTHORIZED if logins == 0 => {
                     logins += 1;
                     self.log_in(response.headers().clone()).await?;
@@ -157,7 +161,8 @@ impl<'a> Session<'a> {
     }
 
     /// One request, sent on wherever the registry keeps its blobs. Who this is, only the registry itself is told.
-    async fn follow(&self, path: &str, from: u64) -> Result<Response<Incoming>, DownloadError> {
+    /// Says with the answer whether it is the registry's own.
+    async fn follow(&self, path: &str, from: u64) -> Result<(Response<Incoming>, bool), DownloadError> {
         let mut endpoint = self.endpoint.clone();
         let mut path = path.to_owned();
         for _ in 0..=MAX_REDIRECTS {
@@ -176,7 +181,7 @@ impl<'a> Session<'a> {
             let response =
                 endpoint.send(Arc::clone(&self.tls), request).await.map_err(DownloadError::Http)?;
             if !response.status().is_redirection() {
-                return Ok(response);
+                return Ok((response, endpoint == self.endpoint));
             }
             let location = response.headers().get(LOCATION).and_then(|location| location.to_str().ok());
             let location = location.ok_or_else(|| self.strange("a redirection that leads nowhere"))?;

@@ -11,6 +11,7 @@ use farshore_domain::desired::{DesiredState, Generation};
 use farshore_domain::digest::Digest;
 use farshore_domain::id::{DeviceId, TenantId};
 use farshore_domain::policy::{OperationRules, RemoteOperation};
+use farshore_domain::release::isolation::Isolation;
 use farshore_domain::time::UnixMs;
 use farshore_trust::identity::TrustDomain;
 use farshore_trust::online::{self, SignedDesired};
@@ -162,6 +163,12 @@ impl Anchored {
     pub(crate) fn rules(&self) -> Result<OperationRules, RunnerError> {
         let (state, _) = self.state.as_ref().ok_or(RunnerError::NoState)?;
         Ok(state.policy.as_ref().map(|policy| policy.rules.operations.clone()).unwrap_or_default())
+    }
+
+    /// The least isolation that the signed policy asks of every app; none without a policy.
+    pub(crate) fn isolation(&self) -> Isolation {
+        let policy = self.state.as_ref().and_then(|(state, _)| state.policy.as_ref());
+        policy.map(|policy| policy.rules.isolation.clone()).unwrap_or_default()
     }
 
     /// Whether the signed policy lets this device be rebooted: because somebody asks, or as the last step of healing.

@@ -349,6 +349,11 @@ impl Shared {
                 let turn = self.turn(&app).await;
                 let _turn = turn.lock().await;
                 let what = Start { digest: manifest, release, instance, beside };
+                // What `run` says of the policy may be less than what is signed, never more.
+                let demanded =
+                    self.anchored.lock().unwrap_or_else(std::sync::PoisonError::into_inner).isolation();
+                let mut bounds = bounds;
+                bounds.isolation = bounds.isolation.tightened(&demanded);
                 apps.start(&app, what, &config, &bounds).await?;
                 Ok(Reply::Done)
             }

@@ -460,11 +460,12 @@ async fn a_registry_that_is_busy_or_wants_to_know_who_this_is_is_obeyed() {
     std::fs::write(both.path(), roots).unwrap();
     let registries = Registries { roots: both.path().to_path_buf(), ..fetcher.registries.clone() };
     registries.pull(&image, &fetcher.downloads).await.unwrap();
-    let there = elsewhere.book();
-    assert_eq!(there.asked, [(blobs[0].clone(), None)]);
-    assert_eq!(there.overheard, Vec::<String>::new());
+    {
+        let there = elsewhere.book();
+        assert_eq!(there.asked, [(blobs[0].clone(), None)]);
+        assert_eq!(there.overheard, Vec::<String>::new());
+    }
     // A stranger in its place is not asked for anything.
-    drop(there);
     let stranger = Registries { roots: elsewhere.roots.clone(), ..fetcher.registries.clone() };
     let fresh = Fetcher::new(&registry, None).await;
     let error = says(&stranger.pull(&image, &fresh.downloads).await.unwrap_err());

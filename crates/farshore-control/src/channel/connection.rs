@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use farshore_api::ErrorCode;
 use farshore_api::device::Sample;
 use farshore_domain::id::{DeviceId, OperationId, TenantId};
-use farshore_domain::operation::OPERATIONS_CAPABILITY;
+use farshore_domain::operation::{EXEC_INSIDE_CAPABILITY, OPERATIONS_CAPABILITY};
 use farshore_domain::time::UnixMs;
 use farshore_protocol::{
     self as wire, AgentFrame, MAX_FRAME_BYTES, PING_SECONDS, PROTOCOL_VERSION, SUBPROTOCOL, ServerFrame,
@@ -81,6 +81,8 @@ struct State {
     budget: TokenBucket,
     /// The agent gives up what is cancelled.
     operations: bool,
+    /// The agent runs commands inside an app's container.
+    exec_inside: bool,
 }
 
 /// Answers `GET /api/channel` of a device whose certificate was checked.
@@ -205,12 +207,14 @@ async fn open(
         batch_seconds: BATCH_SECONDS,
     };
     send(socket, request_id, server_frame::Body::Welcome(welcome)).await?;
+    let says = |word: &str| hello.capabilities.iter().any(|capability| capability == word);
     let mut state = State {
         keys_version: hello.trusted_keys_version,
         strikes: 0,
         streams: opened.marks.into_iter().map(|(stream, _)| stream.into()).collect(),
         budget: TokenBucket::new(FRAMES_PER_SECOND, FRAMES_BURST),
-        operations: hello.capabilities.iter().any(|capability| capability == OPERATIONS_CAPABILITY),
+        operations: says(OPERATIONS_CAPABILITY),
+        exec_inside: says(EXEC_INSIDE_CAPABILITY),
     };
     let watched = app.hub().live().is_watched(tenant, device);
     let first = Pending {
@@ -318,6 +322,10 @@ async fn push(
         match db.open_operations(device, now()).await {
             Ok(operations) => {
                 for operation in operations {
+                    // An agent that was set back since would run it beside the apps.
+                    if operation.kind == "exec" && !operation.app.is_empty() && !state.exec_inside {
+                        continue;
+                    }
                     let frame = wire::Operation {
                         uid: operation.uid.to_string(),
                         kind: operation.kind,

@@ -450,7 +450,9 @@ impl Worker {
                 self.runner.room.notify_waiters();
             }
             self.look_at_appends(false);
-            if self.ticked.is_none_or(|at| at.elapsed() >= TICK) {
+            // Readings that wait here are no silence.
+            let caught_up = lock(&self.runner.queue).chunks.is_empty();
+            if caught_up && self.ticked.is_none_or(|at| at.elapsed() >= TICK) {
                 self.ticked = Some(Instant::now());
                 let mut out = Vec::new();
                 lock(&self.runner.engine).tick(now(), &mut out);

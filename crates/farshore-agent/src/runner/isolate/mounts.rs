@@ -29,6 +29,10 @@ const STILL: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
 /// Not written to by what `readOnlyRoot` is about: devices, processes and the kernel's own settings have their own rules.
 const KERNELS: [&str; 3] = ["/dev", "/proc", "/sys"];
 
+/// What of /proc sets the whole machine, as `ProtectKernelTunables=` of systemd has it.
+const TUNABLES: [&str; 6] =
+    ["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs", "/proc/acpi"];
+
 fn tmpfs(target: &Path, flags: MountFlags, options: &CStr) -> io::Result<()> {
     Ok(mount("farshore", target, "tmpfs", STILL | flags, options)?)
 }
@@ -94,6 +98,11 @@ pub(super) fn make(isolation: &Isolation, app: &Path) -> Result<(), IsolateError
     if isolation.has_pid() {
         mount("proc", "/proc", "proc", STILL | MountFlags::NOEXEC, None)
             .map_err(IsolateError::new("a /proc of its own"))?;
+        // It covers what the runner's unit had closed in the /proc around it.
+        for path in TUNABLES.map(Path::new).into_iter().filter(|path| path.exists()) {
+            mount_bind_recursive(path, path).map_err(|e| at(path, "closing")(e.into()))?;
+            read_only(path).map_err(at(path, "closing"))?;
+        }
     }
     for path in isolation.masked_paths.iter().flatten() {
         mask(Path::new(path), app)?;
@@ -124,7 +133,13 @@ fn close_root(isolation: &Isolation, app: &Path, own: &[PathBuf]) -> Result<(), 
         let path = Path::new(path);
         let missing =
             || IsolateError::said(format!("keeping {} writable", path.display()), "it is not there");
-        open.push(real(path)?.ok_or_else(missing)?);
+        let found = real(path)?.ok_or_else(missing)?;
+        // The policy was asked about the path as it is written.
+        if found != path {
+            let why = format!("it leads to {}", found.display());
+            return Err(IsolateError::said(format!("keeping {} writable", path.display()), &why));
+        }
+        open.push(found);
     }
     for path in &open {
         // A mount of its own stays as it is when the one around it is closed.

@@ -347,18 +347,18 @@ pub(super) fn is_there() -> bool {
 }
 
 fn denied() -> Rules {
-    let numbers = DENIED.iter().map(|number| i64::from(*number));
+    let numbers = DENIED.iter().copied();
     #[cfg(target_arch = "x86_64")]
     let numbers = numbers.flat_map(|number| [number, number | OTHER_ABI]);
     numbers.map(|number| (number, Vec::new())).collect()
 }
 
 fn allowed() -> Result<Rules, seccompiler::BackendError> {
-    let numbers = ALLOWED.iter().chain(ALLOWED_HERE).map(|number| i64::from(*number));
+    let numbers = ALLOWED.iter().chain(ALLOWED_HERE).copied();
     let mut rules: Rules = numbers.map(|number| (number, Vec::new())).collect();
     let none_of = SeccompCmpOp::MaskedEq(u64::from(NEW_NAMESPACES.unsigned_abs()));
     let condition = SeccompCondition::new(0, SeccompCmpArgLen::Qword, none_of, 0)?;
-    rules.insert(i64::from(libc::SYS_clone), vec![SeccompRule::new(vec![condition])?]);
+    rules.insert(libc::SYS_clone, vec![SeccompRule::new(vec![condition])?]);
     Ok(rules)
 }
 
