@@ -11,6 +11,7 @@ use farshore_domain::name::Name;
 use farshore_domain::policy::Bounds;
 use farshore_domain::reconcile::{Observed, Running};
 
+use crate::disk::{Filler, mounted};
 use crate::release::{Release, Signer};
 use crate::wait::until;
 
@@ -90,7 +91,7 @@ impl Bed {
             Some(bytes) => {
                 let mut command = Command::new("unshare");
                 command.args(["--mount", "--propagation=private", "sh", "-eu", "-c"]);
-                command.arg(format!("mount -t tmpfs -o size={bytes} small \"$1\"; shift; exec \"$@\""));
+                command.arg(mounted(bytes));
                 command.arg("sh").arg(self.apps()).arg(env!("CARGO_BIN_EXE_farshore-agent"));
                 command
             }
@@ -197,27 +198,9 @@ impl Bed {
         }
     }
 
-    /// Where the runner's small disk is seen from here.
-    fn filler(&self) -> PathBuf {
-        let runner = self.runner.as_ref().unwrap().id();
-        PathBuf::from(format!("/proc/{runner}/root{}", self.apps().join(".filler").display()))
-    }
-
-    /// Writes to the runner's small disk until nothing more goes.
-    pub(crate) fn fill_disk(&self) {
-        let mut filler = std::fs::File::create(self.filler()).unwrap();
-        for size in [1 << 16, 1] {
-            let error = loop {
-                if let Err(error) = std::io::Write::write_all(&mut filler, &vec![1; size]) {
-                    break error;
-                }
-            };
-            assert_eq!(error.kind(), std::io::ErrorKind::StorageFull, "{error}");
-        }
-    }
-
-    pub(crate) fn clear_disk(&self) {
-        std::fs::remove_file(self.filler()).unwrap();
+    /// On the runner's small disk.
+    pub(crate) fn filler(&self) -> Filler {
+        Filler::new(self.runner.as_ref().unwrap().id(), &self.apps())
     }
 
     pub(crate) async fn up(&self) -> Running {

@@ -17,6 +17,9 @@ mod registry;
 mod suite;
 mod systemd;
 
+#[path = "../device/disk.rs"]
+#[expect(dead_code, reason = "shared with the device's tests, which use more of it")]
+mod disk;
 #[path = "../device/plane.rs"]
 #[expect(dead_code, reason = "shared with the device's tests, which use more of it")]
 mod plane;

@@ -218,7 +218,7 @@ pub(crate) async fn is_started_on_a_full_disk<S: Sort>(sort: S) {
     bed.run(&old, 1).await;
     count(&sort, &bed, 1).await;
     assert!(!bed.observed().await.full);
-    bed.fill_disk();
+    bed.filler().fill();
     let observed = bed.observed().await;
     assert!(observed.full, "the runner says that nothing could be started");
     assert_eq!(observed.running.map(|running| (running.instance, running.up)), Some((1, true)));
@@ -231,7 +231,7 @@ pub(crate) async fn is_started_on_a_full_disk<S: Sort>(sort: S) {
         other => panic!("{other:?}"),
     }
     assert_eq!((bed.running().await, sort.instances(&bed)), (None, left), "nothing is half there");
-    bed.clear_disk();
+    bed.filler().clear();
     assert!(!bed.observed().await.full);
     bed.start(&new, 2).await.unwrap();
     bed.up().await;

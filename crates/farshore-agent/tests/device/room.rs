@@ -7,24 +7,23 @@ use crate::plane::release_uid;
 use crate::runner::Bed;
 use crate::wait::seen;
 
-fn is_root() -> bool {
-    let is = rustix::process::geteuid().is_root();
-    if !is {
+/// A device that runs version 1.0.
+async fn on_a_small_disk() -> Option<Device> {
+    if !rustix::process::geteuid().is_root() {
         eprintln!("only root can make a small disk");
+        return None;
     }
-    is
+    let device = Device::with(Bed::on_disk(8 << 20).await).await;
+    let old = device.release("1.0", FIT, |_| {});
+    device.plane.desire(1, &old, &[]);
+    device.committed(&old).await;
+    Some(device)
 }
 
 #[tokio::test]
 async fn a_full_disk_at_activation_keeps_what_runs_and_the_release_waits_for_room() {
-    if !is_root() {
-        return;
-    }
-    let device = Device::with(Bed::on_disk(8 << 20).await).await;
+    let Some(device) = on_a_small_disk().await else { return };
     let plane = &device.plane;
-    let old = device.release("1.0", FIT, |_| {});
-    plane.desire(1, &old, &[]);
-    device.committed(&old).await;
     let pids = device.bed.app_pids();
 
     let new = device.release("1.1", FIT, |_| {});
@@ -33,7 +32,7 @@ async fn a_full_disk_at_activation_keeps_what_runs_and_the_release_waits_for_roo
     plane.tell(server_frame::Body::Desired(plane.sign(&state, &[&new])));
     seen("the stage", || plane.app_status().filter(|app| app.phase == "staged")).await;
 
-    device.bed.fill_disk();
+    device.bed.filler().fill();
     let waits = || {
         let app = plane.app_status()?;
         let waits = app.reasons.iter().any(|reason| reason.code == "WaitingForRoom");
@@ -53,7 +52,7 @@ async fn a_full_disk_at_activation_keeps_what_runs_and_the_release_waits_for_roo
     let event = device.event("app.waiting").await;
     assert!(event.detail_json.contains("NoRoom"), "{event:?}");
 
-    device.bed.clear_disk();
+    device.bed.filler().clear();
     device.committed(&new).await;
     let app = plane.app_status().unwrap();
     assert_eq!((app.failed_release.as_str(), app.active_release), ("", release_uid(&new).to_string()));
@@ -65,14 +64,8 @@ const KEEPER: &str = "#!/bin/sh\nhead -c 600000 /dev/zero >\"$HOME/kept\" || exi
 
 #[tokio::test]
 async fn a_release_on_trial_whose_program_finds_no_room_is_kept_until_it_can_be_judged() {
-    if !is_root() {
-        return;
-    }
-    let device = Device::with(Bed::on_disk(8 << 20).await).await;
+    let Some(device) = on_a_small_disk().await else { return };
     let plane = &device.plane;
-    let old = device.release("1.0", FIT, |_| {});
-    plane.desire(1, &old, &[]);
-    device.committed(&old).await;
     let files = [("bin/app", 0o755, KEEPER), ("bin/fit", 0o755, FIT)];
     let new = plane.signer.release("1.1", &files, |manifest| {
         manifest["soakSeconds"] = 1.into();
@@ -81,7 +74,7 @@ async fn a_release_on_trial_whose_program_finds_no_room_is_kept_until_it_can_be_
     });
     plane.publish(&new, crate::plane::Mood::Honest);
     // Room for a start, not for what the program writes.
-    device.bed.fill_disk_but(400 * 1024);
+    device.bed.filler().fill_but(400 * 1024);
     plane.desire(2, &new, &[]);
     let exit = seen("how it ends", || {
         let app = plane.app_status()?;
@@ -95,7 +88,7 @@ async fn a_release_on_trial_whose_program_finds_no_room_is_kept_until_it_can_be_
         ("starting", "", 0),
         "{app:?}"
     );
-    device.bed.clear_disk();
+    device.bed.filler().clear();
     device.committed(&new).await;
     assert!(plane.events().iter().all(|event| event.kind != "release.rolled-back"));
 }

@@ -13,6 +13,7 @@ use farshore_domain::policy::Bounds;
 use farshore_domain::reconcile::Running;
 use proptest::strategy::{Strategy, ValueTree};
 
+use crate::disk::{Filler, mounted};
 use crate::release::{Release, SLEEPER, Signer};
 use crate::wait::{seen, until};
 
@@ -79,7 +80,7 @@ impl Bed {
         let mut command = Command::new("/bin/sh");
         if let Some(bytes) = self.disk {
             std::fs::create_dir_all(self.apps()).unwrap();
-            let mount = format!("mount -t tmpfs -o size={bytes} small \"$1\"; shift; exec \"$@\"");
+            let mount = mounted(bytes);
             command = Command::new("unshare");
             command.args(["--mount", "--propagation=private", "sh", "-eu", "-c", &mount, "sh"]);
             command.arg(self.apps()).arg("/bin/sh");
@@ -101,34 +102,9 @@ impl Bed {
         until("the runner", || async { client.ask(&Request::Hello {}).await.ok() }).await;
     }
 
-    /// Where the runner's small disk is seen from here.
-    fn filler(&self) -> PathBuf {
-        let runner = self.runner.as_ref().unwrap().id();
-        PathBuf::from(format!("/proc/{runner}/root{}", self.apps().join(".filler").display()))
-    }
-
-    /// Writes to the runner's small disk until nothing more goes.
-    pub(crate) fn fill_disk(&self) {
-        let mut filler = std::fs::File::create(self.filler()).unwrap();
-        for size in [1 << 16, 1] {
-            let error = loop {
-                if let Err(error) = std::io::Write::write_all(&mut filler, &vec![1; size]) {
-                    break error;
-                }
-            };
-            assert_eq!(error.kind(), std::io::ErrorKind::StorageFull, "{error}");
-        }
-    }
-
-    /// So that this much is left.
-    pub(crate) fn fill_disk_but(&self, bytes: u64) {
-        self.fill_disk();
-        let filler = std::fs::OpenOptions::new().write(true).open(self.filler()).unwrap();
-        filler.set_len(filler.metadata().unwrap().len() - bytes).unwrap();
-    }
-
-    pub(crate) fn clear_disk(&self) {
-        std::fs::remove_file(self.filler()).unwrap();
+    /// On the runner's small disk.
+    pub(crate) fn filler(&self) -> Filler {
+        Filler::new(self.runner.as_ref().unwrap().id(), &self.apps())
     }
 
     /// As with `kill -9`.
