@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::kind::{Container, Mount, Network, Protocol, Published, published_twice};
-use super::{Limits, ManifestError, invalid, is_inside};
+use super::{Limits, ManifestError, invalid, is_data_folder};
 
 /// Kind `compose`: the `services` of a compose file, and where the images lie.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -315,8 +315,9 @@ fn volumes(at: &str, value: &Value) -> Result<Vec<Mount>, ManifestError> {
         };
         // A named volume and a relative path are both folders of the app's data.
         let source = source.strip_prefix("./").unwrap_or(source);
-        if !source.starts_with('/') && !is_inside(source) {
-            return Err(bad(format!("{at}: {text:?} leaves the app's data folder")));
+        if !source.starts_with('/') && !is_data_folder(source) {
+            let is_one = "its source is the name of one folder in the app's data, or an absolute path";
+            return Err(bad(format!("{at}: {text:?}: {is_one}")));
         }
         mounts.push(Mount { source: source.to_owned(), target: target.to_owned(), read_only });
     }
@@ -591,6 +592,8 @@ mod tests {
             (serde_json::json!({"web": {"image": "other:1"}}), "web.image"),
             (serde_json::json!({"web": {"image": "web:1", "ports": ["80:8080"]}}), "moves a port"),
             (serde_json::json!({"web": {"image": "web:1", "volumes": ["../x:/x"]}}), "web.volumes"),
+            (serde_json::json!({"web": {"image": "web:1", "volumes": ["./a/b:/x"]}}), "web.volumes"),
+            (serde_json::json!({"web": {"image": "web:1", "volumes": ["./.:/x"]}}), "web.volumes"),
             (serde_json::json!({"web": {"image": "web:1", "environment": ["HOME"]}}), "web.environment"),
             (serde_json::json!({"web": {"image": "web:1", "depends_on": ["db"]}}), "no service \"db\""),
             (

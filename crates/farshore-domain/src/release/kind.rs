@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::image::ImageRef;
-use super::{ManifestError, invalid, is_inside};
+use super::{ManifestError, invalid, is_data_folder, is_inside};
 
 /// Who runs an app, and what a release of it is made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -333,10 +333,10 @@ impl Container {
             if !is_absolute(&mount.target) {
                 return Err(invalid("run.container.mounts.target", "is an absolute path"));
             }
-            if !is_absolute(&mount.source) && !is_inside(&mount.source) {
+            if !is_absolute(&mount.source) && !is_data_folder(&mount.source) {
                 return Err(invalid(
                     "run.container.mounts.source",
-                    "is a relative path inside the app's data folder, or an absolute one that the device allows",
+                    "is the name of a folder in the app's data, or an absolute path that the device allows",
                 ));
             }
         }

@@ -252,6 +252,13 @@ pub fn is_inside(path: &str) -> bool {
         && path.split('/').all(|part| !part.is_empty() && part != "..")
 }
 
+/// Whether a text names a folder right in an app's data. Not one further down: who has the folder above it mounted could put a link in its place, which is
+/// followed with the rights of the runner.
+#[must_use]
+pub fn is_data_folder(name: &str) -> bool {
+    is_inside(name) && !name.contains('/') && name != "."
+}
+
 impl Manifest {
     /// Reads a manifest's exact bytes. The caller has checked the signature over the same bytes.
     pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
@@ -582,6 +589,14 @@ mod tests {
             ),
             (
                 serde_json::json!({"kind": "container", "container": {"image": ".", "mounts": [{"source": "/a/../b", "target": "/x"}]}}),
+                "mounts",
+            ),
+            (
+                serde_json::json!({"kind": "container", "container": {"image": ".", "mounts": [{"source": "a/b", "target": "/x"}]}}),
+                "mounts",
+            ),
+            (
+                serde_json::json!({"kind": "container", "container": {"image": ".", "mounts": [{"source": ".", "target": "/x"}]}}),
                 "mounts",
             ),
             (serde_json::json!({"kind": "systemd", "unit": {"installed": "a/b.service"}}), "installed"),

@@ -161,10 +161,13 @@ fn bind(wish: &Wish, device: &Containerd, mount: &kind::Mount) -> Result<Value, 
         real
     } else {
         let folder = wish.data.join(&mount.source);
+        // The data folder belongs to the app, which may have put a link there: nothing is made, given away or mounted behind one.
+        if folder.symlink_metadata().is_ok_and(|found| !found.is_dir()) {
+            return Err(RuntimeError::Said(format!("{} is no folder of the app's data", mount.source)));
+        }
         crate::file::make_folder(&folder, 0o700)
             .map_err(RuntimeError::io(format!("making {}", mount.source)))?;
         let real = folder.canonicalize().map_err(RuntimeError::io(format!("finding {}", mount.source)))?;
-        // The data folder belongs to the app, which may have put a link there.
         if !is_below(&real, std::slice::from_ref(&wish.data)) {
             return Err(RuntimeError::Said(format!("{} leads out of the app's data folder", mount.source)));
         }
