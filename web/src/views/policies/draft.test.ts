@@ -19,7 +19,7 @@ const FULL: PolicySpec = {
       exec: true,
       runbooks: [
         { name: 'flush', command: ['/usr/bin/flush'] },
-        { name: 'ping', description: 'asks a till', command: ['/bin/sh', '-c', 'ping -c "3" $1', '-'], timeoutSeconds: 20, arguments: [{ name: 'host', pattern: 'till-*' }, { name: 'size', pattern: '?', optional: true }], later: 7 },
+        { name: 'ping', description: 'asks a till', command: ['/bin/sh', '-c', 'ping -c "3" $1', '-'], timeoutSeconds: 20, app: 'shop', service: 'web', arguments: [{ name: 'host', pattern: 'till-*' }, { name: 'size', pattern: '?', optional: true }], later: 7 },
       ],
     },
     reporting: { sampleSeconds: 5 },
@@ -51,7 +51,7 @@ describe('two versions', () => {
     expect(differences(FULL, after)).toEqual([
       { path: 'rules.operations.exec', from: 'true', to: undefined },
       { path: 'rules.operations.runbooks[0].command[1]', from: undefined, to: '-v' },
-      ...['arguments[0].name', 'arguments[0].pattern', 'arguments[1].name', 'arguments[1].optional', 'arguments[1].pattern', 'command[0]', 'command[1]', 'command[2]', 'command[3]', 'description', 'later', 'name', 'timeoutSeconds'].map((path) =>
+      ...['app', 'arguments[0].name', 'arguments[0].pattern', 'arguments[1].name', 'arguments[1].optional', 'arguments[1].pattern', 'command[0]', 'command[1]', 'command[2]', 'command[3]', 'description', 'later', 'name', 'service', 'timeoutSeconds'].map((path) =>
         expect.objectContaining({ path: `rules.operations.runbooks[1].${path}`, to: undefined }),
       ),
       { path: 'rules.restart.maxRestarts', from: '5', to: '3' },

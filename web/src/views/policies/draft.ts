@@ -41,6 +41,9 @@ export interface Runbook {
   /** The words of its command on one line. */
   command: string
   timeoutSeconds: string
+  /** The app in whose container it runs, and the service of it; empty: beside the apps. */
+  app: string
+  service: string
   arguments: RunbookPlace[]
   /** What this form has no field for. */
   rest: Record<string, unknown>
@@ -233,7 +236,7 @@ export function draftOf(spec: PolicySpec): Draft {
 }
 
 function runbookOf(of: Record<string, unknown>): Runbook {
-  const { name, description, command, timeoutSeconds, arguments: places, ...rest } = of
+  const { name, description, command, timeoutSeconds, app, service, arguments: places, ...rest } = of
   const words = Array.isArray(command) ? command.map((word) => typed(word)) : []
   const place = (p: Record<string, unknown>): RunbookPlace => ({ key: nextKey(), name: typed(p.name), pattern: typed(p.pattern), optional: p.optional === true })
   return {
@@ -242,6 +245,8 @@ function runbookOf(of: Record<string, unknown>): Runbook {
     description: typed(description),
     command: join(words),
     timeoutSeconds: typed(timeoutSeconds),
+    app: typed(app),
+    service: typed(service),
     arguments: Array.isArray(places) ? (places as Record<string, unknown>[]).map(place) : [],
     rest,
   }
@@ -252,6 +257,8 @@ const runbookSpec = (runbook: Runbook): Record<string, unknown> => ({
   name: runbook.name,
   ...optional('description', runbook.description),
   command: split(runbook.command),
+  ...optional('app', runbook.app),
+  ...optional('service', runbook.service),
   ...(runbook.timeoutSeconds === '' ? {} : { timeoutSeconds: figure(runbook.timeoutSeconds) }),
   ...(runbook.arguments.length === 0 ? {} : { arguments: runbook.arguments.map(({ name, pattern, optional: may }) => ({ name, pattern, ...(may ? { optional: true } : {}) })) }),
 })

@@ -48,6 +48,14 @@ function RunbookRow({ row, change, number }: { row: Runbook; change: (part: Part
         <input inputMode="numeric" aria-label={`Runbook ${number}, seconds`} className="field w-20!" value={row.timeoutSeconds} onChange={(e) => change({ timeoutSeconds: e.target.value.trim() })} />s
       </label>
       <input aria-label={`Runbook ${number}, what it is for`} placeholder="what it is for" className="field min-w-40 flex-1" value={row.description} onChange={(e) => change({ description: e.target.value })} />
+      <label className="flex items-center gap-1.5">
+        <span className="text-muted">inside app</span>
+        <input aria-label={`Runbook ${number}, app`} placeholder="beside all" spellCheck={false} className="field w-32!" value={row.app} onChange={(e) => change({ app: e.target.value.trim() })} />
+      </label>
+      <label className="flex items-center gap-1.5">
+        <span className="text-muted">service</span>
+        <input aria-label={`Runbook ${number}, service`} placeholder="its only one" spellCheck={false} className="field w-32!" value={row.service} onChange={(e) => change({ service: e.target.value.trim() })} />
+      </label>
       <button type="button" className={buttonClass('plain', true)} onClick={() => change({ arguments: [...row.arguments, { key: nextKey(), name: '', pattern: '', optional: false }] })}>
         Add an argument
       </button>
@@ -175,10 +183,10 @@ export function PolicyForm({ draft: d, set, error, wrongIn }: Props) {
         <Rows
           what="runbook"
           rows={d.runbooks}
-          add={() => ({ key: nextKey(), name: '', description: '', command: '', timeoutSeconds: '60', arguments: [], rest: {} })}
+          add={() => ({ key: nextKey(), name: '', description: '', command: '', timeoutSeconds: '60', app: '', service: '', arguments: [], rest: {} })}
           onSet={(runbooks) => set({ runbooks })}
           error={(i) =>
-            first(...['', '.name', '.description', '.command', '.timeoutSeconds', '.arguments'].map((field) => `operations.runbooks[${i}]${field}`)) ??
+            first(...['', '.name', '.description', '.command', '.timeoutSeconds', '.app', '.service', '.arguments'].map((field) => `operations.runbooks[${i}]${field}`)) ??
             d.runbooks[i]?.arguments.map((_, j) => first(...['', '.name', '.pattern', '.optional'].map((field) => `operations.runbooks[${i}].arguments[${j}]${field}`))).find(Boolean) ??
             (i === 0 ? first('operations.runbooks') : undefined)
           }
@@ -186,7 +194,7 @@ export function PolicyForm({ draft: d, set, error, wrongIn }: Props) {
           {(row, change, i) => <RunbookRow row={row} change={change} number={i + 1} />}
         </Rows>
         <p className={`text-sm text-muted ${wide}`}>
-          A runbook is a command that may be run by its name, as an unprivileged user. Words are given to the program as they are, without a shell; quotes keep spaces together.
+          A runbook is a command that may be run by its name, as an unprivileged user. Words are given to the program as they are, without a shell; quotes keep spaces together. With an app it runs inside that app’s container.
         </p>
       </Part>
       <Part title="Reporting" note="how often devices measure and send" open={open('reporting')}>
