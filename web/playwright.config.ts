@@ -41,7 +41,7 @@ export default defineConfig({
   },
   projects: [
     { name: 'mock', testMatch: /mock\/.*\.spec\.ts$/, use: { baseURL: `http://127.0.0.1:${MOCK_PORT}` } },
-    { name: 'line', testMatch: /e2e\/(line|demo|rollout|operations|documents)\.spec\.ts$/, timeout: 300_000, workers: 1 },
+    { name: 'line', testMatch: /e2e\/(line|demo|rollout|operations|documents|kernel)\.spec\.ts$/, timeout: 300_000, workers: 1 },
   ],
   ...(process.argv.includes('--project=mock')
     ? {

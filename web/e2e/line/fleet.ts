@@ -56,13 +56,13 @@ export async function startServer(site: Site, page: Page): Promise<Server> {
   return { origin, devicePort: Number(new URL(device).port) }
 }
 
-/** Starts a server and `count` agents; the page is logged in, and so is the command line. */
-export async function startFleet(site: Site, page: Page, count: number): Promise<Fleet> {
+/** Starts a server and `count` agents; the page is logged in, and so is the command line. `more` is in the runners' environment. */
+export async function startFleet(site: Site, page: Page, count: number, more: Record<string, string> = {}): Promise<Fleet> {
   const { origin } = await startServer(site, page)
   // A token, the agents, and the page shows them.
   const token = JSON.parse(await site.farshore(['token', 'create', 'shop', '--uses', String(count), '--channel', 'prod', '--location', 'riga-1', '-o', 'json'])) as { status: { token: string } }
   const tills = Array.from({ length: count }, (_, i) => String(i + 1))
-  for (const till of tills) await site.agent(`a${till}`, token.status.token, `till=${till}`)
+  for (const till of tills) await site.agent(`a${till}`, token.status.token, `till=${till}`, more)
   await page.goto(`${origin}/devices`)
   const agents: Agent[] = []
   for (const till of tills) {
@@ -88,12 +88,17 @@ export async function startFleet(site: Site, page: Page, count: number): Promise
   return { origin, agents, configure, served: () => Promise.all(agents.map((agent) => served(agent.port))) }
 }
 
-/** Packs, signs and pushes a release of the app; `env` is what it runs with besides its configuration. */
-export async function pushRelease(site: Site, version: string, env: Record<string, string>): Promise<void> {
+/**
+ * Packs, signs and pushes a release of the app; `env` is what it runs with besides its configuration. With a `script`, that is run in the
+ * place of its program, and its manifest says `terms` besides.
+ */
+export async function pushRelease(site: Site, version: string, env: Record<string, string>, script?: string, terms: object = {}): Promise<void> {
   const folder = `app-${version}`
+  const file = site.path(folder, 'bin', 'edge-web-service')
   await mkdir(site.path(folder, 'bin'), { recursive: true })
-  await copyFile(program('edge-web-service'), site.path(folder, 'bin', 'edge-web-service'))
-  await chmod(site.path(folder, 'bin', 'edge-web-service'), 0o755)
+  if (script === undefined) await copyFile(program('edge-web-service'), file)
+  else await writeFile(file, script)
+  await chmod(file, 0o755)
   await writeFile(site.path(folder, 'version.txt'), `${version}\n`)
   const manifest = {
     schema: 'farshore.dev/release/v1',
@@ -104,6 +109,7 @@ export async function pushRelease(site: Site, version: string, env: Record<strin
     health: [{ name: 'web', probe: { type: 'http', port: '$PORT', path: '/healthz' }, intervalSeconds: 1, failureThreshold: 2 }],
     soakSeconds: 2,
     startTimeoutSeconds: 6,
+    ...terms,
   }
   await writeFile(site.path(`${folder}.json`), JSON.stringify(manifest))
   const platform = `linux/${process.arch === 'arm64' ? 'aarch64' : 'x86_64'}`

@@ -102,11 +102,11 @@ export class Site {
     })
   }
 
-  /** A device: a runner and a `run`, both real. */
-  async agent(name: string, token: string, label: string): Promise<void> {
+  /** A device: a runner and a `run`, both real. `more` is in the runner's environment. */
+  async agent(name: string, token: string, label: string, more: Record<string, string> = {}): Promise<void> {
     await mkdir(this.path(name), { recursive: true })
     const socket = this.path(name, 'runner.sock')
-    this.start('farshore-agent', ['runner', '--unprivileged', '--socket', socket, '--apps-dir', this.path(name, 'apps'), '--cgroup', '', '--reboot-command', ''])
+    this.start('farshore-agent', ['runner', '--unprivileged', '--socket', socket, '--apps-dir', this.path(name, 'apps'), '--cgroup', '', '--reboot-command', ''], more)
     this.start('farshore-agent', ['run', '--state-dir', this.path(name, 'state'), '--runner-socket', socket, '--token', token, '--label', label])
   }
 

@@ -14,7 +14,7 @@ use crate::journal::Journal;
 const FAULTS: [u8; 8] = [4, 5, 6, 7, 8, 9, 11, 31];
 /// So many segments sent again within a minute are worth keeping.
 const MANY_SEGMENTS: u64 = 20;
-/// Kept events of apps' own processes, and of everything else: at once, and in a second.
+/// Kept events of apps' own processes, of other processes' ends, and of everything else: at once, and in a second.
 const MAIN: (f64, f64) = (60.0, 1.0);
 const OTHERS: (f64, f64) = (30.0, 0.1);
 
@@ -46,24 +46,27 @@ impl Allowance {
     }
 }
 
-/// The two allowances.
+/// What may be kept of each sort. Ends of strangers' processes, of which a machine can have many, take nothing from what is rare.
 #[derive(Debug)]
 pub(super) struct Allowances {
     main: Allowance,
+    ends: Allowance,
     others: Allowance,
 }
 
 impl Allowances {
     pub(super) fn new(now: MonoMs) -> Self {
-        Self { main: Allowance::new(MAIN, now), others: Allowance::new(OTHERS, now) }
+        let others = || Allowance::new(OTHERS, now);
+        Self { main: Allowance::new(MAIN, now), ends: others(), others: others() }
     }
 
     fn spend(&mut self, sight: &Sight, now: MonoMs) -> Option<u64> {
-        if sight.main {
-            self.main.spend(MAIN, sight.times, now)
-        } else {
-            self.others.spend(OTHERS, sight.times, now)
-        }
+        let (allowance, of) = match Kind::from_name(&sight.kind) {
+            _ if sight.main => (&mut self.main, MAIN),
+            Some(Kind::ProcessExit) => (&mut self.ends, OTHERS),
+            _ => (&mut self.others, OTHERS),
+        };
+        allowance.spend(of, sight.times, now)
     }
 }
 
@@ -127,10 +130,12 @@ fn sentence(sight: &Sight) -> String {
         (Some(Kind::ProcessExit), true) => {
             format!("{times} more processes ended: {comm}{of_app} {ended}")
         }
-        (Some(Kind::OomKill), false) => format!("the kernel ran out of memory and killed {who}"),
-        (Some(Kind::OomKill), true) => format!("the kernel ran out of memory and killed {times} processes"),
-        (Some(Kind::TcpRetransmit), false) => format!("a TCP segment{to} was sent again"),
-        (Some(Kind::TcpRetransmit), true) => format!("{times} TCP segments{to} were sent again"),
+        (Some(Kind::OomKill), _) if times > 1 => {
+            format!("the kernel ran out of memory and killed {times} processes")
+        }
+        (Some(Kind::OomKill), _) => format!("the kernel ran out of memory and killed {who}"),
+        (Some(Kind::TcpRetransmit), _) if times > 1 => format!("{times} TCP segments{to} were sent again"),
+        (Some(Kind::TcpRetransmit), _) => format!("a TCP segment{to} was sent again"),
         (Some(Kind::Exec), false) => format!("{who} executed {}", sight.path),
         (Some(Kind::Exec), true) => format!("{times} more programs were executed by {comm}{of_app}"),
         (Some(Kind::Connect), false) => format!("{who} connects{to}"),
@@ -294,6 +299,10 @@ mod tests {
         let again =
             Sight { kind: "tcp_retransmit".to_owned(), peer: "10.0.0.1:443".parse().ok(), ..together };
         assert_eq!(told(&again), "4812 TCP segments to 10.0.0.1:443 were sent again");
+        // Of a counter only the number is known.
+        let counted = Sight { times: 2, together: false, peer: None, ..again };
+        assert_eq!(told(&counted), "2 TCP segments were sent again");
+        assert!(matters(&counted), "few of them are worth keeping, as one is");
     }
 
     #[test]
@@ -321,5 +330,7 @@ mod tests {
             Some(0),
             "its own process is heard beside that"
         );
+        let killed = Sight { kind: "oom_kill".to_owned(), ..child };
+        assert_eq!(allowances.spend(&killed, MonoMs(3_600_000)), Some(0), "and so is what is rare");
     }
 }

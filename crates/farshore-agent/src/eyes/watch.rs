@@ -314,7 +314,7 @@ impl Desk<'_> {
             if more > 0 {
                 let one = self.storm.hear(Event::new(kind, 0, monotonic_ns()), None, false, now);
                 match one {
-                    Some(told) => sights.push(sight(Told { times: more, together: more > 1, ..told })),
+                    Some(told) => sights.push(sight(Told { times: more, ..told })),
                     // One of them was counted when it was heard.
                     None => self.storm.missed(kind, more - 1, now),
                 }

@@ -60,6 +60,18 @@ fn sha256(message: &[u8]) -> String {
     hash.iter().map(|word| format!("{word:08x}")).collect()
 }
 
+/// Knocks where nobody opens: what it sends is lost, and sent again after a second. Then it fails.
+fn lose(address: &str) -> ! {
+    let address = address.parse().expect("an address");
+    let wait = std::time::Duration::from_millis(2_500);
+    let knock = move || drop(std::net::TcpStream::connect_timeout(&address, wait));
+    let knocks: Vec<_> = (0..24).map(|_| std::thread::spawn(knock)).collect();
+    for knock in knocks {
+        knock.join().expect("a knock");
+    }
+    std::process::exit(3)
+}
+
 fn main() {
     let own = std::fs::read("/proc/self/exe").expect("reading this program");
     // An app's home is `<folder>/apps/<app>/data`; the record lies in `<folder>`.
@@ -78,6 +90,7 @@ fn main() {
     match arguments.first().map(String::as_str) {
         Some("check") => {}
         Some("crash") => std::process::exit(3),
+        Some("lose") => lose(&arguments[1]),
         _ => loop {
             std::thread::park();
         },

@@ -231,7 +231,7 @@ const EVENT_NOUNS: [&str; 8] =
     ["app", "health", "release", "desired", "agent", "runner", "host", "connectivity"];
 
 /// What the kernel tells the device: names without a noun.
-const KERNEL_EVENTS: [&str; 5] = ["process_exit", "oom_kill", "tcp_retransmit", "exec", "connect"];
+pub const KERNEL_EVENTS: [&str; 5] = ["process_exit", "oom_kill", "tcp_retransmit", "exec", "connect"];
 
 fn event_kind(kind: &str) -> String {
     if KERNEL_EVENTS.contains(&kind) {

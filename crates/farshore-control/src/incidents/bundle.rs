@@ -24,6 +24,7 @@ use tokio::sync::mpsc;
 
 use super::{post_mortem, view};
 use crate::app::App;
+use crate::channel::report::KERNEL_EVENTS;
 use crate::clock::now;
 use crate::error::{ApiError, ApiResult};
 use crate::rollouts::why;
@@ -43,7 +44,7 @@ const CHUNK: usize = 64 * 1024;
 
 /// The kinds of events that tell of the kernel.
 fn of_kernel(kind: &str) -> bool {
-    ["kernel.", "host."].iter().any(|noun| kind.starts_with(noun))
+    KERNEL_EVENTS.contains(&kind) || kind.starts_with("host.")
 }
 
 /// A file of the archive.

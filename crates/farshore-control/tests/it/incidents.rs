@@ -42,7 +42,7 @@ fn evidence(uid: Uuid) -> IncidentEvidence {
     let event = farshore_protocol::DeviceEvent {
         uid: Uuid::now_v7().to_string(),
         at_ms: now().0,
-        kind: "kernel.process-exit".to_owned(),
+        kind: "process_exit".to_owned(),
         app: "web".to_owned(),
         message: "signal 11".to_owned(),
         detail_json: r#"{"signal":11}"#.to_owned(),

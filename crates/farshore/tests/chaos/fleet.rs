@@ -40,6 +40,8 @@ pub(crate) struct Fleet {
     rollout: String,
     /// Whether the runners may use eBPF.
     ebpf: bool,
+    /// The arguments of a bad release's program: it ends as soon as it starts, unless a test says otherwise.
+    pub(crate) bad: Vec<String>,
     /// Whether releases have slots.
     pub(crate) slots: bool,
     /// How often their checks are made.
@@ -115,6 +117,10 @@ fn agent(folder: &Path, role: usize, ebpf: bool, env: &[(String, String)]) -> Ch
         // Notes that it was asked, and leaves this machine alone.
         command.arg("--reboot-command").arg(format!("/bin/sh {}", folder.join("reboot.sh").display()));
         command.arg("--socket").arg(folder.join("runner.sock")).arg("--apps-dir").arg(folder.join("apps"));
+        let executors = folder.join("executors.json");
+        if executors.exists() {
+            command.arg("--executors").arg(executors);
+        }
     }
     spawn(command, &folder.join(["run.log", "runner.log"][role]))
 }
@@ -161,6 +167,7 @@ impl Fleet {
             programs: BTreeSet::new(),
             rollout: String::new(),
             ebpf,
+            bad: vec!["crash".to_owned()],
             slots: false,
             check_seconds: 1,
             device_env: Vec::new(),
@@ -254,7 +261,7 @@ impl Fleet {
         self.farshore(&line.split_whitespace().collect::<Vec<_>>()).unwrap_or_else(|| panic!("{line}"))
     }
 
-    /// Packs, signs and pushes a release; a bad one ends as soon as it starts.
+    /// Packs, signs and pushes a release; a bad one fails whenever it is started.
     pub(crate) async fn release(&mut self, version: &str, good: bool) {
         let folder = self.root().join(format!("release-{version}"));
         std::fs::create_dir_all(folder.join("bin")).unwrap();
@@ -267,7 +274,9 @@ impl Fleet {
         let manifest = if good {
             MANIFEST.to_owned()
         } else {
-            MANIFEST.replace("\"run\"]", "\"crash\"]").replace("\"soakSeconds\": 0", "\"soakSeconds\": 3")
+            let bad: Vec<String> = self.bad.iter().map(|word| format!("{word:?}")).collect();
+            let command = format!("{}]", bad.join(", "));
+            MANIFEST.replace("\"run\"]", &command).replace("\"soakSeconds\": 0", "\"soakSeconds\": 20")
         };
         let manifest = if self.slots {
             // Nobody listens there: what is checked is that never two of a device are in one slot.
@@ -280,6 +289,11 @@ impl Fleet {
         };
         let checks = format!("\"intervalSeconds\": {}", self.check_seconds);
         let manifest = manifest.replace("\"intervalSeconds\": 1", &checks);
+        self.push(version, &manifest);
+    }
+
+    /// Packs what lies in the release's folder, signs it with this manifest, and pushes it.
+    pub(crate) fn push(&self, version: &str, manifest: &str) {
         std::fs::write(self.root().join("manifest.json"), manifest).unwrap();
         self.line(&format!("release pack release-{version}"));
         let arch = std::env::consts::ARCH;
@@ -297,6 +311,14 @@ impl Fleet {
              --max-unavailable 100% --on-failure rollback",
             self.rollout
         ));
+    }
+
+    /// Says what a device lets apps do beyond plain processes; its agent begins anew with it.
+    pub(crate) async fn permit(&mut self, device: usize, allowed: &Value) {
+        let path = self.root().join(format!("device-{device}/executors.json"));
+        std::fs::write(path, allowed.to_string()).unwrap();
+        self.crash(Victim::Runner(device)).await;
+        self.crash(Victim::Run(device)).await;
     }
 
     /// Kills a device's `run`, which stays away until it is started again.

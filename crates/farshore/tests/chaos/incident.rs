@@ -44,7 +44,8 @@ fn receiver() -> (u16, Arc<Mutex<Vec<Value>>>) {
     (port, taken)
 }
 
-fn unpack(path: &std::path::Path) -> BTreeMap<String, String> {
+/// The files of a bundle of evidence, without its folder.
+pub(crate) fn unpack(path: &std::path::Path) -> BTreeMap<String, String> {
     let file = std::fs::File::open(path).unwrap();
     let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(file));
     let read = |entry: std::io::Result<tar::Entry<'_, _>>| {

@@ -62,7 +62,7 @@ fn apps_of(folder: &Path) -> Vec<Process> {
         let command = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
         // A process in the middle of its exec has a program and no arguments yet.
         let what = command.split(|byte| *byte == 0).nth(1).unwrap_or_default();
-        let app = program.starts_with(folder) && (what == b"run" || what == b"crash");
+        let app = program.starts_with(folder) && [&b"run"[..], b"crash", b"lose"].contains(&what);
         app.then(|| Some((pid, started(pid)?, slot_of(pid))))?
     };
     pids.filter_map(of).collect()

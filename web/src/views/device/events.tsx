@@ -6,6 +6,8 @@ import { Glyph } from '~/ui/mark'
 import type { Shape, Tone } from '~/ui/state'
 import { Time } from '~/ui/time'
 
+import { sourceName } from './senses'
+
 const BAD = /fail|halt|reject|refus|revok|offline|diverg|rolled-back|abort|held|expired/
 const GOOD = /succeed|passed|healthy|approved|claimed|renewed|activated|committed|online|resumed/
 
@@ -52,6 +54,12 @@ export function eventMark(event: Told): { color: string; weight: number } {
   return { color: COLORS[tone], weight: WEIGHTS[tone] }
 }
 
+/** Who saw what the kernel tells; undefined for everything else. */
+function seenBy({ payload }: Told): string | undefined {
+  const { source } = (payload ?? {}) as { source?: unknown }
+  return typeof source === 'string' && source !== '' ? sourceName(source) : undefined
+}
+
 function Subject({ subject }: { subject: FleetEvent['subject'] }) {
   if (subject.kind === 'Device') {
     return (
@@ -75,6 +83,7 @@ export function EventList({ events, withSubject = false }: { events: FleetEvent[
     <ol className="divide-y divide-line">
       {events.map((event) => {
         const { shape, tone } = eventLook(event)
+        const by = seenBy(event)
         return (
           <li key={event.uid} className="flex gap-2.5 px-4 py-2">
             <span className="pt-1">
@@ -92,6 +101,7 @@ export function EventList({ events, withSubject = false }: { events: FleetEvent[
               <p className="flex flex-wrap gap-x-2 text-sm text-muted">
                 <span className="font-mono text-xs leading-[18px]">{event.type}</span>
                 <span className="truncate">{event.actor}</span>
+                {by !== undefined && <span>seen by {by}</span>}
                 {event.sequence === 0 && <span>shown as it happens, not kept</span>}
               </p>
             </div>

@@ -22,6 +22,9 @@ const SOURCES: Record<string, { name: string; shape: Shape; tone: Tone }> = {
   none: { name: 'nobody', shape: 'ring', tone: 'quiet' },
 }
 
+/** Who told something, as people call it. */
+export const sourceName = (by: string): string => SOURCES[by]?.name ?? by
+
 export function Senses({ senses }: { senses: Device['status']['senses'] }) {
   const told = Object.keys(SIGNALS).flatMap((signal) => {
     const sense = senses?.[signal]
