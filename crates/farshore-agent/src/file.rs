@@ -30,22 +30,50 @@ pub(crate) fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> io::Resu
 }
 
 /// Less than this is free for users other than root: a start could not write what it has to.
-const ROOM_BYTES: u64 = 256 * 1024;
+pub(crate) const ROOM_BYTES: u64 = 256 * 1024;
 const ROOM_FILES: u64 = 16;
+
+/// What is free on a disk for users other than root.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room {
+    pub(crate) bytes: u64,
+    files: u64,
+}
+
+impl Room {
+    /// On the disk where `path` is, or its folder; `None` where that can't be asked.
+    pub(crate) fn at(path: &Path) -> Option<Self> {
+        let asked = rustix::fs::statvfs(path).or_else(|error| match path.parent() {
+            Some(folder) if error == rustix::io::Errno::NOENT => rustix::fs::statvfs(folder),
+            _ => Err(error),
+        });
+        match asked {
+            Ok(disk) => Some(Self {
+                bytes: disk.f_bavail.saturating_mul(disk.f_frsize),
+                // Some file systems make their inodes as they go, and say that there are none.
+                files: if disk.f_files == 0 { u64::MAX } else { disk.f_favail },
+            }),
+            Err(error) => {
+                tracing::debug!(%error, path = %path.display(), "it can't be asked how full the disk is");
+                None
+            }
+        }
+    }
+
+    /// If so much more were free.
+    pub(crate) fn with(self, bytes: u64, files: u64) -> Self {
+        Self { bytes: self.bytes.saturating_add(bytes), files: self.files.saturating_add(files) }
+    }
+
+    /// Whether it is enough for a start.
+    pub(crate) fn is_enough(self) -> bool {
+        self.bytes >= ROOM_BYTES && self.files >= ROOM_FILES
+    }
+}
 
 /// Whether there is room for a start on the disk where `path` is. What can't be asked does not count as full.
 pub(crate) fn has_room(path: &Path) -> bool {
-    match rustix::fs::statvfs(path) {
-        Ok(disk) => {
-            let bytes = disk.f_bavail.saturating_mul(disk.f_frsize);
-            // Some file systems make their inodes as they go, and say that there are none.
-            bytes >= ROOM_BYTES && (disk.f_files == 0 || disk.f_favail >= ROOM_FILES)
-        }
-        Err(error) => {
-            tracing::debug!(%error, path = %path.display(), "it can't be asked how full the disk is");
-            true
-        }
-    }
+    Room::at(path).is_none_or(Room::is_enough)
 }
 
 /// Whether something failed because the disk, or somebody's share of it, is full.

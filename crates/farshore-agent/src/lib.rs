@@ -22,6 +22,7 @@ mod oci;
 mod pressure;
 mod proxy;
 mod registry;
+mod reserve;
 pub mod roles;
 pub mod runner;
 mod status;

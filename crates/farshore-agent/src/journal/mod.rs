@@ -12,6 +12,8 @@ pub use sqlite::SqliteJournal;
 pub const EVENTS: &str = "events";
 /// The stream of incidents and their evidence. Dropped last.
 pub(crate) const INCIDENTS: &str = "incidents";
+/// The key of what the reconciler remembers: its intents.
+pub(crate) const STATE: &str = "state";
 /// The stream of how operations go. Small, and dropped after everything else.
 pub(crate) const OPERATIONS: &str = "operations";
 
@@ -29,6 +31,15 @@ pub enum JournalError {
 }
 
 impl JournalError {
+    /// Whether there was no room on the disk.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Sqlite(error) => error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull),
+            other => crate::file::found_no_room(other),
+        }
+    }
+
     /// Whether what is on disk can't be used any more, so that only a new journal helps.
     #[must_use]
     pub fn is_damage(&self) -> bool {

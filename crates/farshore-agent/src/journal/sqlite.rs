@@ -5,7 +5,8 @@ use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{Batch, Change, EVENTS, INCIDENTS, Journal, JournalError, OPERATIONS};
+use super::{Batch, Change, EVENTS, INCIDENTS, Journal, JournalError, OPERATIONS, STATE};
+use crate::reserve::Reserve;
 
 /// The version of the tables below, in `user_version`.
 const SCHEMA: i64 = 1;
@@ -23,6 +24,8 @@ pub struct SqliteJournal {
     connection: Connection,
     bytes: u64,
     cap: u64,
+    /// Given up so that what is to be done can be written down, which comes before it is done.
+    reserve: Reserve,
 }
 
 impl SqliteJournal {
@@ -59,7 +62,9 @@ impl SqliteJournal {
             connection.query_row("select coalesce(sum(length(bytes)), 0) from batches", [], |row| {
                 row.get::<_, i64>(0)
             })?;
-        Ok(Self { connection, bytes: bytes.unsigned_abs(), cap })
+        let reserve = Reserve::at(path.with_file_name("reserve"));
+        reserve.keep();
+        Ok(Self { connection, bytes: bytes.unsigned_abs(), cap, reserve })
     }
 
     /// As [`SqliteJournal::open`]; a damaged file is moved aside (one is kept) and a new one begun, because a device must come back by
@@ -93,22 +98,11 @@ impl SqliteJournal {
             opened => opened,
         }
     }
-}
 
-fn number(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
-}
-
-impl Journal for SqliteJournal {
-    fn get(&self, key: &str) -> Result<Option<Vec<u8>>, JournalError> {
-        let mut statement = self.connection.prepare_cached("select value from kept where key = ?1")?;
-        Ok(statement.query_row([key], |row| row.get(0)).optional()?)
-    }
-
-    fn apply(&mut self, change: Change) -> Result<(), JournalError> {
+    fn write(&mut self, change: &Change) -> Result<(), JournalError> {
         let tx = self.connection.transaction()?;
         let mut bytes = self.bytes;
-        for (key, value) in change.values {
+        for (key, value) in &change.values {
             match value {
                 Some(value) => tx
                     .prepare_cached("insert into kept values (?1, ?2) on conflict do update set value = ?2")?
@@ -116,12 +110,12 @@ impl Journal for SqliteJournal {
                 None => tx.prepare_cached("delete from kept where key = ?1")?.execute([key])?,
             };
         }
-        for (stream, batch) in change.batches {
+        for (stream, batch) in &change.batches {
             let last: i64 = tx
                 .prepare_cached(
                     "insert into streams values (?1, 1, 0) on conflict do update set last = last + 1 returning last",
                 )?
-                .query_row([&stream], |row| row.get(0))?;
+                .query_row([stream], |row| row.get(0))?;
             tx.prepare_cached("insert into batches (stream, sequence, bytes) values (?1, ?2, ?3)")?
                 .execute(params![stream, last, batch])?;
             bytes += batch.len() as u64;
@@ -144,6 +138,29 @@ impl Journal for SqliteJournal {
         tx.commit()?;
         self.bytes = bytes;
         Ok(())
+    }
+}
+
+fn number(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+impl Journal for SqliteJournal {
+    fn get(&self, key: &str) -> Result<Option<Vec<u8>>, JournalError> {
+        let mut statement = self.connection.prepare_cached("select value from kept where key = ?1")?;
+        Ok(statement.query_row([key], |row| row.get(0)).optional()?)
+    }
+
+    fn apply(&mut self, change: Change) -> Result<(), JournalError> {
+        let intent = change.values.iter().any(|(key, _)| key == STATE);
+        match self.write(&change) {
+            Err(error) if intent && error.is_full() && self.reserve.give_up() => self.write(&change),
+            Err(error) => Err(error),
+            Ok(()) => {
+                self.reserve.keep();
+                Ok(())
+            }
+        }
     }
 
     fn streams(&self) -> Result<BTreeMap<String, u64>, JournalError> {

@@ -26,6 +26,7 @@ use super::cgroup::Cgroups;
 use super::error::RunnerError;
 use super::folder::AppFolder;
 use super::keys::Keys;
+use super::room;
 use super::shim::{NO_ROOM_EXIT, kill_leftovers, take_lock};
 use super::slots::{self, Current};
 use super::spec::{Check, ShimReply, ShimRequest, ShimStatus, Spec, signal_group};
@@ -34,6 +35,7 @@ use super::users::Users;
 use super::wire::{self, MAX_LOG_BYTES, Signed, config_digest};
 use super::{logs, runtime, socket};
 use crate::file;
+use crate::reserve::Reserve;
 
 /// One log file of an app has about this many bytes, and there are this many of them for each of stdout and stderr.
 const LOG_BYTES: u64 = 1024 * 1024;
@@ -41,6 +43,8 @@ const LOG_FILES: u32 = 4;
 /// How long a supervisor may take to come up.
 const SHIM_START: Duration = Duration::from_secs(10);
 const SHIM_ANSWER: Duration = Duration::from_secs(2);
+/// What runs the app may take this long, besides the time that a check has.
+const RUNTIME_ANSWER: Duration = Duration::from_secs(15);
 
 /// An instance to be started.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +66,7 @@ pub(crate) struct Apps {
     pub(crate) allowed: Allowed,
     /// What apps can be kept apart from, as words of `hello`.
     pub(crate) isolates: Vec<String>,
+    pub(super) reserve: Reserve,
     pub(crate) keys: std::sync::Mutex<Keys>,
     pub(crate) users: std::sync::Mutex<Users>,
 }
@@ -136,7 +141,10 @@ impl Apps {
 
     pub(crate) async fn list(&self) -> Result<BTreeMap<Name, Observed>, RunnerError> {
         let mut apps = BTreeMap::new();
-        let full = !file::has_room(&self.folder);
+        let disk_full = !file::has_room(&self.folder);
+        if !disk_full {
+            self.reserve.keep();
+        }
         let entries = std::fs::read_dir(&self.folder).map_err(|e| RunnerError::io("listing apps", e))?;
         for entry in entries {
             let entry = entry.map_err(|e| RunnerError::io("listing apps", e))?;
@@ -149,20 +157,40 @@ impl Apps {
             let slot = current.map_or(Slot::Blue, |current| current.slot);
             let running = Self::status(&folder.in_slot(slot)).await?;
             let beside = Self::status(&folder.in_slot(slot.other())).await?;
+            let filled = disk_full && {
+                let mut there: Vec<_> =
+                    running.iter().chain(&beside).map(|status| status.running.manifest).collect();
+                if there.is_empty() {
+                    there.extend(Self::spec(&folder.in_slot(slot)).map(|spec| spec.manifest));
+                }
+                Self::blocking(&folder, move |folder| Ok(room::has_filled(folder, &there))).await?
+            };
             // Where its own disk has room, one of its files may lie on another.
-            let full = full || running.iter().chain(&beside).any(|status| status.no_room);
+            let full = disk_full || running.iter().chain(&beside).any(|status| status.no_room);
             let (running, beside) =
                 (running.map(|status| status.running), beside.map(|status| status.running));
             let switching = current.is_some_and(|current| !current.told);
             let other = folder.in_slot(slot.other());
             let stray = current.filter(|_| beside.is_none()).and_then(|_| self.stray(&other));
-            let observed =
-                Observed { staged: staged.into_iter().collect(), running, beside, switching, stray, full };
+            let staged = staged.into_iter().collect();
+            let observed = Observed { staged, running, beside, switching, stray, full, filled };
             if !observed.staged.is_empty() || !observed.is_idle() {
                 apps.insert(name, observed);
             }
         }
         Ok(apps)
+    }
+
+    /// Looks through an app's folders beside everything else.
+    async fn blocking<T: Send + 'static>(
+        folder: &AppFolder,
+        work: impl FnOnce(&AppFolder) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, RunnerError> {
+        let folder = folder.clone();
+        let done = tokio::task::spawn_blocking(move || work(&folder)).await;
+        done.map_err(io::Error::other)
+            .flatten()
+            .map_err(|e| RunnerError::io("looking at what the app has", e))
     }
 
     pub(crate) async fn stage(
@@ -245,7 +273,16 @@ impl Apps {
         stage::check_program(&folder.release(digest), &manifest)?;
         let isolation = self.isolation(&manifest, bounds)?;
         let folder = Self::place(&folder, &manifest, beside)?;
+        if !file::has_room(&self.folder) {
+            // What has proven itself gets what is kept back; nothing else is begun and left half there.
+            if !room::is_committed(&folder, digest) {
+                let full = io::Error::from(io::ErrorKind::StorageFull);
+                return Err(RunnerError::io("starting it", full));
+            }
+            self.reserve.give_up();
+        }
         folder.make().map_err(|e| RunnerError::io("making the app's folder", e))?;
+        Self::blocking(&folder, move |folder| room::remember(folder, digest)).await?;
         self.check_signed_still(&folder, digest)?;
         for slot in Slot::BOTH {
             let folder = folder.in_slot(slot);
@@ -544,8 +581,10 @@ impl Apps {
         let check = spec.checks.get(name).ok_or_else(|| RunnerError::NoCheck(name.clone()))?;
         let limit = Duration::from_millis(check.timeout_ms);
         if let Some(asked) = runtime::of(&folder, &spec).check(&check.command, limit) {
-            let asked = asked.await;
-            return match asked.map_err(|source| RunnerError::Runtime { what: "running the check", source })? {
+            let what = "running the check";
+            let after = limit + RUNTIME_ANSWER;
+            let asked = timeout(after, asked).await.map_err(|_| RunnerError::Stuck { what, after })?;
+            return match asked.map_err(|source| RunnerError::Runtime { what, source })? {
                 Ok(()) => Ok((true, String::new())),
                 Err(message) => Ok((false, message)),
             };

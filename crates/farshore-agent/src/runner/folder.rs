@@ -1,13 +1,13 @@
 //! Where the runner keeps an app.
 //!
 //! ```text
-//! <apps>/.runner/            0700  trusted keys, user ids, lock, staging
+//! <apps>/.runner/            0700  trusted keys, user ids, lock, staging, reserve
 //! <apps>/<app>/releases/<manifest digest>/   unpacked, read-only for the app's user
 //! <apps>/<app>/manifests/<manifest digest>.json, .sig, and .ran once it was started here
 //! <apps>/<app>/current → releases/…, previous → releases/…
 //! <apps>/<app>/data/         0700  the app's own, its HOME
 //! <apps>/<app>/logs/         stdout.log, stderr.log and rotated ones
-//! <apps>/<app>/state/        0700  shim.lock, shim.sock, spec.json, status.json, floor, committed, installed.json
+//! <apps>/<app>/state/        0700  shim.lock, shim.sock, spec.json, status.json, floor, committed, installed.json, before.json
 //! <apps>/<app>/files/        of kind `files`: next/ (rendered), kept/ (what was there before), applied.json
 //! <apps>/<app>/notify.sock   where the app says that it is ready
 //! <apps>/<app>/state/green/   what of state/ belongs to one instance, for the one in slot green; its logs are called green-…
@@ -183,6 +183,11 @@ impl AppFolder {
     /// Holds the digest of the release that was committed last.
     pub(crate) fn committed(&self) -> PathBuf {
         self.state().join("committed")
+    }
+
+    /// What the app had on the disk when the release on trial was first started.
+    pub(crate) fn before(&self) -> PathBuf {
+        self.state().join("before.json")
     }
 
     fn floor_file(&self) -> PathBuf {

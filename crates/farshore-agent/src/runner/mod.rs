@@ -19,6 +19,7 @@ mod keys;
 mod logs;
 mod orphans;
 mod reboot;
+mod room;
 mod runbook;
 mod runtime;
 mod shim;
@@ -66,6 +67,7 @@ use keys::Keys;
 use users::Users;
 
 use crate::eyes::{Loader, Watch};
+use crate::reserve::Reserve;
 
 /// At most this many connections at once.
 const MAX_CONNECTIONS: usize = 64;
@@ -212,7 +214,9 @@ impl Runner {
             cgroups: groups,
             allowed: device,
             isolates,
+            reserve: Reserve::at(private.join("reserve")),
         };
+        apps.reserve.keep();
         let allowed = [Some(0), Some(own), allow_uid].into_iter().flatten().collect();
         let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let shared = Shared {

@@ -1,12 +1,36 @@
-//! A small disk of a runner's own, which only the runner sees, to be filled and cleared.
+//! Small disks to be filled and cleared: one of a runner's own, which only the runner sees, and one that everybody sees.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// For `sh -c`: mounts one over the folder that is the first argument, and becomes the program that the others are.
 pub(crate) fn mounted(bytes: u64) -> String {
     format!("mount -t tmpfs -o size={bytes} small \"$1\"; shift; exec \"$@\"")
+}
+
+/// One over a folder that everybody sees; gone with this.
+pub(crate) struct Mounted(PathBuf);
+
+impl Mounted {
+    pub(crate) fn over(folder: &Path, bytes: u64) -> Self {
+        let size = format!("size={bytes}");
+        let done = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "small"]).arg(folder).status();
+        assert!(done.unwrap().success(), "no disk over {}", folder.display());
+        Self(folder.to_path_buf())
+    }
+
+    pub(crate) fn filler(&self) -> Filler {
+        Filler(self.0.join(".filler"))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // Whoever still looks at it keeps it until then.
+        drop(Command::new("umount").args(["--lazy", "--quiet"]).arg(&self.0).status());
+    }
 }
 
 /// What takes its place.

@@ -1,4 +1,4 @@
-//! A full disk, with `run`, runner and apps as real processes: it is waited for, and no release fails for it.
+//! A full disk, with `run`, runner and apps as real processes: it is waited for, and no release fails for it, but one that has filled it itself.
 
 use farshore_protocol::server_frame;
 
@@ -91,4 +91,66 @@ async fn a_release_on_trial_whose_program_finds_no_room_is_kept_until_it_can_be_
     device.bed.filler().clear();
     device.committed(&new).await;
     assert!(plane.events().iter().all(|event| event.kind != "release.rolled-back"));
+}
+
+/// It writes until nothing more goes, and stays. Its check is good as long as there is room for what that writes.
+const GLUTTON: &str = "#!/bin/sh\ncat /dev/zero >\"$HOME/more\"\nexec sleep 1000\n";
+const WRITES: &str = "#!/bin/sh\nhead -c 4096 /dev/zero >\"$HOME/probe\"\n";
+
+#[tokio::test]
+async fn a_release_on_trial_that_fills_the_disk_itself_is_gone_back_from_by_the_device_alone() {
+    let Some(device) = on_a_small_disk().await else { return };
+    let plane = &device.plane;
+    let files = [("bin/app", 0o755, GLUTTON), ("bin/fit", 0o755, WRITES)];
+    let new = plane.signer.release("1.1", &files, |manifest| {
+        manifest["soakSeconds"] = 60.into();
+        manifest["startTimeoutSeconds"] = 3.into();
+        manifest["health"] = serde_json::json!([{
+            "name": "fit", "intervalSeconds": 1, "failureThreshold": 2,
+            "probe": {"type": "command", "command": ["bin/fit"]},
+        }]);
+    });
+    plane.publish(&new, crate::plane::Mood::Honest);
+    plane.desire(2, &new, &[]);
+    let back = device.event("release.rolled-back").await;
+    assert!(
+        back.message.contains("it has filled the disk") && back.detail_json.contains("DiskFilled"),
+        "{back:?}"
+    );
+    // What it has written is still there, and what was good runs again.
+    let app = seen("the release before", || {
+        let app = plane.app_status()?;
+        let runs = app.active_version == "1.0" && app.phase == "held" && !device.bed.app_pids().is_empty();
+        runs.then_some(app)
+    })
+    .await;
+    assert_eq!(app.failed_release, release_uid(&new).to_string());
+    let data = std::fs::metadata(device.bed.on_its_disk("web/data/more")).unwrap();
+    assert!(data.len() > 4 << 20, "{data:?}");
+}
+
+/// The journal of `run` may lie on the same disk as the apps.
+#[tokio::test]
+async fn what_is_to_be_done_is_written_down_on_a_full_disk_from_what_is_kept_back() {
+    use farshore_agent::{Change, Journal as _, SqliteJournal};
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("only root can make a small disk");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let small = crate::disk::Mounted::over(folder.path(), 4 << 20);
+    let mut journal = SqliteJournal::open(&folder.path().join("journal.db"), 1 << 20).unwrap();
+    let change = |key: &str, bytes: usize| Change {
+        values: vec![(key.to_owned(), Some(vec![7; bytes]))],
+        batches: Vec::new(),
+    };
+    journal.apply(change("state", 100)).unwrap();
+    small.filler().fill();
+    let error = journal.apply(change("other", 50_000)).unwrap_err();
+    assert!(error.is_full(), "{error:?}");
+    journal.apply(change("state", 50_000)).unwrap();
+    assert_eq!(journal.get("state").unwrap().unwrap().len(), 50_000);
+    small.filler().clear();
+    journal.apply(change("other", 50_000)).unwrap();
+    assert!(folder.path().join("reserve").exists(), "it is kept back again");
 }

@@ -102,6 +102,12 @@ impl Bed {
         until("the runner", || async { client.ask(&Request::Hello {}).await.ok() }).await;
     }
 
+    /// A file of the apps, as the runner sees it.
+    pub(crate) fn on_its_disk(&self, path: &str) -> PathBuf {
+        let runner = self.runner.as_ref().unwrap().id();
+        PathBuf::from(format!("/proc/{runner}/root{}", self.apps().join(path).display()))
+    }
+
     /// On the runner's small disk.
     pub(crate) fn filler(&self) -> Filler {
         Filler::new(self.runner.as_ref().unwrap().id(), &self.apps())

@@ -1,4 +1,7 @@
 //! A full disk: nothing that could not be started again is stopped, nothing is held against a release, and it goes on by itself once there is room.
+//!
+//! But a release on trial that has filled the disk itself has not proven itself: it has the time of a start to make room again, and then what ran
+//! before, which lies on the device, is gone back to.
 
 use super::decide::Decision;
 use super::state::{AppState, Observed, Offer};
@@ -21,9 +24,14 @@ impl Decision<'_> {
         self.observed.is_some_and(|observed| observed.full)
     }
 
-    /// What runs makes way for what should run, unless that could then not be started.
+    /// Whether that is what the release on trial has done.
+    pub(super) fn has_filled(&self) -> bool {
+        self.observed.is_some_and(|observed| observed.full && observed.filled)
+    }
+
+    /// What runs makes way for what should run, unless that could then not be started. What has filled the disk makes way in any case.
     pub(super) fn make_way(&mut self, observed: &Observed) {
-        if !(observed.full && observed.all().any(|running| running.up)) {
+        if observed.filled || !(observed.full && observed.all().any(|running| running.up)) {
             self.stop();
         }
     }
@@ -58,6 +66,12 @@ pub(super) fn waits_for_room(
             && !app.is_held(offer.release.manifest)
     });
     let text = match (wanted, &app.active) {
+        (None, Some(active)) if app.trial.is_some() && observed.filled => {
+            format!(
+                "version {} has filled the disk, and is gone back from unless it makes room",
+                active.version
+            )
+        }
         (Some(offer), _) => {
             format!("version {} is ready and waits for room on the disk", offer.release.version)
         }

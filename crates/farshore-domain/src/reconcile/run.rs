@@ -42,6 +42,12 @@ impl Decision<'_> {
             let message = format!("it did not start {} times; last: {last}", trial.mishaps);
             return self.give_up("StartFailed", &message);
         }
+        if self.app.trial.as_ref().is_some_and(|trial| trial.started)
+            && observed.is_idle()
+            && self.has_filled()
+        {
+            return self.give_up("DiskFilled", "it has filled the disk, and does not run any more");
+        }
         match &observed.running {
             Some(running) if self.is_target(running) => {
                 if self.app.trial.is_some() {
@@ -93,7 +99,8 @@ impl Decision<'_> {
             }
             None => self.app.healing.retry_at,
         };
-        if observed.full || !due(retry_at, self.now) {
+        // What has proven itself here may get a little that is kept back for it; whoever carries it out says so where that is gone.
+        if observed.full && self.app.trial.is_some() || !due(retry_at, self.now) {
             return;
         }
         let Some(config) = self.app.config.or(self.offer.map(|offer| offer.config)) else { return };
@@ -111,7 +118,7 @@ impl Decision<'_> {
     pub(super) fn prove(&mut self, running: &Running, active: &Installed) {
         let now = self.now.mono;
         let has_traffic = self.has_traffic(running);
-        let full = self.is_full();
+        let (full, filled) = (self.is_full(), self.has_filled());
         let Some(trial) = &mut self.app.trial else { return };
         let first = !trial.started;
         trial.started = true;
@@ -120,17 +127,21 @@ impl Decision<'_> {
             trial.healthy_since = None;
             trial.starting_since = Some(now);
         }
+        if filled && trial.healthy_since.take().is_some() {
+            // It may make room again, in the time that a start may take.
+            trial.starting_since = Some(now);
+        }
         let since = *trial.starting_since.get_or_insert(now);
-        let fit = running.up && *self.checks == Checks::Good;
+        let fit = running.up && *self.checks == Checks::Good && !filled;
         // The soak begins with the traffic.
         let gets_it = fit && has_traffic && trial.healthy_since.is_none();
         if gets_it {
             trial.healthy_since = Some(now);
         }
-        // Whatever is wrong with it may be the want of room: it is judged from the moment there is some.
-        let waits = full && !(fit && trial.healthy_since.is_some());
+        // Whatever is wrong with it may be the want of room, unless that is its own doing: it is judged from the moment there is some.
+        let waits = full && !filled && !(fit && trial.healthy_since.is_some());
         if waits {
-            (trial.starting_since, trial.healthy_since) = (Some(now), None);
+            (trial.starting_since, trial.healthy_since) = (None, None);
         }
         let healthy_since = trial.healthy_since;
         let retry_at = trial.retry_at;
@@ -177,10 +188,16 @@ impl Decision<'_> {
                     _ if !running.up => {
                         running.last_exit.clone().unwrap_or_else(|| "it is not running".to_owned())
                     }
-                    _ => "its checks have not answered".to_owned(),
+                    Checks::Good => "its checks are good".to_owned(),
+                    Checks::Unknown => "its checks have not answered".to_owned(),
                 };
-                let message = format!("not healthy within {} s: {why}", active.terms.start_timeout_ms / 1000);
-                self.give_up("StartTimeout", &message);
+                let seconds = active.terms.start_timeout_ms / 1000;
+                if filled {
+                    let message =
+                        format!("it has filled the disk, and made no room within {seconds} s: {why}");
+                    return self.give_up("DiskFilled", &message);
+                }
+                self.give_up("StartTimeout", &format!("not healthy within {seconds} s: {why}"));
             }
             Some(_) if self.failing().is_some() => {
                 let Some((code, message)) = self.failing() else { return };

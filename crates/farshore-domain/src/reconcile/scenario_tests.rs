@@ -85,6 +85,14 @@ impl Device {
         }
     }
 
+    /// What keeps it full is what the release on trial has written.
+    fn filled(&mut self) {
+        self.full(true);
+        for observed in self.inputs.observed.iter_mut().flat_map(BTreeMap::values_mut) {
+            observed.filled = true;
+        }
+    }
+
     fn checks(&mut self, checks: Checks) {
         self.inputs.checks.insert(web(), checks);
     }
@@ -249,8 +257,11 @@ fn a_release_on_trial_that_fails_on_a_full_disk_is_judged_when_there_is_room() {
     device.observe(&["1.0", "1.1"], Some(("1.1", device.instance(), 9)));
     device.full(true);
     device.checks(Checks::Failed { message: "web: 503".into() });
-    for now in [21_000, 90_000, 900_000] {
+    assert_eq!(device.at(21_000), []);
+    let state = device.state.clone();
+    for now in [22_000, 90_000, 900_000] {
         assert_eq!(device.at(now), []);
+        assert_eq!(device.state, state, "nothing that would have to be written on a full disk");
     }
     assert_eq!(device.app().reasons[0].code, "WaitingForRoom");
     device.observe(&["1.0", "1.1"], Some(("1.1", device.instance(), 0)));
@@ -259,6 +270,78 @@ fn a_release_on_trial_that_fails_on_a_full_disk_is_judged_when_there_is_room() {
     device.checks(Checks::Good);
     device.at(902_000);
     assert!(matches!(device.at(912_000)[..], [Action::Commit { .. }]));
+}
+
+/// Version 1.1 runs on trial beside a disk that it has filled; its time to make room began at 22 s.
+fn filled() -> Device {
+    let mut device = Device::settled();
+    device.desire(offer("1.1", Some(90_000)));
+    device.observe(&["1.0", "1.1"], Some(("1.0", device.instance(), 0)));
+    device.at(20_000);
+    device.observe(&["1.0", "1.1"], None);
+    device.at(20_100);
+    device.observe(&["1.0", "1.1"], Some(("1.1", device.instance(), 0)));
+    device.checks(Checks::Good);
+    device.at(21_000);
+    device.filled();
+    assert_eq!(device.at(22_000), []);
+    let (reason, state) = (device.app().reasons.remove(0), device.state.clone());
+    assert_eq!(reason.code, "WaitingForRoom");
+    assert!(reason.message.starts_with("version 1.1 has filled the disk"), "{reason:?}");
+    assert_eq!(device.at(50_000), [], "healthy or not, it is not committed");
+    assert_eq!(device.state, state, "nothing that would have to be written on a full disk");
+    device
+}
+
+#[test]
+fn a_release_on_trial_that_has_filled_the_disk_itself_is_gone_back_from_without_room() {
+    let mut device = filled();
+    assert_eq!(device.at(82_000), [Action::Stop { app: web() }]);
+    let app = device.app();
+    assert_eq!(app.failed, Some(offer("1.1", None).release.uid));
+    assert!(app.reasons.iter().any(|reason| reason.code == "DiskFilled"), "{:?}", app.reasons);
+    // What it has written is still there, and the release before is started all the same.
+    device.observe(&["1.0", "1.1"], None);
+    device.filled();
+    let starts_old = |actions: &[Action]| matches!(actions, [Action::Start { release, .. }] if release.version.as_str() == "1.0");
+    assert!(starts_old(&device.at(83_000)));
+    let (app, instance) = (web(), device.instance());
+    device.inputs.outcomes.push(Outcome::NoRoom { app, instance, message: "no space left".into() });
+    assert_eq!(device.at(84_000), [], "not at once");
+    assert!(starts_old(&device.at(94_001)), "as long as it takes");
+    device.observe(&["1.0", "1.1"], Some(("1.0", device.instance(), 0)));
+    device.full(true);
+    assert_eq!(device.at(95_000), []);
+    assert_eq!((device.app().phase, device.app().conformance), (AppPhase::Held, Conformance::Held));
+}
+
+#[test]
+fn a_release_on_trial_that_makes_room_again_is_judged_as_any_other() {
+    let mut device = filled();
+    device.observe(&["1.0", "1.1"], Some(("1.1", device.instance(), 0)));
+    device.at(60_000);
+    assert!(matches!(device.at(70_000)[..], [Action::Commit { .. }]), "its soak began anew with the room");
+}
+
+#[test]
+fn a_release_on_trial_that_has_filled_the_disk_and_does_not_run_is_gone_back_from_at_once() {
+    let mut device = filled();
+    device.observe(&["1.0", "1.1"], None);
+    device.filled();
+    assert!(
+        matches!(&device.at(51_000)[..], [Action::Start { release, .. }] if release.version.as_str() == "1.0")
+    );
+}
+
+#[test]
+fn what_was_good_is_started_again_on_a_full_disk_as_well_as_that_goes() {
+    let mut device = Device::settled();
+    device.observe(&["1.0"], None);
+    device.full(true);
+    assert!(
+        matches!(device.at(20_000)[..], [Action::Start { .. }]),
+        "there may be a little that is kept back"
+    );
 }
 
 #[test]

@@ -171,7 +171,15 @@ impl World {
         let of = |slot| self.at(slot).map(|process| process.running.clone());
         let (running, beside) = (of(self.current()), of(self.current().other()));
         let stray = self.strays.get(self.current().other().as_str()).copied();
-        Observed { staged: self.staged.clone(), running, beside, switching: !self.told, stray, full: false }
+        Observed {
+            staged: self.staged.clone(),
+            running,
+            beside,
+            switching: !self.told,
+            stray,
+            full: false,
+            filled: false,
+        }
     }
 
     fn inputs(&mut self) -> Inputs {

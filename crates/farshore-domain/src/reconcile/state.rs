@@ -391,6 +391,10 @@ pub struct Observed {
     /// The disk is full where it is kept or writes: what is stopped now might not be started again, and what fails may fail for that.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub full: bool,
+    /// The disk is full, and would not be without what the release that runs has written since it was first started here, which is not little. Never so
+    /// of one that was committed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub filled: bool,
 }
 
 impl Observed {
