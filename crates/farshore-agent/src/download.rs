@@ -1,5 +1,8 @@
 //! Fetching artifacts: resumed where they were cut off, never more bytes than the signed manifest says, hashed as they come.
+//!
+//! Each release has a folder of its own: no two get in each other's way, and what is not wanted any more goes as a whole.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -74,8 +77,8 @@ impl DownloadError {
     }
 }
 
-/// The folder of downloads and where they come from.
-#[derive(Debug)]
+/// A folder of downloads and where they come from.
+#[derive(Clone, Debug)]
 pub struct Downloads {
     identity: Arc<Identity>,
     folder: PathBuf,
@@ -90,6 +93,39 @@ impl Downloads {
         crate::file::make_folder(folder, 0o755).map_err(DownloadError::Io)?;
         let folder = folder.canonicalize().map_err(DownloadError::Io)?;
         Ok(Self { identity, folder })
+    }
+
+    /// Those of one release, in a folder below this one.
+    ///
+    /// # Errors
+    /// When the folder can't be made.
+    pub fn of(&self, manifest: Digest) -> Result<Self, DownloadError> {
+        let folder = self.folder.join(manifest.hex());
+        crate::file::make_folder(&folder, 0o755).map_err(DownloadError::Io)?;
+        Ok(Self { identity: Arc::clone(&self.identity), folder })
+    }
+
+    /// Deletes this folder.
+    ///
+    /// # Errors
+    /// When it can't be deleted.
+    pub async fn clear(&self) -> Result<(), DownloadError> {
+        delete(&self.folder).await
+    }
+
+    /// Deletes everything but the folders of these releases.
+    ///
+    /// # Errors
+    /// When the folder can't be read, or something in it can't be deleted.
+    pub async fn keep_only(&self, wanted: &BTreeSet<Digest>) -> Result<(), DownloadError> {
+        let wanted: BTreeSet<String> = wanted.iter().map(Digest::hex).collect();
+        let mut entries = fs::read_dir(&self.folder).await.map_err(DownloadError::Io)?;
+        while let Some(entry) = entries.next_entry().await.map_err(DownloadError::Io)? {
+            if !entry.file_name().to_str().is_some_and(|name| wanted.contains(name)) {
+                delete(&entry.path()).await?;
+            }
+        }
+        Ok(())
     }
 
     fn part(&self, digest: Digest) -> PathBuf {
@@ -254,6 +290,19 @@ impl Downloads {
         let request = request.map_err(|error| DownloadError::Http(HttpError::Request(error)))?;
         let tls = self.identity.credentials().tls();
         self.identity.endpoint.send(tls, request).await.map_err(DownloadError::Http)
+    }
+}
+
+/// Deletes a file or a folder; fine when there is none.
+async fn delete(path: &Path) -> Result<(), DownloadError> {
+    let deleted = match fs::symlink_metadata(path).await {
+        Ok(found) if found.is_dir() => fs::remove_dir_all(path).await,
+        Ok(_) => fs::remove_file(path).await,
+        Err(error) => Err(error),
+    };
+    match deleted {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(DownloadError::Io(error)),
+        _ => Ok(()),
     }
 }
 

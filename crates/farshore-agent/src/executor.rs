@@ -1,6 +1,6 @@
 //! What carries decisions out: the runner on a real device, a model of one in a virtual fleet.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -81,6 +81,10 @@ pub trait Executor: Send + Sync + 'static {
     /// What is staged and what runs.
     fn list(&self) -> impl Future<Output = Result<BTreeMap<Name, Observed>, ExecutorError>> + Send;
     fn stage(&self, request: StageRequest) -> impl Future<Output = Result<(), ExecutorError>> + Send;
+    /// Deletes what was fetched for releases other than these, and not staged.
+    fn keep_downloads(&self, _: BTreeSet<Digest>) -> impl Future<Output = Result<(), ExecutorError>> + Send {
+        std::future::ready(Ok(()))
+    }
     fn start(&self, request: StartRequest) -> impl Future<Output = Result<(), ExecutorError>> + Send;
     /// Stops everything of an app, or one instance of it.
     fn stop(
@@ -149,19 +153,15 @@ impl RunnerExecutor {
         Self { runner: RunnerClient::new(socket), downloads, registries }
     }
 
-    /// Fetches the images that a release names; all their blobs.
-    async fn images(&self, images: &[ImageRef]) -> Result<Vec<Digest>, DownloadError> {
-        let mut blobs = Vec::new();
+    /// Fetches the images that a release names.
+    async fn images(&self, images: &[ImageRef], downloads: &Downloads) -> Result<(), DownloadError> {
         for image in images {
-            match self.registries.pull(image, &self.downloads).await {
-                Ok(found) => blobs.extend(found),
-                Err(error) => {
-                    tracing::info!(%image, error = %crate::chain(&error), "an image can't be fetched yet");
-                    return Err(error);
-                }
+            if let Err(error) = self.registries.pull(image, downloads).await {
+                tracing::info!(%image, error = %crate::chain(&error), "an image can't be fetched yet");
+                return Err(error);
             }
         }
-        Ok(blobs)
+        Ok(())
     }
 }
 
@@ -207,22 +207,25 @@ impl Executor for RunnerExecutor {
 
     async fn stage(&self, request: StageRequest) -> Result<(), ExecutorError> {
         let StageRequest { manifest, artifact, progress, .. } = request;
-        let path = self.downloads.fetch(&artifact, &progress).await?;
+        let downloads = self.downloads.of(Digest::of(&manifest.document))?;
+        let path = downloads.fetch(&artifact, &progress).await?;
         // What can't be read the runner refuses, with its reason.
         let images = Manifest::parse(&manifest.document).map(|manifest| manifest.registry_images());
         let images = images.unwrap_or_default();
-        let blobs = self.images(&images).await?;
-        let folder = (!images.is_empty()).then(|| self.downloads.folder().to_path_buf());
+        self.images(&images, &downloads).await?;
+        let folder = (!images.is_empty()).then(|| downloads.folder().to_path_buf());
         let staged = self.runner.done(&Request::Stage { manifest, artifact: path, images: folder }).await;
-        // Unpacked or bad: either way the file has done its work. Only a runner that is away gets it again.
+        // Unpacked or bad: either way what was fetched has done its work. Only a runner that is away gets it again.
         let again = matches!(&staged, Err(error) if !matches!(error, ClientError::Failed { .. }));
         if !again {
-            for digest in blobs.into_iter().chain([artifact.digest]) {
-                self.downloads.forget(digest).await?;
-            }
+            downloads.clear().await?;
         }
         progress.store(artifact.size, Ordering::Relaxed);
         Ok(staged?)
+    }
+
+    async fn keep_downloads(&self, wanted: BTreeSet<Digest>) -> Result<(), ExecutorError> {
+        Ok(self.downloads.keep_only(&wanted).await?)
     }
 
     async fn start(&self, request: StartRequest) -> Result<(), ExecutorError> {

@@ -45,7 +45,7 @@ use crate::clock;
 use crate::executor::{Executor, ExecutorError, ProbeAnswer};
 use crate::eyes::{Eyes, Look, Source, Sources, keep_watching};
 use crate::identity::Identity;
-use crate::journal::{Change, EVENTS, INCIDENTS, Journal, JournalError};
+use crate::journal::{Change, EVENTS, INCIDENTS, Journal, JournalError, STATE};
 use crate::link;
 use crate::pressure;
 use crate::runner::{RunnerClient, Signed};
@@ -139,6 +139,8 @@ enum Done {
     /// The device is on its way down.
     Rebooting,
     Obeyed(Result<(), ExecutorError>),
+    /// What is not wanted any more of what was fetched is gone.
+    Pruned(Result<(), ExecutorError>),
     Evidence(incidents::Gathered),
 }
 
@@ -351,7 +353,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
 
     fn load(&mut self) -> Result<(), AgentError> {
         // What can't be read any more is done without: the runner tells what runs, the control plane what should.
-        self.state = self.read("state")?.unwrap_or_default();
+        self.state = self.read(STATE)?.unwrap_or_default();
         self.accepted = self.read("accepted")?.unwrap_or_default();
         self.incidents = self.read(INCIDENTS)?.unwrap_or_default();
         self.black_box = incidents::BlackBox::load(&self.journal)?;
@@ -447,6 +449,13 @@ impl<E: Executor, J: Journal> Agent<E, J> {
                 give_up.notify_one();
             }
         }
+        // What failed lies on the device already, and is not fetched again by itself.
+        let held = |app: &Name, manifest| self.state.apps.get(app).is_some_and(|app| app.is_held(manifest));
+        let mut wanted = installed;
+        let asked = offers.iter().filter(|offer| !held(&offer.app, offer.release.manifest));
+        wanted.extend(asked.map(|offer| offer.release.manifest));
+        let executor = Arc::clone(&self.executor);
+        self.tasks.spawn(async move { Done::Pruned(executor.keep_downloads(wanted).await) });
         self.desired = Some(Desired { state, offers });
         // What runs or is gone back to needs its manifest, too, for its checks.
         for digest in self.installed() {

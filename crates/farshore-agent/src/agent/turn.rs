@@ -19,7 +19,7 @@ use super::health::Health;
 use super::{Agent, AgentError, Done, EVENTS, HOST, duration_ms, events, to_json};
 use crate::clock;
 use crate::executor::{Executor, ExecutorError, StageRequest, StartRequest};
-use crate::journal::Journal;
+use crate::journal::{Journal, STATE};
 use crate::runner::SignedState;
 
 /// At most so many batches are dropped for their age at once.
@@ -127,6 +127,10 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             Done::Obeyed(Ok(())) | Done::Rebooting => {}
             Done::Obeyed(Err(error)) => {
                 tracing::warn!(%error, code = %error.code, "the runner does not take the policy");
+            }
+            Done::Pruned(Ok(())) => {}
+            Done::Pruned(Err(error)) => {
+                tracing::warn!(%error, code = %error.code, "what was fetched and is not wanted can't be deleted");
             }
             Done::Evidence(gathered) => self.gathered.push(gathered),
         }
@@ -307,7 +311,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
                     .collect();
                 let (mut values, mut batches) = (Vec::new(), Vec::new());
                 if changed {
-                    values.push(("state".to_owned(), Some(to_json(&state, "the state")?)));
+                    values.push((STATE.to_owned(), Some(to_json(&state, "the state")?)));
                 }
                 for event in &events {
                     tracing::info!(kind = %event.kind, app = %event.app, "{}", event.message);

@@ -31,7 +31,8 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use crate::bed::{Bed, refused, web};
-use crate::container::{Containerd, image};
+use crate::container::image;
+use crate::containerd::Containerd;
 use crate::plane::Plane;
 use crate::release::{Release, tar};
 use crate::wait::until;
@@ -326,7 +327,9 @@ impl Fetcher {
 
     /// With this artifact there already.
     fn executor(self, bed: &Bed, release: &Release) -> (RunnerExecutor, StageRequest) {
-        std::fs::write(self.folder.path().join(release.artifact_digest.hex()), &release.artifact).unwrap();
+        let own = self.folder.path().join(release.manifest.hex());
+        std::fs::create_dir(&own).unwrap();
+        std::fs::write(own.join(release.artifact_digest.hex()), &release.artifact).unwrap();
         let artifact = ArtifactRef {
             digest: release.artifact_digest,
             size: release.artifact.len() as u64,

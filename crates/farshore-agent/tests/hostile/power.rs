@@ -286,7 +286,9 @@ async fn a_device_whose_power_was_cut_comes_back_to_what_is_wanted() {
         liar.publish(&release, Answer::ok(&release.artifact));
         let channels = liar.book().channels;
         device.power_off().await;
-        let path = device.path().join(format!("state/downloads/{}{name}", release.artifact_digest.hex()));
+        let folder = device.path().join("state/downloads").join(release.manifest.hex());
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join(format!("{}{name}", release.artifact_digest.hex()));
         std::fs::write(path, vec![0x5a; release.artifact.len()]).unwrap();
         device.power_on();
         device.connected(channels + 1).await;
