@@ -93,6 +93,8 @@ pub enum RunnerError {
         #[source]
         source: RuntimeError,
     },
+    #[error("{what} took longer than {} s, and is given up", after.as_secs())]
+    Stuck { what: &'static str, after: std::time::Duration },
     #[error("this runner belongs to another device of its control plane")]
     OtherDevice,
     #[error("the image can't be used: {0}")]
@@ -150,6 +152,7 @@ impl RunnerError {
             Self::NoRuntime(_) | Self::NoIsolation(_) | Self::CutOff => "Unsupported",
             Self::RootNotAllowed(_) => "RootNotAllowed",
             Self::Runtime { .. } => "RuntimeFailed",
+            Self::Stuck { .. } => "RuntimeStuck",
             Self::OtherDevice => "OtherDevice",
             Self::Image(_) => "BadImage",
             Self::NoImages => "NoImages",

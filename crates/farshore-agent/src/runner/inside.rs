@@ -7,6 +7,7 @@ use farshore_domain::name::Name;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use super::apps::Apps;
 use super::error::RunnerError;
@@ -15,8 +16,9 @@ use super::runtime::{self, ContainerCommand, RuntimeError};
 use super::users::Identity;
 use crate::file;
 
-/// How long what is left of a command is waited for when a runner begins.
-const CLEAR_WITHIN: Duration = Duration::from_secs(10);
+/// containerd answers in this time, or what is asked of it is given up: beginning a command, and ending it.
+const BEGIN_WITHIN: Duration = Duration::from_secs(15);
+const END_WITHIN: Duration = Duration::from_secs(10);
 
 /// What is run.
 #[derive(Clone, Copy, Debug)]
@@ -55,17 +57,27 @@ pub(super) async fn run(
     file::write_atomically(&work.place.join("inside.json"), &bytes, 0o600)
         .map_err(|e| RunnerError::io("writing the command", e))?;
     let mark = format!("{MARK}={}", work.operation);
-    let began = command.begin(&folder, &spec, work.words, &mark, work.place).await;
-    let ended = match began {
-        Ok(pipes) => follow(stream, &command, pipes, work.seconds).await,
-        Err(error) => Err(failed(starting)(error)),
+    let beginning = command.begin(&folder, &spec, work.words, &mark, work.place);
+    let ended = match timeout(BEGIN_WITHIN, beginning).await {
+        Ok(Ok(pipes)) => follow(stream, &command, pipes, work.seconds).await,
+        Ok(Err(error)) => Err(failed(starting)(error)),
+        Err(_) => Err(RunnerError::Stuck { what: starting, after: BEGIN_WITHIN }),
     };
-    if let Err(error) = command.end().await {
-        tracing::warn!(error = %crate::chain(&error), "a command in a container can't be ended");
-    }
+    end(&command).await;
     // What it has started and left behind.
     runbook::end(work.operation, spec.user, &[]).await;
     ended
+}
+
+/// Ends a command; what can't be ended now is ended with its container.
+async fn end(command: &ContainerCommand) {
+    match timeout(END_WITHIN, command.end()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::warn!(error = %crate::chain(&error), "a command in a container can't be ended");
+        }
+        Err(_) => tracing::warn!("a command in a container does not end"),
+    }
 }
 
 async fn follow(
@@ -94,10 +106,6 @@ pub(super) async fn clear(place: &Path, operation: &Name) {
     let read = file::read_capped(&place.join("inside.json"), 64 * 1024);
     let Some(bytes) = read.ok().flatten() else { return };
     let Ok(left) = serde_json::from_slice::<Left>(&bytes) else { return };
-    match tokio::time::timeout(CLEAR_WITHIN, left.command.end()).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(error = %crate::chain(&error), "an old command can't be ended"),
-        Err(_) => tracing::warn!("an old command in a container does not end"),
-    }
+    end(&left.command).await;
     runbook::end(operation.as_str(), left.user, &[]).await;
 }

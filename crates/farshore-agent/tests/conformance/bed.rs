@@ -11,7 +11,7 @@ use farshore_domain::name::Name;
 use farshore_domain::policy::Bounds;
 use farshore_domain::reconcile::{Observed, Running};
 
-use crate::disk::{Filler, mounted};
+use crate::disk::{Filler, Mounted, mounted};
 use crate::release::{Release, Signer};
 use crate::wait::until;
 
@@ -20,6 +20,8 @@ pub(crate) fn web() -> Name {
 }
 
 pub(crate) struct Bed {
+    /// A disk under the apps that everybody sees. It goes before its folder.
+    _shared: Option<Mounted>,
     pub(crate) folder: tempfile::TempDir,
     pub(crate) client: RunnerClient,
     pub(crate) signer: Signer,
@@ -42,7 +44,16 @@ impl Bed {
         allowed: &serde_json::Value,
         disk: Option<u64>,
     ) -> Self {
-        Self::wrapped(folder, allowed, disk, &[]).await
+        Self::of(folder, allowed, disk, &[], None).await
+    }
+
+    /// The apps lie on a disk of this many bytes that everybody sees: for what is run by somebody outside of the runner.
+    pub(crate) async fn shared(folder: tempfile::TempDir, allowed: &serde_json::Value, bytes: u64) -> Self {
+        let apps = folder.path().join("apps");
+        std::fs::create_dir_all(&apps).unwrap();
+        let shared = Mounted::over(&apps, bytes);
+        std::fs::set_permissions(&apps, std::fs::Permissions::from_mode(0o755)).unwrap();
+        Self::of(folder, allowed, None, &[], Some(shared)).await
     }
 
     /// The runner is started by a program that takes something from it.
@@ -52,6 +63,16 @@ impl Bed {
         disk: Option<u64>,
         wrapper: &'static [&'static str],
     ) -> Self {
+        Self::of(folder, allowed, disk, wrapper, None).await
+    }
+
+    async fn of(
+        folder: tempfile::TempDir,
+        allowed: &serde_json::Value,
+        disk: Option<u64>,
+        wrapper: &'static [&'static str],
+        shared: Option<Mounted>,
+    ) -> Self {
         // Users of apps must get in; the temporary folder is for nobody else by default.
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         std::fs::write(folder.path().join("executors.json"), serde_json::to_vec(allowed).unwrap()).unwrap();
@@ -60,8 +81,8 @@ impl Bed {
             std::env::var("FARSHORE_TEST_CGROUP").map_or_else(|_| String::new(), |group| format!("{group}/"));
         let group = format!("{parent}farshore-test-{}", uuid::Uuid::new_v4());
         let client = RunnerClient::new(folder.path().join("runner.sock"));
-        let mut bed =
-            Self { folder, client, signer: Signer::new("acme"), runner: None, group, disk, wrapper };
+        let signer = Signer::new("acme");
+        let mut bed = Self { _shared: shared, folder, client, signer, runner: None, group, disk, wrapper };
         bed.start_runner().await;
         let signer = &bed.signer;
         let sets = vec![signer.first_set()];

@@ -1,161 +1,24 @@
 //! Kinds `container` and `compose`, against a containerd of the test's own with real runc, and an image made here.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 
 use farshore_agent::runner::{Reply, Request};
 use farshore_domain::digest::Digest;
 use farshore_domain::name::Name;
 
 use crate::bed::{Bed, web};
+use crate::containerd::{self, Containerd};
 use crate::release::Release;
 use crate::suite::{Nature, Sort, conforms};
 use crate::wait::until;
 
-/// A containerd in a folder of its own, with its own socket; ends with the test.
-pub(crate) struct Containerd {
-    child: Child,
-    pub(crate) folder: tempfile::TempDir,
-    /// The group its containers are below.
-    pub(crate) namespace: String,
-}
-
-impl Containerd {
-    pub(crate) fn start() -> Self {
-        assert!(rustix::process::geteuid().is_root(), "containers need root");
-        let folder = tempfile::Builder::new().prefix("fs-ctd-").tempdir().unwrap();
-        let at = |name: &str| folder.path().join(name);
-        let config = format!(
-            "version = 2\nroot = {:?}\nstate = {:?}\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.internal.v1.opt\"]\n\
-             [grpc]\naddress = {:?}\n[ttrpc]\naddress = {:?}\n[debug]\naddress = {:?}\n",
-            at("root"),
-            at("state"),
-            at("c.sock"),
-            at("t.sock"),
-            at("d.sock")
-        );
-        std::fs::write(at("config.toml"), config).unwrap();
-        let log = std::fs::File::create(at("log")).unwrap();
-        let child = Command::new("containerd")
-            .arg("--config")
-            .arg(at("config.toml"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap_or_else(|error| panic!("containerd: {error}; type: apt-get install containerd runc"));
-        let namespace = format!("farshore-{}", uuid::Uuid::new_v4().simple());
-        let it = Self { child, folder, namespace };
-        for _ in 0..500 {
-            if it.ctr(&["version"]).status.success() {
-                return it;
-            }
-            drop(Command::new("sleep").arg("0.02").status());
-        }
-        panic!(
-            "containerd does not come up: {}",
-            std::fs::read_to_string(it.folder.path().join("log")).unwrap()
-        );
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.folder.path().join("c.sock")
-    }
-
-    pub(crate) fn ctr(&self, arguments: &[&str]) -> std::process::Output {
-        let mut command = Command::new("ctr");
-        command.arg("--address").arg(self.socket()).args(["--namespace", &self.namespace]);
-        command.args(arguments).output().unwrap()
-    }
-
-    /// Ids of tasks that run.
-    pub(crate) fn running(&self) -> Vec<String> {
-        let listed = self.ctr(&["tasks", "list"]);
-        let text = String::from_utf8_lossy(&listed.stdout).into_owned();
-        let lines = text.lines().skip(1).filter(|line| line.contains("RUNNING"));
-        lines.filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
-    }
-
-    pub(crate) fn words(&self, arguments: &[&str]) -> Vec<String> {
-        let listed = self.ctr(arguments);
-        String::from_utf8_lossy(&listed.stdout).split_whitespace().map(str::to_owned).collect()
-    }
-
-    pub(crate) fn allowed(&self) -> serde_json::Value {
-        serde_json::json!({"socket": self.socket(), "namespace": self.namespace})
-    }
-}
-
-impl Drop for Containerd {
-    fn drop(&mut self) {
-        for task in self.words(&["tasks", "list", "--quiet"]) {
-            drop(self.ctr(&["tasks", "kill", "--signal", "KILL", "--all", &task]));
-            drop(self.ctr(&["tasks", "delete", "--force", &task]));
-        }
-        drop(self.child.kill());
-        drop(self.child.wait());
-        drop(
-            Command::new("umount")
-                .args(["--recursive", "--quiet"])
-                .arg(self.folder.path().join("state"))
-                .status(),
-        );
-    }
-}
-
 /// An OCI layout of one image with a shell, below `at` in the release: two layers, of which the second is packed.
 pub(crate) fn image(at: &str, script: &str) -> Vec<(String, u32, Vec<u8>)> {
-    let busybox = std::fs::read("/bin/busybox")
-        .unwrap_or_else(|error| panic!("busybox: {error}; type: apt-get install busybox-static"));
-    let layer = |files: &[(&str, u32, &[u8])], links: &[&str]| {
-        let mut builder = tar::Builder::new(Vec::new());
-        for (path, mode, content) in files {
-            let mut header = tar::Header::new_ustar();
-            header.set_size(content.len() as u64);
-            header.set_mode(*mode);
-            builder.append_data(&mut header, path, *content).unwrap();
-        }
-        for link in links {
-            let mut header = tar::Header::new_ustar();
-            header.set_entry_type(tar::EntryType::Symlink);
-            header.set_size(0);
-            header.set_mode(0o777);
-            builder.append_link(&mut header, format!("bin/{link}"), "busybox").unwrap();
-        }
-        builder.into_inner().unwrap()
-    };
-    let tools = [
-        "sh", "sleep", "echo", "cat", "id", "head", "tail", "setsid", "test", "env", "grep", "ls", "touch",
-        "mkdir", "httpd", "wget",
-    ];
-    let base = layer(&[("bin/busybox", 0o755, &busybox)], &tools);
-    let top = layer(&[("bin/app", 0o755, script.as_bytes()), ("etc/passwd", 0o644, b"")], &[]);
+    let base = containerd::base();
+    let top = containerd::layer(&[("bin/app", 0o755, script.as_bytes()), ("etc/passwd", 0o644, b"")], &[]);
     let packed = zstd::encode_all(top.as_slice(), 1).unwrap();
-    let mut files = Vec::new();
-    let mut put = |bytes: Vec<u8>, media: &str| {
-        let digest = Digest::of(&bytes);
-        let descriptor = serde_json::json!({"mediaType": media, "digest": digest, "size": bytes.len()});
-        files.push((format!("{at}/blobs/sha256/{}", digest.hex()), 0o644, bytes));
-        descriptor
-    };
     let diffs = [Digest::of(&base), Digest::of(&top)];
-    let layers = [
-        put(base, "application/vnd.oci.image.layer.v1.tar"),
-        put(packed, "application/vnd.oci.image.layer.v1.tar+zstd"),
-    ];
-    let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
-    let config = serde_json::json!({
-        "architecture": architecture, "os": "linux", "config": {"Entrypoint": ["/bin/app"], "Env": ["PATH=/bin", "FROM=image"]},
-        "rootfs": {"type": "layers", "diff_ids": diffs},
-    });
-    let config = put(serde_json::to_vec(&config).unwrap(), "application/vnd.oci.image.config.v1+json");
-    let manifest = serde_json::json!({"schemaVersion": 2, "config": config, "layers": layers});
-    let manifest = put(serde_json::to_vec(&manifest).unwrap(), "application/vnd.oci.image.manifest.v1+json");
-    let index =
-        serde_json::to_vec(&serde_json::json!({"schemaVersion": 2, "manifests": [manifest]})).unwrap();
-    files.push((format!("{at}/index.json"), 0o644, index));
-    files.push((format!("{at}/oci-layout"), 0o644, b"{\"imageLayoutVersion\":\"1.0.0\"}".to_vec()));
-    files
+    containerd::layout(at, &diffs, [(base, "tar"), (packed, "tar+zstd")])
 }
 
 pub(crate) fn packed(files: &[(String, u32, Vec<u8>)]) -> Vec<u8> {
@@ -195,6 +58,7 @@ impl Contained {
 
 impl Sort for Contained {
     const KIND: &'static str = "container";
+    const DISK_IS_SEEN: bool = true;
 
     fn allowed(_: &Path) -> serde_json::Value {
         serde_json::json!({"container": SOCKET.take()})
@@ -230,7 +94,7 @@ mod single {
     conforms! {
         Contained::new();
         starts_and_stops, outlives_the_runner, is_never_doubled, crashes, hangs, starts_slowly, loses_a_child, meets_a_full_disk,
-        lacks_its_runtime,
+        is_started_on_a_full_disk, lacks_its_runtime,
     }
 
     #[tokio::test]
@@ -345,6 +209,27 @@ mod single {
     }
 
     #[tokio::test]
+    async fn a_containerd_whose_disk_is_full_is_waited_for_and_nothing_counts_as_a_failure() {
+        let containerd = Containerd::on_disk(Some(16 << 20));
+        let disk = containerd.disk.as_ref().unwrap().filler();
+        let bed = Bed::new(&serde_json::json!({"container": containerd.allowed()})).await;
+        let files = image("image", script(Nature::Good));
+        let release = bed.signer.release_of("1.0", packed(&files), |manifest| {
+            manifest["run"] = serde_json::json!({"kind": "container", "container": {"image": "image"}});
+        });
+        bed.stage(&release).await.unwrap();
+        disk.fill();
+        bed.start(&release, 1).await.unwrap();
+        let why = until("why it does not start", || async { bed.running().await?.last_exit }).await;
+        assert!(why.contains("no space left on device") && why.contains("the disk is full"), "{why}");
+        let observed = bed.observed().await;
+        assert!(observed.full && !observed.filled && observed.running.unwrap().restarts == 0);
+        disk.clear();
+        assert_eq!(bed.up().await.restarts, 0);
+        bed.stop().await;
+    }
+
+    #[tokio::test]
     async fn a_check_runs_inside() {
         let containerd = Containerd::start();
         let bed = Bed::new(&serde_json::json!({"container": containerd.allowed()})).await;
@@ -378,6 +263,7 @@ mod compose {
 
     impl Sort for Composed {
         const KIND: &'static str = "compose";
+        const DISK_IS_SEEN: bool = true;
         const HANG_IS_SEEN: bool = true;
 
         fn allowed(bed: &Path) -> serde_json::Value {
@@ -408,7 +294,8 @@ mod compose {
 
     conforms! {
         Composed(Contained::new());
-        starts_and_stops, outlives_the_runner, is_never_doubled, crashes, hangs, starts_slowly, loses_a_child, meets_a_full_disk, lacks_its_runtime,
+        starts_and_stops, outlives_the_runner, is_never_doubled, crashes, hangs, starts_slowly, loses_a_child, meets_a_full_disk,
+        is_started_on_a_full_disk, lacks_its_runtime,
     }
 
     #[tokio::test]

@@ -14,7 +14,8 @@ use farshore_trust::online::{OnlineSigner, sign_desired};
 use serde_json::{Value, json};
 
 use crate::bed::{Bed, web};
-use crate::container::{Containerd, image, packed};
+use crate::container::{image, packed};
+use crate::containerd::Containerd;
 use crate::wait::until;
 
 /// Who signs policies for the bed's device.
@@ -175,6 +176,20 @@ async fn one_that_takes_too_long_is_ended_with_all_it_started_also_after_the_run
     bed.start_runner().await;
     until("its end", || async { (marked(&left) == 0).then_some(()) }).await;
     assert_eq!(bed.running().await.map(|running| (running.up, running.restarts)), Some((true, 0)));
+    let (ended, said) = run(&bed, command("echo again")).await.unwrap();
+    assert_eq!((ended.exit_code, said.as_str()), (Some(0), "again\n"));
+    bed.stop().await;
+}
+
+#[tokio::test]
+async fn a_containerd_that_hangs_blocks_no_command_for_ever() {
+    let (containerd, bed, law) = contained().await;
+    law.allow(&bed, json!({"exec": true})).await;
+    containerd.signal(rustix::process::Signal::STOP);
+    let (code, message) = refused(run(&bed, command("true")).await);
+    assert_eq!(code, "RuntimeStuck", "{message}");
+    assert!(message.contains("took longer than 15 s"), "{message}");
+    containerd.signal(rustix::process::Signal::CONT);
     let (ended, said) = run(&bed, command("echo again")).await.unwrap();
     assert_eq!((ended.exit_code, said.as_str()), (Some(0), "again\n"));
     bed.stop().await;

@@ -15,6 +15,7 @@ struct Stepwise;
 impl Sort for Stepwise {
     const KIND: &'static str = "installer";
     const HANG_IS_SEEN: bool = true;
+    const DISK_IS_SEEN: bool = true;
 
     fn allowed(_: &Path) -> serde_json::Value {
         serde_json::json!({})
@@ -52,6 +53,7 @@ impl Sort for Stepwise {
 conforms! {
     Stepwise;
     starts_and_stops, outlives_the_runner, is_never_doubled, crashes, hangs, starts_slowly, loses_a_child, meets_a_full_disk,
+    is_started_on_a_full_disk,
 }
 
 #[tokio::test]

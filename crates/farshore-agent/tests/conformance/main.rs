@@ -6,6 +6,7 @@
 mod bed;
 mod cluster;
 mod container;
+mod containerd;
 mod files;
 mod inside;
 mod installer;

@@ -9,7 +9,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::bed::Bed;
-use crate::container::{Containerd, image, packed};
+use crate::container::{image, packed};
+use crate::containerd::Containerd;
 use crate::inside::{Law, command, run};
 use crate::release::Release;
 use crate::wait::until;

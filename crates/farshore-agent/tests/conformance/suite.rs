@@ -39,6 +39,9 @@ pub(crate) trait Sort {
     /// Whether its failures show in the supervisor's restarts when it hangs; else a health check has to find out.
     const HANG_IS_SEEN: bool = false;
 
+    /// Whether the disk that it lies on must be seen from outside of the runner: by whoever runs it, or to see that it is there.
+    const DISK_IS_SEEN: bool = false;
+
     /// Waits until the device is as the suite left it before, and ends what only this kind has.
     fn tidy(&self, _: &Bed) {}
 }
@@ -203,8 +206,8 @@ pub(crate) async fn meets_a_full_disk<S: Sort>(sort: S) {
     sort.tidy(&bed);
 }
 
-/// For what runs where only the runner sees its disk. A disk that is full when it is to be started: the runner says so beforehand, a start says that there is no room and leaves nothing
-/// behind, and with room it goes.
+/// A disk that is full when it is to be started: the runner says so beforehand, a start says that there is no room and leaves nothing behind, and with room it
+/// goes. What was good is started all the same, from what is kept back for it.
 pub(crate) async fn is_started_on_a_full_disk<S: Sort>(sort: S) {
     if !rustix::process::geteuid().is_root() {
         eprintln!("only root can make a small disk");
@@ -212,12 +215,18 @@ pub(crate) async fn is_started_on_a_full_disk<S: Sort>(sort: S) {
     }
     let folder = tempfile::tempdir().unwrap();
     let allowed = S::allowed(folder.path());
-    let bed = Bed::made(folder, &allowed, Some(64 << 20)).await;
+    let bed = if S::DISK_IS_SEEN {
+        Bed::shared(folder, &allowed, 64 << 20).await
+    } else {
+        Bed::made(folder, &allowed, Some(64 << 20)).await
+    };
     let (old, new) = (sort.release(&bed, "1.0", Nature::Good), sort.release(&bed, "2.0", Nature::Good));
     bed.stage(&new).await.unwrap();
     bed.run(&old, 1).await;
     count(&sort, &bed, 1).await;
     assert!(!bed.observed().await.full);
+    let good = farshore_agent::runner::Request::Commit { app: crate::bed::web(), manifest: old.manifest };
+    bed.client.done(&good).await.unwrap();
     bed.filler().fill();
     let observed = bed.observed().await;
     assert!(observed.full, "the runner says that nothing could be started");
@@ -231,9 +240,13 @@ pub(crate) async fn is_started_on_a_full_disk<S: Sort>(sort: S) {
         other => panic!("{other:?}"),
     }
     assert_eq!((bed.running().await, sort.instances(&bed)), (None, left), "nothing is half there");
+    bed.start(&old, 3).await.unwrap();
+    bed.up().await;
+    count(&sort, &bed, 1).await;
+    bed.stop().await;
     bed.filler().clear();
     assert!(!bed.observed().await.full);
-    bed.start(&new, 2).await.unwrap();
+    bed.start(&new, 4).await.unwrap();
     bed.up().await;
     count(&sort, &bed, 1).await;
     bed.stop().await;

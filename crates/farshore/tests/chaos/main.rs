@@ -19,6 +19,13 @@ mod site;
 mod sync;
 mod watcher;
 
+#[path = "../../../farshore-agent/tests/conformance/containerd.rs"]
+#[expect(dead_code, reason = "shared with the agent's conformance suite, which uses more of it")]
+mod containerd;
+#[path = "../../../farshore-agent/tests/device/disk.rs"]
+#[expect(dead_code, reason = "shared with the agent's tests, which use more of it")]
+mod disk;
+
 use std::time::Duration;
 
 use fleet::{Fleet, Victim};

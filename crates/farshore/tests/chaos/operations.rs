@@ -6,8 +6,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
+use farshore_domain::digest::Digest;
 use serde_json::{Value, json};
 
+use crate::containerd::{self, Containerd};
 use crate::fleet::{Fleet, Victim};
 
 /// What a runbook does: notes that it ran, says `first`, waits for a file, says `last`.
@@ -219,6 +221,80 @@ async fn what_the_policy_allows_is_done_on_a_real_device_and_streamed_and_record
     fleet.ends(0, &format!("device uncordon {name}"));
     fleet.until("the app again", || (fleet.app().len() == 1).then_some(())).await;
     fleet.settled("1.0", "succeeded").await;
+}
+
+/// A release of one container that waits, with a file that says where it is.
+fn contain(fleet: &Fleet, version: &str) {
+    let files: [(&str, u32, &[u8]); 3] = [
+        ("bin/app", 0o755, b"#!/bin/sh\ntrap 'exit 0' TERM\nsleep 1000 &\nwait\n"),
+        ("etc/passwd", 0o644, b""),
+        ("etc/here", 0o644, b"inside\n"),
+    ];
+    let layers = [containerd::base(), containerd::layer(&files, &[])];
+    let diffs = [Digest::of(&layers[0]), Digest::of(&layers[1])];
+    let folder = fleet.root().join(format!("release-{version}"));
+    for (path, _, bytes) in containerd::layout("image", &diffs, layers.map(|layer| (layer, "tar"))) {
+        let path = folder.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+    let manifest = json!({
+        "tenant": "default", "app": "web", "version": version, "soakSeconds": 0, "startTimeoutSeconds": 60,
+        "run": {"kind": "container", "container": {"image": "image"}, "stopTimeoutSeconds": 2},
+    });
+    fleet.push(version, &manifest.to_string());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_from_the_command_line_runs_inside_an_apps_container() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("CONTAINERS NEED ROOT: NOTHING IS TESTED");
+        return;
+    }
+    let containerd = Containerd::start();
+    let mut fleet = Fleet::start(1).await;
+    fleet.permit(0, &json!({"container": containerd.allowed()})).await;
+    let name = fleet.device_name();
+    fleet
+        .until("that it runs containers", || {
+            let device = fleet.read(&format!("get device {name} -o json"))?;
+            let can = device["status"]["capabilities"].as_array()?;
+            can.contains(&json!("executor/container")).then_some(())
+        })
+        .await;
+    contain(&fleet, "1.0");
+    fleet.roll_out("1.0").await;
+    fleet
+        .until("the container", || {
+            let device = fleet.read(&format!("get device {name} -o json"))?;
+            let committed = device["status"]["apps"][0]["committed"] == true;
+            (committed && containerd.running() == ["web"]).then_some(())
+        })
+        .await;
+
+    let runbooks = json!([
+        {"name": "where", "command": ["/bin/cat", "/etc/here"], "app": "web"},
+        {"name": "beside", "command": ["/bin/sh", "-c", "test -e /etc/here || echo beside"]},
+    ]);
+    fleet.allow(json!({"exec": true, "runbooks": runbooks}));
+    fleet.able(&format!("exec {name} --app web --command env")).await;
+    let (out, _) = fleet.ends(0, &format!("device exec {name} --app web --command env -m look"));
+    assert!(out.contains("FROM=image\n") && out.contains("FARSHORE_OPERATION="), "{out}");
+    assert_eq!(fleet.ends(0, &format!("device exec {name} --runbook where")).0, "inside\n");
+    assert_eq!(fleet.ends(0, &format!("device exec {name} --runbook beside")).0, "beside\n");
+    let (_, why) = fleet.ends(1, &format!("device exec {name} --app web --command false"));
+    assert!(why.contains("it ended with"), "{why}");
+    let (_, why) = fleet.ends(1, &format!("device exec {name} --app shop --command env"));
+    assert!(why.contains("shop is not on the device"), "{why}");
+    // As anybody reads it later.
+    let list = fleet.read(&format!("get operations --field-selector device={name} -o json")).unwrap();
+    let looked =
+        list["items"].as_array().unwrap().iter().find(|one| one["spec"]["reason"] == "look").unwrap();
+    assert_eq!(
+        (&looked["spec"]["app"], &looked["status"]["exitCode"]),
+        (&json!("web"), &json!(0)),
+        "{looked}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

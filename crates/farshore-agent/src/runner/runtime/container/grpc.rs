@@ -55,6 +55,11 @@ impl GrpcError {
         self.is(FAILED_PRECONDITION) || self.is(UNKNOWN)
     }
 
+    /// Its disk is full, for which it has no code of its own.
+    pub(super) fn is_full(&self) -> bool {
+        matches!(self, Self::Status { message, .. } if message.contains("no space left on device"))
+    }
+
     /// Something else still needs it.
     pub(super) fn is_in_use(&self) -> bool {
         self.is(FAILED_PRECONDITION)

@@ -34,7 +34,14 @@ use spec::Wish;
 
 fn grpc_error(what: &str) -> impl FnOnce(GrpcError) -> RuntimeError {
     let what = what.to_owned();
-    move |error| RuntimeError::Said(format!("{what}: {}", crate::chain(&error)))
+    move |error| {
+        let text = format!("{what}: {}", crate::chain(&error));
+        if error.is_full() {
+            let source = std::io::Error::from(std::io::ErrorKind::StorageFull);
+            return RuntimeError::Io { what: text, source };
+        }
+        RuntimeError::Said(text)
+    }
 }
 
 /// What containers of an app share.
