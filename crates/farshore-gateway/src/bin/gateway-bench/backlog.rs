@@ -9,7 +9,7 @@ use crate::served::Served;
 use crate::{Figures, Result};
 
 /// At most so many rounds of filling: a disk that is too slow ends the bench with what is there.
-const ROUNDS: usize = 120;
+const ROUNDS: usize = 240;
 
 /// So many seconds it may take to seal what was written.
 const SETTLING: usize = 300;

@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         Some("backlog") => backlog::run(&mut Figures::new(), 10),
         // What the bench starts as its clients.
         Some("client") => client::run(arguments.get(1..).unwrap_or_default()),
+        Some(name) if !name.starts_with('-') => only(name),
         _ => bench(&arguments),
     };
     match result {
@@ -52,36 +53,9 @@ fn bench(arguments: &[String]) -> Result<()> {
     let for_long = Duration::from_secs(seconds);
     let mut figures = Figures::new();
     processing::measure(&mut figures, for_long)?;
-    for series in [1, 10, 100, 1000] {
-        let suffix = if series == 100 { String::new() } else { format!("_series{series}") };
-        let load =
-            Load { kind: Kind::Lines, clients: 2, batch: 1000, series, for_long, every: Duration::ZERO };
-        one(&mut figures, "group", &format!("group{suffix}"), &load)?;
+    for (name, durability, load) in loads(for_long) {
+        one(&mut figures, durability, &name, &load)?;
     }
-    one(
-        &mut figures,
-        "strict",
-        "strict",
-        &Load { kind: Kind::Lines, clients: 2, batch: 1000, series: 100, for_long, every: Duration::ZERO },
-    )?;
-    one(
-        &mut figures,
-        "group",
-        "json",
-        &Load { kind: Kind::Json, clients: 2, batch: 1000, series: 100, for_long, every: Duration::ZERO },
-    )?;
-    one(
-        &mut figures,
-        "group",
-        "single8",
-        &Load { kind: Kind::Json, clients: 8, batch: 1, series: 100, for_long, every: Duration::ZERO },
-    )?;
-    one(
-        &mut figures,
-        "group",
-        "mqtt2",
-        &Load { kind: Kind::Mqtt, clients: 2, batch: 1, series: 100, for_long, every: Duration::ZERO },
-    )?;
     steady(&mut figures)?;
     let gigabytes = match value("--backlog-gb") {
         Some(text) => text.parse()?,
@@ -95,6 +69,30 @@ fn bench(arguments: &[String]) -> Result<()> {
         None => println!("{text}"),
     }
     Ok(())
+}
+
+/// Each load with its name and the durability of what it sends.
+fn loads(for_long: Duration) -> Vec<(String, &'static str, Load)> {
+    let load =
+        |kind, clients, batch, series| Load { kind, clients, batch, series, for_long, every: Duration::ZERO };
+    let mut loads: Vec<_> = [1, 10, 100, 1000]
+        .map(|series| {
+            let suffix = if series == 100 { String::new() } else { format!("_series{series}") };
+            (format!("group{suffix}"), "group", load(Kind::Lines, 2, 1000, series))
+        })
+        .into();
+    loads.push(("strict".to_owned(), "strict", load(Kind::Lines, 2, 1000, 100)));
+    loads.push(("json".to_owned(), "group", load(Kind::Json, 2, 1000, 100)));
+    loads.push(("single8".to_owned(), "group", load(Kind::Json, 8, 1, 100)));
+    loads.push(("mqtt2".to_owned(), "group", load(Kind::Mqtt, 2, 1, 100)));
+    loads
+}
+
+/// One load alone, by its name.
+fn only(name: &str) -> Result<()> {
+    let load = loads(Duration::from_secs(5)).into_iter().find(|(other, ..)| other == name);
+    let (name, durability, load) = load.ok_or("there is no such load")?;
+    one(&mut Figures::new(), durability, &name, &load)
 }
 
 /// A fresh gateway under one load.
