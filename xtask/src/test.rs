@@ -4,6 +4,7 @@ pub(crate) mod machine;
 pub(crate) mod postgres;
 mod unit_file;
 pub(crate) mod units;
+mod vm;
 
 use std::process::Command;
 
@@ -43,6 +44,8 @@ enum Suite {
     Rust,
     /// The agent under its systemd units, in a machine of its own (needs root and systemd-container)
     Units,
+    /// Limits that control groups of version 2 enforce, in an emulated machine (downloads 300 MB once; needs root and debootstrap)
+    Vm,
     /// The page's unit tests
     Web,
     /// The whole product in a browser
@@ -58,6 +61,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     if matches!(arguments.suite, Some(Suite::Units)) || (all && !only_rust && !arguments.skip_units) {
         steps.step("units", units::run);
+    }
+    if matches!(arguments.suite, Some(Suite::Vm)) {
+        steps.step("vm", vm::run);
     }
     let page = all && !only_rust && !arguments.skip_web;
     if matches!(arguments.suite, Some(Suite::Web)) || page {

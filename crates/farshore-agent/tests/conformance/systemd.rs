@@ -145,3 +145,56 @@ async fn an_installed_unit_is_driven_only_where_the_device_names_it() {
     bed.stop().await;
     assert_ne!(show(&name, "ActiveState"), "active");
 }
+
+/// `cargo xtask test vm` runs this where control groups of version 2 are this machine's own.
+#[tokio::test]
+async fn a_units_limits_are_enforced_where_its_control_groups_can_be_written() {
+    if !is_machine() {
+        return;
+    }
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    let own = mounts.lines().any(|line| line.contains(" /sys/fs/cgroup cgroup2 rw"));
+    let controllers = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
+    if !own
+        || !["memory", "pids", "cpu"]
+            .iter()
+            .all(|name| controllers.split_whitespace().any(|one| one == *name))
+    {
+        eprintln!("control groups of version 2 are not this machine's own (controllers: {controllers:?})");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let allowed = Unit::allowed(folder.path());
+    let bed = Bed::made(folder, &allowed, None).await;
+    let limited = |version: &str, app: &str| {
+        bed.signer.release(version, &[("bin/app", 0o755, app)], |manifest| {
+            manifest["run"]["kind"] = "systemd".into();
+            manifest["run"]["limits"] =
+                serde_json::json!({"memoryBytes": 33_554_432, "processes": 8, "cpuMillis": 100});
+        })
+    };
+    let hungry = limited("1.0", "#!/bin/sh\nexec tail /dev/zero\n");
+    bed.stage(&hungry).await.unwrap();
+    bed.start(&hungry, 1).await.unwrap();
+    assert_eq!(bed.failed(1).await.last_exit.as_deref(), Some("ran out of memory"));
+    bed.stop().await;
+    let many = limited(
+        "1.1",
+        "#!/bin/sh\nfor n in 1 2 3 4 5 6 7 8 9; do sleep 1000 & done\necho all of them\nexec sleep 1000\n",
+    );
+    bed.stage(&many).await.unwrap();
+    bed.start(&many, 2).await.unwrap();
+    until("what the shell says", || async { bed.logs().await.contains("fork").then_some(()) }).await;
+    assert!(!bed.logs().await.contains("all of them"));
+    bed.stop().await;
+    let busy = limited("1.2", "#!/bin/sh\nwhile :; do :; done\n");
+    bed.run(&busy, 3).await;
+    let stat = format!("/sys/fs/cgroup{}/cpu.stat", show(&unit(&bed), "ControlGroup"));
+    until("that it is held back", || async {
+        let stat = std::fs::read_to_string(&stat).unwrap();
+        let held = stat.lines().find_map(|line| line.strip_prefix("nr_throttled ")?.parse::<u64>().ok());
+        (held > Some(0)).then_some(())
+    })
+    .await;
+    bed.stop().await;
+}
