@@ -230,7 +230,8 @@ pub(crate) async fn is_started_on_a_full_disk<S: Sort>(sort: S) {
     bed.filler().fill();
     let observed = bed.observed().await;
     assert!(observed.full, "the runner says that nothing could be started");
-    assert_eq!(observed.running.map(|running| (running.instance, running.up)), Some((1, true)));
+    let running = observed.running.unwrap();
+    assert_eq!((running.instance, running.up), (1, true), "{running:?}");
     bed.stop().await;
     let left = sort.instances(&bed);
     match bed.start(&new, 2).await {

@@ -29,6 +29,7 @@ fn show(unit: &str, property: &str) -> String {
 
 impl Sort for Unit {
     const KIND: &'static str = "systemd";
+    const DISK_IS_SEEN: bool = true;
 
     fn allowed(bed: &Path) -> serde_json::Value {
         serde_json::json!({"systemd": {"prefix": prefix(bed)}})
@@ -76,7 +77,8 @@ macro_rules! in_machine {
 }
 
 in_machine! {
-    starts_and_stops, outlives_the_runner, is_never_doubled, crashes, hangs, starts_slowly, loses_a_child, meets_a_full_disk, lacks_its_runtime,
+    starts_and_stops, outlives_the_runner, is_never_doubled, crashes, hangs, starts_slowly, loses_a_child, meets_a_full_disk, is_started_on_a_full_disk,
+    lacks_its_runtime,
 }
 
 #[tokio::test]

@@ -10,13 +10,23 @@ pub(crate) fn mounted(bytes: u64) -> String {
     format!("mount -t tmpfs -o size={bytes} small \"$1\"; shift; exec \"$@\"")
 }
 
+/// A program that mounts for everybody. In a machine with systemd a test has a view of its own, in which its systemd would see nothing of it.
+fn for_all(program: &str) -> Command {
+    if std::env::var_os("FARSHORE_TEST_SYSTEMD").is_none() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("nsenter");
+    command.args(["--target", "1", "--mount", program]);
+    command
+}
+
 /// One over a folder that everybody sees; gone with this.
 pub(crate) struct Mounted(PathBuf);
 
 impl Mounted {
     pub(crate) fn over(folder: &Path, bytes: u64) -> Self {
         let size = format!("size={bytes}");
-        let done = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "small"]).arg(folder).status();
+        let done = for_all("mount").args(["-t", "tmpfs", "-o", &size, "small"]).arg(folder).status();
         assert!(done.unwrap().success(), "no disk over {}", folder.display());
         Self(folder.to_path_buf())
     }
@@ -29,7 +39,7 @@ impl Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         // Whoever still looks at it keeps it until then.
-        drop(Command::new("umount").args(["--lazy", "--quiet"]).arg(&self.0).status());
+        drop(for_all("umount").args(["--lazy", "--quiet"]).arg(&self.0).status());
     }
 }
 

@@ -541,3 +541,27 @@ async fn a_release_that_never_answers_or_keeps_dying_goes_back() {
     plane.desire(4, &broken, &config);
     assert_eq!(held(&broken).await.active_version, "1.0");
 }
+
+#[tokio::test]
+async fn what_came_of_a_release_that_is_not_wanted_any_more_goes_also_at_a_start() {
+    let mut device = Device::new().await;
+    let downloads = device.state().join("downloads");
+    let left = || std::fs::read_dir(&downloads).unwrap().count();
+    let first = device.release("1.0", FIT, |_| {});
+    device.plane.publish(&first, Mood::CutAfter(1_000));
+    device.plane.desire(1, &first, &[]);
+    let part = downloads.join(first.manifest.hex()).join(format!("{}.part", first.artifact_digest.hex()));
+    seen("a part of it", || std::fs::metadata(&part).ok().filter(|part| part.len() >= 1_000)).await;
+    // Another one takes its place before it has come.
+    let second = device.release("1.1", FIT, |_| {});
+    device.plane.desire(2, &second, &[]);
+    device.committed(&second).await;
+    seen("that nothing is left", || (left() == 0).then_some(())).await;
+
+    device.kill_run();
+    std::fs::create_dir(downloads.join(first.manifest.hex())).unwrap();
+    std::fs::write(&part, "what a cut has left").unwrap();
+    std::fs::write(downloads.join(second.artifact_digest.hex()), "as older versions kept it").unwrap();
+    device.start_run();
+    seen("that nothing is left", || (left() == 0).then_some(())).await;
+}
