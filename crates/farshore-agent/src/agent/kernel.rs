@@ -190,6 +190,9 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             Glance::Sources { sources } => {
                 if sources.values().all(|source| source.by == "none") {
                     self.eyes.take(None);
+                    // The runner has gone. It may be back between two lists, as another process that can do more or less.
+                    self.capabilities = None;
+                    self.next_list = clock::mono();
                 }
                 self.sources = sources;
                 Ok(())
