@@ -140,6 +140,9 @@ async fn work(role: Role) -> ExitCode {
             match client.ask(&runner::Request::Hello {}).await {
                 Ok(runner::Reply::Hello { capabilities, tenant, trusted_keys_version }) => {
                     println!("runner: {}", capabilities.join(" "));
+                    if let Some(missing) = runner::missing_isolation(&capabilities) {
+                        println!("isolation: {missing}");
+                    }
                     let tenant = tenant.map_or_else(|| "none yet".to_owned(), |tenant| tenant.to_string());
                     println!("tenant: {tenant}, trusted keys version {trusted_keys_version}");
                     match eyes::sources(&client).await {

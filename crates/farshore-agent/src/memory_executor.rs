@@ -115,6 +115,7 @@ impl Executor for MemoryExecutor {
             restarts: 0,
             last_exit: None,
             slot: None,
+            isolation: None,
         });
         Ok(())
     }

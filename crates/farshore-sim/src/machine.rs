@@ -326,6 +326,7 @@ fn happen(
                     restarts: 0,
                     last_exit: None,
                     slot: None,
+                    isolation: None,
                 });
             }
             Acting::Stop => end(app),

@@ -4816,10 +4816,15 @@ export interface components {
             /** @default null */
             diagnostics: boolean | null;
             /**
-             * @description Any command, not only a named runbook.
+             * @description Any command beside the apps, not only a named runbook.
              * @default null
              */
             exec: boolean | null;
+            /**
+             * @description Any command inside an app's container, as the app: it reads what the app does. `exec` does not allow it.
+             * @default null
+             */
+            execInside: boolean | null;
             /** @default null */
             logs: boolean | null;
             /**

@@ -20,7 +20,7 @@ use farshore_trust::online::{self, SignedDesired};
 use serde::{Deserialize, Serialize};
 
 use crate::identity::Identity;
-use crate::runner::{Signed, config_digest};
+use crate::runner::{Signed, config_digest, isolation_remedy};
 
 /// At most this many manifests come with one desired state.
 const MAX_MANIFESTS: usize = 256;
@@ -192,7 +192,8 @@ impl Rules<'_> {
             let isolation = manifest.run.isolation.clone().unwrap_or_default().tightened(demanded);
             if let Some(word) = isolation.needs().into_iter().find(|word| !can(word)) {
                 let message = format!(
-                    "this device can't keep the app apart as its release or the device's policy asks: it has no {word}"
+                    "this device can't keep the app apart as its release or the device's policy asks: it has no {word}{}",
+                    isolation_remedy(word)
                 );
                 return Err(Offered::Unsupported { message });
             }

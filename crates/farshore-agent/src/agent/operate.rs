@@ -45,7 +45,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             return Err(failed(uid, "app is no name of an app"));
         }
         arguments.check(request.kind, app.as_ref()).map_err(|error| failed(uid, error.to_string()))?;
-        permitted(request.kind, &arguments, &request.reason, self.policy.operations())
+        permitted(request.kind, app.as_ref(), &arguments, &request.reason, self.policy.operations())
             .map_err(|refusal| failed(uid, refusal.message))?;
         if request.kind == Kind::Reboot {
             request.boot = Some(self.settings.boot_id.clone());

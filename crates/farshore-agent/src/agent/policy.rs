@@ -10,6 +10,7 @@ use farshore_domain::policy::{
 use farshore_domain::reconcile::{
     Action, Checks, Closed, HealingPolicy, Installed, LocalHours, MonoMs, Observed,
 };
+use farshore_domain::release::isolation::Isolation;
 use farshore_domain::schedule::{Look, Purpose, Shut, WindowKind, Zone};
 use farshore_domain::time::{MINUTE_MS, UnixMs};
 
@@ -150,6 +151,11 @@ impl Policy {
     /// What whoever starts apps is told.
     pub(super) fn bounds(&self) -> Bounds {
         self.rules.bounds()
+    }
+
+    /// What apps have to be kept apart from.
+    pub(super) fn isolation(&self) -> &Isolation {
+        &self.rules.isolation
     }
 
     /// What may be done here from afar.

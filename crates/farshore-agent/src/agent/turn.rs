@@ -279,6 +279,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             rollback: std::mem::take(&mut self.rollback),
             stopped: self.desired.as_ref().is_some_and(|desired| desired.state.stopped),
             policy: self.policy.healing().clone(),
+            isolation: self.policy.isolation().clone(),
             hours,
             disk_short,
         }

@@ -83,7 +83,7 @@ pub enum RunnerError {
     NoRuntime(Kind),
     #[error("{0} may not run as root here; the device's executors.json does not name it")]
     RootNotAllowed(Name),
-    #[error("this device can't keep the app apart as its release or the device's policy asks: it has no {0}")]
+    #[error("this device can't keep the app apart as its release or the device's policy asks: it has no {0}{remedy}", remedy = super::isolate::remedy(.0))]
     NoIsolation(&'static str),
     #[error("the device's policy takes the network from its apps, and this one's health checks ask over it")]
     CutOff,

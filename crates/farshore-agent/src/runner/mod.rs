@@ -39,7 +39,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use farshore_domain::name::Name;
-use farshore_domain::operation::{EXEC_CAPABILITY, EXEC_INSIDE_CAPABILITY, REBOOT_CAPABILITY};
+use farshore_domain::operation::{
+    EXEC_CAPABILITY, EXEC_INSIDE_CAPABILITY, EXEC_INSIDE_CAPABILITY_2, REBOOT_CAPABILITY,
+};
 use farshore_domain::release::slot::SLOTS_CAPABILITY;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Mutex, Semaphore};
@@ -50,7 +52,8 @@ pub use anchor::{Anchor, SignedState};
 pub use client::{ClientError, RunnerClient};
 pub use error::RunnerError;
 pub use exec::{ExecError, Part, become_app};
-pub use isolate::IsolateError;
+pub(crate) use isolate::remedy as isolation_remedy;
+pub use isolate::{IsolateError, missing as missing_isolation};
 pub use runbook::{Ended, Order, become_command};
 pub use runtime::RuntimeError;
 pub use runtime::{NetworkError, container_network};
@@ -186,9 +189,10 @@ impl Runner {
         let lock = lock.ok_or_else(|| RunnerError::AlreadyRunning(folder.clone()))?;
         let groups = cgroups.map_or_else(Cgroups::default, |(root, group)| Cgroups::detect(&root, &group));
         let mut capabilities =
-            ["process", "manifest/v1", EXEC_CAPABILITY, EXEC_INSIDE_CAPABILITY, SLOTS_CAPABILITY]
+            ["process", "manifest/v1", EXEC_CAPABILITY, EXEC_INSIDE_CAPABILITY, EXEC_INSIDE_CAPABILITY_2]
                 .map(str::to_owned)
                 .to_vec();
+        capabilities.push(SLOTS_CAPABILITY.to_owned());
         capabilities.extend(groups.capabilities());
         let isolates = isolate::capabilities();
         capabilities.extend(isolates.iter().cloned());

@@ -211,7 +211,8 @@ fn allowed(shared: &Shared, order: &Order) -> Result<Granted, RunnerError> {
     let anchored = shared.anchored.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let rules = anchored.rules()?;
     drop(anchored);
-    permitted(Kind::Exec, arguments, reason, &rules).map_err(|refusal| refuse(refusal.message))?;
+    permitted(Kind::Exec, app.as_ref(), arguments, reason, &rules)
+        .map_err(|refusal| refuse(refusal.message))?;
     let seconds = arguments.time_limit_seconds(Kind::Exec, &rules).clamp(1, MAX_TIMEOUT_SECONDS);
     let place = |app: &Option<Name>, service: &Option<Name>| {
         app.clone().map(|app| Inside { app, service: service.clone() })

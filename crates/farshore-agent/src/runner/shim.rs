@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use farshore_domain::reconcile::Running;
+use farshore_domain::release::kind::Kind;
 use farshore_domain::release::slot::Slot;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -113,6 +114,11 @@ pub async fn supervise(folder: &Path, slot: Slot) -> Result<(), ShimError> {
             restarts: 0,
             last_exit: None,
             slot: spec.run.as_ref().and_then(|run| run.slots.as_ref()).map(|_| slot),
+            isolation: spec
+                .run
+                .as_ref()
+                .is_some_and(|run| run.kind == Kind::Process)
+                .then(|| spec.isolation.clone()),
         },
         process: None,
         no_room: false,
@@ -275,14 +281,26 @@ impl Shim {
         self.status.running.up = false;
         self.status.process = None;
         self.keep_status();
+        if self.has_lost_its_groups() {
+            return Ok(Next::Stop(None));
+        }
         let until = Instant::now() + Duration::from_millis(backoff);
         if let Beside::Stop(stream) = self.beside(sleep_until(until), terminate).await? {
             return Ok(Next::Stop(stream));
+        }
+        if self.has_lost_its_groups() {
+            return Ok(Next::Stop(None));
         }
         if !self.status.no_room {
             self.status.running.restarts = self.status.running.restarts.saturating_add(1);
         }
         Ok(Next::Again)
+    }
+
+    /// Whoever keeps the control groups of all apps was stopped, and the app with it. It can't be started from here any more, since its groups have to be made
+    /// anew, and is not to be until they are: that is for the runner.
+    fn has_lost_its_groups(&self) -> bool {
+        self.spec.cgroups.iter().any(|group| !group.exists())
     }
 
     /// Answers one request; true when it asks to stop. The socket lies in a folder of mode 0700.

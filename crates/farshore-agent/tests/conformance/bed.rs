@@ -136,6 +136,18 @@ impl Bed {
         until("the runner", || async { client.ask(&Request::Hello {}).await.ok() }).await;
     }
 
+    /// The app's control groups that are there.
+    pub(crate) fn groups(&self) -> Vec<PathBuf> {
+        let of =
+            |controller: &str| Path::new("/sys/fs/cgroup").join(controller).join(&self.group).join("web");
+        ["unified", "memory", "cpu", "pids", "."].map(of).into_iter().filter(|group| group.exists()).collect()
+    }
+
+    /// The runner's process.
+    pub(crate) fn runner(&self) -> u32 {
+        self.runner.as_ref().unwrap().id()
+    }
+
     /// As with `kill -9`.
     pub(crate) fn kill_runner(&mut self) {
         let mut runner = self.runner.take().unwrap();

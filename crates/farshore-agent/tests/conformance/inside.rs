@@ -114,7 +114,7 @@ async fn contained() -> (Containerd, Bed, Law) {
 #[tokio::test]
 async fn a_command_runs_in_the_apps_container_as_its_user_and_its_output_is_told() {
     let (_containerd, bed, law) = contained().await;
-    law.allow(&bed, json!({"exec": true})).await;
+    law.allow(&bed, json!({"execInside": true})).await;
     let line = "echo $FROM $OWN; echo bad >&2; id -u; grep -E 'CapEff|NoNewPrivs' /proc/self/status; test -e /bin/app && exit 3";
     let (ended, said) = run(&bed, command(line)).await.unwrap();
     assert_eq!((ended.exit_code, ended.message.as_str()), (Some(3), "it ended with 3"));
@@ -149,7 +149,16 @@ async fn where_a_runbook_runs_the_policy_says_and_nobody_else() {
     assert!(code == "NotAllowed" && message.contains("the policy says which app"), "{message}");
     let (_, message) = refused(run(&bed, order(None, json!({"runbook": "nowhere"}))).await);
     assert!(message.contains("has no services"), "{message}");
-    let (code, message) = refused(run(&bed, command("true")).await);
+    // A policy from before there was a permission of its own allows what it did beside the apps, and nothing inside.
+    for policy in [json!({"runbooks": runbooks}), json!({"exec": true})] {
+        law.allow(&bed, policy).await;
+        let (code, message) = refused(run(&bed, command("true")).await);
+        assert!(code == "NotAllowed" && message.contains("operations.execInside"), "{message}");
+    }
+    let beside = order(None, json!({"command": "test -e /bin/app || echo beside"}));
+    assert_eq!(run(&bed, beside.clone()).await.unwrap().1, "beside\n");
+    law.allow(&bed, json!({"execInside": true})).await;
+    let (code, message) = refused(run(&bed, beside).await);
     assert!(code == "NotAllowed" && message.contains("does not allow a free command"), "{message}");
     bed.stop().await;
 }
@@ -157,7 +166,7 @@ async fn where_a_runbook_runs_the_policy_says_and_nobody_else() {
 #[tokio::test]
 async fn one_that_takes_too_long_is_ended_with_all_it_started_also_after_the_runner_was_killed() {
     let (_containerd, mut bed, law) = contained().await;
-    law.allow(&bed, json!({"exec": true})).await;
+    law.allow(&bed, json!({"execInside": true})).await;
     let line = "setsid sleep 1000 & echo begun; sleep 1000";
     let slow = order(Some("web"), json!({"command": line, "timeoutSeconds": 1}));
     let (ended, said) = run(&bed, slow.clone()).await.unwrap();
@@ -208,7 +217,7 @@ async fn of_several_services_one_is_named() {
     });
     bed.run(&release, 1).await;
     let law = Law::new(&bed);
-    law.allow(&bed, json!({"exec": true})).await;
+    law.allow(&bed, json!({"execInside": true})).await;
     let (_, message) = refused(run(&bed, command("echo $WHO")).await);
     assert!(message.contains("say in which: db, web"), "{message}");
     let of = |service: &str| order(Some("web"), json!({"command": "echo $WHO", "service": service}));
@@ -225,7 +234,7 @@ async fn there_is_no_inside_of_a_process() {
     let release = bed.signer.release("1.0", &[("bin/app", 0o755, crate::release::SLEEPER)], |_| {});
     bed.run(&release, 1).await;
     let law = Law::new(&bed);
-    law.allow(&bed, json!({"exec": true})).await;
+    law.allow(&bed, json!({"execInside": true})).await;
     let (_, message) = refused(run(&bed, command("true")).await);
     assert!(
         message.contains("web is of kind process; commands run inside apps of kind container and compose"),

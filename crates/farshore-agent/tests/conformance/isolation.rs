@@ -4,6 +4,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use farshore_agent::runner::ClientError;
 use farshore_domain::policy::Bounds;
 use serde_json::{Value, json};
 
@@ -21,19 +22,31 @@ fn all() -> Value {
 }
 
 /// Whether this machine lets the runner keep apps apart. Where not (without root, or under the runner's own unit), the runner has to say so, and takes no such
-/// release.
+/// release. Where it is known which of the two it is (`FARSHORE_TEST_ISOLATION`), the other one is a failure.
 async fn is_possible() -> bool {
     let bed = Bed::new(&json!({})).await;
     let words = bed.capabilities().await;
     let has = |word: &str| words.contains(&format!("isolation/{word}"));
-    if ["pid", "mount", "ipc", "uts", "network", "seccomp"].into_iter().all(has) {
+    let possible = ["pid", "mount", "ipc", "uts", "network", "seccomp"].into_iter().all(has);
+    match std::env::var("FARSHORE_TEST_ISOLATION").as_deref() {
+        Ok("yes") => assert!(possible, "{words:?}"),
+        Ok(_) => assert!(!possible, "{words:?}"),
+        Err(_) => {}
+    }
+    if possible {
         return true;
     }
     eprintln!(
         "THIS MACHINE HAS NO NAMESPACES FOR APPS ({words:?}): that such releases are refused is all that is tested"
     );
     let release = apart(&bed, "1.0", "exec sleep 1000", &all());
-    refused(bed.stage(&release).await, "Unsupported");
+    match bed.stage(&release).await {
+        Err(ClientError::Failed { code, message, .. }) => {
+            assert_eq!(code, "Unsupported");
+            assert!(message.contains("it has no isolation/") && message.contains("the drop-in"), "{message}");
+        }
+        other => panic!("{other:?}"),
+    }
     false
 }
 
@@ -170,6 +183,51 @@ async fn it_writes_only_where_its_release_says() {
 }
 
 #[tokio::test]
+async fn what_is_mounted_later_on_the_device_is_neither_seen_nor_written() {
+    if !is_possible().await {
+        return;
+    }
+    // A device whose mounts are shared, as systemd has them.
+    let wrapper = &["unshare", "--mount", "--propagation=shared"];
+    let bed = Bed::wrapped(tempfile::tempdir().unwrap(), &json!({}), None, wrapper).await;
+    let late = bed.folder.path().canonicalize().unwrap().join("late");
+    std::fs::create_dir(&late).unwrap();
+    std::fs::set_permissions(&late, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let release = |version: &str, isolation: &Value| {
+        let write = format!("#!/bin/sh\necho by the app >{}/said\n", late.display());
+        let files =
+            [("bin/app", 0o755, "#!/bin/sh\nexec sleep 1000\n"), ("bin/write", 0o755, write.as_str())];
+        bed.signer.release(version, &files, |manifest| {
+            manifest["run"]["isolation"] = isolation.clone();
+            manifest["health"] =
+                json!([{"name": "write", "probe": {"type": "command", "command": ["bin/write"]}}]);
+        })
+    };
+    let on_the_device = |command: &[&str]| {
+        let mut enter = std::process::Command::new("nsenter");
+        enter.arg(format!("--target={}", bed.runner())).args(["--mount", "--"]).args(command).arg(&late);
+        enter.output().unwrap()
+    };
+    bed.run(&release("1.0", &json!({"readOnlyRoot": true})), 1).await;
+    let mounted = on_the_device(&["mount", "-t", "tmpfs", "-o", "mode=1777", "late"]);
+    assert!(mounted.status.success(), "{mounted:?}");
+    let (written, why) = bed.probe("write").await;
+    assert!(!written, "{why}");
+    assert_eq!(on_the_device(&["ls", "-A"]).stdout, b"");
+    assert!(!late.join("said").exists());
+    bed.stop().await;
+    // What is there when it starts is seen, and closed or not as it is told.
+    bed.run(&release("1.1", &json!({"readOnlyRoot": true})), 2).await;
+    assert!(!bed.probe("write").await.0);
+    bed.stop().await;
+    bed.run(&release("1.2", &json!({"privateTmp": false, "ipc": "private"})), 3).await;
+    assert!(bed.probe("write").await.0);
+    assert_eq!(on_the_device(&["ls", "-A"]).stdout, b"said\n");
+    bed.stop().await;
+    assert!(on_the_device(&["umount"]).status.success());
+}
+
+#[tokio::test]
 async fn without_a_network_it_reaches_nobody() {
     if !is_possible().await {
         return;
@@ -197,6 +255,11 @@ async fn without_a_network_it_reaches_nobody() {
 const PTRACE: u32 = 101;
 #[cfg(target_arch = "aarch64")]
 const PTRACE: u32 = 117;
+/// What reads the memory of another process.
+#[cfg(target_arch = "x86_64")]
+const PROCESS_VM_READV: u32 = 310;
+#[cfg(target_arch = "aarch64")]
+const PROCESS_VM_READV: u32 = 270;
 
 #[tokio::test]
 async fn a_denied_system_call_fails_or_ends_it_and_the_reason_says_so() {
@@ -204,15 +267,23 @@ async fn a_denied_system_call_fails_or_ends_it_and_the_reason_says_so() {
         return;
     }
     let bed = Bed::new(&json!({})).await;
-    // Anybody may be traced by his parent.
-    let trace = format!(
-        "perl -e '$! = 0; syscall({PTRACE}, 0, 0, 0, 0); print \"trace \", $! + 0, \"\\n\"'; echo after $?\nexec sleep 1000"
+    let calls = format!(
+        "$! = 0; syscall({PROCESS_VM_READV}, $$, 0, 0, 0, 0, 0); print \"peek \", $! + 0, \"\\n\"; $! = 0; syscall({PTRACE}, 0, 0, 0, 0); print \"trace \", $! + 0, \"\\n\""
     );
-    for (version, profile, errno) in [("1.0", "none", "0"), ("1.1", "default", "1")] {
-        let script = format!("echo with {profile}\n{trace}");
-        let release = apart(&bed, version, &script, &json!({"seccomp": profile, "uts": "private"}));
+    // Anybody may be traced by his parent, and looks into himself; the runner's unit denies what it denies.
+    let here = std::process::Command::new("perl").args(["-e", &calls]).output().unwrap();
+    let here = String::from_utf8(here.stdout).unwrap();
+    let open = |call: &str| here.lines().find_map(|line| line.strip_prefix(call)).unwrap();
+    assert_eq!(open("peek "), "0");
+    let script =
+        |profile: &str| format!("echo with {profile}\nperl -e '{calls}'; echo after $?\nexec sleep 1000");
+    for (version, profile, trace, peek) in
+        [("1.0", "none", open("trace "), "0"), ("1.1", "default", "1", "1")]
+    {
+        let release = apart(&bed, version, &script(profile), &json!({"seccomp": profile, "uts": "private"}));
         bed.run(&release, 1).await;
-        assert_eq!(bed.said("trace ").await, errno, "{profile}");
+        assert_eq!(bed.said("trace ").await, trace, "{profile}");
+        assert_eq!(bed.said("peek ").await, peek, "{profile}");
         bed.stop().await;
         std::fs::remove_file(bed.apps().join("web/logs/stdout.log")).unwrap();
     }
@@ -252,8 +323,10 @@ async fn a_policy_demands_more_than_the_release_asks_for() {
     bed.stage(&release).await.unwrap();
     let policy: Bounds =
         serde_json::from_value(json!({"isolation": {"pid": "private", "privateTmp": true}})).unwrap();
-    bed.start_bound(&release, 1, &[], policy).await.unwrap();
-    bed.up().await;
+    bed.start_bound(&release, 1, &[], policy.clone()).await.unwrap();
+    // It says what this instance has, whatever the policy demands by now.
+    let has = bed.up().await.isolation.unwrap();
+    assert!(has.has_pid() && !has.falls_short_of(&policy.isolation), "{has:?}");
     assert!(bed.said("pids ").await.parse::<usize>().unwrap() < 9);
     // Where the bed is: its way there, and nothing else.
     assert!(bed.said("tmp ").await.parse::<usize>().unwrap() <= 1);
@@ -289,6 +362,11 @@ async fn what_can_not_be_given_is_refused_or_not_run_and_never_run_with_less() {
     let bed = Bed::new(&json!({})).await;
     for (version, isolation, why) in [
         ("1.0", json!({"maskedPaths": [bed.apps()]}), "the app's own folder, or holds it"),
+        (
+            "1.2",
+            json!({"maskedPaths": ["/home", bed.folder.path().join("later")]}),
+            "it is not there, and would be seen as soon as it is; mask the folder that it belongs in",
+        ),
         (
             "1.1",
             json!({"readOnlyRoot": true, "writablePaths": ["/not/there"]}),

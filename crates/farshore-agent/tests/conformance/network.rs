@@ -209,7 +209,7 @@ async fn services_of_an_app_find_each_other_by_name() {
     until("the word", || async { bed.logs().await.contains("word\n").then_some(()) }).await;
     // Also the one that was there first sees the other one.
     let law = Law::new(&bed);
-    law.allow(&bed, json!({"exec": true})).await;
+    law.allow(&bed, json!({"execInside": true})).await;
     let mut order = command("cat /etc/hosts");
     order.arguments.service = Some("db".parse().unwrap());
     let (_, hosts) = run(&bed, order).await.unwrap();

@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::bed::Bed;
 use crate::release::Release;
 use crate::suite::{Nature, Sort, conforms};
+use crate::wait::until;
 
 struct Plain;
 
@@ -101,5 +102,32 @@ async fn root_is_given_only_where_manifest_and_device_both_say_so() {
     let release = bed.signer.release("1.0", &files, |manifest| manifest["run"]["user"] = "root".into());
     bed.run(&release, 1).await;
     crate::wait::until("its user", || async { bed.logs().await.contains("uid=0\n").then_some(()) }).await;
+    bed.stop().await;
+}
+
+/// As with `systemctl stop farshore-apps`, which ends every app and takes their groups away.
+#[tokio::test]
+async fn one_that_has_lost_its_control_groups_is_not_started_again_before_it_has_new_ones() {
+    let bed = Bed::new(&serde_json::json!({})).await;
+    let files = [("bin/app", 0o755, script(Nature::Good))];
+    let release = bed.signer.release("1.0", &files, |manifest| {
+        manifest["restart"] = serde_json::json!({"backoffMs": 10, "maxBackoffMs": 10});
+    });
+    bed.run(&release, 1).await;
+    let groups = bed.groups();
+    if groups.is_empty() {
+        eprintln!("THIS MACHINE GIVES NO CONTROL GROUPS: nothing is tested");
+        return;
+    }
+    let removed = std::process::Command::new("sh")
+        .args(["-c", "for group; do while [ -e \"$group\" ]; do kill -9 $(cat \"$group/cgroup.procs\") 2>/dev/null; rmdir \"$group\" 2>/dev/null; done; done", "sh"])
+        .args(&groups)
+        .status();
+    assert!(removed.unwrap().success());
+    until("the supervisor's end", || async { bed.running().await.is_none().then_some(()) }).await;
+    assert_eq!(processes(&bed), Vec::<i32>::new());
+    bed.start(&release, 2).await.unwrap();
+    bed.up().await;
+    assert!(groups.iter().all(|group| group.exists()), "{groups:?}");
     bed.stop().await;
 }

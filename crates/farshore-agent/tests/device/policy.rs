@@ -82,3 +82,44 @@ async fn a_permit_outside_the_policys_maintenance_window_does_not_activate() {
     plane.tell(server_frame::Body::Desired(plane.sign(&state, &[&release])));
     device.committed(&release).await;
 }
+
+#[tokio::test]
+async fn an_app_that_has_less_isolation_than_the_policy_demands_by_now_is_told_until_it_is_restarted() {
+    let device = Device::new().await;
+    let plane = &device.plane;
+    let release = device.release("1.0", FIT, |_| {});
+    plane.desire(1, &release, &[]);
+    device.committed(&release).await;
+    let before = device.bed.app_pids();
+    let mut state = plane.state(2, &release, &[]);
+    // Filters of system calls can be had everywhere, also without root.
+    state["policy"] = serde_json::json!({"rules": {"isolation": {"seccomp": "default"}}});
+    plane.tell(server_frame::Body::Desired(plane.sign(&state, &[&release])));
+    let old = |status: &Status| {
+        status.apps.iter().any(|app| app.reasons.iter().any(|reason| reason.code == "OldIsolation"))
+    };
+    let status = seen("that it is told", || Status::read(&device.state()).ok().filter(old)).await;
+    assert!(status.text(farshore_agent::clock::wall()).contains("demanded more isolation"), "{status:?}");
+    let app = seen("that the control plane knows", || {
+        plane.app_status().filter(|app| app.reasons.iter().any(|reason| reason.code == "OldIsolation"))
+    })
+    .await;
+    assert_eq!(app.health, "healthy");
+    assert_eq!(device.bed.app_pids(), before, "a policy restarts nothing");
+    plane.tell(server_frame::Body::Operation(farshore_protocol::Operation {
+        uid: "op-restart".to_owned(),
+        kind: "restart-app".to_owned(),
+        app: "web".to_owned(),
+        ..farshore_protocol::Operation::default()
+    }));
+    seen("that it is no more", || {
+        let status = Status::read(&device.state()).ok()?;
+        let pids = device.bed.app_pids();
+        (!old(&status)
+            && status.health == "healthy"
+            && pids.iter().all(|pid| !before.contains(pid))
+            && !pids.is_empty())
+        .then_some(pids)
+    })
+    .await;
+}

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use farshore_api::ErrorCode;
 use farshore_api::device::Sample;
 use farshore_domain::id::{DeviceId, OperationId, TenantId};
-use farshore_domain::operation::{EXEC_INSIDE_CAPABILITY, OPERATIONS_CAPABILITY};
+use farshore_domain::operation::{EXEC_INSIDE_CAPABILITY_2, OPERATIONS_CAPABILITY};
 use farshore_domain::time::UnixMs;
 use farshore_protocol::{
     self as wire, AgentFrame, MAX_FRAME_BYTES, PING_SECONDS, PROTOCOL_VERSION, SUBPROTOCOL, ServerFrame,
@@ -214,7 +214,7 @@ async fn open(
         streams: opened.marks.into_iter().map(|(stream, _)| stream.into()).collect(),
         budget: TokenBucket::new(FRAMES_PER_SECOND, FRAMES_BURST),
         operations: says(OPERATIONS_CAPABILITY),
-        exec_inside: says(EXEC_INSIDE_CAPABILITY),
+        exec_inside: says(EXEC_INSIDE_CAPABILITY_2),
     };
     let watched = app.hub().live().is_watched(tenant, device);
     let first = Pending {
@@ -322,7 +322,7 @@ async fn push(
         match db.open_operations(device, now()).await {
             Ok(operations) => {
                 for operation in operations {
-                    // An agent that was set back since would run it beside the apps.
+                    // An agent that was set back since would run it beside the apps, or where `exec` alone allows it.
                     if operation.kind == "exec" && !operation.app.is_empty() && !state.exec_inside {
                         continue;
                     }

@@ -11,7 +11,7 @@ use farshore_domain::desired::{Because, DesiredApp, DesiredRelease, Permit};
 use farshore_domain::device::{AppPhase, Lifecycle, Reachability};
 use farshore_domain::id::{DeviceId, ReleaseId};
 use farshore_domain::name::Name;
-use farshore_domain::operation::{DRAIN_CAPABILITY, EXEC_INSIDE_CAPABILITY, OPERATIONS_CAPABILITY};
+use farshore_domain::operation::{DRAIN_CAPABILITY, OPERATIONS_CAPABILITY};
 use farshore_domain::policy::{
     DesiredPolicy, DeviceHours, POLICY_CAPABILITY, POLICY_CAPABILITY_2, POLICY_CAPABILITY_3, PolicySpec,
     Rules, SafeRelease,
@@ -490,9 +490,7 @@ impl Snapshot {
         if !can(POLICY_CAPABILITY_3) {
             rules = rules.without_v3();
         }
-        if !can(EXEC_INSIDE_CAPABILITY) {
-            rules.operations = rules.operations.without_inside();
-        }
+        rules.operations = rules.operations.inside_for(can);
         if !can(OPERATIONS_CAPABILITY) {
             rules.operations = rules.operations.without_runbooks();
         }

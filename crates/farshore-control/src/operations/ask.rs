@@ -8,7 +8,7 @@ use farshore_domain::device::Lifecycle;
 use farshore_domain::id::{DeviceId, OperationId};
 use farshore_domain::name::Name;
 use farshore_domain::operation::{
-    DEFAULT_EXPIRY_SECONDS, DRAIN_CAPABILITY, EXEC_CAPABILITY, EXEC_INSIDE_CAPABILITY, Kind,
+    DEFAULT_EXPIRY_SECONDS, DRAIN_CAPABILITY, EXEC_CAPABILITY, EXEC_INSIDE_CAPABILITY_2, Kind,
     MAX_EXPIRY_SECONDS, MAX_REASON, OPERATIONS_CAPABILITY, REBOOT_CAPABILITY, Refusal, permitted,
 };
 use farshore_domain::policy::{OperationRules, PolicySpec};
@@ -44,8 +44,7 @@ impl Fleet {
     pub(super) fn rules(&self, device: &FleetDevice) -> StoreResult<OperationRules> {
         let rules = crate::fleet::merged(&self.policies, &device.labels)?.rules.operations;
         // As the device is told of it.
-        let inside = device.capabilities.iter().any(|has| has == EXEC_INSIDE_CAPABILITY);
-        Ok(if inside { rules } else { rules.without_inside() })
+        Ok(rules.inside_for(|word| device.capabilities.iter().any(|has| has == word)))
     }
 
     /// Whether this device gets it.
@@ -63,7 +62,7 @@ impl Fleet {
         }
         let needs: &[&str] = match kind {
             Kind::Exec if ask.app.is_some() => {
-                &[OPERATIONS_CAPABILITY, EXEC_CAPABILITY, EXEC_INSIDE_CAPABILITY]
+                &[OPERATIONS_CAPABILITY, EXEC_CAPABILITY, EXEC_INSIDE_CAPABILITY_2]
             }
             Kind::Exec => &[OPERATIONS_CAPABILITY, EXEC_CAPABILITY],
             Kind::Drain => &[DRAIN_CAPABILITY],
@@ -87,7 +86,7 @@ impl Fleet {
         {
             return refuse("NoApp", format!("{app} is not on the device"));
         }
-        Ok(permitted(kind, &ask.arguments, &ask.reason, &self.rules(device)?))
+        Ok(permitted(kind, ask.app.as_ref(), &ask.arguments, &ask.reason, &self.rules(device)?))
     }
 }
 

@@ -232,6 +232,63 @@ fn app(phase: &str) -> agent_frame::Body {
     agent_frame::Body::Status(StatusReport { apps: vec![app], ..Default::default() })
 }
 
+/// What a device is told of operations.
+async fn told(channel: &mut Channel, wanted: Value) {
+    channel
+        .until("the policy", |body| match body {
+            server_frame::Body::Desired(desired) => {
+                let policy = DesiredState::parse(&desired.body).unwrap().policy?;
+                (serde_json::to_value(policy.rules.operations).unwrap() == wanted).then_some(())
+            }
+            _ => None,
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_free_command_inside_a_container_needs_its_own_permission_and_an_agent_that_knows_it() {
+    Box::pin(each_engine(async |fleet| {
+        let device = fleet.device("kiosk-7").await;
+        let path = "/api/devices/kiosk-7:exec";
+        let inside = json!({"app": "web", "arguments": {"command": "id"}});
+        // An agent of before would take `exec` for enough: it is told of nothing else, and not asked.
+        let mut channel = Channel::connect(fleet, &device).await.unwrap();
+        channel.hello_with(&[&ABLE[..], &["exec-inside/v1"]].concat()).await;
+        channel.send(app("running")).await;
+        eventually("the app", || async {
+            let shown: Value = fleet.admin.get("/api/devices/kiosk-7").await.expect(200).json();
+            (shown["status"]["apps"][0]["app"] == "web").then_some(())
+        })
+        .await;
+        policy(fleet, "free", json!({"exec": true, "execInside": true})).await;
+        told(&mut channel, json!({"exec": true})).await;
+        let refused = fleet.admin.post(path, inside.clone()).await.problem(409, "conflict");
+        assert!(refused.detail.contains("exec-inside/v2"), "{refused:?}");
+        fleet.admin.post(path, json!({"arguments": {"command": "id"}})).await.expect(202);
+        channel.close().await;
+
+        let mut channel = Channel::connect(fleet, &device).await.unwrap();
+        channel.hello_with(&[&ABLE[..], &["exec-inside/v1", "exec-inside/v2"]].concat()).await;
+        channel.send(app("running")).await;
+        told(&mut channel, json!({"exec": true, "execInside": true})).await;
+        let made: Value = fleet.admin.post(path, inside.clone()).await.expect(202).json();
+        let sent = channel
+            .until("the operation", |body| match body {
+                server_frame::Body::Operation(operation) if operation.app == "web" => Some(operation),
+                _ => None,
+            })
+            .await;
+        assert_eq!(sent.uid, uid(&made));
+        // A policy from before there was that permission.
+        fleet.admin.delete("/api/policies/free").await.expect(204);
+        policy(fleet, "before", json!({"exec": true})).await;
+        let refused = fleet.admin.post(path, inside).await.problem(403, "forbidden");
+        assert!(refused.detail.contains("operations.execInside"), "{refused:?}");
+        channel.close().await;
+    }))
+    .await;
+}
+
 async fn desired(channel: &mut Channel, stopped: bool) {
     channel
         .until("the desired state", |body| match body {

@@ -21,6 +21,9 @@ pub const OPERATIONS_CAPABILITY: &str = "operations/v2";
 pub const EXEC_CAPABILITY: &str = "exec/v1";
 /// What a device says whose runner runs them inside an app's container, too.
 pub const EXEC_INSIDE_CAPABILITY: &str = "exec-inside/v1";
+/// The same, where a free command inside needs a permission of its own ([`OperationRules::exec_inside`]): without this, [`OperationRules::exec`] would be enough
+/// for it, so it is not asked for there.
+pub const EXEC_INSIDE_CAPABILITY_2: &str = "exec-inside/v2";
 /// What an agent says that understands [`crate::desired::DesiredState::stopped`].
 pub const DRAIN_CAPABILITY: &str = "drain/v1";
 /// What a device says whose runner has a program that reboots it.
@@ -246,12 +249,13 @@ fn refuse<T>(code: &str, message: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal { code: code.to_owned(), message: message.into() })
 }
 
-/// Whether the policy allows it. The same on the control plane, in `run` and in the runner.
+/// Whether the policy allows it. The same on the control plane, in `run` and in the runner. `app`: whose container a command is to run in, or what it is about.
 ///
 /// # Errors
 /// With the reason.
 pub fn permitted(
     kind: Kind,
+    app: Option<&Name>,
     arguments: &Arguments,
     reason: &str,
     rules: &OperationRules,
@@ -265,6 +269,7 @@ pub fn permitted(
         Kind::Diagnostics | Kind::Inventory => RemoteOperation::Diagnostics,
         Kind::Reboot => RemoteOperation::Reboot,
         Kind::Exec => match &arguments.runbook {
+            None if app.is_some() => RemoteOperation::ExecInside,
             None => RemoteOperation::Exec,
             Some(name) => {
                 let Some(runbook) = rules.runbook(name.as_str()) else {
@@ -286,7 +291,11 @@ pub fn permitted(
     if rules.allow(asked) {
         return Ok(());
     }
-    let what = if kind == Kind::Exec { "a free command".to_owned() } else { kind.to_string() };
+    let what = match asked {
+        RemoteOperation::Exec => "a free command".to_owned(),
+        RemoteOperation::ExecInside => "a free command inside a container (operations.execInside)".to_owned(),
+        _ => kind.to_string(),
+    };
     refuse("PolicyForbids", format!("the device's policy does not allow {what}"))
 }
 

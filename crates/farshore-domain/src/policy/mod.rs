@@ -21,6 +21,7 @@ pub use runbook::{Runbook, RunbookArgument, RunbookError};
 
 use crate::desired::DesiredRelease;
 use crate::name::Name;
+use crate::operation::{EXEC_INSIDE_CAPABILITY, EXEC_INSIDE_CAPABILITY_2};
 use crate::release::Limits;
 use crate::release::isolation::Isolation;
 use crate::schedule::{Blackout, Energy, WindowSpec};
@@ -224,9 +225,12 @@ pub struct OperationRules {
     pub diagnostics: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub restart: Option<bool>,
-    /// Any command, not only a named runbook.
+    /// Any command beside the apps, not only a named runbook.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exec: Option<bool>,
+    /// Any command inside an app's container, as the app: it reads what the app does. `exec` does not allow it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exec_inside: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reboot: Option<bool>,
     /// Whoever asks for an operation has to say why.
@@ -244,6 +248,7 @@ pub enum RemoteOperation<'a> {
     Diagnostics,
     Restart,
     Exec,
+    ExecInside,
     Reboot,
     Runbook(&'a str),
 }
@@ -257,6 +262,7 @@ impl OperationRules {
             RemoteOperation::Diagnostics => self.diagnostics.unwrap_or(true),
             RemoteOperation::Restart => self.restart.unwrap_or(true),
             RemoteOperation::Exec => self.exec.unwrap_or(false),
+            RemoteOperation::ExecInside => self.exec_inside.unwrap_or(false),
             RemoteOperation::Reboot => self.reboot.unwrap_or(false),
             RemoteOperation::Runbook(name) => self.runbook(name).is_some(),
         }
@@ -268,12 +274,17 @@ impl OperationRules {
         self.runbooks.iter().flatten().find(|runbook| runbook.name.as_str() == name)
     }
 
-    /// What an agent without [`crate::operation::EXEC_INSIDE_CAPABILITY`] understands.
+    /// What an agent of these abilities understands of commands inside containers.
     #[must_use]
-    pub fn without_inside(self) -> Self {
-        let beside = |runbook: &Runbook| runbook.app.is_none();
-        let runbooks = self.runbooks.map(|all| all.into_iter().filter(beside).collect());
-        Self { runbooks, ..self }
+    pub fn inside_for(mut self, can: impl Fn(&str) -> bool) -> Self {
+        if !can(EXEC_INSIDE_CAPABILITY_2) {
+            self.exec_inside = None;
+        }
+        if !can(EXEC_INSIDE_CAPABILITY) {
+            let beside = |runbook: &Runbook| runbook.app.is_none();
+            self.runbooks = self.runbooks.map(|all| all.into_iter().filter(beside).collect());
+        }
+        self
     }
 
     /// What an agent without [`crate::operation::OPERATIONS_CAPABILITY`] understands.

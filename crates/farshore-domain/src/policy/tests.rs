@@ -172,6 +172,16 @@ fn what_nobody_says_is_allowed_only_where_it_does_no_harm() {
     let rules = OperationRules::default();
     assert!(rules.allow(RemoteOperation::Logs) && rules.allow(RemoteOperation::Restart));
     assert!(!rules.allow(RemoteOperation::Exec) && !rules.allow(RemoteOperation::Reboot));
+    // One does not allow the other, whichever is said.
+    for (said, beside, inside) in
+        [(json!({"exec": true}), true, false), (json!({"execInside": true}), false, true)]
+    {
+        let rules: OperationRules = serde_json::from_value(said).expect("rules");
+        assert_eq!(
+            (rules.allow(RemoteOperation::Exec), rules.allow(RemoteOperation::ExecInside)),
+            (beside, inside)
+        );
+    }
     let flush: Runbook =
         serde_json::from_value(json!({"name": "flush", "command": ["/bin/flush"]})).expect("a runbook");
     let rules = OperationRules { runbooks: Some(vec![flush]), ..OperationRules::default() };
@@ -210,6 +220,17 @@ fn an_older_agent_is_not_sent_what_it_does_not_know() {
         serde_json::to_value(old.bounds().retention).expect("JSON"),
         json!({"logBytes": 65536, "logFiles": 2})
     );
+    let inside = json!({"exec": true, "execInside": true, "runbooks": [
+        {"name": "a", "command": ["/a"]}, {"name": "b", "command": ["/b"], "app": "web"},
+    ]});
+    let inside: OperationRules = serde_json::from_value(inside).expect("rules");
+    let told = |words: &[&str]| inside.clone().inside_for(|word| words.contains(&word));
+    assert_eq!(told(&["exec-inside/v1", "exec-inside/v2"]), inside);
+    let mut before = inside.clone();
+    before.exec_inside = None;
+    assert_eq!(told(&["exec-inside/v1"]), before);
+    before.runbooks.iter_mut().for_each(|runbooks| runbooks.truncate(1));
+    assert_eq!(told(&[]), before);
     let mut newest = new.clone();
     newest.isolation =
         serde_json::from_value(json!({"pid": "private", "seccomp": "default"})).expect("isolation");

@@ -330,6 +330,7 @@ impl World {
                     restarts: 0,
                     last_exit: None,
                     slot: None,
+                    isolation: None,
                 };
                 self.running = Some((running, self.now));
             }

@@ -11,6 +11,8 @@ use crate::digest::Digest;
 use crate::id::{PermitId, ReleaseId};
 use crate::incident::{ActionKind, IncidentCause};
 use crate::name::Name;
+use crate::object::Reason;
+use crate::release::isolation::{Isolation, Namespace};
 use crate::time::UnixMs;
 
 struct Device {
@@ -73,6 +75,7 @@ impl Device {
             restarts,
             last_exit: None,
             slot: None,
+            isolation: None,
         });
         let staged: BTreeSet<Digest> = staged.iter().map(|version| manifest(version)).collect();
         self.inputs.observed =
@@ -666,6 +669,7 @@ fn apps_start_after_what_they_need_and_stop_before_it() {
                 restarts: 0,
                 last_exit: None,
                 slot: None,
+                isolation: None,
             });
             (name, Observed { staged: staged.clone(), running, ..Observed::default() })
         });
@@ -711,6 +715,42 @@ fn apps_start_after_what_they_need_and_stop_before_it() {
     assert_eq!(starts(&device.at(20_200)), ["db"]);
     show(&mut device, &[(&db, "1.1")]);
     assert_eq!(starts(&device.at(20_300)), ["web"]);
+}
+
+#[test]
+fn what_a_policy_demands_more_is_told_of_an_app_that_runs_and_restarts_nothing() {
+    let mut device = Device::settled();
+    let demanded = Isolation { pid: Some(Namespace::Private), ..Isolation::default() };
+    let show = |device: &mut Device, isolation: Option<Isolation>| {
+        device.observe(&["1.0"], Some(("1.0", device.instance(), 0)));
+        let observed = device.inputs.observed.as_mut().and_then(|apps| apps.get_mut(&web()));
+        if let Some(running) = observed.and_then(|observed| observed.running.as_mut()) {
+            running.isolation = isolation;
+        }
+    };
+    let told = |device: &Device| {
+        let view = view(&device.state, &device.inputs, UnixMs(0));
+        let old = |reasons: &[Reason]| reasons.iter().any(|reason| reason.code == "OldIsolation");
+        (old(&view.apps[0].reasons), old(&view.reasons), view.conformance)
+    };
+    show(&mut device, Some(Isolation::default()));
+    assert_eq!(told(&device), (false, false, Conformance::Conforming));
+    device.inputs.isolation = demanded.clone();
+    assert_eq!(device.at(20_000), []);
+    assert_eq!(told(&device), (true, true, Conformance::Conforming));
+    // An operation starts it anew, and then it has what is demanded.
+    device.inputs.restart = BTreeSet::from([web()]);
+    assert_eq!(device.at(21_000), [Action::Stop { app: web() }]);
+    device.inputs.restart.clear();
+    device.observe(&["1.0"], None);
+    assert!(matches!(device.at(22_000)[..], [Action::Start { .. }]));
+    show(&mut device, Some(demanded));
+    device.at(23_000);
+    assert_eq!(told(&device), (false, false, Conformance::Conforming));
+    // Nobody says what it has: not a process, or started by a runner of before.
+    show(&mut device, None);
+    device.at(24_000);
+    assert_eq!(told(&device), (false, false, Conformance::Conforming));
 }
 
 #[test]

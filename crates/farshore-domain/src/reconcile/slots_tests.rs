@@ -292,6 +292,7 @@ impl World {
                     restarts: 0,
                     last_exit: None,
                     slot: Some(slot),
+                    isolation: None,
                 };
                 self.slots.insert(slot.as_str(), Process { running, since: self.now, good: false });
             }

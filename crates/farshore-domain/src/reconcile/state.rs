@@ -13,6 +13,7 @@ use crate::incident::{ActionKind, IncidentCause};
 use crate::name::Name;
 use crate::object::Reason;
 use crate::release::Manifest;
+use crate::release::isolation::Isolation;
 use crate::release::slot::Slot;
 use crate::schedule::{self, Shut, WindowKind};
 use crate::time::UnixMs;
@@ -435,6 +436,9 @@ pub struct Running {
     /// Of an app with slots: where it was started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slot: Option<Slot>,
+    /// What this instance is kept apart from. `None`: no policy says that of its kind of app, or a runner of before does not know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isolation: Option<Isolation>,
 }
 
 /// What the health checks of an instance say together.
@@ -487,6 +491,8 @@ pub struct Inputs {
     pub rollback: BTreeMap<Name, String>,
     /// What the device's policy says about healing.
     pub policy: HealingPolicy,
+    /// What the device's policy demands that apps are kept apart from.
+    pub isolation: Isolation,
     /// What the windows of the device's policy say at this moment.
     pub hours: LocalHours,
     /// Less of the disk is free than the policy asks for.

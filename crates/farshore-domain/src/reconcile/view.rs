@@ -10,6 +10,9 @@ use crate::object::Reason;
 use crate::time::UnixMs;
 use crate::version::Version;
 
+/// The reason code of an app that runs with less isolation than its device's policy demands by now.
+const OLD_ISOLATION: &str = "OldIsolation";
+
 /// One app as reported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AppView {
@@ -228,6 +231,13 @@ fn reasons(app: &AppState, inputs: &Inputs, name: &Name) -> Vec<Reason> {
     {
         reasons.push(last.clone());
     }
+    // A policy restarts nothing: that is for whoever knows how many may be disturbed at once.
+    if let Some(running) = running_of(app, inputs, name)
+        && running.isolation.as_ref().is_some_and(|isolation| isolation.falls_short_of(&inputs.isolation))
+    {
+        let text = "it was started before the device's policy demanded more isolation, and has it from its next start on";
+        reasons.push(Reason::new(OLD_ISOLATION, text, since));
+    }
     reasons
 }
 
@@ -324,7 +334,8 @@ pub fn view(state: &DeviceState, inputs: &Inputs, since: UnixMs) -> DeviceView {
     }
     for app in &apps {
         let unwell = app.health != Health::Healthy || app.conformance != Conformance::Conforming;
-        if let Some(reason) = app.reasons.first().filter(|_| unwell) {
+        let old = || app.reasons.iter().find(|reason| reason.code == OLD_ISOLATION);
+        if let Some(reason) = app.reasons.first().filter(|_| unwell).or_else(old) {
             let text = format!("{}: {}", app.app, reason.message);
             reasons.push(Reason::new(&reason.code, text, reason.since));
         }

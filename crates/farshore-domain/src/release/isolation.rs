@@ -124,6 +124,19 @@ impl Isolation {
         }
     }
 
+    /// Whether an instance that is kept apart like this has less than the policy demands. Values that come to the same are no difference.
+    #[must_use]
+    pub fn falls_short_of(&self, policy: &Self) -> bool {
+        let wanted = self.tightened(policy);
+        // A list that is longer hides more; one of what may be written, less.
+        self.needs() != wanted.needs()
+            || self.seccomp() != wanted.seccomp()
+            || self.read_only_root.unwrap_or(false) != wanted.read_only_root.unwrap_or(false)
+            || self.private_tmp.unwrap_or(false) != wanted.private_tmp.unwrap_or(false)
+            || self.masked_paths.iter().flatten().count() != wanted.masked_paths.iter().flatten().count()
+            || self.writable_paths.iter().flatten().count() != wanted.writable_paths.iter().flatten().count()
+    }
+
     #[must_use]
     pub fn has_pid(&self) -> bool {
         self.pid == Some(Namespace::Private)
@@ -260,6 +273,35 @@ mod tests {
         assert_eq!(own.tightened(&policy).writable_paths, Some(vec!["/srv/spool/web".to_owned()]));
         assert_eq!(own.tightened(&isolation(json!({"readOnlyRoot": true}))).writable_paths, None);
         assert_eq!(own.tightened(&Isolation::default()), own);
+    }
+
+    #[test]
+    fn an_instance_falls_short_of_what_the_policy_demands_more_by_now() {
+        let started = isolation(json!({
+            "pid": "private", "seccomp": "default", "maskedPaths": ["/home"], "readOnlyRoot": true, "writablePaths": ["/srv/a"],
+        }));
+        for more in [
+            json!({"ipc": "private"}),
+            json!({"uts": "private"}),
+            json!({"network": "none"}),
+            json!({"privateTmp": true}),
+            json!({"seccomp": "strict"}),
+            json!({"maskedPaths": ["/root"]}),
+            json!({"readOnlyRoot": true, "writablePaths": ["/srv/b"]}),
+        ] {
+            let policy = isolation(more);
+            assert!(started.falls_short_of(&policy), "{policy:?}");
+            assert!(!started.tightened(&policy).falls_short_of(&policy), "{policy:?}");
+        }
+        for same in [
+            json!({}),
+            json!({"pid": "private", "seccomp": "none", "network": "host", "ipc": "host", "privateTmp": false}),
+            json!({"maskedPaths": ["/home"], "readOnlyRoot": true, "writablePaths": ["/srv"]}),
+        ] {
+            assert!(!started.falls_short_of(&isolation(same)));
+        }
+        let none = isolation(json!({"readOnlyRoot": true}));
+        assert!(Isolation::default().falls_short_of(&none));
     }
 
     #[test]

@@ -71,7 +71,8 @@ export interface Draft {
   rest: Rules
 }
 
-export type Kind = 'number' | 'boolean' | 'text'
+/** `words`: a list, on one line as a shell would take it. */
+export type Kind = 'number' | 'boolean' | 'text' | 'words'
 
 export interface FieldOf {
   path: string
@@ -94,6 +95,8 @@ const yesNo = (path: string, label: string, otherwise: string): FieldOf => ({
     ['false', 'no'],
   ],
 })
+
+const words = (path: string, label: string, help: string): FieldOf => ({ path, label, kind: 'words', help })
 
 const choice = (path: string, label: string, options: readonly (readonly [string, string])[], help?: string): FieldOf => ({
   path,
@@ -149,6 +152,8 @@ export const FIELDS = {
         ['strict', 'dangerous ones end it, unusual ones are not there'],
       ],
     ),
+    words('isolation.maskedPaths', 'Hidden paths', 'Absolute, with blanks between them; each has to be there: /home /root'),
+    words('isolation.writablePaths', 'Writable paths', 'Below these a release may ask to write where the file system is read-only.'),
   ],
   retention: [
     number('retention.logBytes', 'Log file (bytes)', 'Rotated at this size.'),
@@ -164,7 +169,8 @@ export const FIELDS = {
     yesNo('operations.logs', 'Read logs', 'yes'),
     yesNo('operations.diagnostics', 'Diagnostics', 'yes'),
     yesNo('operations.restart', 'Restart apps', 'yes'),
-    yesNo('operations.exec', 'Any command', 'no'),
+    yesNo('operations.exec', 'Any command beside the apps', 'no'),
+    yesNo('operations.execInside', 'Any command inside containers', 'no'),
     yesNo('operations.reboot', 'Reboot', 'no'),
     yesNo('operations.reasonRequired', 'A reason is needed', 'no'),
   ],
@@ -211,7 +217,10 @@ export function draftOf(spec: PolicySpec): Draft {
     for (const [field, value] of Object.entries(fields)) {
       const path = `${section}.${field}`
       if (LISTS.includes(path)) continue
-      if (ALL.some((known) => known.path === path)) values[path] = typed(value)
+      const known = ALL.find((of) => of.path === path)
+      // An empty list says something: that there is nothing in it.
+      if (known?.kind === 'words' && Array.isArray(value) && value.length > 0) values[path] = join(value.map((word) => typed(word)))
+      else if (known !== undefined && known.kind !== 'words') values[path] = typed(value)
       else rest[section] = { ...rest[section], [field]: value }
     }
   }
@@ -269,6 +278,13 @@ const figure = (text: string): unknown => {
   return text.trim() === '' || Number.isNaN(value) ? text : value
 }
 
+/** What was typed, as the kind of its field. */
+const read = (kind: Kind, text: string): unknown => {
+  if (kind === 'number') return figure(text)
+  if (kind === 'words') return split(text)
+  return kind === 'boolean' ? text === 'true' : text
+}
+
 const optional = (name: string, value: unknown): Record<string, unknown> => (value === '' ? {} : { [name]: value })
 
 /** The specification of a form. Sections that say nothing are left out. */
@@ -281,8 +297,8 @@ export function specOf(draft: Draft): PolicySpec {
   for (const [section, fields] of Object.entries(draft.rest)) for (const [field, value] of Object.entries(fields)) put(`${section}.${field}`, value)
   for (const known of ALL) {
     const text = draft.values[known.path] ?? ''
-    if (text === '') continue
-    put(known.path, known.kind === 'number' ? figure(text) : known.kind === 'boolean' ? text === 'true' : text)
+    if (text.trim() === '') continue
+    put(known.path, read(known.kind, text))
   }
   if (draft.conditions.length > 0) {
     put(

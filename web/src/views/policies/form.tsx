@@ -22,7 +22,7 @@ function Value({ of, draft, set, error }: { of: FieldOf } & Omit<Props, 'wrongIn
     <Field label={of.label} help={of.help} error={error(`rules.${of.path}`)}>
       {(ids) =>
         of.options === undefined ? (
-          <input {...ids} className="field" inputMode={of.kind === 'number' ? 'numeric' : undefined} placeholder="not said" value={value} onChange={(e) => change(e.target.value.trim())} />
+          <input {...ids} className="field" inputMode={of.kind === 'number' ? 'numeric' : undefined} placeholder="not said" value={value} onChange={(e) => change(of.kind === 'words' ? e.target.value : e.target.value.trim())} />
         ) : (
           <select {...ids} className="field" value={value} onChange={(e) => change(e.target.value)}>
             {of.options.map(([key, text]) => (
@@ -131,7 +131,7 @@ export function PolicyForm({ draft: d, set, error, wrongIn }: Props) {
       </Part>
       <Part title="Isolation" note="what each app is kept apart from at least; a release may ask for more" open={open('isolation')}>
         {values('isolation')}
-        <p className={`text-sm text-muted ${wide}`}>For apps that are plain processes, from their next start. A device that can’t give it runs no new release.</p>
+        <p className={`text-sm text-muted ${wide}`}>For apps that are plain processes, from their next start; until then an app that has less says so. A device that can’t give it runs no new release.</p>
       </Part>
       <Part title="Windows" note="when devices fetch and install; rollouts obey these as well" open={open('schedule', d.windows.length + d.blackouts.length)}>
         <Rows

@@ -55,16 +55,20 @@ fn unshare(flags: UnshareFlags) -> io::Result<()> {
 
 /// What this device can give, as words for `hello`: each is tried in a thread that ends.
 pub(super) fn capabilities() -> Vec<String> {
-    let tried = |flags: UnshareFlags| {
-        let attempt = move || {
-            unshare(flags)?;
-            if flags.contains(UnshareFlags::NEWNS) { mounts::attempt() } else { Ok(()) }
+    let tried = |word: &str, flags: UnshareFlags| {
+        let attempt = move || match flags {
+            UnshareFlags::NEWNS => {
+                unshare(flags)?;
+                mounts::attempt()
+            }
+            flags if flags.is_empty() => seccomp::attempt(),
+            flags => unshare(flags),
         };
         let thread = std::thread::Builder::new().name("namespace".to_owned()).spawn(attempt);
         match thread.map(std::thread::JoinHandle::join) {
             Ok(Ok(Ok(()))) => true,
             Ok(Ok(Err(error))) => {
-                tracing::debug!(?flags, %error, "no such namespace here");
+                tracing::debug!(word, %error, "not to be had here");
                 false
             }
             Ok(Err(_)) | Err(_) => false,
@@ -77,15 +81,38 @@ pub(super) fn capabilities() -> Vec<String> {
         (IPC_CAPABILITY, UnshareFlags::NEWIPC),
         (UTS_CAPABILITY, UnshareFlags::NEWUTS),
         (NETWORK_CAPABILITY, UnshareFlags::NEWNET),
+        // No namespace.
+        (SECCOMP_CAPABILITY, UnshareFlags::empty()),
     ] {
-        if tried(flags) {
+        if tried(word, flags) {
             words.push(word.to_owned());
         }
     }
-    if seccomp::is_there() {
-        words.push(SECCOMP_CAPABILITY.to_owned());
-    }
     words
+}
+
+/// What an administrator can do for a device that has not this word; nothing where the kernel filters no calls.
+pub(crate) fn remedy(word: &str) -> &'static str {
+    if word == SECCOMP_CAPABILITY {
+        return "";
+    }
+    "; the runner can give it with the drop-in /usr/share/farshore/farshore-runner-isolation.conf, which its unit does not have by itself"
+}
+
+/// What a runner that says these words can't keep apps apart by, and what to do for it.
+#[must_use]
+pub fn missing(words: &[String]) -> Option<String> {
+    let all = [
+        PID_CAPABILITY,
+        MOUNT_CAPABILITY,
+        IPC_CAPABILITY,
+        UTS_CAPABILITY,
+        NETWORK_CAPABILITY,
+        SECCOMP_CAPABILITY,
+    ];
+    let missing: Vec<_> = all.into_iter().filter(|word| !words.iter().any(|has| has == word)).collect();
+    let remedy = remedy(missing.first()?);
+    Some(format!("no {}{remedy}", missing.join(", ")))
 }
 
 /// Starts a child of this process that is the first one of a namespace of processes.
@@ -199,5 +226,20 @@ pub(super) fn first(mut app: Command) -> io::Result<Infallible> {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_named_with_what_helps() {
+        let all =
+            ["pid", "mount", "ipc", "uts", "network", "seccomp"].map(|word| format!("isolation/{word}"));
+        assert_eq!(missing(&all), None);
+        assert_eq!(missing(&all[..5]), Some("no isolation/seccomp".to_owned()));
+        let said = missing(&all[5..]).unwrap();
+        assert!(said.starts_with("no isolation/pid, isolation/mount, ") && said.contains(".conf"), "{said}");
     }
 }

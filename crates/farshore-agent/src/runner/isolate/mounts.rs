@@ -1,7 +1,7 @@
 //! An app's own view of the file system, in a mount namespace that only it has.
 //!
-//! What is mounted on the device later is seen here, too, and what is unmounted there goes here. The app's own folder stays where it is, whatever is hidden around it; the
-//! folders of the other apps are not there.
+//! It is what the device has mounted at that moment, and stays so: what is mounted later is not seen here, or it would be outside of everything that was closed and hidden.
+//! The app's own folder stays where it is, whatever is hidden around it; the folders of the other apps are not there.
 
 use std::ffi::CStr;
 use std::fs::{self, DirBuilder};
@@ -33,13 +33,18 @@ const KERNELS: [&str; 3] = ["/dev", "/proc", "/sys"];
 const TUNABLES: [&str; 6] =
     ["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs", "/proc/acpi"];
 
+/// Nothing that is mounted or unmounted elsewhere comes here, also not by way of what is mounted on demand, and nothing from here goes there.
+fn part() -> io::Result<()> {
+    Ok(mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?)
+}
+
 fn tmpfs(target: &Path, flags: MountFlags, options: &CStr) -> io::Result<()> {
     Ok(mount("farshore", target, "tmpfs", STILL | flags, options)?)
 }
 
 /// Whether mounts can be made in a namespace that this thread has just entered.
 pub(super) fn attempt() -> io::Result<()> {
-    mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
+    part()?;
     tmpfs(Path::new("/"), MountFlags::NOEXEC, EMPTY)
 }
 
@@ -65,8 +70,7 @@ pub(super) fn make(isolation: &Isolation, app: &Path) -> Result<(), IsolateError
     let way = |error: rustix::io::Errno| at(app, "opening")(error.into());
     let place = rustix::fs::open(app, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(way)?;
-    mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
-        .map_err(IsolateError::new("parting from the device's mounts"))?;
+    part().map_err(IsolateError::new("parting from the device's mounts"))?;
     let mut own = Vec::new();
     if isolation.private_tmp == Some(true) {
         for path in ["/tmp", "/var/tmp"].map(Path::new) {
@@ -113,8 +117,13 @@ pub(super) fn make(isolation: &Isolation, app: &Path) -> Result<(), IsolateError
     Ok(())
 }
 
+/// What is not there can't be hidden, and would be seen as soon as it is: the app does not run before.
 fn mask(path: &Path, app: &Path) -> Result<(), IsolateError> {
-    let Some(real) = real(path)? else { return Ok(()) };
+    let missing = || {
+        let why = "it is not there, and would be seen as soon as it is; mask the folder that it belongs in";
+        IsolateError::said(format!("masking {}", path.display()), why)
+    };
+    let real = real(path)?.ok_or_else(missing)?;
     if app.starts_with(&real) || real.starts_with(app) {
         let why = "that is the app's own folder, or holds it";
         return Err(IsolateError::said(format!("masking {}", path.display()), why));
@@ -185,8 +194,8 @@ fn read_only(point: &Path) -> io::Result<()> {
     Ok(mount_remount(point, flags, c"")?)
 }
 
-/// Where something is mounted, from `proc_pid_mountinfo(5)`: the fifth field, in which blanks and backslashes are octal. What is mounted on demand only has
-/// nothing to write yet.
+/// Where something is mounted, from `proc_pid_mountinfo(5)`: the fifth field, in which blanks and backslashes are octal. What is mounted on demand has
+/// nothing to write, and here it stays so; to look at it would mount it on the device.
 fn points(table: &str) -> Vec<PathBuf> {
     let point = |line: &str| {
         let (mount, about) = line.split_once(" - ")?;

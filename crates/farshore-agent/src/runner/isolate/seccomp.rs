@@ -44,8 +44,12 @@ const DENIED: &[c_long] = &[
     libc::SYS_kexec_file_load,
     libc::SYS_kexec_load,
     // Other processes, and the kernel itself.
+    libc::SYS_kcmp,
     libc::SYS_perf_event_open,
     libc::SYS_pidfd_getfd,
+    libc::SYS_process_madvise,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
     libc::SYS_ptrace,
     libc::SYS_setns,
     libc::SYS_syslog,
@@ -340,16 +344,31 @@ const NEW_NAMESPACES: libc::c_int = libc::CLONE_NEWNS
 #[cfg(target_arch = "x86_64")]
 const OTHER_ABI: i64 = 0x4000_0000;
 
-/// Whether the kernel filters system calls.
-pub(super) fn is_there() -> bool {
+/// Of what is denied, what that ABI has under numbers of its own: ptrace, kexec_load, process_vm_readv, process_vm_writev.
+#[cfg(target_arch = "x86_64")]
+const DENIED_THERE: [i64; 4] = [521, 528, 539, 540];
+
+/// Whether the kernel filters system calls in every way that is needed here.
+fn is_there() -> bool {
     std::fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail")
         .is_ok_and(|actions| ["errno", "kill_process", "allow"].iter().all(|one| actions.contains(one)))
+}
+
+/// Binds this thread, which then ends.
+pub(super) fn attempt() -> io::Result<()> {
+    if !is_there() {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
+    rustix::thread::set_no_new_privs(true)?;
+    install(Seccomp::Default).map_err(io::Error::other)
 }
 
 fn denied() -> Rules {
     let numbers = DENIED.iter().copied();
     #[cfg(target_arch = "x86_64")]
-    let numbers = numbers.flat_map(|number| [number, number | OTHER_ABI]);
+    let numbers = numbers
+        .flat_map(|number| [number, number | OTHER_ABI])
+        .chain(DENIED_THERE.map(|number| number | OTHER_ABI));
     numbers.map(|number| (number, Vec::new())).collect()
 }
 
