@@ -1,4 +1,4 @@
-//! `cargo xtask check | test | fuzz | dev | gen | bench | package`: the commands a contributor types, so that only cargo need be known.
+//! `cargo xtask check | test | fuzz | dev | gen | bench | package | cross`: the commands a contributor types, so that only cargo need be known.
 //!
 //! Thin on purpose: it puts the right programs together, in the right order, and says what failed and what to type
 //! next. One file for each verb; [`tools`] has what they share. [`keeper`] is how whatever a verb starts beside itself
@@ -7,6 +7,7 @@
 mod bench;
 mod bpf;
 mod check;
+mod cross;
 mod dev;
 mod fuzz;
 mod generate;
@@ -46,6 +47,8 @@ enum Verb {
     Bench(bench::Arguments),
     /// Build the agent's Debian package, for devices to install
     Package(package::Arguments),
+    /// Build, try and package the agent for another processor, with a compiler of Debian's (about 600 MB of downloads and files)
+    Cross(cross::Arguments),
     /// Break the rollout engine's rules one by one, and see that its tests notice each
     Mutants(mutants::Arguments),
     /// Hold something for another process until its end of the pipe closes (internal)
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         Verb::Gen(arguments) => generate::run(&arguments),
         Verb::Bench(arguments) => bench::run(&arguments),
         Verb::Package(arguments) => package::run(&arguments),
+        Verb::Cross(arguments) => cross::run(&arguments),
         Verb::Mutants(arguments) => mutants::run(&arguments),
         Verb::Keep(arguments) => keeper::run(&arguments),
         Verb::InMachine(arguments) => return test::units::in_machine(&arguments),

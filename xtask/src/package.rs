@@ -5,7 +5,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -48,14 +48,14 @@ fi
 const PRERM: &str = "#!/bin/sh
 set -e
 if [ \"$1\" = remove ] && [ -d /run/systemd/system ]; then
-    systemctl disable --quiet --now farshore-agent.service farshore-runner.service farshore-apps.service || true
+    systemctl disable --quiet --now farshore-agent.service farshore-runner.service farshore-apps.service farshore-eyes.socket || true
 fi
 ";
 /// `purge` forgets the device's identity, its apps and their data.
 const POSTRM: &str = "#!/bin/sh
 set -e
 if [ \"$1\" = purge ]; then
-    rm -rf /var/lib/farshore-agent /var/lib/farshore /etc/farshore
+    rm -rf /var/lib/farshore-agent /var/lib/farshore /etc/farshore /run/farshore
 fi
 if [ -d /run/systemd/system ]; then
     systemctl daemon-reload || true
@@ -69,18 +69,53 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     };
     let arch = match &arguments.arch {
         Some(arch) => arch.as_str(),
-        None => match std::env::consts::ARCH {
-            "x86_64" => "amd64",
-            "aarch64" => "arm64",
-            other => bail!("there is no package for {other}"),
-        },
+        None => own_arch()?,
     };
+    let out = tools::root().join(&arguments.out);
+    let package = make(&binary, arch, env!("CARGO_PKG_VERSION"), &out, Packing::Small)?;
+    println!("{}", package.display());
+    eprintln!("Devices can fetch it once it lies in the control plane's --agent-packages folder.");
+    Ok(())
+}
+
+/// Debian's name of this machine's processor.
+///
+/// # Errors
+/// When there is no package for it.
+pub(crate) fn own_arch() -> Result<&'static str> {
+    match std::env::consts::ARCH {
+        "x86_64" => Ok("amd64"),
+        "aarch64" => Ok("arm64"),
+        other => bail!("there is no package for {other}"),
+    }
+}
+
+/// How a package is packed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Packing {
+    /// For devices.
+    Small,
+    /// For a test of this moment.
+    Quick,
+}
+
+/// Puts the package of a program into a folder, and says where it is.
+///
+/// # Errors
+/// When a file can't be read or `dpkg-deb` fails.
+pub(crate) fn make(
+    binary: &Path,
+    arch: &str,
+    version: &str,
+    out: &Path,
+    packing: Packing,
+) -> Result<PathBuf> {
     ensure!(matches!(arch, "amd64" | "arm64"), "--arch is amd64 or arm64");
-    let version = env!("CARGO_PKG_VERSION");
     let work = tempfile::tempdir().context("cannot make a folder")?;
     let root = work.path().join("root");
-    let program = fs::read(&binary).with_context(|| format!("cannot read {}", binary.display()))?;
+    let program = fs::read(binary).with_context(|| format!("cannot read {}", binary.display()))?;
     let libc = newest_libc(&program).context("the program names no version of the C library")?;
+    let unwinder = if names(&program, b"libgcc_s.so.1") { "libgcc-s1, " } else { "" };
     put(&root, "usr/bin/farshore-agent", &program, 0o755)?;
     for (from, to) in FILES {
         let bytes = fs::read(tools::root().join(from)).with_context(|| format!("cannot read {from}"))?;
@@ -90,7 +125,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     put(&root, "usr/share/doc/farshore-agent/copyright", &licence, 0o644)?;
     let control = format!(
         "Package: farshore-agent\nVersion: {version}\nArchitecture: {arch}\nMaintainer: Farshore <agent@farshore.dev>\n\
-         Section: admin\nPriority: optional\nDepends: libc6 (>= {libc}), systemd (>= 247)\nInstalled-Size: {}\n\
+         Section: admin\nPriority: optional\nDepends: libc6 (>= {libc}), {unwinder}systemd (>= 247)\nInstalled-Size: {}\n\
          Description: Farshore's agent\n Keeps this device what its control plane wants it to be, with or without a network.\n",
         program.len().div_ceil(1024)
     );
@@ -98,18 +133,22 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     for (name, script) in [("postinst", POSTINST), ("prerm", PRERM), ("postrm", POSTRM)] {
         put(&root, &format!("DEBIAN/{name}"), script.as_bytes(), 0o755)?;
     }
-    let out = tools::root().join(&arguments.out);
-    fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
+    fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
     let package = out.join(format!("farshore-agent_{version}_{arch}.deb"));
+    let packing: &[&str] = match packing {
+        Packing::Small => &["-Zxz"],
+        Packing::Quick => &["-Zgzip", "-z1"],
+    };
+    // What it says about it is nothing for whoever reads the path.
     let built = Command::new("dpkg-deb")
-        .args(["--build", "--root-owner-group", "-Zxz"])
+        .args(["--build", "--root-owner-group"])
+        .args(packing)
         .args([&root, &package])
+        .stdout(Stdio::null())
         .status()
         .context("cannot start dpkg-deb; it comes with Debian and its relatives")?;
     ensure!(built.success(), "dpkg-deb failed");
-    println!("{}", package.display());
-    eprintln!("Devices can fetch it once it lies in the control plane's --agent-packages folder.");
-    Ok(())
+    Ok(package)
 }
 
 fn build() -> Result<PathBuf> {
@@ -131,6 +170,10 @@ fn put(root: &Path, at: &str, bytes: &[u8], mode: u32) -> Result<()> {
     fs::set_permissions(root, fs::Permissions::from_mode(0o755)).with_context(what)?;
     fs::write(&path, bytes).with_context(what)?;
     fs::set_permissions(&path, fs::Permissions::from_mode(mode)).with_context(what)
+}
+
+fn names(program: &[u8], library: &[u8]) -> bool {
+    program.windows(library.len()).any(|window| window == library)
 }
 
 /// The newest version of glibc that a program asks for, from its symbol versions (`GLIBC_2.34`).
