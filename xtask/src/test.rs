@@ -1,5 +1,6 @@
 //! `cargo xtask test`: everything that runs, each suite bounded in time.
 
+mod installed;
 pub(crate) mod machine;
 pub(crate) mod postgres;
 mod unit_file;

@@ -20,12 +20,25 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("IPAddressDeny", "it belongs to the control group, which a test's apps and servers share with it"),
 ];
 
-/// The sandbox of a unit: its directives without those that are left out.
-pub(crate) fn sandbox(unit: &str) -> Vec<(String, String)> {
-    service_section(unit)
-        .into_iter()
-        .filter(|(key, _)| !LEFT_OUT.iter().any(|(left_out, _)| left_out == key))
-        .collect()
+/// Of these, systemd-run takes the last one only, where a unit file adds up what several lines list.
+const ADDED_UP: &[&str] = &["CapabilityBoundingSet", "RestrictNamespaces"];
+
+/// The sandbox of a unit with its drop-ins: their directives without those that are left out.
+pub(crate) fn sandbox<'a>(files: impl IntoIterator<Item = &'a str>) -> Vec<(String, String)> {
+    let mut found: Vec<(String, String)> = Vec::new();
+    for (key, value) in files.into_iter().flat_map(service_section) {
+        if LEFT_OUT.iter().any(|(left_out, _)| *left_out == key) {
+            continue;
+        }
+        let before = found.iter_mut().find(|(known, _)| *known == key && ADDED_UP.contains(&known.as_str()));
+        match before {
+            // An empty one takes back what was there.
+            Some((_, listed)) if value.is_empty() || listed.is_empty() => *listed = value,
+            Some((_, listed)) => *listed = format!("{listed} {value}"),
+            None => found.push((key, value)),
+        }
+    }
+    found
 }
 
 /// Keys and values of `[Service]` (systemd.syntax(7): comments begin with # or ;, a backslash continues a line).
@@ -59,6 +72,20 @@ mod tests {
             ("CapabilityBoundingSet", ""),
         ]
         .map(|(key, value)| (key.to_owned(), value.to_owned()));
-        assert_eq!(sandbox(unit), expect);
+        assert_eq!(sandbox([unit]), expect);
+    }
+
+    #[test]
+    fn a_drop_in_adds_to_what_the_unit_lists_or_takes_it_back() {
+        let unit = "[Service]\nCapabilityBoundingSet=CAP_CHOWN\nRestrictNamespaces=yes\nSystemCallFilter=@system-service\n";
+        let drop_in = "[Service]\nCapabilityBoundingSet=CAP_KILL\nRestrictNamespaces=\nRestrictNamespaces=pid mnt\nSystemCallFilter=@mount\n";
+        let expect = [
+            ("CapabilityBoundingSet", "CAP_CHOWN CAP_KILL"),
+            ("RestrictNamespaces", "pid mnt"),
+            ("SystemCallFilter", "@system-service"),
+            ("SystemCallFilter", "@mount"),
+        ]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()));
+        assert_eq!(sandbox([unit, drop_in]), expect);
     }
 }

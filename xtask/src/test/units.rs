@@ -1,4 +1,4 @@
-//! `cargo xtask test units`: the agent's units come up in a machine with systemd, and the agent's own tests pass in there
+//! `cargo xtask test units`: the agent's package is put on a machine with systemd, its units come up there, and the agent's own tests pass
 //! under the sandboxes that those units describe.
 //!
 //! The sandbox is read from the unit files each time, so that a directive which would break the agent fails here before it
@@ -12,47 +12,57 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use super::installed::{Device, Packages};
 use super::machine::{self, Machine};
 use super::{runner, unit_file};
 use crate::tools::{self, Step};
 
-/// Each unit and the tests that run under it, as a nextest filter. What starts apps (modules `runner` and `line`) runs
-/// under the runner's unit, all the rest under the agent's. The hostile and the conformance suites start both and compiles programs, and `incidents`,
-/// `operations`, `policy` and `slots` start apps and a control plane of their own: they run outside, and so does the gateway, which is another role.
-const SUITES: &[(&str, &str)] = &[
-    (
-        "farshore-agent.service",
-        "package(farshore-agent) - binary(hostile) - binary(conformance) - binary(gateway) - test(/^(runner|line|incidents|policy|operations|slots)::/)",
-    ),
-    ("farshore-runner.service", "package(farshore-agent) & test(/^(runner|line)::/)"),
+/// Tests that run under the sandbox of a unit.
+#[derive(Debug)]
+struct Suite {
+    /// The unit's file, then its drop-ins; none for tests that run under no unit.
+    files: &'static [&'static str],
+    /// As nextest takes it.
+    filter: &'static str,
+    /// What the tests may rely on, for those that would otherwise see for themselves.
+    given: &'static [(&'static str, &'static str)],
+}
+
+/// What starts apps (modules `runner` and `line`) runs under the runner's unit, all the rest under the agent's. The hostile and the conformance suites start both
+/// and compile programs, and `incidents`, `operations`, `policy` and `slots` start apps and a control plane of their own: they run outside, and so does the gateway,
+/// which is another role.
+const SUITES: &[Suite] = &[
+    Suite {
+        files: &["farshore-agent.service"],
+        filter: "package(farshore-agent) - binary(hostile) - binary(conformance) - binary(gateway) - test(/^(runner|line|incidents|policy|operations|slots)::/)",
+        given: &[],
+    },
+    Suite {
+        files: &["farshore-runner.service"],
+        filter: "package(farshore-agent) & (test(/^(runner|line)::/) | binary(conformance) & test(=isolation::without_a_network_it_reaches_nobody))",
+        given: &[("FARSHORE_TEST_ISOLATION", "no")],
+    },
+    Suite {
+        files: &["farshore-runner.service", "farshore-runner-isolation.conf"],
+        filter: "package(farshore-agent) & binary(conformance) & test(/^isolation::/) - test(/hangs|starts_slowly|full_disk/)",
+        given: &[("FARSHORE_TEST_ISOLATION", "yes")],
+    },
     // Apps that are units themselves, without a sandbox around the test.
-    (NO_UNIT, "package(farshore-agent) & binary(conformance) & test(/^systemd::/)"),
+    Suite {
+        files: &[],
+        filter: "package(farshore-agent) & binary(conformance) & test(/^systemd::/)",
+        given: &[],
+    },
 ];
 
-/// For tests that run under no unit's sandbox.
-const NO_UNIT: &str = "no unit";
+impl Suite {
+    fn name(&self) -> String {
+        if self.files.is_empty() { "no unit".to_owned() } else { self.files.join(" with ") }
+    }
+}
 
 /// Longest time for one test process in the machine, in seconds; nextest's own limit strikes before.
 const LONGEST_TEST: u32 = 600;
-
-/// Installs units, user and binary as a package would. $1 is the folder of the unit files, $2 the binary.
-const INSTALL: &str = r#"
-install -m 0644 "$1"/*.service /usr/lib/systemd/system/
-install -D -m 0644 "$1/farshore.sysusers.conf" /usr/lib/sysusers.d/farshore.conf
-install -m 0755 "$2" /usr/bin/farshore-agent
-systemd-sysusers farshore.conf
-systemctl daemon-reload
-"#;
-
-/// Gives the device a claim token of a control plane that is never there, so that `run` keeps trying.
-const GIVE_TOKEN: &str = r#"
-umask 077
-mkdir -p /etc/farshore
-digest=sha256:$(printf '%064d' 0)
-secret=$(printf '%043d' 0 | tr 0 A)
-token=$(printf '{"v":1,"url":"https://127.0.0.1:1","ca":"%s","secret":"%s"}' "$digest" "$secret" | base64 -w0 | tr -d = | tr +/ -_)
-echo "FARSHORE_TOKEN=fsct_$token" > /etc/farshore/agent.env
-"#;
 
 /// Says the state of our units, one a line, with the number of restarts.
 const STATES: &str = r#"
@@ -95,23 +105,36 @@ pub(crate) fn run() -> Result<Step> {
     }
     let machine = Machine::start(&show)?;
     eprintln!("the machine is up; its first process is {}", machine.leader());
-    machine.script(INSTALL, &[&tools::root().join("deploy/systemd"), &programs.join("farshore-agent")])?;
-    units_come_up(&machine)?;
+    let packages = Packages::make(&programs.join("farshore-agent"))?;
+    let device = Device { machine: &machine, packages: &packages, farshore: programs.join("farshore") };
+    device.install(&packages.now)?;
+    device.lies_still()?;
+    waits_for_a_token(&machine)?;
+    device.is_claimed_by_the_line()?;
+    units_stay_up(&machine)?;
+    device.has_its_app()?;
+    device.hears_of_stalls()?;
+    device.keeps_apps_apart_with_the_drop_in()?;
+    device.is_updated()?;
+    device.is_removed_and_purged()?;
+    // For the tests: the user, and the group in which apps are.
+    device.install(&packages.now)?;
+    machine.script("systemctl start farshore-runner.service", &[])?;
     let mut failed = Vec::new();
-    for (unit, filter) in SUITES {
-        eprintln!("\n-- the agent's tests under {unit}");
+    for suite in SUITES {
+        eprintln!("\n-- the agent's tests under {}", suite.name());
         // The same packages as the programs, so that nothing is built twice.
-        let mut suite = runner(&tools::PROGRAMS);
-        suite.args(["-E", filter, "--no-tests=pass", "--no-fail-fast"]);
-        let outcome = tools::run(suite.args(["--config", &runner_setting(&machine, unit)?]));
-        failed.extend(outcome.err().map(|_| *unit));
+        let mut command = runner(&tools::PROGRAMS);
+        command.args(["-E", suite.filter, "--no-tests=fail", "--no-fail-fast"]);
+        command.envs(suite.given.iter().copied());
+        let outcome = tools::run(command.args(["--config", &runner_setting(&machine, suite)?]));
+        failed.extend(outcome.err().map(|_| suite.name()));
     }
     if failed.is_empty() { Ok(Step::Done) } else { bail!("tests failed under {}", failed.join(" and ")) }
 }
 
-/// Starts the units and looks at them for a while: each must be active and not have restarted. Then kills what may be killed without an app
-/// noticing, and at last stops the apps.
-fn units_come_up(machine: &Machine) -> Result<()> {
+/// On a device that is not claimed and has no token, there is nothing to do.
+fn waits_for_a_token(machine: &Machine) -> Result<()> {
     let unclaimed = machine
         .script("systemctl start farshore-agent.service; systemctl is-active farshore-agent || true", &[])?;
     if unclaimed != "inactive\n" {
@@ -119,8 +142,12 @@ fn units_come_up(machine: &Machine) -> Result<()> {
             "on a device that is not claimed and has no token, farshore-agent should not start, but is {unclaimed}"
         );
     }
-    machine.script(GIVE_TOKEN, &[])?;
-    machine.script("systemctl start farshore-agent.service", &[])?;
+    Ok(())
+}
+
+/// Looks at the units of a claimed device for a while: each must be active and not have restarted. Then kills what may be killed without an app
+/// noticing, and at last stops the apps.
+fn units_stay_up(machine: &Machine) -> Result<()> {
     let calm = "farshore-apps active 0\nfarshore-runner active 0\nfarshore-agent active 0\n";
     let mut seen = String::new();
     // Long enough for two restarts, were they to restart.
@@ -164,23 +191,18 @@ fn units_come_up(machine: &Machine) -> Result<()> {
 }
 
 /// The cargo setting by which each test process is started through `xtask in-machine`.
-fn runner_setting(machine: &Machine, unit: &str) -> Result<String> {
+fn runner_setting(machine: &Machine, suite: &Suite) -> Result<String> {
     let program = tools::this_program()?;
     let version = tools::output(Command::new("rustc").arg("-vV"))?;
     let host =
         version.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc -vV names no host")?;
     let leader = machine.leader().to_string();
-    let unit =
-        if unit == NO_UNIT { PathBuf::from(unit) } else { tools::root().join("deploy/systemd").join(unit) };
-    let words = [
-        program.to_string_lossy(),
-        "in-machine".into(),
-        "--leader".into(),
-        leader.into(),
-        "--unit".into(),
-        unit.to_string_lossy(),
-        "--".into(),
-    ];
+    let mut words = vec![program.display().to_string(), "in-machine".into(), "--leader".into(), leader];
+    for file in suite.files {
+        words.push("--unit".into());
+        words.push(tools::root().join("deploy/systemd").join(file).display().to_string());
+    }
+    words.push("--".into());
     // A JSON list of strings is a TOML list of strings.
     Ok(format!("target.{host}.runner={}", serde_json::to_string(&words).context("no runner setting")?))
 }
@@ -190,9 +212,9 @@ pub(crate) struct InMachine {
     /// The machine's first process
     #[arg(long)]
     leader: u32,
-    /// The unit file whose sandbox to use
-    #[arg(long)]
-    unit: PathBuf,
+    /// The unit file whose sandbox to use, and its drop-ins; none for no sandbox
+    #[arg(long = "unit")]
+    units: Vec<PathBuf>,
     /// Program and arguments
     #[arg(last = true, required = true)]
     command: Vec<OsString>,
@@ -211,18 +233,17 @@ pub(crate) fn in_machine(arguments: &InMachine) -> ExitCode {
 }
 
 fn in_machine_command(arguments: &InMachine) -> Result<Command> {
-    let unit = if arguments.unit == Path::new(NO_UNIT) {
-        String::new()
-    } else {
-        std::fs::read_to_string(&arguments.unit)
-            .with_context(|| format!("cannot read {}", arguments.unit.display()))?
-    };
+    let mut files = Vec::new();
+    for file in &arguments.units {
+        let text = std::fs::read_to_string(file);
+        files.push(text.with_context(|| format!("cannot read {}", file.display()))?);
+    }
     let here = std::env::current_dir().context("cannot find the working folder")?;
     let mut command = machine::enter(arguments.leader);
     command.args(["systemd-run", "--quiet", "--wait", "--pipe", "--collect", "--service-type=exec"]);
     command.arg(format!("--working-directory={}", here.display()));
     command.arg(format!("--property=RuntimeMaxSec={LONGEST_TEST}"));
-    for (key, value) in unit_file::sandbox(&unit) {
+    for (key, value) in unit_file::sandbox(files.iter().map(String::as_str)) {
         command.arg(format!("--property={key}={}", opened_for_tests(&key, value)));
     }
     // The test programs lie in the repository, which the sandbox may hide.
