@@ -47,7 +47,7 @@ enum Verb {
     Bench(bench::Arguments),
     /// Build the agent's Debian package, for devices to install
     Package(package::Arguments),
-    /// Build, try and package the agent for another processor, with a compiler of Debian's (about 600 MB of downloads and files)
+    /// Build, try and package the agent for another processor, with a compiler of Debian's (about 150 MB of downloads)
     Cross(cross::Arguments),
     /// Break the rollout engine's rules one by one, and see that its tests notice each
     Mutants(mutants::Arguments),
