@@ -113,19 +113,20 @@ impl Downloads {
         delete(&self.folder).await
     }
 
-    /// Deletes everything but the folders of these releases.
+    /// Deletes everything but the folders of these releases, as far as that goes.
     ///
     /// # Errors
     /// When the folder can't be read, or something in it can't be deleted.
     pub async fn keep_only(&self, wanted: &BTreeSet<Digest>) -> Result<(), DownloadError> {
         let wanted: BTreeSet<String> = wanted.iter().map(Digest::hex).collect();
         let mut entries = fs::read_dir(&self.folder).await.map_err(DownloadError::Io)?;
+        let mut done = Ok(());
         while let Some(entry) = entries.next_entry().await.map_err(DownloadError::Io)? {
             if !entry.file_name().to_str().is_some_and(|name| wanted.contains(name)) {
-                delete(&entry.path()).await?;
+                done = done.and(delete(&entry.path()).await);
             }
         }
-        Ok(())
+        done
     }
 
     fn part(&self, digest: Digest) -> PathBuf {

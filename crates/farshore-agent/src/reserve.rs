@@ -27,6 +27,12 @@ impl Reserve {
         }
     }
 
+    /// Whether it is there, by now.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.keep();
+        self.0.exists()
+    }
+
     /// Gives it up, if it is there.
     pub(crate) fn give_up(&self) -> bool {
         match fs::remove_file(&self.0) {

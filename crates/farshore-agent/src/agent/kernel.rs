@@ -51,19 +51,21 @@ impl Allowance {
 pub(super) struct Allowances {
     main: Allowance,
     ends: Allowance,
+    kills: Allowance,
     others: Allowance,
 }
 
 impl Allowances {
     pub(super) fn new(now: MonoMs) -> Self {
         let others = || Allowance::new(OTHERS, now);
-        Self { main: Allowance::new(MAIN, now), ends: others(), others: others() }
+        Self { main: Allowance::new(MAIN, now), ends: others(), kills: others(), others: others() }
     }
 
     fn spend(&mut self, sight: &Sight, now: MonoMs) -> Option<u64> {
         let (allowance, of) = match Kind::from_name(&sight.kind) {
             _ if sight.main => (&mut self.main, MAIN),
             Some(Kind::ProcessExit) => (&mut self.ends, OTHERS),
+            Some(Kind::OomKill) => (&mut self.kills, OTHERS),
             _ => (&mut self.others, OTHERS),
         };
         allowance.spend(of, sight.times, now)

@@ -449,11 +449,14 @@ impl<E: Executor, J: Journal> Agent<E, J> {
                 give_up.notify_one();
             }
         }
-        // What failed lies on the device already, and is not fetched again by itself.
-        let held = |app: &Name, manifest| self.state.apps.get(app).is_some_and(|app| app.is_held(manifest));
+        // What failed lies on the device already, and is not fetched again by itself, unless somebody says so.
+        let held = |offer: &farshore_domain::reconcile::Offer| {
+            let app = self.state.apps.get(&offer.app);
+            app.is_some_and(|app| app.is_held(offer.release.manifest) && offer.resumed <= app.resumed)
+        };
         let mut wanted = installed;
-        let asked = offers.iter().filter(|offer| !held(&offer.app, offer.release.manifest));
-        wanted.extend(asked.map(|offer| offer.release.manifest));
+        wanted.extend(offers.iter().filter(|offer| !held(offer)).map(|offer| offer.release.manifest));
+        wanted.extend(self.staging.values().map(|(manifest, _)| *manifest));
         let executor = Arc::clone(&self.executor);
         self.tasks.spawn(async move { Done::Pruned(executor.keep_downloads(wanted).await) });
         self.desired = Some(Desired { state, offers });

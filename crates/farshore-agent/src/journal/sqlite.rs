@@ -153,6 +153,10 @@ impl Journal for SqliteJournal {
 
     fn apply(&mut self, change: Change) -> Result<(), JournalError> {
         let intent = change.values.iter().any(|(key, _)| key == STATE);
+        // What was given up for intents is not for everything else.
+        if !intent && !self.reserve.is_kept() {
+            return Err(JournalError::Folder(std::io::ErrorKind::StorageFull.into()));
+        }
         match self.write(&change) {
             Err(error) if intent && error.is_full() && self.reserve.give_up() => self.write(&change),
             Err(error) => Err(error),

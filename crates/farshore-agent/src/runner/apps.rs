@@ -157,16 +157,20 @@ impl Apps {
             let slot = current.map_or(Slot::Blue, |current| current.slot);
             let running = Self::status(&folder.in_slot(slot)).await?;
             let beside = Self::status(&folder.in_slot(slot.other())).await?;
-            let filled = disk_full && {
-                let mut there: Vec<_> =
-                    running.iter().chain(&beside).map(|status| status.running.manifest).collect();
+            let there = || running.iter().chain(&beside);
+            // Where its own disk has room, one of its files, or its container, may lie on another.
+            let elsewhere = !disk_full && there().any(|status| status.no_room);
+            let full = disk_full || elsewhere;
+            let filled = if disk_full {
+                let mut there: Vec<_> = there().map(|status| status.running.manifest).collect();
                 if there.is_empty() {
                     there.extend(Self::spec(&folder.in_slot(slot)).map(|spec| spec.manifest));
                 }
                 Self::blocking(&folder, move |folder| Ok(room::has_filled(folder, &there))).await?
+            } else {
+                // How much of another disk is whose is not known: what has not proven itself is not waited for there.
+                there().any(|status| status.no_room && !room::is_committed(&folder, status.running.manifest))
             };
-            // Where its own disk has room, one of its files may lie on another.
-            let full = disk_full || running.iter().chain(&beside).any(|status| status.no_room);
             let (running, beside) =
                 (running.map(|status| status.running), beside.map(|status| status.running));
             let switching = current.is_some_and(|current| !current.told);
@@ -282,7 +286,7 @@ impl Apps {
             self.reserve.give_up();
         }
         folder.make().map_err(|e| RunnerError::io("making the app's folder", e))?;
-        Self::blocking(&folder, move |folder| room::remember(folder, digest)).await?;
+        Self::blocking(&folder, move |folder| room::remember(folder, digest, instance)).await?;
         self.check_signed_still(&folder, digest)?;
         for slot in Slot::BOTH {
             let folder = folder.in_slot(slot);
@@ -546,11 +550,19 @@ impl Apps {
 
     pub(crate) fn commit(&self, app: &Name, digest: Digest) -> Result<(), RunnerError> {
         let folder = self.app(app);
-        if let Some(floor) = Self::manifest(&folder, digest)?.floor {
-            folder.raise_floor(&floor).map_err(|e| RunnerError::io("raising the floor", e))?;
+        let floor = Self::manifest(&folder, digest)?.floor;
+        let write = || {
+            if let Some(floor) = &floor {
+                folder.raise_floor(floor).map_err(|e| RunnerError::io("raising the floor", e))?;
+            }
+            file::write_atomically(&folder.committed(), digest.to_string().as_bytes(), 0o600)
+                .map_err(|e| RunnerError::io("writing down what was committed", e))
+        };
+        match write() {
+            // Without it, what has proven itself would not be started again while the disk is full.
+            Err(error) if file::found_no_room(&error) && self.reserve.give_up() => write(),
+            written => written,
         }
-        file::write_atomically(&folder.committed(), digest.to_string().as_bytes(), 0o600)
-            .map_err(|e| RunnerError::io("writing down what was committed", e))
     }
 
     /// An instance that is up, or what is up in the current slot, as it was started.

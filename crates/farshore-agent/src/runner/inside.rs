@@ -30,6 +30,14 @@ pub(super) struct Command<'a> {
     pub(super) place: &'a Path,
 }
 
+/// Where it is written down what has to be ended.
+const LEFT: &str = "inside.json";
+
+/// Whether something of a command in a container could not be ended.
+pub(super) fn is_left(place: &Path) -> bool {
+    place.join(LEFT).exists()
+}
+
 /// What a runner that is killed leaves behind for the next one.
 #[derive(Debug, Serialize, Deserialize)]
 struct Left {
@@ -54,7 +62,7 @@ pub(super) async fn run(
     let command = command.map_err(failed(starting))?;
     let left = Left { command: command.clone(), user: spec.user };
     let bytes = serde_json::to_vec(&left).map_err(|e| RunnerError::io("writing the command", e.into()))?;
-    file::write_atomically(&work.place.join("inside.json"), &bytes, 0o600)
+    file::write_atomically(&work.place.join(LEFT), &bytes, 0o600)
         .map_err(|e| RunnerError::io("writing the command", e))?;
     let mark = format!("{MARK}={}", work.operation);
     let beginning = command.begin(&folder, &spec, work.words, &mark, work.place);
@@ -63,16 +71,20 @@ pub(super) async fn run(
         Ok(Err(error)) => Err(failed(starting)(error)),
         Err(_) => Err(RunnerError::Stuck { what: starting, after: BEGIN_WITHIN }),
     };
-    end(&command).await;
+    end(&command, work.place).await;
     // What it has started and left behind.
     runbook::end(work.operation, spec.user, &[]).await;
     ended
 }
 
-/// Ends a command; what can't be ended now is ended with its container.
-async fn end(command: &ContainerCommand) {
+/// Ends a command; what can't be ended now stays written down, and is ended before the next one or with its container.
+async fn end(command: &ContainerCommand, place: &Path) {
     match timeout(END_WITHIN, command.end()).await {
-        Ok(Ok(())) => {}
+        Ok(Ok(())) => {
+            if let Err(error) = std::fs::remove_file(place.join(LEFT)) {
+                tracing::warn!(%error, "a command in a container is over and still written down");
+            }
+        }
         Ok(Err(error)) => {
             tracing::warn!(error = %crate::chain(&error), "a command in a container can't be ended");
         }
@@ -103,9 +115,13 @@ async fn follow(
 
 /// Ends what a runner that was killed has left of a command in a container.
 pub(super) async fn clear(place: &Path, operation: &Name) {
-    let read = file::read_capped(&place.join("inside.json"), 64 * 1024);
+    let read = file::read_capped(&place.join(LEFT), 64 * 1024);
     let Some(bytes) = read.ok().flatten() else { return };
-    let Ok(left) = serde_json::from_slice::<Left>(&bytes) else { return };
-    end(&left.command).await;
+    let Ok(left) = serde_json::from_slice::<Left>(&bytes) else {
+        tracing::warn!("what was written down of a command in a container can't be read");
+        drop(std::fs::remove_file(place.join(LEFT)));
+        return;
+    };
+    end(&left.command, place).await;
     runbook::end(operation.as_str(), left.user, &[]).await;
 }

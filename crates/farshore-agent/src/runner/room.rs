@@ -31,7 +31,10 @@ impl Taken {
     /// Of its data and logs; `None` where that is too much to look at.
     fn by(folder: &AppFolder) -> io::Result<Option<Self>> {
         let mut taken = Self::default();
+        let disk = fs::metadata(folder.root())?.dev();
+        let is_here = |found: &fs::Metadata| found.dev() == disk;
         let mut left = vec![folder.data(), folder.logs()];
+        left.retain(|root| fs::symlink_metadata(root).is_ok_and(|found| is_here(&found)));
         while let Some(next) = left.pop() {
             let entries = match fs::read_dir(&next) {
                 Ok(entries) => entries,
@@ -48,10 +51,16 @@ impl Taken {
                     Err(error) => return Err(error),
                 };
                 taken.files += 1;
-                taken.bytes = taken.bytes.saturating_add(found.blocks().saturating_mul(512));
                 if taken.files > MOST_FILES {
                     return Ok(None);
                 }
+                // What is mounted there lies on another disk.
+                if !is_here(&found) {
+                    continue;
+                }
+                // Of what has several names, each has a part; a folder's names are its own.
+                let names = if found.is_dir() { 1 } else { found.nlink().max(1) };
+                taken.bytes = taken.bytes.saturating_add(found.blocks().saturating_mul(512) / names);
                 if found.is_dir() {
                     left.push(entry.path());
                 }
@@ -65,6 +74,9 @@ impl Taken {
 #[derive(Debug, Serialize, Deserialize)]
 struct Before {
     manifest: Digest,
+    /// The instance that was started: another one is another trial.
+    #[serde(default)]
+    instance: u64,
     taken: Taken,
 }
 
@@ -80,14 +92,15 @@ pub(super) fn is_committed(folder: &AppFolder, manifest: Digest) -> bool {
 }
 
 /// Looks at what the app has before a release is first started; of one that was committed nothing need be known. Blocks.
-pub(super) fn remember(folder: &AppFolder, manifest: Digest) -> io::Result<()> {
-    if before(folder).is_some_and(|before| before.manifest == manifest) {
+pub(super) fn remember(folder: &AppFolder, manifest: Digest, instance: u64) -> io::Result<()> {
+    if before(folder).is_some_and(|before| before.manifest == manifest && before.instance == instance) {
         return Ok(());
     }
-    let taken = if is_committed(folder, manifest) { None } else { Taken::by(folder)? };
+    // What can't be looked at is the app's own affair, and no reason not to start it.
+    let taken = if is_committed(folder, manifest) { None } else { Taken::by(folder).ok().flatten() };
     match taken {
         Some(taken) => {
-            let bytes = serde_json::to_vec(&Before { manifest, taken })?;
+            let bytes = serde_json::to_vec(&Before { manifest, instance, taken })?;
             file::write_atomically(&folder.before(), &bytes, 0o600)
         }
         None => match fs::remove_file(folder.before()) {
@@ -124,8 +137,9 @@ mod tests {
         fs::create_dir(folder.data().join("deep")).unwrap();
         fs::write(folder.data().join("deep/file"), vec![1; 100_000]).unwrap();
         std::os::unix::fs::symlink("/", folder.logs().join("out")).unwrap();
+        fs::hard_link(folder.data().join("deep/file"), folder.data().join("the-same")).unwrap();
         let taken = Taken::by(&folder).unwrap().unwrap();
-        assert!(taken.files == 3 && (100_000..200_000).contains(&taken.bytes), "{taken:?}");
+        assert!(taken.files == 4 && (100_000..200_000).contains(&taken.bytes), "{taken:?}");
     }
 
     #[test]
@@ -134,18 +148,18 @@ mod tests {
         let folder = AppFolder::at(place.path().join("web"), Slot::Blue);
         folder.make().unwrap();
         let [one, two] = ["1.0", "2.0"].map(|version| Digest::of(version.as_bytes()));
-        remember(&folder, one).unwrap();
+        remember(&folder, one, 1).unwrap();
         fs::write(folder.data().join("file"), vec![1; 100_000]).unwrap();
-        remember(&folder, one).unwrap();
+        remember(&folder, one, 1).unwrap();
         assert_eq!(before(&folder).unwrap().taken, Taken::default(), "it is its own that it has since");
-        remember(&folder, two).unwrap();
+        remember(&folder, two, 2).unwrap();
         assert!(before(&folder).is_some_and(|before| before.manifest == two && before.taken.files == 1));
         // On this disk there is room, with what it has written or without.
         assert!(!has_filled(&folder, &[two]), "it has written nothing");
         fs::write(folder.data().join("more"), vec![1; 5 << 20]).unwrap();
         assert!(has_filled(&folder, &[two]) && !has_filled(&folder, &[one]));
         fs::write(folder.committed(), one.to_string()).unwrap();
-        remember(&folder, one).unwrap();
+        remember(&folder, one, 1).unwrap();
         assert!(before(&folder).is_none() && !has_filled(&folder, &[one, two]));
     }
 }

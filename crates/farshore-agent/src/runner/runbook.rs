@@ -117,7 +117,7 @@ pub(super) fn folder(apps: &Path) -> PathBuf {
     apps.join(".exec")
 }
 
-/// What a runner that was killed has left behind.
+/// Ends what a runner that was killed, or a containerd that did not answer, has left behind.
 pub(super) async fn clear(apps: &Path, cgroups: &Cgroups, user: Option<Identity>) {
     let Ok(entries) = std::fs::read_dir(folder(apps)) else { return };
     for entry in entries.flatten() {
@@ -126,9 +126,17 @@ pub(super) async fn clear(apps: &Path, cgroups: &Cgroups, user: Option<Identity>
             end(group.as_str(), user, &cgroups.folders(group.as_str())).await;
             cgroups.remove(group.as_str());
         }
-        if let Err(error) = std::fs::remove_dir_all(entry.path()) {
-            tracing::warn!(%error, "the folder of an old command can't be deleted");
-        }
+        delete(&entry.path());
+    }
+}
+
+/// Deletes a command's folder, unless it is needed to end what is left of it.
+fn delete(place: &Path) {
+    if inside::is_left(place) {
+        return;
+    }
+    if let Err(error) = std::fs::remove_dir_all(place) {
+        tracing::warn!(%error, "the folder of a command can't be deleted");
     }
 }
 
@@ -237,6 +245,8 @@ pub(super) async fn run(
     let Granted { command, seconds, inside } = allowed(shared, &order)?;
     // One at a time: what is left of one is known by its user.
     let _turn = shared.commands.lock().await;
+    let user = shared.apps.users.lock().unwrap_or_else(std::sync::PoisonError::into_inner).of_commands()?;
+    clear(&shared.apps.folder, &shared.apps.cgroups, user).await;
     let group = Name::new(order.operation.as_str())
         .map_err(|_| RunnerError::NotAllowed("the operation has no good uid".to_owned()))?;
     let home = folder(&shared.apps.folder);
@@ -253,9 +263,7 @@ pub(super) async fn run(
         }
         None => run_beside(&shared.apps, stream, &group, command, seconds, &place).await,
     };
-    if let Err(error) = std::fs::remove_dir_all(&place) {
-        tracing::warn!(%error, "the folder of a command can't be deleted");
-    }
+    delete(&place);
     if let Ok(Ended { exit_code, total, .. }) = &ended {
         tracing::info!(?exit_code, total, at = clock::wall().0, "a command from afar ended");
     }

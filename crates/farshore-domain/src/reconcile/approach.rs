@@ -70,7 +70,7 @@ impl Decision<'_> {
         let permit = offer.permit.filter(|permit| permit.until > self.now.mono);
         if let Some(permit) = permit
             && !self.busy.acting
-            && (!observed.full || self.app.trial.is_some() || !observed.all().any(|running| running.up))
+            && self.may_leave(observed)
             && self.may_install()
         {
             self.switch(release, permit.uid, offer);

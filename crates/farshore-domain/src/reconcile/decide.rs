@@ -428,6 +428,7 @@ impl Decision<'_> {
         if let Some(trial) = &mut app.trial {
             trial.starting_since = None;
             trial.healthy_since = None;
+            trial.filled_since = None;
             trial.restarts = 0;
         }
         let active = app.active.clone();

@@ -36,6 +36,13 @@ impl Decision<'_> {
         }
     }
 
+    /// Whether another release may take the place of what runs: not where that could then not be started, nor where what has filled the disk is about to be
+    /// gone back from.
+    pub(super) fn may_leave(&self, observed: &Observed) -> bool {
+        let up = observed.all().any(|running| running.up);
+        !observed.full || !observed.filled && (self.app.trial.is_some() || !up)
+    }
+
     /// That it waits for room is told once.
     pub(super) fn tell_room(&mut self) {
         let waits = waits_for_room(self.app, self.observed, self.offer);

@@ -9,6 +9,8 @@ use crate::time::MINUTE_MS;
 
 /// The reason code of a release that somebody took back.
 const ASKED: &str = "RolledBackOnRequest";
+/// That of one that has filled the disk itself.
+const DISK_FILLED: &str = "DiskFilled";
 /// After this long in good health a committed release's restarts are forgotten.
 const HEALED_AFTER_MS: i64 = 10 * MINUTE_MS;
 /// Logs are cut back at most this often while the disk is short.
@@ -46,7 +48,7 @@ impl Decision<'_> {
             && observed.is_idle()
             && self.has_filled()
         {
-            return self.give_up("DiskFilled", "it has filled the disk, and does not run any more");
+            return self.give_up(DISK_FILLED, "it has filled the disk, and does not run any more");
         }
         match &observed.running {
             Some(running) if self.is_target(running) => {
@@ -127,11 +129,13 @@ impl Decision<'_> {
             trial.healthy_since = None;
             trial.starting_since = Some(now);
         }
-        if filled && trial.healthy_since.take().is_some() {
-            // It may make room again, in the time that a start may take.
-            trial.starting_since = Some(now);
-        }
-        let since = *trial.starting_since.get_or_insert(now);
+        let since = if filled {
+            // It may make room again, in the time that a start may take, once.
+            (trial.starting_since, trial.healthy_since) = (None, None);
+            *trial.filled_since.get_or_insert(now)
+        } else {
+            *trial.starting_since.get_or_insert(now)
+        };
         let fit = running.up && *self.checks == Checks::Good && !filled;
         // The soak begins with the traffic.
         let gets_it = fit && has_traffic && trial.healthy_since.is_none();
@@ -195,7 +199,7 @@ impl Decision<'_> {
                 if filled {
                     let message =
                         format!("it has filled the disk, and made no room within {seconds} s: {why}");
-                    return self.give_up("DiskFilled", &message);
+                    return self.give_up(DISK_FILLED, &message);
                 }
                 self.give_up("StartTimeout", &format!("not healthy within {seconds} s: {why}"));
             }
@@ -339,7 +343,11 @@ impl Decision<'_> {
     /// The release failed: one step down, to a release that was good or to nothing.
     fn give_up(&mut self, code: &str, message: &str) {
         let previous = self.app.previous.as_ref().is_some_and(|previous| self.is_open_to(previous));
-        let step = self.policy.fallback(previous, self.safe().is_some());
+        let step = match code {
+            // Without room only what was good here is started.
+            DISK_FILLED if previous => Step::Previous,
+            _ => self.policy.fallback(previous, self.safe().is_some()),
+        };
         self.fall_to(step, code, message);
     }
 
@@ -431,7 +439,10 @@ impl Decision<'_> {
         }
         match self.checks {
             Checks::Good if running.up => {
-                app.returning = false;
+                if std::mem::take(&mut app.returning) {
+                    // Good here once more: it is what may be started without room.
+                    self.actions.push(Action::Commit { app: self.name.clone(), manifest: active.manifest });
+                }
                 let since = *app.healing_good_since.get_or_insert(now.mono);
                 if now.mono.since_ms(since) >= HEALED_AFTER_MS.max(self.policy.window_ms()) {
                     app.healing = Attempts::default();

@@ -327,6 +327,34 @@ fn a_release_on_trial_that_makes_room_again_is_judged_as_any_other() {
 }
 
 #[test]
+fn a_release_on_trial_that_fills_the_disk_again_and_again_is_gone_back_from() {
+    let mut device = filled();
+    for now in [52_000, 60_000, 68_000, 76_000] {
+        device.observe(&["1.0", "1.1"], Some(("1.1", device.instance(), 0)));
+        assert_eq!(device.at(now), [], "there is room for a moment");
+        device.filled();
+        assert_eq!(device.at(now + 4_000), []);
+    }
+    assert_eq!(device.at(82_000), [Action::Stop { app: web() }]);
+    assert!(device.app().reasons.iter().any(|reason| reason.code == "DiskFilled"));
+}
+
+#[test]
+fn a_release_on_trial_that_has_filled_the_disk_makes_way_for_no_other_that_would_be_on_trial() {
+    let mut device = filled();
+    device.desire(offer("1.2", Some(900_000)));
+    device.observe(&["1.0", "1.1", "1.2"], Some(("1.1", device.instance(), 0)));
+    device.filled();
+    assert_eq!(device.at(60_000), []);
+    assert_eq!(device.at(82_000), [Action::Stop { app: web() }]);
+    device.observe(&["1.0", "1.1", "1.2"], None);
+    device.filled();
+    assert!(
+        matches!(&device.at(83_000)[..], [Action::Start { release, .. }] if release.version.as_str() == "1.0")
+    );
+}
+
+#[test]
 fn a_release_on_trial_that_has_filled_the_disk_and_does_not_run_is_gone_back_from_at_once() {
     let mut device = filled();
     device.observe(&["1.0", "1.1"], None);

@@ -98,6 +98,9 @@ pub struct Trial {
     pub starting_since: Option<MonoMs>,
     /// Since when all checks are good.
     pub healthy_since: Option<MonoMs>,
+    /// When it was first seen to have filled the disk. What makes room now and then has not proven itself either.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filled_since: Option<MonoMs>,
     pub restarts: u32,
     /// Failed attempts to start it, and reboots of the device, during this trial.
     pub mishaps: u32,
@@ -318,6 +321,7 @@ impl DeviceState {
             if let Some(trial) = &mut app.trial {
                 trial.starting_since = None;
                 trial.healthy_since = None;
+                trial.filled_since = None;
                 trial.retry_at = None;
                 trial.restarts = 0;
                 if trial.started {
