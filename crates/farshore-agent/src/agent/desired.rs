@@ -188,19 +188,8 @@ impl Rules<'_> {
             let message = "this device's runner can't keep two instances of an app".to_owned();
             return Err(Offered::Unsupported { message });
         }
-        if kind == Kind::Process {
-            let isolation = manifest.run.isolation.clone().unwrap_or_default().tightened(demanded);
-            if let Some(word) = isolation.needs().into_iter().find(|word| !can(word)) {
-                let message = format!(
-                    "this device can't keep the app apart as its release or the device's policy asks: it has no {word}{}",
-                    isolation_remedy(word)
-                );
-                return Err(Offered::Unsupported { message });
-            }
-            if isolation.cuts_off(&manifest.health) {
-                let message = "the device's policy takes the network from its apps, and this one's health checks ask over it";
-                return Err(Offered::Unsupported { message: message.to_owned() });
-            }
+        if let Some(message) = cannot_part(&manifest, demanded, can) {
+            return Err(Offered::Unsupported { message });
         }
         let Hardware { os, arch, variant, .. } = self.hardware;
         if manifest.artifact_for(os, arch, variant).is_none() {
@@ -246,6 +235,28 @@ impl Rules<'_> {
         };
         state.apps.iter().map(offer).collect()
     }
+}
+
+/// Why an app can't be kept apart as its release and the device's policy ask, if so.
+pub(super) fn cannot_part(
+    manifest: &Manifest,
+    demanded: &Isolation,
+    can: impl Fn(&str) -> bool,
+) -> Option<String> {
+    if manifest.run.kind != Kind::Process {
+        return None;
+    }
+    let isolation = manifest.run.isolation.clone().unwrap_or_default().tightened(demanded);
+    if let Some(word) = isolation.needs().into_iter().find(|word| !can(word)) {
+        let remedy = isolation_remedy(word);
+        return Some(format!(
+            "this device can't keep the app apart as its release or the device's policy asks: it has no {word}{remedy}"
+        ));
+    }
+    isolation.cuts_off(&manifest.health).then(|| {
+        "the device's policy takes the network from its apps, and this one's health checks ask over it"
+            .to_owned()
+    })
 }
 
 /// What the policy demands of every app.

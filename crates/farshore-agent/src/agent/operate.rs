@@ -12,6 +12,7 @@ use farshore_domain::reconcile::MonoMs;
 use farshore_domain::time::MINUTE_MS;
 use farshore_protocol::OperationUpdate;
 
+use super::desired::cannot_part;
 use super::operations::{Doing, Goal, Request, Watched, update, with_output};
 use super::{Agent, Done};
 use crate::executor::{Executor, ExecutorError};
@@ -56,6 +57,20 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         };
         if request.kind == Kind::RestartApp && state.active.is_none() {
             return Err(failed(uid, format!("nothing of {app} runs here")));
+        }
+        if request.kind == Kind::RestartApp {
+            // What was started before the policy asked for it would be stopped, and not started again.
+            let manifest = state.active.as_ref().and_then(|active| self.manifests.get(&active.manifest));
+            let can = |word: &str| {
+                self.capabilities.as_ref().is_none_or(|words| words.iter().any(|one| one == word))
+            };
+            let why = manifest.and_then(|manifest| cannot_part(manifest, self.policy.isolation(), can));
+            if let Some(why) = why {
+                return Err(failed(
+                    uid,
+                    format!("{app} is not restarted, because it would not start again: {why}"),
+                ));
+            }
         }
         if request.kind == Kind::Rollback {
             let previous = state.previous.as_ref().filter(|previous| {

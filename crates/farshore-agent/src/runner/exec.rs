@@ -103,7 +103,7 @@ fn prepare(spec: &Spec, state: &Path, part: Part<'_>) -> Result<Command, ExecErr
         }
         _ => isolate::enter(&spec.isolation, spec.folder.ancestors().nth(2).ok_or(ExecError::Damaged)?)?,
     }
-    if spec.user.is_none() && spec.isolation.has_mounts() && rustix::process::geteuid().is_root() {
+    if spec.user.is_none() && !spec.isolation.is_empty() && rustix::process::geteuid().is_root() {
         isolate::bind_root()?;
     }
     rustix::thread::set_no_new_privs(true).map_err(|e| ExecError::Prepare(e.into()))?;

@@ -147,6 +147,23 @@ async fn it_sees_its_own_processes_files_and_network_only_and_so_do_its_checks()
 }
 
 #[tokio::test]
+async fn what_is_hidden_already_needs_no_mask_of_its_own() {
+    if !is_possible().await {
+        return;
+    }
+    let bed = Bed::new(&json!({})).await;
+    std::fs::create_dir_all(bed.apps().join("other/data")).unwrap();
+    // Nested, below a private /tmp, and in the folder of another app.
+    let masked = json!(["/usr/share", "/usr/share/doc", "/tmp/not-there", bed.apps().join("other/data")]);
+    let look = "echo share $(ls /usr/share 2>&1 | grep -c .)\nexec sleep 1000";
+    let release = apart(&bed, "1.0", look, &json!({"privateTmp": true, "maskedPaths": masked}));
+    bed.run(&release, 1).await;
+    // One line of complaint.
+    assert_eq!(bed.said("share ").await, "1");
+    bed.stop().await;
+}
+
+#[tokio::test]
 async fn it_writes_only_where_its_release_says() {
     if !is_possible().await {
         return;

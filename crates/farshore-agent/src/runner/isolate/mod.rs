@@ -193,7 +193,7 @@ pub(super) fn join(isolation: &Isolation, instance: Process) -> Result<(), Isola
     Ok(())
 }
 
-/// Root that must not get out of its view of the file system gives up what it would do that with.
+/// Root that must not get out of what keeps it apart gives up what it would do that with.
 pub(super) fn bind_root() -> Result<(), IsolateError> {
     for capability in [
         CapabilitySet::SYS_ADMIN,

@@ -7,7 +7,7 @@ use std::ffi::CStr;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use farshore_domain::release::isolation::Isolation;
@@ -71,6 +71,7 @@ pub(super) fn make(isolation: &Isolation, app: &Path) -> Result<(), IsolateError
     let place = rustix::fs::open(app, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(way)?;
     part().map_err(IsolateError::new("parting from the device's mounts"))?;
+    let hide = to_hide(isolation, app)?;
     let mut own = Vec::new();
     if isolation.private_tmp == Some(true) {
         for path in ["/tmp", "/var/tmp"].map(Path::new) {
@@ -108,8 +109,8 @@ pub(super) fn make(isolation: &Isolation, app: &Path) -> Result<(), IsolateError
             read_only(path).map_err(at(path, "closing"))?;
         }
     }
-    for path in isolation.masked_paths.iter().flatten() {
-        mask(Path::new(path), app)?;
+    for path in &hide {
+        mask(path)?;
     }
     if isolation.read_only_root == Some(true) {
         close_root(isolation, app, &own)?;
@@ -117,22 +118,62 @@ pub(super) fn make(isolation: &Isolation, app: &Path) -> Result<(), IsolateError
     Ok(())
 }
 
-/// What is not there can't be hidden, and would be seen as soon as it is: the app does not run before.
-fn mask(path: &Path, app: &Path) -> Result<(), IsolateError> {
-    let missing = || {
-        let why = "it is not there, and would be seen as soon as it is; mask the folder that it belongs in";
-        IsolateError::said(format!("masking {}", path.display()), why)
-    };
-    let real = real(path)?.ok_or_else(missing)?;
-    if app.starts_with(&real) || real.starts_with(app) {
-        let why = "that is the app's own folder, or holds it";
-        return Err(IsolateError::said(format!("masking {}", path.display()), why));
+/// What has to be masked, looked for before anything is covered; what lies below something else that is hidden is hidden with it.
+fn to_hide(isolation: &Isolation, app: &Path) -> Result<Vec<PathBuf>, IsolateError> {
+    let mut covered: Vec<PathBuf> = app.parent().map(Path::to_owned).into_iter().collect();
+    if isolation.private_tmp == Some(true) {
+        for path in ["/tmp", "/var/tmp"].map(Path::new) {
+            covered.extend(real(path)?);
+        }
     }
+    let mut found = Vec::new();
+    for path in isolation.masked_paths.iter().flatten().map(Path::new) {
+        let masking = format!("masking {}", path.display());
+        let Some(real) = real(path)? else {
+            if is_out_of_sight(path, &covered)? {
+                continue;
+            }
+            // It would be seen as soon as it is: the app does not run before.
+            let why =
+                "it is not there, and would be seen as soon as it is; mask the folder that it belongs in";
+            return Err(IsolateError::said(masking, why));
+        };
+        if app.starts_with(&real) || real.starts_with(app) {
+            return Err(IsolateError::said(masking, "that is the app's own folder, or holds it"));
+        }
+        found.push(real);
+    }
+    // Folders come before what is in them.
+    found.sort();
+    let mut hide: Vec<PathBuf> = Vec::new();
+    for path in found {
+        if !covered.iter().chain(&hide).any(|above| path.starts_with(above)) {
+            hide.push(path);
+        }
+    }
+    Ok(hide)
+}
+
+/// Whether what is not there could not be seen either: below something that is covered, or in a folder that the runner's unit has closed for everybody
+/// (`ProtectHome=`, `InaccessiblePaths=`: an empty folder that nobody may enter, on a mount that can't be written).
+fn is_out_of_sight(path: &Path, covered: &[PathBuf]) -> Result<bool, IsolateError> {
+    for above in path.ancestors().skip(1) {
+        let Some(above) = real(above)? else { continue };
+        let mode = fs::metadata(&above).map_err(at(&above, "looking at"))?.permissions().mode();
+        let closed = mode & 0o777 == 0
+            && statvfs(&above).is_ok_and(|there| there.f_flag.contains(StatVfsMountFlags::RDONLY));
+        return Ok(closed || covered.iter().any(|folder| above.starts_with(folder)));
+    }
+    Ok(false)
+}
+
+/// Nothing is seen at a path any more.
+fn mask(real: &Path) -> Result<(), IsolateError> {
     if real.is_dir() {
-        return tmpfs(&real, MountFlags::NOEXEC | MountFlags::RDONLY, EMPTY).map_err(at(&real, "masking"));
+        return tmpfs(real, MountFlags::NOEXEC | MountFlags::RDONLY, EMPTY).map_err(at(real, "masking"));
     }
-    mount_bind_recursive("/dev/null", &real).map_err(|e| at(&real, "masking")(e.into()))?;
-    read_only(&real).map_err(at(&real, "masking"))
+    mount_bind_recursive("/dev/null", real).map_err(|e| at(real, "masking")(e.into()))?;
+    read_only(real).map_err(at(real, "masking"))
 }
 
 /// Makes every mount read-only but for those that are the app's to write.
