@@ -48,7 +48,20 @@ fi
 const PRERM: &str = "#!/bin/sh
 set -e
 if [ \"$1\" = remove ] && [ -d /run/systemd/system ]; then
-    systemctl disable --quiet --now farshore-agent.service farshore-runner.service farshore-apps.service farshore-eyes.socket || true
+    systemctl disable --quiet --now farshore-agent.service farshore-runner.service farshore-eyes.socket || true
+    # Supervisors stay in the group of the runner's unit, and stop what they supervise, containers and units of apps included.
+    for procs in /sys/fs/cgroup/system.slice/farshore-runner.service/cgroup.procs \
+        /sys/fs/cgroup/unified/system.slice/farshore-runner.service/cgroup.procs \
+        /sys/fs/cgroup/systemd/system.slice/farshore-runner.service/cgroup.procs; do
+        [ -e \"$procs\" ] || continue
+        while read -r pid; do kill -TERM \"$pid\" 2>/dev/null || true; done < \"$procs\"
+        tries=0
+        while grep -q . \"$procs\" 2>/dev/null && [ $tries -lt 60 ]; do
+            sleep 1
+            tries=$((tries + 1))
+        done
+    done
+    systemctl disable --quiet --now farshore-apps.service || true
 fi
 ";
 /// `purge` forgets the device's identity, its apps and their data.
@@ -56,6 +69,8 @@ const POSTRM: &str = "#!/bin/sh
 set -e
 if [ \"$1\" = purge ]; then
     rm -rf /var/lib/farshore-agent /var/lib/farshore /etc/farshore /run/farshore
+    rm -f /etc/systemd/system/farshore-runner.service.d/isolation.conf
+    rmdir --ignore-fail-on-non-empty /etc/systemd/system/farshore-runner.service.d 2>/dev/null || true
 fi
 if [ -d /run/systemd/system ]; then
     systemctl daemon-reload || true

@@ -359,7 +359,7 @@ impl Device<'_> {
         eprintln!("installed again, it is the same device and has its app");
         self.dpkg("--purge")?;
         let left = self.look(
-            "ls -d /var/lib/farshore* /etc/farshore /usr/share/farshore /etc/systemd/system/*/farshore* 2>/dev/null || true
+            "ls -d /var/lib/farshore* /etc/farshore /usr/share/farshore /etc/systemd/system/farshore* /etc/systemd/system/*/farshore* 2>/dev/null || true
             pgrep --full --exact 'sleep 100000' || true; dpkg-query --show farshore-agent 2>/dev/null || true",
         )?;
         ensure!(left.is_empty(), "after it was purged, this is left:\n{left}");
