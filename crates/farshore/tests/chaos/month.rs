@@ -215,8 +215,13 @@ async fn after_thirty_days_without_a_control_plane_apps_are_well_and_what_is_owe
         })
         .await;
     // Whoever looks sees what it was, in the device's own words.
-    let described = fleet.line(&format!("describe device/{name}"));
-    assert!(described.contains("Connectivity:  online"), "{described}");
-    assert!(described.contains(" control-plane for "), "{described}");
+    fleet
+        .until("that it is online, and why it was not", || {
+            let described = fleet.farshore(&["describe", &format!("device/{name}")])?;
+            let whole =
+                described.contains("Connectivity:  online") && described.contains(" control-plane for ");
+            whole.then_some(())
+        })
+        .await;
     fleet.check();
 }

@@ -276,7 +276,7 @@ async fn a_command_from_the_command_line_runs_inside_an_apps_container() {
         {"name": "where", "command": ["/bin/cat", "/etc/here"], "app": "web"},
         {"name": "beside", "command": ["/bin/sh", "-c", "test -e /etc/here || echo beside"]},
     ]);
-    fleet.allow(json!({"exec": true, "runbooks": runbooks}));
+    fleet.allow(json!({"exec": true, "execInside": true, "runbooks": runbooks}));
     fleet.able(&format!("exec {name} --app web --command env")).await;
     let (out, _) = fleet.ends(0, &format!("device exec {name} --app web --command env -m look"));
     assert!(out.contains("FROM=image\n") && out.contains("FARSHORE_OPERATION="), "{out}");
