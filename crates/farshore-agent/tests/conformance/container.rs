@@ -223,7 +223,16 @@ mod single {
         let why = until("why it does not start", || async { bed.running().await?.last_exit }).await;
         assert!(why.contains("no space left on device") && why.contains("the disk is full"), "{why}");
         let observed = bed.observed().await;
-        assert!(observed.full && !observed.filled && observed.running.unwrap().restarts == 0);
+        assert!(
+            observed.full && observed.filled,
+            "one that has not proven itself is not waited for there for ever"
+        );
+        assert_eq!(observed.running.unwrap().restarts, 0);
+        let commit =
+            farshore_agent::runner::Request::Commit { app: crate::bed::web(), manifest: release.manifest };
+        bed.client.done(&commit).await.unwrap();
+        let observed = bed.observed().await;
+        assert!(observed.full && !observed.filled, "one that has is");
         disk.clear();
         assert_eq!(bed.up().await.restarts, 0);
         bed.stop().await;
