@@ -456,7 +456,6 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         };
         let mut wanted = installed;
         wanted.extend(offers.iter().filter(|offer| !held(offer)).map(|offer| offer.release.manifest));
-        wanted.extend(self.staging.values().map(|(manifest, _)| *manifest));
         let executor = Arc::clone(&self.executor);
         self.tasks.spawn(async move { Done::Pruned(executor.keep_downloads(wanted).await) });
         self.desired = Some(Desired { state, offers });

@@ -168,8 +168,15 @@ impl Apps {
                 }
                 Self::blocking(&folder, move |folder| Ok(room::has_filled(folder, &there))).await?
             } else {
-                // How much of another disk is whose is not known: what has not proven itself is not waited for there.
-                there().any(|status| status.no_room && !room::is_committed(&folder, status.running.manifest))
+                // How much of a container runtime's disk is whose is not known: what has not proven itself is not waited for there.
+                let contained = |slot| {
+                    let run = Self::spec(&folder.in_slot(slot)).and_then(|spec| spec.run);
+                    run.is_some_and(|run| matches!(run.kind, Kind::Container | Kind::Compose))
+                };
+                elsewhere
+                    && Slot::BOTH.into_iter().any(contained)
+                    && there()
+                        .any(|status| status.no_room && !room::is_committed(&folder, status.running.manifest))
             };
             let (running, beside) =
                 (running.map(|status| status.running), beside.map(|status| status.running));

@@ -94,14 +94,15 @@ fn prepare(spec: &Spec, state: &Path, part: Part<'_>) -> Result<Command, ExecErr
         Err(error) => return Err(ExecError::Prepare(error.into())),
     }
     cgroup::join(&spec.cgroups).map_err(ExecError::Prepare)?;
+    let place = spec.folder.ancestors().nth(2).ok_or(ExecError::Damaged)?;
     match part {
         Part::Check(_) if !spec.isolation.is_empty() => {
             let status = file::read_capped(&state.join(STATUS), 1024 * 1024).map_err(ExecError::Spec)?;
             let status: ShimStatus =
                 serde_json::from_slice(&status.ok_or(ExecError::Damaged)?).map_err(|_| ExecError::Damaged)?;
-            isolate::join(&spec.isolation, status.process.ok_or(ExecError::Damaged)?)?;
+            isolate::join(&spec.isolation, place, status.process.ok_or(ExecError::Damaged)?)?;
         }
-        _ => isolate::enter(&spec.isolation, spec.folder.ancestors().nth(2).ok_or(ExecError::Damaged)?)?,
+        _ => isolate::enter(&spec.isolation, place)?,
     }
     if spec.user.is_none() && !spec.isolation.is_empty() && rustix::process::geteuid().is_root() {
         isolate::bind_root()?;

@@ -193,7 +193,7 @@ async fn one_that_takes_too_long_is_ended_with_all_it_started_also_after_the_run
 #[tokio::test]
 async fn a_containerd_that_hangs_blocks_no_command_for_ever() {
     let (containerd, bed, law) = contained().await;
-    law.allow(&bed, json!({"exec": true})).await;
+    law.allow(&bed, json!({"execInside": true})).await;
     containerd.signal(rustix::process::Signal::STOP);
     let (code, message) = refused(run(&bed, command("true")).await);
     assert_eq!(code, "RuntimeStuck", "{message}");
@@ -201,6 +201,8 @@ async fn a_containerd_that_hangs_blocks_no_command_for_ever() {
     containerd.signal(rustix::process::Signal::CONT);
     let (ended, said) = run(&bed, command("echo again")).await.unwrap();
     assert_eq!((ended.exit_code, said.as_str()), (Some(0), "again\n"));
+    let left = std::fs::read_dir(bed.apps().join(".exec")).unwrap().count();
+    assert_eq!(left, 0, "what could not be ended before was ended then");
     bed.stop().await;
 }
 

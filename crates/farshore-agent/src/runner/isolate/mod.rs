@@ -163,7 +163,7 @@ pub(super) fn enter(isolation: &Isolation, app: &Path) -> Result<(), IsolateErro
 }
 
 /// Goes where an instance of the app is that runs already. A namespace of processes counts for the children of this process only.
-pub(super) fn join(isolation: &Isolation, instance: Process) -> Result<(), IsolateError> {
+pub(super) fn join(isolation: &Isolation, app: &Path, instance: Process) -> Result<(), IsolateError> {
     let kinds = [
         // The last one to be looked up through `/proc` is the one that changes what `/proc` shows.
         (isolation.has_no_network(), "net", LinkNameSpaceType::Network),
@@ -189,6 +189,9 @@ pub(super) fn join(isolation: &Isolation, instance: Process) -> Result<(), Isola
     for (file, kind) in opened {
         rustix::thread::move_into_link_name_space(file.as_fd(), Some(kind))
             .map_err(IsolateError::new("joining the app's namespaces"))?;
+    }
+    if isolation.has_mounts() && !mounts::is_whole(app) {
+        return Err(IsolateError::said("finding the app's view of the files", "it has only just begun"));
     }
     Ok(())
 }

@@ -89,7 +89,7 @@ pub(super) fn make(isolation: &Isolation, app: &Path) -> Result<(), IsolateError
         make(app).map_err(at(app, "the way to"))?;
         let place = format!("/proc/self/fd/{}", place.as_raw_fd());
         mount_bind_recursive(place, app).map_err(|e| at(app, "showing")(e.into()))?;
-        read_only(apps).map_err(at(apps, "closing"))?;
+        own.push(apps.to_owned());
     }
     if isolation.has_ipc() {
         for (path, kind, options) in [("/dev/shm", "tmpfs", OWN_TMP), ("/dev/mqueue", "mqueue", c"")] {
@@ -115,7 +115,17 @@ pub(super) fn make(isolation: &Isolation, app: &Path) -> Result<(), IsolateError
     if isolation.read_only_root == Some(true) {
         close_root(isolation, app, &own)?;
     }
-    Ok(())
+    // At last: a check that comes meanwhile sees by it that not everything is closed yet.
+    match app.parent() {
+        Some(apps) => read_only(apps).map_err(at(apps, "closing")),
+        None => Ok(()),
+    }
+}
+
+/// Whether the view of the namespace that this process is in was made to its end.
+pub(super) fn is_whole(app: &Path) -> bool {
+    app.parent()
+        .is_none_or(|apps| statvfs(apps).is_ok_and(|there| there.f_flag.contains(StatVfsMountFlags::RDONLY)))
 }
 
 /// What has to be masked, looked for before anything is covered; what lies below something else that is hidden is hidden with it.
