@@ -54,7 +54,7 @@ if [ \"$1\" = remove ] && [ -d /run/systemd/system ]; then
         /sys/fs/cgroup/unified/system.slice/farshore-runner.service/cgroup.procs \
         /sys/fs/cgroup/systemd/system.slice/farshore-runner.service/cgroup.procs; do
         [ -e \"$procs\" ] || continue
-        while read -r pid; do kill -TERM \"$pid\" 2>/dev/null || true; done < \"$procs\"
+        while read -r pid; do kill -TERM \"$pid\" 2>/dev/null || true; done < \"$procs\" || true
         tries=0
         while grep -q . \"$procs\" 2>/dev/null && [ $tries -lt 60 ]; do
             sleep 1
