@@ -9,8 +9,8 @@
 //!
 //! A producer is eager when it usually sends again within the window after an acknowledgement: it waits for us, and each
 //! moment spent on gathering slows it. One that sends more seldom does not notice: alone, such producers use the whole
-//! window, and their syncs are few. Missing is an eager producer that usually comes back sooner than a sync takes: waiting
-//! for it costs less than a sync of its own. One client alone is therefore never held up, and the disk of a hundred clients
+//! window, and their syncs are few. Missing is an eager producer that usually comes back in less than half the time that a sync
+//! takes: waiting for it costs less than a sync of its own. Where syncs are quick, nobody is waited for: the next group gathers while this one is written. One client alone is therefore never held up, and the disk of a hundred clients
 //! that ask one by one syncs once for all of them.
 
 use std::collections::{HashMap, HashSet};
@@ -140,7 +140,7 @@ impl Gather {
         habit.waiting = habit.waiting.saturating_sub(1);
         habit.answered = Some(now);
         let Some(pause) = habit.pause.filter(|_| habit.waiting == 0) else { return };
-        if pause <= self.commit.min(window) {
+        if pause * 2 <= self.commit.min(window) {
             self.missing.insert(producer);
             let end = now + (pause * 2).min(window);
             self.missed_until = Some(self.missed_until.map_or(end, |before| before.max(end)));
