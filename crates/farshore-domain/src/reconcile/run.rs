@@ -439,10 +439,7 @@ impl Decision<'_> {
         }
         match self.checks {
             Checks::Good if running.up => {
-                if std::mem::take(&mut app.returning) {
-                    // Good here once more: it is what may be started without room.
-                    self.actions.push(Action::Commit { app: self.name.clone(), manifest: active.manifest });
-                }
+                app.returning = false;
                 let since = *app.healing_good_since.get_or_insert(now.mono);
                 if now.mono.since_ms(since) >= HEALED_AFTER_MS.max(self.policy.window_ms()) {
                     app.healing = Attempts::default();
