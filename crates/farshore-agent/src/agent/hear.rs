@@ -12,7 +12,7 @@ use farshore_domain::time::{HOUR_MS, MINUTE_MS, UnixMs};
 use farshore_protocol::{self as wire, agent_frame, server_frame};
 use farshore_trust::keyset::{self, SignedKeySet, TrustedKeySet};
 
-use super::desired::{self, StoredDesired};
+use super::desired::{self, RefusedDesired, StoredDesired};
 use super::usage::{Usage, is_metrics};
 use super::{Agent, AgentError, Live, MAX_LIVE_SECONDS, MAX_SEQUENCE, Session, events, to_json};
 use crate::clock;
@@ -25,6 +25,18 @@ use crate::runner::{Signed, SignedState};
 const CLOCK_TOLERANCE_MS: i64 = 2 * MINUTE_MS;
 /// A channel waits this long for the runner to say what it can do: both begin at the same time.
 const HELLO_MS: i64 = 2_000;
+
+/// What could not be verified is asked for again after this long, then after twice as long, and so on: the device's clock may have been wrong.
+const ASK_AGAIN_MS: i64 = 10_000;
+const ASK_AGAIN_MOST_MS: i64 = 10 * MINUTE_MS;
+
+/// A desired state that could not be verified.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Unverified {
+    /// When it is asked for again.
+    again: MonoMs,
+    pause_ms: i64,
+}
 
 impl<E: Executor, J: Journal> Agent<E, J> {
     pub(super) fn hear(&mut self, event: LinkEvent) -> Result<(), AgentError> {
@@ -81,6 +93,18 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         let other = |session: &Session| session.told.as_ref().is_some_and(|told| *told != can);
         if self.session.as_ref().is_some_and(other) {
             tracing::info!("the device can do something else now; a new channel says so");
+            self.session = None;
+        }
+    }
+
+    /// What is wanted comes with the beginning of a channel.
+    pub(super) fn ask_again(&mut self, now: MonoMs) {
+        let welcomed = self.session.as_ref().is_some_and(|session| session.welcomed);
+        if let Some(unverified) =
+            self.unverified.as_mut().filter(|unverified| welcomed && unverified.again <= now)
+        {
+            unverified.again = now.plus_ms(unverified.pause_ms);
+            tracing::info!("a new channel asks again for what could not be verified");
             self.session = None;
         }
     }
@@ -246,6 +270,12 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             Err(refused) => {
                 let reason = crate::chain(&refused);
                 tracing::warn!(%reason, "a desired state is refused");
+                if matches!(refused, RefusedDesired::Signature(_)) {
+                    let longer =
+                        |before: Unverified| before.pause_ms.saturating_mul(2).min(ASK_AGAIN_MOST_MS);
+                    let pause_ms = self.unverified.map_or(ASK_AGAIN_MS, longer);
+                    self.unverified = Some(Unverified { again: clock::mono().plus_ms(pause_ms), pause_ms });
+                }
                 let claimed = DesiredState::parse(&frame.body).ok();
                 let at = claimed.map(|state| state.at()).unwrap_or_default();
                 let details = serde_json::json!({ "epoch": at.epoch, "generation": at.generation });
@@ -258,6 +288,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
                 return Ok(());
             }
         };
+        self.unverified = None;
         let now = clock::now();
         let offset = self.session.as_ref().map_or(0, |session| session.server_offset);
         let server_now = UnixMs(now.mono.0.saturating_add(offset));

@@ -225,6 +225,7 @@ pub struct Agent<E, J> {
     /// The control plane's clock minus this boot's clock, as it was told last in this boot.
     server_offset: Option<i64>,
     clock_wrong: bool,
+    unverified: Option<hear::Unverified>,
     connectivity: Monitor,
     /// When log files that are too old are looked for next.
     next_log_cut: MonoMs,
@@ -327,6 +328,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             session: None,
             server_offset: None,
             clock_wrong: false,
+            unverified: None,
             connectivity: Monitor::new(clock::now()),
             next_log_cut: now,
             link_reason: "not connected yet".to_owned(),

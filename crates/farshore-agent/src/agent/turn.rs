@@ -614,6 +614,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
     }
 
     fn beat(&mut self, now: MonoMs, wall: UnixMs) {
+        self.ask_again(now);
         self.say_hello(now);
         let due =
             self.session.as_ref().is_some_and(|session| session.welcomed && now >= session.next_heartbeat);

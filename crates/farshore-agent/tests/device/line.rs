@@ -565,3 +565,21 @@ async fn what_came_of_a_release_that_is_not_wanted_any_more_goes_also_at_a_start
     device.start_run();
     seen("that nothing is left", || (left() == 0).then_some(())).await;
 }
+
+#[tokio::test]
+async fn a_desired_state_that_could_not_be_verified_is_asked_for_again() {
+    let device = Device::new().await;
+    let plane = &device.plane;
+    let release = device.release("1.0", FIT, |_| {});
+    let good = plane.sign(&plane.state(1, &release, &[]), &[&release]);
+    // As to a device whose clock says that the signer's certificate has expired.
+    let mut bad = good.clone();
+    bad.signature.reverse();
+    plane.tell(server_frame::Body::Desired(bad));
+    let refused =
+        |frame: &farshore_protocol::AgentFrame| matches!(frame.body, Some(agent_frame::Body::Refused(_)));
+    seen("the refusal", || plane.book().frames.iter().any(refused).then_some(())).await;
+    device.connected(2).await;
+    plane.tell(server_frame::Body::Desired(good));
+    device.committed(&release).await;
+}
