@@ -249,15 +249,21 @@ fn a_start_without_room_is_tried_again_and_never_counts_against_the_release() {
     assert_eq!(device.app().reasons, []);
 }
 
-#[test]
-fn a_release_on_trial_that_fails_on_a_full_disk_is_judged_when_there_is_room() {
+/// Version 1.1 was started at 20.1 s, runs on trial, and was restarted so often.
+fn on_trial(restarts: u32) -> Device {
     let mut device = Device::settled();
     device.desire(offer("1.1", Some(90_000)));
     device.observe(&["1.0", "1.1"], Some(("1.0", device.instance(), 0)));
     device.at(20_000);
     device.observe(&["1.0", "1.1"], None);
     device.at(20_100);
-    device.observe(&["1.0", "1.1"], Some(("1.1", device.instance(), 9)));
+    device.observe(&["1.0", "1.1"], Some(("1.1", device.instance(), restarts)));
+    device
+}
+
+#[test]
+fn a_release_on_trial_that_fails_on_a_full_disk_is_judged_when_there_is_room() {
+    let mut device = on_trial(9);
     device.full(true);
     device.checks(Checks::Failed { message: "web: 503".into() });
     assert_eq!(device.at(21_000), []);
@@ -277,13 +283,7 @@ fn a_release_on_trial_that_fails_on_a_full_disk_is_judged_when_there_is_room() {
 
 /// Version 1.1 runs on trial beside a disk that it has filled; its time to make room began at 22 s.
 fn filled() -> Device {
-    let mut device = Device::settled();
-    device.desire(offer("1.1", Some(90_000)));
-    device.observe(&["1.0", "1.1"], Some(("1.0", device.instance(), 0)));
-    device.at(20_000);
-    device.observe(&["1.0", "1.1"], None);
-    device.at(20_100);
-    device.observe(&["1.0", "1.1"], Some(("1.1", device.instance(), 0)));
+    let mut device = on_trial(0);
     device.checks(Checks::Good);
     device.at(21_000);
     device.filled();

@@ -58,6 +58,21 @@ pub(crate) fn unpack(path: &std::path::Path) -> BTreeMap<String, String> {
     archive.entries().unwrap().map(read).collect()
 }
 
+/// The incident of a bad release, once it has a restart, the way back and both black boxes.
+pub(crate) async fn gone_back(fleet: &Fleet) -> Value {
+    fleet
+        .until("an incident with a restart, a rollback and both black boxes", || {
+            let list = fleet.read("get incidents -o json")?;
+            let name = list["items"].as_array()?.first()?["metadata"]["name"].as_str()?.to_owned();
+            let shown = fleet.read(&format!("get incident {name} -o json"))?;
+            let did: Vec<_> =
+                shown["status"]["actions"].as_array()?.iter().map(|action| action["kind"].clone()).collect();
+            let whole = did == ["auto-restart", "rollback", "pin"];
+            (whole && shown["status"]["evidence"].as_array()?.len() == 2).then_some(shown)
+        })
+        .await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_app_that_turns_bad_is_restarted_rolled_back_told_of_and_leaves_its_evidence() {
     let (port, taken) = receiver();
@@ -75,20 +90,7 @@ async fn an_app_that_turns_bad_is_restarted_rolled_back_told_of_and_leaves_its_e
     fleet.roll_out("1.1").await;
     fleet.settled("1.0", "failed").await;
 
-    let read = |line: &str| -> Option<Value> {
-        serde_json::from_str(&fleet.farshore(&line.split_whitespace().collect::<Vec<_>>())?).ok()
-    };
-    let incident = fleet
-        .until("an incident with a restart, a rollback and both black boxes", || {
-            let list = read("get incidents -o json")?;
-            let name = list["items"].as_array()?.first()?["metadata"]["name"].as_str()?.to_owned();
-            let shown = read(&format!("get incident {name} -o json"))?;
-            let did: Vec<_> =
-                shown["status"]["actions"].as_array()?.iter().map(|action| action["kind"].clone()).collect();
-            let whole = did == ["auto-restart", "rollback", "pin"];
-            (whole && shown["status"]["evidence"].as_array()?.len() == 2).then_some(shown)
-        })
-        .await;
+    let incident = gone_back(&fleet).await;
     assert_eq!(incident["spec"]["cause"], "process-exit");
     assert_eq!(
         (incident["spec"]["app"].as_str(), incident["spec"]["version"].as_str()),
@@ -105,7 +107,7 @@ async fn an_app_that_turns_bad_is_restarted_rolled_back_told_of_and_leaves_its_e
         })
         .await;
     assert_eq!(alert["state"], "firing");
-    let alerts = read("get alerts -o json").unwrap();
+    let alerts = fleet.read("get alerts -o json").unwrap();
     assert!(alerts["items"].as_array().unwrap().iter().any(|one| one["uid"] == alert["uid"]));
 
     let name = incident["metadata"]["name"].as_str().unwrap();

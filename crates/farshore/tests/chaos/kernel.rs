@@ -267,20 +267,8 @@ async fn an_incident_holds_what_the_kernel_told(ebpf: bool, exits: &str) {
     fleet.release("1.1", false).await;
     fleet.roll_out("1.1").await;
     fleet.settled("1.0", "failed").await;
-    let read = |line: &str| -> Option<Value> {
-        serde_json::from_str(&fleet.farshore(&line.split_whitespace().collect::<Vec<_>>())?).ok()
-    };
-    let name = fleet
-        .until("an incident with a restart, a rollback and both black boxes", || {
-            let list = read("get incidents -o json")?;
-            let name = list["items"].as_array()?.first()?["metadata"]["name"].as_str()?.to_owned();
-            let shown = read(&format!("get incident {name} -o json"))?;
-            let did: Vec<_> =
-                shown["status"]["actions"].as_array()?.iter().map(|action| action["kind"].clone()).collect();
-            let whole = did == ["auto-restart", "rollback", "pin"];
-            (whole && shown["status"]["evidence"].as_array()?.len() == 2).then_some(name)
-        })
-        .await;
+    let incident = incident::gone_back(&fleet).await;
+    let name = incident["metadata"]["name"].as_str().unwrap();
 
     let segments = if ebpf { "ebpf" } else { "proc" };
     let mut tries = 0;
@@ -288,7 +276,7 @@ async fn an_incident_holds_what_the_kernel_told(ebpf: bool, exits: &str) {
         .until("evidence of both", || {
             tries += 1;
             let file = format!("evidence-{tries}.tar.gz");
-            fleet.farshore(&["incident", "evidence", &name, "--file", &file])?;
+            fleet.farshore(&["incident", "evidence", name, "--file", &file])?;
             let files = incident::unpack(&fleet.root().join(file));
             let events: Value = serde_json::from_str(&files["kernel-events.json"]).unwrap();
             let of = |kind: &str| -> Vec<Value> {

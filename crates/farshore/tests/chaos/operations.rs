@@ -74,7 +74,7 @@ impl Fleet {
         (String::from_utf8_lossy(&done.stdout).into_owned(), said(&done))
     }
 
-    fn read(&self, line: &str) -> Option<Value> {
+    pub(crate) fn read(&self, line: &str) -> Option<Value> {
         serde_json::from_str(&self.farshore(&line.split_whitespace().collect::<Vec<_>>())?).ok()
     }
 
