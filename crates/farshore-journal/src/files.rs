@@ -9,6 +9,10 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+/// What is taken ahead, at least and at most.
+const LEAST_ROOM: u64 = 4 * 1024;
+const MOST_ROOM: u64 = 1024 * 1024;
+
 /// A folder of files.
 pub(crate) trait Files: Debug + Send + Sync {
     /// Makes a folder; fine when it is there.
@@ -31,6 +35,9 @@ pub(crate) trait Files: Debug + Send + Sync {
 
 /// A file that grows at its end.
 pub(crate) trait AppendFile: Debug + Send {
+    /// From now on room is taken ahead of what is appended, so that a sync seldom has a new length to write. Zeros may then follow what was
+    /// written, until the file is cut. Where the filesystem has no such room, nothing changes.
+    fn take_room(&mut self);
     /// Adds bytes; on an error some of them may have been written.
     fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
     /// Makes everything so far durable. After an error, nothing can be said about what was not yet.
@@ -110,7 +117,7 @@ impl Files for RealFiles {
 
     fn create(&self, name: &str) -> io::Result<Box<dyn AppendFile>> {
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(self.path(name))?;
-        Ok(Box::new(RealFile { file, length: 0 }))
+        Ok(Box::new(RealFile { file, length: 0, room: None }))
     }
 
     fn read(&self, name: &str, cap: u64) -> io::Result<Vec<u8>> {
@@ -144,10 +151,36 @@ impl Files for RealFiles {
 struct RealFile {
     file: File,
     length: u64,
+    /// How far room was taken, where it is.
+    room: Option<u64>,
+}
+
+impl RealFile {
+    /// As much again as there is: a small file stays small.
+    fn extend_room(&mut self, end: u64) {
+        let Some(room) = self.room.filter(|room| end > *room) else { return };
+        let to = end.saturating_add(end.clamp(LEAST_ROOM, MOST_ROOM));
+        let taken = rustix::fs::fallocate(
+            &self.file,
+            rustix::fs::FallocateFlags::empty(),
+            self.length,
+            to.saturating_sub(self.length),
+        );
+        if let Err(error) = taken {
+            // A write that finds no place says so itself.
+            tracing::debug!(%error, room, "no room is taken ahead");
+        }
+        self.room = Some(to);
+    }
 }
 
 impl AppendFile for RealFile {
+    fn take_room(&mut self) {
+        self.room = Some(self.length);
+    }
+
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.extend_room(self.length.saturating_add(bytes.len() as u64));
         // At the offset, not at the end: what a failed write left behind is written over.
         self.file.write_all_at(bytes, self.length)?;
         self.length += bytes.len() as u64;
@@ -162,6 +195,7 @@ impl AppendFile for RealFile {
     fn truncate(&mut self, length: u64) -> io::Result<()> {
         self.file.set_len(length)?;
         self.length = length;
+        self.room = self.room.map(|_| length);
         Ok(())
     }
 }

@@ -10,7 +10,8 @@
 //! payload = rows forms, encrypted: XChaCha20-Poly1305, nonce = prefix · index, authenticated with the header's first 36 bytes
 //! ```
 //!
-//! A header stands on its own, and twice, so that points of a damaged frame can be counted, and the next frame found.
+//! A header stands on its own, and twice, so that points of a damaged frame can be counted, and the next frame found. Zeros may follow
+//! the last frame of a segment that was not closed: room that was taken ahead of what is written.
 
 use farshore_series::crc32c;
 use farshore_trust::sealed::{DEVICE_WRAP_BYTES, DataKey, DeviceKey, SealError};
@@ -80,6 +81,11 @@ fn read_head(content: &[u8]) -> Option<([u8; DEVICE_WRAP_BYTES], [u8; 16])> {
 /// The frames of a segment, whatever its head is like.
 pub(crate) fn after_head(content: &[u8]) -> &[u8] {
     content.get(HEAD_BYTES..).unwrap_or_default()
+}
+
+/// Zeros after what was written, give or take the last frame's own.
+pub(crate) fn blank_at_end(content: &[u8]) -> u64 {
+    content.iter().rev().take_while(|byte| **byte == 0).count() as u64
 }
 
 fn nonce_of(prefix: &[u8; 16], index: u64) -> [u8; 24] {
@@ -205,6 +211,11 @@ impl<'a> Frames<'a> {
         Self { rest: bytes }
     }
 
+    /// Only room that was taken ahead, or blocks that a power cut left without what was written to them.
+    fn is_blank(&self) -> bool {
+        self.rest.iter().all(|byte| *byte == 0)
+    }
+
     fn skip(&mut self, bytes: usize) {
         self.rest = self.rest.get(bytes..).unwrap_or_default();
     }
@@ -231,10 +242,10 @@ impl<'a> Iterator for Frames<'a> {
     type Item = Found<'a>;
 
     fn next(&mut self) -> Option<Found<'a>> {
-        if self.rest.is_empty() {
-            return None;
-        }
         let Some(header) = read_header(self.rest, HEADER) else {
+            if self.is_blank() {
+                return None;
+            }
             return Some(match self.next_mark() {
                 Some((at, None)) => {
                     self.skip(at);
@@ -242,11 +253,14 @@ impl<'a> Iterator for Frames<'a> {
                 }
                 Some((at, Some(trailer))) => {
                     self.skip(at + HEADER_BYTES);
-                    Found::Damaged(trailer)
+                    if self.is_blank() {
+                        Found::Tail(Some(trailer), at + HEADER_BYTES)
+                    } else {
+                        Found::Damaged(trailer)
+                    }
                 }
                 None => {
                     let rest = std::mem::take(&mut self.rest);
-                    // Blocks that the file was given and that were never written.
                     let written = rest.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
                     Found::Tail(None, written)
                 }
@@ -257,11 +271,10 @@ impl<'a> Iterator for Frames<'a> {
             let rest = std::mem::take(&mut self.rest);
             return Some(Found::Tail(Some(header), rest.len()));
         };
-        let last = self.rest.len() <= end + HEADER_BYTES;
         self.skip(end + HEADER_BYTES);
         Some(if crc32c(payload) == header.payload_crc {
             Found::Frame(header, payload)
-        } else if last {
+        } else if self.is_blank() {
             Found::Tail(Some(header), end + HEADER_BYTES)
         } else {
             Found::Damaged(header)
@@ -372,11 +385,28 @@ mod tests {
         assert_eq!(flipped(60), "0:10 1:11 2:12 ", "a trailer");
         assert_eq!(flipped(first + 20), "0:10 1! 2:12 ", "a header between");
         assert_eq!(flipped(good.len() - 50), "0:10 1:11 tail Some(3) 100", "the last payload");
-        assert_eq!(flipped(good.len() - 80), "0:10 1:11 2! ", "the last header");
+        assert_eq!(flipped(good.len() - 80), "0:10 1:11 tail Some(3) 100", "the last header");
         assert_eq!(show(&good[..good.len() - 3]), "0:10 1:11 2:12 ", "a torn trailer");
         assert_eq!(show(&good[..good.len() - 50]), "0:10 1:11 tail Some(3) 50", "a torn payload");
         assert_eq!(show(&good[..first + 9]), "0:10 tail None 9", "a torn header");
         assert_eq!(show(&[]), "");
+    }
+
+    #[test]
+    fn room_that_was_taken_ahead_is_no_damage() {
+        let good = segment();
+        let with_room = |written: &[u8]| show(&[written, &[0; 5_000]].concat());
+        assert_eq!(with_room(&good), "0:10 1:11 2:12 ");
+        assert_eq!(with_room(&[]), "");
+        assert_eq!(with_room(&good[..good.len() - 3]), "0:10 1:11 2:12 ", "a torn trailer");
+        assert_eq!(with_room(&good[..good.len() - 50]), "0:10 1:11 tail Some(3) 100", "a torn payload");
+        assert_eq!(with_room(&good[..good.len() - 91]), "0:10 1:11 tail None 9", "a torn header");
+        let mut hole = good.clone();
+        hole[good.len() - 100..good.len() - 60].fill(0);
+        assert_eq!(with_room(&hole), "0:10 1:11 tail Some(3) 100", "only the last blocks came to the disk");
+        let mut damaged = good;
+        damaged[50] ^= 0x10;
+        assert_eq!(with_room(&damaged), "0! 1:11 2:12 ");
     }
 
     #[test]
@@ -440,7 +470,8 @@ mod tests {
                     for rows in &opened.rows {
                         assert!(rows.len() == 60 && rows[0] < 4 && rows.iter().all(|byte| *byte == rows[0]));
                     }
-                    assert!(opened.damaged || opened.rows.len() >= 4 || bytes.len() < good.len());
+                    let cut = bytes.len() < good.len() || bytes.ends_with(&[0]);
+                    assert!(opened.damaged || opened.rows.len() >= 4 || cut);
                 }
                 Err(missing) => assert!(missing.unknown_bytes <= bytes.len() as u64),
             }

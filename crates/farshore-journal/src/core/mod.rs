@@ -401,6 +401,7 @@ impl Stream {
         if let Some(marker) = self.marker.take() {
             files.remove(&segment_name(&self.folder, marker)).map_err(io)?;
         }
+        file.take_room();
         let written = head.len() as u64;
         Ok(OpenSegment { sequence, file, written, frames: 0, nonce, span: Span::EMPTY, opened_at: now })
     }
@@ -422,7 +423,11 @@ impl Stream {
         }
     }
 
-    fn close(&mut self, open: OpenSegment) {
+    fn close(&mut self, mut open: OpenSegment) {
+        // The room that was taken ahead. Where it can't be given back, it goes with the segment.
+        if let Err(error) = open.file.truncate(open.written) {
+            tracing::debug!(%error, "a segment keeps its room until it is sealed");
+        }
         self.held.insert_closed(open.sequence, Kept::new(open.written, open.span));
     }
 

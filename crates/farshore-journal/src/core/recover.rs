@@ -150,7 +150,8 @@ impl Core {
                 if stream.folder == format!("streams/{}", self.losses.folder()) {
                     self.read_losses(&content);
                 }
-                stream.held.insert_closed(sequence, Kept { unknown_bytes, ..Kept::new(bytes, span) });
+                let written = bytes.saturating_sub(frame::blank_at_end(&content));
+                stream.held.insert_closed(sequence, Kept { unknown_bytes, ..Kept::new(written, span) });
             } else if sequence + 1 == stream.next_sequence {
                 stream.marker = Some(sequence);
             } else {

@@ -13,6 +13,8 @@ use crate::files::{AppendFile, Files};
 struct Content {
     bytes: Vec<u8>,
     synced: usize,
+    /// Room is taken ahead: after a crash zeros may follow.
+    room: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -68,6 +70,8 @@ pub(super) struct Seen {
     pub(super) syncs_failed: u64,
     pub(super) full: u64,
     pub(super) flips: u64,
+    pub(super) holes: u64,
+    pub(super) rooms: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -115,8 +119,19 @@ impl SimFiles {
                 if keep > content.synced && disk.random.random_bool(0.3) {
                     let from = disk.random.random_range(content.synced..keep);
                     content.bytes[from..].fill(0);
+                } else if content.room && keep > content.synced && disk.random.random_bool(0.6) {
+                    // The later blocks came to the disk, the earlier ones did not.
+                    let to = disk.random.random_range(content.synced..keep);
+                    content.bytes[content.synced..to].fill(0);
+                    disk.seen.holes += 1;
                 }
             }
+            if content.room && disk.random.random_bool(0.5) {
+                let room = disk.random.random_range(1..5_000);
+                content.bytes.resize(content.bytes.len() + room, 0);
+                disk.seen.rooms += 1;
+            }
+            content.room = false;
             content.synced = content.bytes.len();
         }
         disk.dead = false;
@@ -291,6 +306,12 @@ struct SimFile {
 }
 
 impl AppendFile for SimFile {
+    fn take_room(&mut self) {
+        if let Some(content) = self.files.disk().contents.get_mut(&self.id) {
+            content.room = true;
+        }
+    }
+
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut disk = self.files.disk();
         let stopped = disk.step();

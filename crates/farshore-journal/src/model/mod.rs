@@ -412,6 +412,8 @@ fn live_through(seeds: std::ops::Range<u64>) -> Coverage {
         coverage.seen.syncs_failed += of_this.seen.syncs_failed;
         coverage.seen.full += of_this.seen.full;
         coverage.seen.flips += of_this.seen.flips;
+        coverage.seen.holes += of_this.seen.holes;
+        coverage.seen.rooms += of_this.seen.rooms;
         for (reason, points) in of_this.losses {
             *coverage.losses.entry(reason).or_default() += points;
         }
@@ -434,6 +436,8 @@ fn quarter(index: u64) {
     assert!(coverage.seen.syncs_failed > many / 10, "failed syncs");
     assert!(coverage.seen.full > many / 10, "full disks");
     assert!(coverage.seen.flips > many / 10, "flipped bits");
+    assert!(coverage.seen.holes > many / 10, "later blocks without earlier ones");
+    assert!(coverage.seen.rooms > many / 10, "room that was not filled");
     assert!(coverage.duplicates > many / 10, "batches that came twice");
     assert!(coverage.uncounted > many / 100, "losses that can't be counted");
     for reason in ["drop-oldest", "drop-newest", "corrupt", "torn-tail"] {
