@@ -12,10 +12,11 @@ use crate::release::Release;
 use crate::suite::{Nature, Sort, conforms};
 use crate::wait::until;
 
-/// An OCI layout of one image with a shell, below `at` in the release: two layers, of which the second is packed.
-pub(crate) fn image(at: &str, script: &str) -> Vec<(String, u32, Vec<u8>)> {
+/// An OCI layout of one image with a shell, below `at` in the release: two layers, of which the second is packed. `app` is a script, or a program that
+/// needs no libraries.
+pub(crate) fn image(at: &str, app: impl AsRef<[u8]>) -> Vec<(String, u32, Vec<u8>)> {
     let base = containerd::base();
-    let top = containerd::layer(&[("bin/app", 0o755, script.as_bytes()), ("etc/passwd", 0o644, b"")], &[]);
+    let top = containerd::layer(&[("bin/app", 0o755, app.as_ref()), ("etc/passwd", 0o644, b"")], &[]);
     let packed = zstd::encode_all(top.as_slice(), 1).unwrap();
     let diffs = [Digest::of(&base), Digest::of(&top)];
     containerd::layout(at, &diffs, [(base, "tar"), (packed, "tar+zstd")])

@@ -103,7 +103,11 @@ const SERVER: &str = "#!/bin/sh\nmkdir -p /tmp/www\necho \"hello from $FARSHORE_
     ls /sys/class/net\ncat /etc/hosts\nexec httpd -f -p 80 -h /tmp/www\n";
 
 fn release(bed: &Bed, version: &str, container: &Value) -> Release {
-    bed.signer.release_of(version, packed(&image("image", SERVER)), |manifest| {
+    release_of(bed, version, SERVER.as_bytes(), container)
+}
+
+fn release_of(bed: &Bed, version: &str, app: &[u8], container: &Value) -> Release {
+    bed.signer.release_of(version, packed(&image("image", app)), |manifest| {
         manifest["run"] = json!({"kind": "container", "container": container});
         manifest["run"]["container"]["image"] = "image".into();
         manifest["run"]["container"]["network"] = "bridge".into();
@@ -147,6 +151,61 @@ async fn it_is_reached_at_its_published_port_and_leaves_nothing_whoever_is_kille
     bed.stop().await;
     assert_eq!(bridge.left(), Vec::<String>::new());
     assert!(get(port).await.is_none());
+}
+
+/// Answers each datagram with what it held.
+const ECHO: &str = r"
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+int main(void) {
+    int port = socket(AF_INET, SOCK_DGRAM, 0);
+    struct sockaddr_in at = { .sin_family = AF_INET, .sin_port = htons(53) };
+    if (port < 0 || bind(port, (struct sockaddr *)&at, sizeof at) != 0) return 1;
+    for (;;) {
+        char held[512];
+        struct sockaddr_in from;
+        socklen_t length = sizeof from;
+        ssize_t bytes = recvfrom(port, held, sizeof held, 0, (struct sockaddr *)&from, &length);
+        if (bytes < 0 || sendto(port, held, bytes, 0, (struct sockaddr *)&from, length) != bytes) return 2;
+    }
+}
+";
+
+fn echo() -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, program) = (folder.path().join("echo.c"), folder.path().join("echo"));
+    std::fs::write(&source, ECHO).unwrap();
+    let built = Command::new("cc").args(["-static", "-O1", "-o"]).args([&program, &source]).status().unwrap();
+    assert!(built.success(), "cc could not build the server");
+    std::fs::read(program).unwrap()
+}
+
+#[tokio::test]
+async fn datagrams_reach_it_at_a_published_port_and_its_answers_come_back() {
+    let containerd = Containerd::start();
+    let bridge = Bridge::new();
+    let mut device = containerd.allowed();
+    device["bridge"] = bridge.settings();
+    let bed = Bed::new(&json!({"container": device})).await;
+    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let port = std::net::UdpSocket::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port();
+    socket.connect(("127.0.0.1", port)).await.unwrap();
+    let container = json!({"ports": [{"port": port, "target": 53, "protocol": "udp"}]});
+    bed.run(&release_of(&bed, "1.0", &echo(), &container), 1).await;
+    let answer = until("its answer", || async {
+        let mut held = [0; 64];
+        // Nobody may listen yet: then the kernel says so with the next call.
+        socket.send(b"is anybody there").await.ok()?;
+        let answered = tokio::time::timeout(std::time::Duration::from_millis(200), socket.recv(&mut held));
+        let bytes = answered.await.ok()?.ok()?;
+        Some(held[..bytes].to_vec())
+    })
+    .await;
+    assert_eq!(answer, b"is anybody there");
+    assert!(TcpStream::connect(("127.0.0.1", port)).await.is_err(), "only for datagrams");
+    bed.stop().await;
+    assert_eq!(bridge.left(), Vec::<String>::new());
 }
 
 #[tokio::test]
