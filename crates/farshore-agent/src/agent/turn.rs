@@ -288,14 +288,40 @@ impl<E: Executor, J: Journal> Agent<E, J> {
     /// Decides, keeps, acts, asks, measures, sends.
     pub(super) fn turn(&mut self) -> Result<(), AgentError> {
         let now = clock::now();
+        // What can't be kept (on a full disk) holds up nothing else: neither the decision, which may make room, nor the heartbeat.
+        let mut done = self.look_around(now);
+        done = done.and(self.begin_operations());
+        done = done.and(self.decide_and_act(now));
+        self.ask(now.mono);
+        done = done.and(self.measure(now.mono, now.wall));
+        done = done.and(self.gather());
+        done = done.and(self.keep_evidence());
+        self.watch_operations(now.mono);
+        done = done.and(self.keep_answers());
+        // What has become free by an answer.
+        done = done.and(self.begin_operations());
+        done = done.and(self.keep_answers());
+        self.beat(now.mono, now.wall);
+        self.report();
+        self.send_output();
+        done = done.and(self.tell_results());
+        done = done.and(self.pump());
+        self.show();
+        done
+    }
+
+    /// What the device's surroundings and its policy say since the last turn.
+    fn look_around(&mut self, now: Now) -> Result<(), AgentError> {
         let lost = self.connectivity.tick(now);
-        self.tell_connectivity(lost)?;
-        let broken = self.policy.judge(self.observed.as_ref(), now.mono);
-        for message in broken {
+        let mut done = self.tell_connectivity(lost);
+        for message in self.policy.judge(self.observed.as_ref(), now.mono) {
             tracing::warn!("{message}");
-            self.note(events::note("policy.breached", &message, &serde_json::json!({})))?;
+            done = done.and(self.note(events::note("policy.breached", &message, &serde_json::json!({}))));
         }
-        self.begin_operations()?;
+        done
+    }
+
+    fn decide_and_act(&mut self, now: Now) -> Result<(), AgentError> {
         for _ in 0..MAX_ROUNDS {
             let inputs = self.inputs(now);
             let (state, actions) = decide(self.state.clone(), &inputs, now);
@@ -346,21 +372,6 @@ impl<E: Executor, J: Journal> Agent<E, J> {
                 break;
             }
         }
-        self.ask(now.mono);
-        self.measure(now.mono, now.wall)?;
-        self.gather()?;
-        self.keep_evidence()?;
-        self.watch_operations(now.mono);
-        self.keep_answers()?;
-        // What has become free by an answer.
-        self.begin_operations()?;
-        self.keep_answers()?;
-        self.beat(now.mono, now.wall);
-        self.report();
-        self.send_output();
-        self.tell_results()?;
-        self.pump()?;
-        self.show();
         Ok(())
     }
 
