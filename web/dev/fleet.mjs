@@ -106,6 +106,7 @@ function makeDevice(i, location) {
         health: health === 'unknown' ? 'unknown' : health, desired: desired(held ? byVersion('edge-web', '1.1.0') ?? next : next),
         because: i === 12 ? { source: 'pin', pin: 'kiosk-0012-edge-web' } : conformance === 'converging' ? { source: 'rollout', rollout: rolloutUid, name: ROLLOUT, wave: 2, forward: true } : { source: 'channel', channel },
         activeRelease: now.metadata.uid, activeVersion: now.spec.manifest.version, ...(held ? { failedRelease: byVersion('edge-web', '1.1.0').metadata.uid } : {}),
+        ...(i % 5 === 4 ? {} : { isolation: i % 2 ? {} : { pid: 'private', readOnlyRoot: true, privateTmp: true, maskedPaths: ['/home'], seccomp: 'default' } }),
         committed: conformance !== 'converging', restarts: health === 'healthy' ? 0 : 2,
         reasons: held ? [{ code: 'CheckFailed', message: 'GET http://127.0.0.1:8080/healthz answered 503', since: start - 22 * MINUTE }] : [],
         ...(reachability === 'offline' ? {} : { usage: { at: start - 90_000, values: { cpu: 0.031, mem_used: 18_450_000, processes: 3, io_read: 0, io_write: 2_300 } } }),

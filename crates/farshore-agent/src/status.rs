@@ -9,6 +9,7 @@ use farshore_domain::id::DeviceId;
 use farshore_domain::name::Name;
 use farshore_domain::object::Reason;
 use farshore_domain::reconcile::AppView;
+use farshore_domain::release::isolation::Isolation;
 use farshore_domain::time::UnixMs;
 use serde::{Deserialize, Serialize};
 
@@ -59,6 +60,9 @@ pub struct AppStatus {
     pub committed: bool,
     pub restarts: u32,
     pub reasons: Vec<Reason>,
+    /// What the running instance is kept apart from, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isolation: Option<Isolation>,
 }
 
 impl AppStatus {
@@ -72,6 +76,7 @@ impl AppStatus {
             committed: app.committed,
             restarts: app.restarts,
             reasons: app.reasons.clone(),
+            isolation: app.isolation.clone(),
         }
     }
 }
@@ -134,6 +139,10 @@ impl Status {
                 "\napp {}  {version}  {}  {}  {}  restarts {}",
                 app.app, app.phase, app.health, app.conformance, app.restarts
             );
+            let apart = app.isolation.as_ref().map(Isolation::words).unwrap_or_default();
+            if !apart.is_empty() {
+                let _ = writeln!(out, "    isolation: {}", apart.join(", "));
+            }
             for reason in &app.reasons {
                 let _ = writeln!(out, "    {}: {}", reason.code, reason.message);
             }

@@ -81,6 +81,9 @@ pub struct DeviceApp {
     pub committed: bool,
     pub restarts: u32,
     pub reasons: Vec<Reason>,
+    /// What the running instance is kept apart from; `{}`: from nothing. Left out where nobody knows: other kinds of app, agents of before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isolation: Option<farshore_domain::release::isolation::Isolation>,
     /// The config the app gets, each value with its provenance.
     pub config: BTreeMap<String, farshore_domain::config::Value>,
     /// What it used when that was last told; not in lists.

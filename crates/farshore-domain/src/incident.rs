@@ -383,6 +383,7 @@ mod tests {
                 permit: None,
                 restarts: 0,
                 resumed: 0,
+                isolation: None,
                 reasons: Vec::new(),
             };
             let view = DeviceView {

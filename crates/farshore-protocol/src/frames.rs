@@ -221,6 +221,9 @@ pub struct AppStatus {
     pub bytes_done: u64,
     #[prost(uint64, tag = "16")]
     pub bytes_total: u64,
+    /// What the running instance is kept apart from: `farshore_domain::release::isolation::Isolation` as JSON. Empty: nobody knows.
+    #[prost(string, tag = "17")]
+    pub isolation: String,
 }
 
 /// Samples of one stream, as a block of `farshore-series`.

@@ -46,6 +46,7 @@ fn app(view: &AppView) -> wire::AppStatus {
         resumed: view.resumed,
         bytes_done: 0,
         bytes_total: 0,
+        isolation: String::new(),
     }
 }
 

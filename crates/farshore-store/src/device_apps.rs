@@ -7,6 +7,7 @@ use farshore_domain::device::{AppPhase, Conformance, Hardware, Health, Sense};
 use farshore_domain::id::{DeviceId, TenantId};
 use farshore_domain::name::Name;
 use farshore_domain::object::Reason;
+use farshore_domain::release::isolation::Isolation;
 use farshore_domain::time::UnixMs;
 use sqlx::types::Json;
 use uuid::Uuid;
@@ -34,6 +35,8 @@ pub struct DeviceAppRow {
     pub committed: bool,
     pub restarts: u32,
     pub reasons: Vec<Reason>,
+    /// What the running instance is kept apart from, where that is known.
+    pub isolation: Option<Isolation>,
     /// The count of resumes that the device has seen, and the one it should see.
     pub resumed_seen: u64,
     pub resumed_wanted: u64,
@@ -56,6 +59,7 @@ pub struct AppReport {
     pub committed: bool,
     pub restarts: u32,
     pub reasons: Vec<Reason>,
+    pub isolation: Option<Isolation>,
     pub resumed_seen: u64,
 }
 
@@ -102,6 +106,7 @@ struct Row {
     committed: bool,
     restarts: i64,
     reasons: Json<Vec<Reason>>,
+    isolation: Option<Json<Isolation>>,
     resumed_seen: i64,
     resumed_wanted: i64,
     reported_at: Option<i64>,
@@ -125,6 +130,7 @@ impl Row {
                 committed: self.committed,
                 restarts: u32::try_from(self.restarts).unwrap_or(u32::MAX),
                 reasons: self.reasons.0,
+                isolation: self.isolation.map(|isolation| isolation.0),
                 resumed_seen: count(self.resumed_seen),
                 resumed_wanted: count(self.resumed_wanted),
                 reported_at: self.reported_at.map(UnixMs),
@@ -142,7 +148,7 @@ pub(crate) async fn read_apps(
 ) -> StoreResult<Vec<(Uuid, DeviceAppRow)>> {
     let sql = sqlx::AssertSqlSafe(format!(
         "SELECT device, app, phase, health, active_release, active_version, staged_release, previous_release,
-             failed_release, refused_release, permit, committed, CAST(restarts AS BIGINT) AS restarts, reasons,
+             failed_release, refused_release, permit, committed, CAST(restarts AS BIGINT) AS restarts, reasons, isolation,
              resumed_seen, resumed_wanted, reported_at
          FROM device_apps WHERE tenant = $1 AND device IN ({list}) ORDER BY app"
     ));
@@ -267,6 +273,7 @@ fn absent(app: Name) -> AppReport {
         committed: false,
         restarts: 0,
         reasons: Vec::new(),
+        isolation: None,
         resumed_seen: 0,
     }
 }
@@ -293,19 +300,20 @@ async fn apps_before(tx: &mut Tx, chunk: &[&StatusReport]) -> StoreResult<AppsBe
 }
 
 async fn write_apps(tx: &mut Tx, apps: &[(&StatusReport, AppReport)]) -> StoreResult<()> {
-    const WIDTH: usize = 18;
+    const WIDTH: usize = 19;
     for chunk in apps.chunks(set::rows_per_statement(tx, WIDTH)) {
         let sql = sqlx::AssertSqlSafe(format!(
             "INSERT INTO device_apps (tenant, device, app, phase, health, active_release, active_version, staged_release,
                  previous_release, failed_release, refused_release, permit, committed, restarts, reasons, resumed_seen,
-                 reported_at, resumed_wanted)
+                 reported_at, resumed_wanted, isolation)
              VALUES {}
              ON CONFLICT (tenant, device, app) DO UPDATE SET phase = excluded.phase, health = excluded.health,
                  active_release = excluded.active_release, active_version = excluded.active_version,
                  staged_release = excluded.staged_release, previous_release = excluded.previous_release,
                  failed_release = excluded.failed_release, refused_release = excluded.refused_release,
                  permit = excluded.permit, committed = excluded.committed, restarts = excluded.restarts,
-                 reasons = excluded.reasons, resumed_seen = excluded.resumed_seen, reported_at = excluded.reported_at",
+                 reasons = excluded.reasons, resumed_seen = excluded.resumed_seen, reported_at = excluded.reported_at,
+                 isolation = excluded.isolation",
             set::values(chunk.len(), WIDTH)
         ));
         on!(tx, c => {
@@ -315,7 +323,8 @@ async fn write_apps(tx: &mut Tx, apps: &[(&StatusReport, AppReport)]) -> StoreRe
                     .bind(app.health.word()).bind(app.active_release).bind(&app.active_version).bind(app.staged_release)
                     .bind(app.previous_release).bind(app.failed_release).bind(app.refused_release).bind(app.permit)
                     .bind(app.committed).bind(i64::from(app.restarts)).bind(Json(&app.reasons))
-                    .bind(integer(app.resumed_seen)).bind(report.at.0).bind(integer(app.resumed_seen));
+                    .bind(integer(app.resumed_seen)).bind(report.at.0).bind(integer(app.resumed_seen))
+                    .bind(app.isolation.as_ref().map(Json));
             }
             query.execute(c).await.map(affected)
         })?;

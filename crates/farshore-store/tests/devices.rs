@@ -10,6 +10,7 @@ use farshore_domain::label::Labels;
 use farshore_domain::name::Name;
 use farshore_domain::object::Reason;
 use farshore_domain::operation::{Arguments, Budget, Kind, State};
+use farshore_domain::release::isolation::Isolation;
 use farshore_domain::selector::Selector;
 use farshore_domain::time::UnixMs;
 use farshore_store::channel::{ChannelBatch, DeviceEvents};
@@ -307,6 +308,7 @@ fn report(db: &TenantDb, device: DeviceId, phase: AppPhase, health: Health) -> S
             committed: true,
             restarts: 3,
             reasons: Vec::new(),
+            isolation: Some(Isolation { private_tmp: Some(true), ..Isolation::default() }),
             resumed_seen: 4,
         }],
         at: NOW,
@@ -344,6 +346,7 @@ async fn a_status_makes_events_of_what_changed_only() {
         let [app] = row.apps.as_slice() else { panic!("one app: {:?}", row.apps) };
         assert_eq!((app.phase, app.restarts, app.committed), (AppPhase::Held, 3, true));
         assert_eq!((app.resumed_seen, app.resumed_wanted), (4, 4));
+        assert_eq!(app.isolation.as_ref().map(Isolation::words), Some(vec!["own /tmp".to_owned()]));
         assert_eq!(row.accepted, Generation { epoch: 1, generation: 7 });
         let resumed = db.resume_device_app("kiosk-00001", &name("edge-web"), NOW).await.unwrap();
         assert_eq!(resumed.apps[0].resumed_wanted, 5);

@@ -2984,6 +2984,7 @@ export interface components {
             /** Format: uuid */
             failedRelease?: string | null;
             health: components["schemas"]["Health"];
+            isolation?: components["schemas"]["Isolation"] | null;
             phase: components["schemas"]["AppPhase"];
             reasons: components["schemas"]["Reason"][];
             /** Format: int32 */

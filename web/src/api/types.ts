@@ -116,6 +116,19 @@ export interface ConfigValue {
   reference?: string
 }
 
+/** What an app is kept apart from; what is left out is the device's own. */
+export interface Isolation {
+  pid?: 'host' | 'private'
+  ipc?: 'host' | 'private'
+  uts?: 'host' | 'private'
+  network?: 'host' | 'none'
+  readOnlyRoot?: boolean
+  privateTmp?: boolean
+  maskedPaths?: string[]
+  writablePaths?: string[]
+  seccomp?: 'none' | 'default' | 'strict'
+}
+
 export interface DeviceApp {
   app: string
   phase: string
@@ -129,6 +142,8 @@ export interface DeviceApp {
   committed: boolean
   restarts: number
   reasons: Reason[]
+  /** What the running instance is kept apart from; `{}`: from nothing; left out: nobody knows. */
+  isolation?: Isolation
   config: Record<string, ConfigValue>
   usage?: AppUsage
 }
@@ -286,7 +301,7 @@ export interface Manifest {
     env?: Record<string, string>
     stopTimeoutSeconds?: number
     limits?: { memoryBytes?: number; cpuMillis?: number; processes?: number }
-    isolation?: Record<string, unknown>
+    isolation?: Isolation
     /** It can run twice, each time on a port of its own. */
     slots?: { blue: number; green: number; switch?: string[]; timeoutSeconds?: number }
   }

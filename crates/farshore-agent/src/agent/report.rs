@@ -44,6 +44,11 @@ impl<E: Executor, J: Journal> Agent<E, J> {
                 resumed: app.resumed,
                 bytes_done: progress.map_or(0, |(done, _)| done.load(Ordering::Relaxed)),
                 bytes_total: progress.map_or(0, |(_, total)| *total),
+                isolation: app
+                    .isolation
+                    .as_ref()
+                    .and_then(|isolation| serde_json::to_string(isolation).ok())
+                    .unwrap_or_default(),
             }
         };
         wire::StatusReport {

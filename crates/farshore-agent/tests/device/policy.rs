@@ -104,7 +104,7 @@ async fn an_app_that_has_less_isolation_than_the_policy_demands_by_now_is_told_u
         plane.app_status().filter(|app| app.reasons.iter().any(|reason| reason.code == "OldIsolation"))
     })
     .await;
-    assert_eq!(app.health, "healthy");
+    assert_eq!((app.health.as_str(), app.isolation.as_str()), ("healthy", "{}"));
     assert_eq!(device.bed.app_pids(), before, "a policy restarts nothing");
     plane.tell(server_frame::Body::Operation(farshore_protocol::Operation {
         uid: "op-restart".to_owned(),
@@ -119,7 +119,12 @@ async fn an_app_that_has_less_isolation_than_the_policy_demands_by_now_is_told_u
             && status.health == "healthy"
             && pids.iter().all(|pid| !before.contains(pid))
             && !pids.is_empty())
-        .then_some(pids)
+        .then_some(status.text(farshore_agent::clock::wall()))
+        .filter(|text| text.contains("isolation: system calls: default"))
+    })
+    .await;
+    seen("that the control plane knows that, too", || {
+        plane.app_status().filter(|app| app.isolation == r#"{"seccomp":"default"}"#)
     })
     .await;
 }

@@ -10,6 +10,7 @@ use farshore_domain::incident::{Incident, MAX_ACTIONS, MAX_MESSAGE, Part};
 use farshore_domain::name::Name;
 use farshore_domain::object::Reason;
 use farshore_domain::operation::State;
+use farshore_domain::release::isolation::Isolation;
 use farshore_domain::time::{DAY_MS, MINUTE_MS, UnixMs};
 use farshore_protocol as wire;
 use farshore_store::channel::DeviceEvents;
@@ -37,6 +38,8 @@ pub const MAX_OUTPUT_BYTES: usize = 1024 * 1024;
 const MAX_UPDATES: usize = 64;
 /// At most this many signals of the kernel.
 const MAX_SENSES: usize = 32;
+/// At most this much of what an app is kept apart from.
+const MAX_ISOLATION_BYTES: usize = 16 * 1024;
 const MAX_CAPABILITIES: usize = 64;
 const MAX_JSON_BYTES: usize = 16 * 1024;
 
@@ -129,6 +132,11 @@ fn senses(senses: &[wire::Sense]) -> BTreeMap<String, Sense> {
     senses.iter().take(MAX_SENSES).map(sense).collect()
 }
 
+/// What can't be read comes from another version, and is as good as not told.
+fn isolation(text: &str) -> Option<Isolation> {
+    (text.len() <= MAX_ISOLATION_BYTES).then(|| serde_json::from_str(text).ok()).flatten()
+}
+
 /// What a status report says.
 pub fn status(
     tenant: TenantId,
@@ -156,6 +164,7 @@ pub fn status(
             committed: app.committed,
             restarts: app.restarts,
             reasons: reasons(&app.reasons, now),
+            isolation: isolation(&app.isolation),
             resumed_seen: app.resumed,
         };
         if apps.insert(name, report).is_some() {

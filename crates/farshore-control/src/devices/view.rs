@@ -45,6 +45,7 @@ pub fn device(row: DeviceRow, detail: Detail, heartbeat_ms: i64, now: UnixMs) ->
                 committed: app.committed,
                 restarts: app.restarts,
                 reasons: app.reasons,
+                isolation: app.isolation,
                 config: BTreeMap::new(),
                 usage: None,
             };
@@ -65,6 +66,7 @@ pub fn device(row: DeviceRow, detail: Detail, heartbeat_ms: i64, now: UnixMs) ->
             committed: false,
             restarts: 0,
             reasons: Vec::new(),
+            isolation: None,
             config: BTreeMap::new(),
             usage: None,
         });

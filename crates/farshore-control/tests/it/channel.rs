@@ -230,7 +230,7 @@ async fn a_status_is_shown_and_its_changes_are_events() {
         let device = fleet.device("kiosk-7").await;
         let (mut channel, _) = Channel::open(fleet, &device).await;
         let release = Uuid::now_v7();
-        let status = |phase: &str, health: &str| {
+        let status = |phase: &str, health: &str, isolation: &str| {
             agent_frame::Body::Status(StatusReport {
                 epoch: 1,
                 generation: 3,
@@ -242,12 +242,13 @@ async fn a_status_is_shown_and_its_changes_are_events() {
                     health: health.to_owned(),
                     active_release: release.to_string(),
                     active_version: "1.1.0".to_owned(),
+                    isolation: isolation.to_owned(),
                     ..Default::default()
                 }],
                 ..Default::default()
             })
         };
-        channel.send(status("running", "healthy")).await;
+        channel.send(status("running", "healthy", r#"{"pid":"private"}"#)).await;
         let seen = eventually("the status", async || {
             let seen = shown(fleet, &device).await;
             (seen["status"]["health"] == "healthy").then_some(seen)
@@ -255,8 +256,10 @@ async fn a_status_is_shown_and_its_changes_are_events() {
         .await;
         assert_eq!(seen["status"]["apps"][0]["activeVersion"], "1.1.0");
         assert_eq!(seen["status"]["accepted"], json!({"epoch": 1, "generation": 3}));
-        channel.send(status("running", "healthy")).await;
-        channel.send(status("failing", "failing")).await;
+        assert_eq!(seen["status"]["apps"][0]["isolation"], json!({"pid": "private"}));
+        channel.send(status("running", "healthy", r#"{"pid":"private"}"#)).await;
+        // Words of a later version say nothing here.
+        channel.send(status("failing", "failing", r#"{"aether":"private"}"#)).await;
         let told = events(fleet, "device.health-changed", 2).await;
         assert_eq!(told.len(), 2);
         assert_eq!(
@@ -264,6 +267,7 @@ async fn a_status_is_shown_and_its_changes_are_events() {
             (&json!("healthy"), &json!("failing"))
         );
         assert_eq!(told[1]["actor"], "device:kiosk-7");
+        assert_eq!(shown(fleet, &device).await["status"]["apps"][0].get("isolation"), None);
         let summary: Value = fleet.admin.get("/api/devices/summary").await.expect(200).json();
         assert_eq!((&summary["total"], &summary["health"]["failing"]), (&json!(1), &json!(1)));
         assert_eq!(summary["byLocation"][0]["unhealthy"], 1);

@@ -7,6 +7,7 @@ use crate::device::{AppPhase, Conformance, Health};
 use crate::id::{PermitId, ReleaseId};
 use crate::name::Name;
 use crate::object::Reason;
+use crate::release::isolation::Isolation;
 use crate::time::UnixMs;
 use crate::version::Version;
 
@@ -30,6 +31,8 @@ pub struct AppView {
     pub restarts: u32,
     pub resumed: u64,
     pub reasons: Vec<Reason>,
+    /// What the running instance is kept apart from, where that is known.
+    pub isolation: Option<Isolation>,
 }
 
 /// The whole device as reported; the worst app counts.
@@ -296,6 +299,7 @@ pub fn view(state: &DeviceState, inputs: &Inputs, since: UnixMs) -> DeviceView {
                 .chain(room)
                 .chain(reasons(app, inputs, name))
                 .collect(),
+            isolation: running.and_then(|running| running.isolation.clone()),
         });
     }
     let worst = |of: fn(&AppView) -> u8| apps.iter().map(of).max().unwrap_or(0);

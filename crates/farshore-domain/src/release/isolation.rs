@@ -172,6 +172,34 @@ impl Isolation {
         self.seccomp.unwrap_or(Seccomp::None)
     }
 
+    /// What it comes to, for people; empty: the app shares everything with the device.
+    #[must_use]
+    pub fn words(&self) -> Vec<String> {
+        let hidden = self.masked_paths.as_ref().map_or(0, Vec::len);
+        let seccomp = match self.seccomp() {
+            Seccomp::None => None,
+            Seccomp::Default => Some("system calls: default"),
+            Seccomp::Strict => Some("system calls: strict"),
+        };
+        [
+            self.has_pid().then_some("own processes"),
+            self.has_ipc().then_some("own shared memory"),
+            self.has_uts().then_some("own host name"),
+            self.has_no_network().then_some("no network"),
+            (self.read_only_root == Some(true)).then_some("read-only file system"),
+            (self.private_tmp == Some(true)).then_some("own /tmp"),
+            seccomp,
+        ]
+        .into_iter()
+        .flatten()
+        .map(str::to_owned)
+        .chain(
+            (hidden > 0)
+                .then(|| if hidden == 1 { "1 hidden path".into() } else { format!("{hidden} hidden paths") }),
+        )
+        .collect()
+    }
+
     /// The words that a device must have said in `hello`.
     #[must_use]
     pub fn needs(&self) -> Vec<&'static str> {
@@ -240,6 +268,19 @@ mod tests {
 
     fn isolation(value: serde_json::Value) -> Isolation {
         serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn words_say_what_is_kept_apart() {
+        let isolation: Isolation = serde_json::from_str(
+            r#"{"pid":"private","ipc":"host","network":"none","privateTmp":true,"readOnlyRoot":false,"seccomp":"strict","maskedPaths":["/home","/root"]}"#,
+        )
+        .unwrap();
+        assert_eq!(
+            isolation.words(),
+            ["own processes", "no network", "own /tmp", "system calls: strict", "2 hidden paths"]
+        );
+        assert!(Isolation::default().words().is_empty());
     }
 
     #[test]

@@ -132,6 +132,11 @@ fn device(session: &Session, device: &Device, look: Look) -> String {
         text.push_str(&session.output.rows(Some(titles), rows));
         for app in &status.apps {
             reasons(&mut text, &format!("Why {}", app.app), &app.reasons, now);
+            if let Some(isolation) = &app.isolation {
+                let words = isolation.words();
+                let apart = if words.is_empty() { "none".to_owned() } else { words.join(", ") };
+                _ = writeln!(text, "Isolation of {}: {apart}", app.app);
+            }
             if !app.config.is_empty() {
                 _ = writeln!(text, "Config of {}:", app.app);
                 for (key, value) in &app.config {

@@ -15,6 +15,8 @@ import { Empty, Failure, Section } from '~/ui/panel'
 import { phaseLook } from '~/ui/state'
 import { Time } from '~/ui/time'
 
+import { keptApart } from './isolation'
+
 export function Source({ because }: { because: Because | undefined }) {
   if (!because) return <span className="text-muted">nothing says so</span>
   if (because.source === 'channel') return <>channel {because.channel}</>
@@ -129,6 +131,12 @@ export function DeviceApps({ device, used }: { device: Device; used: Record<stri
                     <span className="text-muted"> because of </span>
                     <Source because={app.because} />
                   </dd>
+                  {app.isolation && (
+                    <>
+                      <dt className="text-muted">isolation</dt>
+                      <dd>{keptApart(app.isolation).join(', ') || <span className="text-muted">none</span>}</dd>
+                    </>
+                  )}
                   <Usage stored={app.usage} seen={used[usageKey(device.metadata.uid, app.app)]} />
                 </dl>
                 {app.reasons.length > 0 && (
