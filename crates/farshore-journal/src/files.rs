@@ -5,13 +5,13 @@
 
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// What is taken ahead, at least and at most.
 const LEAST_ROOM: u64 = 4 * 1024;
-const MOST_ROOM: u64 = 1024 * 1024;
+const MOST_ROOM: u64 = 128 * 1024;
 
 /// A folder of files.
 pub(crate) trait Files: Debug + Send + Sync {
@@ -126,8 +126,9 @@ impl Files for RealFiles {
         if length > cap {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the file is larger than it can be"));
         }
-        let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
-        file.read_exact_at(&mut bytes, 0)?;
+        let mut bytes = Vec::with_capacity(usize::try_from(length).map_err(io::Error::other)?);
+        // It may be cut meanwhile, when it is read beside a gateway that runs: room is given back.
+        file.take(length).read_to_end(&mut bytes)?;
         Ok(bytes)
     }
 
@@ -167,8 +168,9 @@ impl RealFile {
             to.saturating_sub(self.length),
         );
         if let Err(error) = taken {
-            // A write that finds no place says so itself.
             tracing::debug!(%error, room, "no room is taken ahead");
+            // What was taken of it is not kept from others on a full disk. A write that finds no place says so itself.
+            let _ = self.file.set_len(self.length);
         }
         self.room = Some(to);
     }

@@ -251,6 +251,12 @@ impl<'a> Iterator for Frames<'a> {
                     self.skip(at);
                     Found::Gap(at)
                 }
+                // Its frame begins later: what lies before that are other frames, of which nothing is left.
+                Some((at, Some(trailer))) if at > HEADER_BYTES + trailer.length as usize => {
+                    let before = at - HEADER_BYTES - trailer.length as usize;
+                    self.skip(before);
+                    Found::Gap(before)
+                }
                 Some((at, Some(trailer))) => {
                     self.skip(at + HEADER_BYTES);
                     if self.is_blank() {
@@ -407,6 +413,18 @@ mod tests {
         let mut damaged = good;
         damaged[50] ^= 0x10;
         assert_eq!(with_room(&damaged), "0! 1:11 2:12 ");
+    }
+
+    #[test]
+    fn a_block_of_zeros_over_several_frames_costs_all_of_them() {
+        let mut bytes = segment();
+        bytes.extend(segment());
+        let frame = |payload: usize| payload + 2 * HEADER_BYTES;
+        // The second and the third, and the head of the fourth.
+        bytes[frame(10)..frame(10) + frame(11) + frame(12) + 20].fill(0);
+        assert_eq!(show(&bytes), "0:10 gap 199 0! 1:11 2:12 ");
+        let unknown: u64 = Frames::new(&bytes).map(|found| found.unknown_bytes()).sum();
+        assert_eq!(unknown, 199);
     }
 
     #[test]

@@ -611,6 +611,7 @@ impl EndsThreads {
                 tracing::error!("a thread of the journal ended with a panic");
             }
         }
+        lock(&self.shared.core).give_room_back();
     }
 }
 

@@ -154,6 +154,15 @@ struct OpenSegment {
     opened_at: Now,
 }
 
+impl OpenSegment {
+    /// The room that was taken ahead. Where it can't be given back, it goes with the segment.
+    fn give_room_back(&mut self) {
+        if let Err(error) = self.file.truncate(self.written) {
+            tracing::debug!(%error, "a segment keeps its room until it is sealed");
+        }
+    }
+}
+
 /// The number in the name of a file that was set aside.
 fn number_aside(name: &str) -> u64 {
     let digits = name.rsplit_once('-').map_or("", |(_, rest)| rest.split('.').next().unwrap_or_default());
@@ -341,6 +350,14 @@ impl Core {
         }
     }
 
+    /// At an orderly end: nothing is appended any more.
+    pub(crate) fn give_room_back(&mut self) {
+        self.streams
+            .values_mut()
+            .filter_map(|stream| stream.open.as_mut())
+            .for_each(OpenSegment::give_room_back);
+    }
+
     /// Whether points of an alert wait that are not sealed, be their segment closed or not.
     pub(crate) fn has_open_alerts(&self) -> bool {
         self.streams.iter().any(|(name, stream)| {
@@ -424,10 +441,7 @@ impl Stream {
     }
 
     fn close(&mut self, mut open: OpenSegment) {
-        // The room that was taken ahead. Where it can't be given back, it goes with the segment.
-        if let Err(error) = open.file.truncate(open.written) {
-            tracing::debug!(%error, "a segment keeps its room until it is sealed");
-        }
+        open.give_room_back();
         self.held.insert_closed(open.sequence, Kept::new(open.written, open.span));
     }
 

@@ -186,17 +186,24 @@ impl Core {
         made: SealedSegment,
     ) -> Result<(), JournalError> {
         let io = |e| JournalError::io("put a batch in its place", e);
-        let there = self
-            .streams
-            .get(&job.stream)
-            .is_some_and(|stream| stream.held.closed().contains_key(&job.sequence));
-        if !there {
+        let kept = self.streams.get(&job.stream).and_then(|stream| stream.held.closed().get(&job.sequence));
+        let Some(kept) = kept.map(|kept| kept.span) else {
             // Dropped in the meantime.
             return self.files.remove(&job.passing_name()).map_err(io);
-        }
+        };
+        // Frames of which only zeros are left at the end of the segment are not seen by its reader.
+        let told = made.lost.iter().map(|missing| missing.span).chain(made.batch.map(|(_, span)| span));
+        let unseen = told.fold(kept.points, |left, span| left.saturating_sub(span.points));
+        let unseen = (unseen > 0).then_some(Missing {
+            reason: LossReason::Corrupt,
+            span: Span { points: unseen, ..kept },
+            unknown_bytes: 0,
+        });
+        let damaged = made.damaged || unseen.is_some();
         let losses: Vec<Loss> = made
             .lost
             .iter()
+            .chain(&unseen)
             .map(|missing| {
                 let mut span = missing.span;
                 if span.points == 0 {
@@ -223,7 +230,7 @@ impl Core {
         }
         stream.held.remove_closed(job.sequence);
         let mut aside = None;
-        if made.damaged {
+        if damaged {
             let name = format!("{QUARANTINE}/{}-{:016x}.open", job.stream.folder(), job.sequence);
             self.files.rename(&segment, &name).map_err(io)?;
             aside = Some(name);
