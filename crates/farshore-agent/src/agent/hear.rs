@@ -11,6 +11,7 @@ use farshore_domain::reconcile::MonoMs;
 use farshore_domain::time::{HOUR_MS, MINUTE_MS, UnixMs};
 use farshore_protocol::{self as wire, agent_frame, server_frame};
 use farshore_trust::keyset::{self, SignedKeySet, TrustedKeySet};
+use rand::Rng as _;
 
 use super::desired::{self, RefusedDesired, StoredDesired};
 use super::usage::{Usage, is_metrics};
@@ -36,6 +37,22 @@ pub(super) struct Unverified {
     /// When it is asked for again.
     again: MonoMs,
     pause_ms: i64,
+}
+
+impl Unverified {
+    fn now() -> Self {
+        let now = clock::mono();
+        let mut unverified = Self { again: now, pause_ms: ASK_AGAIN_MS / 2 };
+        unverified.wait(now);
+        unverified
+    }
+
+    /// Twice as long as before, give or take a quarter: a fleet does not hang up at once.
+    fn wait(&mut self, now: MonoMs) {
+        self.pause_ms = self.pause_ms.saturating_mul(2).min(ASK_AGAIN_MOST_MS);
+        let quarter = self.pause_ms / 4;
+        self.again = now.plus_ms(rand::rng().random_range(self.pause_ms - quarter..=self.pause_ms + quarter));
+    }
 }
 
 impl<E: Executor, J: Journal> Agent<E, J> {
@@ -103,7 +120,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         if let Some(unverified) =
             self.unverified.as_mut().filter(|unverified| welcomed && unverified.again <= now)
         {
-            unverified.again = now.plus_ms(unverified.pause_ms);
+            unverified.wait(now);
             tracing::info!("a new channel asks again for what could not be verified");
             self.session = None;
         }
@@ -259,9 +276,12 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         } else {
             events::note("clock.right", "the device's clock is right again", &details)
         };
-        self.note(event)?;
-        self.clock_wrong = wrong;
-        Ok(())
+        // What can't be kept on a full disk is told again with the next heartbeat's answer.
+        let noted = self.note(event);
+        if noted.is_ok() {
+            self.clock_wrong = wrong;
+        }
+        self.survive(noted)
     }
 
     fn desire(&mut self, frame: wire::SignedDesired) -> Result<(), AgentError> {
@@ -270,16 +290,14 @@ impl<E: Executor, J: Journal> Agent<E, J> {
             Err(refused) => {
                 let reason = crate::chain(&refused);
                 tracing::warn!(%reason, "a desired state is refused");
-                if matches!(refused, RefusedDesired::Signature(_)) {
-                    let longer =
-                        |before: Unverified| before.pause_ms.saturating_mul(2).min(ASK_AGAIN_MOST_MS);
-                    let pause_ms = self.unverified.map_or(ASK_AGAIN_MS, longer);
-                    self.unverified = Some(Unverified { again: clock::mono().plus_ms(pause_ms), pause_ms });
-                }
+                let unverified = matches!(refused, RefusedDesired::Signature(_));
+                self.unverified = unverified.then(|| self.unverified.unwrap_or_else(Unverified::now));
                 let claimed = DesiredState::parse(&frame.body).ok();
                 let at = claimed.map(|state| state.at()).unwrap_or_default();
                 let details = serde_json::json!({ "epoch": at.epoch, "generation": at.generation });
-                self.note(events::note("desired.refused", &reason, &details))?;
+                let noted = self.note(events::note("desired.refused", &reason, &details));
+                // Also on a full disk: to hang up would bring the same again at once.
+                self.survive(noted)?;
                 self.send(agent_frame::Body::Refused(wire::DesiredRefused {
                     epoch: at.epoch,
                     generation: at.generation,

@@ -76,6 +76,13 @@ pub enum AgentError {
     Damaged(&'static str),
 }
 
+impl AgentError {
+    /// Whether the journal itself is damaged: to go on would make it worse.
+    fn is_damage(&self) -> bool {
+        matches!(self, Self::Journal(error) if error.is_damage())
+    }
+}
+
 /// How an agent behaves, besides what the control plane says.
 #[derive(Clone, Debug)]
 pub struct AgentSettings {
@@ -548,7 +555,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
     /// A full disk must not end the agent: what was not kept was not done, and is tried again.
     fn survive(&mut self, result: Result<(), AgentError>) -> Result<(), AgentError> {
         match result {
-            Err(AgentError::Journal(error)) if error.is_damage() => Err(AgentError::Journal(error)),
+            Err(error) if error.is_damage() => Err(error),
             Err(error) => {
                 tracing::error!(error = %crate::chain(&error), "something can't be kept; trying again in a while");
                 self.next_list = self.next_list.max(clock::mono().plus_ms(1_000));

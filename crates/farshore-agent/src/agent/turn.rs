@@ -27,6 +27,11 @@ const MAX_FORGOTTEN: usize = 64;
 /// Decisions that follow from one another within one turn.
 const MAX_ROUNDS: usize = 4;
 
+/// Of two failures the first, unless the second one says that the journal is damaged.
+fn worse(before: Result<(), AgentError>, now: Result<(), AgentError>) -> Result<(), AgentError> {
+    if now.as_ref().is_err_and(AgentError::is_damage) { now } else { before.and(now) }
+}
+
 impl<E: Executor, J: Journal> Agent<E, J> {
     /// Tells the executor whom to trust and asks what it can do.
     pub(super) fn connect_executor(&mut self) {
@@ -290,22 +295,27 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         let now = clock::now();
         // What can't be kept (on a full disk) holds up nothing else: neither the decision, which may make room, nor the heartbeat.
         let mut done = self.look_around(now);
-        done = done.and(self.begin_operations());
-        done = done.and(self.decide_and_act(now));
+        done = worse(done, self.begin_operations());
+        let decided = self.decide_and_act(now);
+        let reports = decided.is_ok();
+        done = worse(done, decided);
         self.ask(now.mono);
-        done = done.and(self.measure(now.mono, now.wall));
-        done = done.and(self.gather());
-        done = done.and(self.keep_evidence());
+        done = worse(done, self.measure(now.mono, now.wall));
+        done = worse(done, self.gather());
+        done = worse(done, self.keep_evidence());
         self.watch_operations(now.mono);
-        done = done.and(self.keep_answers());
+        done = worse(done, self.keep_answers());
         // What has become free by an answer.
-        done = done.and(self.begin_operations());
-        done = done.and(self.keep_answers());
+        done = worse(done, self.begin_operations());
+        done = worse(done, self.keep_answers());
         self.beat(now.mono, now.wall);
-        self.report();
+        if reports {
+            // Else what is accepted by now would go with the view of before.
+            self.report();
+        }
         self.send_output();
-        done = done.and(self.tell_results());
-        done = done.and(self.pump());
+        done = worse(done, self.tell_results());
+        done = worse(done, self.pump());
         self.show();
         done
     }
@@ -316,7 +326,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         let mut done = self.tell_connectivity(lost);
         for message in self.policy.judge(self.observed.as_ref(), now.mono) {
             tracing::warn!("{message}");
-            done = done.and(self.note(events::note("policy.breached", &message, &serde_json::json!({}))));
+            done = worse(done, self.note(events::note("policy.breached", &message, &serde_json::json!({}))));
         }
         done
     }
