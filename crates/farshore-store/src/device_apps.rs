@@ -106,7 +106,7 @@ struct Row {
     committed: bool,
     restarts: i64,
     reasons: Json<Vec<Reason>>,
-    isolation: Option<Json<Isolation>>,
+    isolation: Option<Json<serde_json::Value>>,
     resumed_seen: i64,
     resumed_wanted: i64,
     reported_at: Option<i64>,
@@ -130,7 +130,8 @@ impl Row {
                 committed: self.committed,
                 restarts: u32::try_from(self.restarts).unwrap_or(u32::MAX),
                 reasons: self.reasons.0,
-                isolation: self.isolation.map(|isolation| isolation.0),
+                // Words of a later version say nothing here.
+                isolation: self.isolation.and_then(|isolation| serde_json::from_value(isolation.0).ok()),
                 resumed_seen: count(self.resumed_seen),
                 resumed_wanted: count(self.resumed_wanted),
                 reported_at: self.reported_at.map(UnixMs),
