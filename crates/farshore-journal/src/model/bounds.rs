@@ -12,6 +12,7 @@ use crate::clock::Now;
 use crate::config::{Bounds, Class, Config, Overflow, StreamConfig};
 use crate::core::{Core, Keys, LOSSES, Rows};
 use crate::error::JournalError;
+use crate::files::Files as _;
 use crate::frame::Span;
 use crate::rest::points_of;
 
@@ -170,6 +171,26 @@ fn what_can_not_be_thinned_any_further_goes_oldest_first() {
     let (gone, thinned) = (device.lost("drop-oldest"), device.lost("thinned"));
     let delivered = device.deliver().into_iter().filter(|(stream, ..)| stream == "s").count() as u64;
     assert_eq!(delivered + gone + thinned, 5_000);
+}
+
+#[test]
+fn what_a_block_of_zeros_takes_from_the_end_of_a_segment_is_named() {
+    let mut device = Device::new(stream(Bounds::NONE, Overflow::Reject));
+    let segments = |device: &Device| device.files.list("streams/s").unwrap();
+    for number in 0..3 {
+        device.append(&[second(number)]).unwrap();
+    }
+    let [(_, whole)] = segments(&device)[..] else { panic!("one segment") };
+    for number in 3..5 {
+        device.append(&[second(number)]).unwrap();
+    }
+    device.files.blank(|name| name.starts_with("streams/s/"), whole);
+    let delivered = device.deliver();
+    let of_stream: Vec<i64> =
+        delivered.iter().filter(|(stream, ..)| stream == "s").map(|(_, _, at_ns, _)| *at_ns).collect();
+    assert_eq!(of_stream, [0, 1, 2].map(|number| second(number).0));
+    assert_eq!(device.lost("corrupt"), 2);
+    assert_eq!(device.files.list("quarantine").unwrap().len(), 1, "it is set aside to be looked at");
 }
 
 #[test]

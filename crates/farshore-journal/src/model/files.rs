@@ -138,6 +138,16 @@ impl SimFiles {
         disk.fuse = None;
     }
 
+    /// Nothing but zeros is left of these files behind their first `keep` bytes.
+    pub(super) fn blank(&self, of: impl Fn(&str) -> bool, keep: u64) {
+        let mut disk = self.disk();
+        let disk = &mut *disk;
+        let keep = usize::try_from(keep).unwrap();
+        for id in disk.names.iter().filter(|(name, _)| of(name)).map(|(_, id)| id) {
+            disk.contents.get_mut(id).unwrap().bytes[keep..].fill(0);
+        }
+    }
+
     /// Flips one bit of one durable file that `of` likes.
     pub(super) fn rot(&self, of: impl Fn(&str) -> bool) -> bool {
         let mut disk = self.disk();
