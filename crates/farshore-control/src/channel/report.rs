@@ -134,8 +134,8 @@ fn senses(senses: &[wire::Sense]) -> BTreeMap<String, Sense> {
 
 /// What can't be read comes from another version, and is as good as not told.
 fn isolation(text: &str) -> Option<Isolation> {
-    // `\u0000` is nothing that every database keeps.
-    let fits = text.len() <= MAX_ISOLATION_BYTES && !text.contains("\\u");
+    // A list would be read as values without their names, and `\u0000` is nothing that every database keeps.
+    let fits = text.len() <= MAX_ISOLATION_BYTES && text.starts_with('{') && !text.contains("\\u");
     fits.then(|| serde_json::from_str(text).ok()).flatten()
 }
 
@@ -466,6 +466,18 @@ mod tests {
     const TENANT: TenantId = TenantId(Uuid::from_u128(1));
     const DEVICE: DeviceId = DeviceId(Uuid::from_u128(2));
     const NOW: UnixMs = UnixMs(1_700_000_000_000);
+
+    #[test]
+    fn an_isolation_that_can_not_be_kept_everywhere_or_read_says_nothing() {
+        let has = isolation(r#"{"network":"none","maskedPaths":["/home"]}"#).unwrap();
+        assert_eq!(has.words(), ["no network", "1 hidden path"]);
+        assert!(isolation("{}").unwrap().is_empty());
+        for text in ["", "[]", r#"{"aether":"none"}"#, r#"{"maskedPaths":["/a\u0000"]}"#] {
+            assert_eq!(isolation(text), None, "{text}");
+        }
+        let long = format!(r#"{{"maskedPaths":["/{}"]}}"#, "a".repeat(MAX_ISOLATION_BYTES));
+        assert_eq!(isolation(&long), None);
+    }
 
     fn batch(block: Vec<u8>) -> wire::MetricBatch {
         wire::MetricBatch { stream: "host".to_owned(), sequence: 7, block }
