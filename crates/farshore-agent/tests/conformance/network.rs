@@ -87,6 +87,15 @@ impl Drop for Bridge {
     }
 }
 
+/// A device whose containers may have networks.
+async fn bridged() -> (Containerd, Bridge, Bed) {
+    let (containerd, bridge) = (Containerd::start(), Bridge::new());
+    let mut device = containerd.allowed();
+    device["bridge"] = bridge.settings();
+    let bed = Bed::new(&json!({"container": device})).await;
+    (containerd, bridge, bed)
+}
+
 fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
@@ -117,11 +126,7 @@ fn release_of(bed: &Bed, version: &str, app: &[u8], container: &Value) -> Releas
 
 #[tokio::test]
 async fn it_is_reached_at_its_published_port_and_leaves_nothing_whoever_is_killed() {
-    let containerd = Containerd::start();
-    let bridge = Bridge::new();
-    let mut device = containerd.allowed();
-    device["bridge"] = bridge.settings();
-    let mut bed = Bed::new(&json!({"container": device})).await;
+    let (containerd, bridge, mut bed) = bridged().await;
     let port = free_port();
     let one = release(&bed, "1.0", &json!({"ports": [{"port": port, "target": 80}]}));
     bed.run(&one, 1).await;
@@ -183,11 +188,7 @@ fn echo() -> Vec<u8> {
 
 #[tokio::test]
 async fn datagrams_reach_it_at_a_published_port_and_its_answers_come_back() {
-    let containerd = Containerd::start();
-    let bridge = Bridge::new();
-    let mut device = containerd.allowed();
-    device["bridge"] = bridge.settings();
-    let bed = Bed::new(&json!({"container": device})).await;
+    let (_containerd, bridge, bed) = bridged().await;
     let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let port = std::net::UdpSocket::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port();
     socket.connect(("127.0.0.1", port)).await.unwrap();
@@ -210,11 +211,7 @@ async fn datagrams_reach_it_at_a_published_port_and_its_answers_come_back() {
 
 #[tokio::test]
 async fn what_can_not_be_is_said_and_leaves_nothing() {
-    let containerd = Containerd::start();
-    let bridge = Bridge::new();
-    let mut device = containerd.allowed();
-    device["bridge"] = bridge.settings();
-    let bed = Bed::new(&json!({"container": device})).await;
+    let (containerd, bridge, bed) = bridged().await;
     let taken = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     let one = release(&bed, "1.0", &json!({"ports": [{"port": port, "target": 80}]}));
@@ -244,11 +241,7 @@ async fn what_can_not_be_is_said_and_leaves_nothing() {
 
 #[tokio::test]
 async fn services_of_an_app_find_each_other_by_name() {
-    let containerd = Containerd::start();
-    let bridge = Bridge::new();
-    let mut device = containerd.allowed();
-    device["bridge"] = bridge.settings();
-    let bed = Bed::new(&json!({"container": device})).await;
+    let (_containerd, bridge, bed) = bridged().await;
     let port = free_port();
     let ask = "wget -q -O - http://db:8000/ && sleep 1000";
     let services = json!({
