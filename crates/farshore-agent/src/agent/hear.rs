@@ -276,7 +276,7 @@ impl<E: Executor, J: Journal> Agent<E, J> {
         } else {
             events::note("clock.right", "the device's clock is right again", &details)
         };
-        // What can't be kept on a full disk is told again with the next heartbeat's answer.
+        // What can't be kept on a full disk is judged again with the next channel, and is no reason for one.
         let noted = self.note(event);
         if noted.is_ok() {
             self.clock_wrong = wrong;
