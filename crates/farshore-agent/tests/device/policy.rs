@@ -120,7 +120,7 @@ async fn an_app_that_has_less_isolation_than_the_policy_demands_by_now_is_told_u
             && pids.iter().all(|pid| !before.contains(pid))
             && !pids.is_empty())
         .then_some(status.text(farshore_agent::clock::wall()))
-        .filter(|text| text.contains("isolation: system calls: default"))
+        .filter(|text| text.contains("isolation: seccomp: default"))
     })
     .await;
     seen("that the control plane knows that, too", || {

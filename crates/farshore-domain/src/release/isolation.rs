@@ -178,8 +178,8 @@ impl Isolation {
         let hidden = self.masked_paths.as_ref().map_or(0, Vec::len);
         let seccomp = match self.seccomp() {
             Seccomp::None => None,
-            Seccomp::Default => Some("system calls: default"),
-            Seccomp::Strict => Some("system calls: strict"),
+            Seccomp::Default => Some("seccomp: default"),
+            Seccomp::Strict => Some("seccomp: strict"),
         };
         [
             self.has_pid().then_some("own processes"),
@@ -278,7 +278,7 @@ mod tests {
         .unwrap();
         assert_eq!(
             isolation.words(),
-            ["own processes", "no network", "own /tmp", "system calls: strict", "2 hidden paths"]
+            ["own processes", "no network", "own /tmp", "seccomp: strict", "2 hidden paths"]
         );
         assert!(Isolation::default().words().is_empty());
     }

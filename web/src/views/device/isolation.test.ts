@@ -9,7 +9,7 @@ test('words say what an app is kept apart from', () => {
     'own processes',
     'no network',
     'own /tmp',
-    'system calls: strict',
+    'seccomp: strict',
     '2 hidden paths',
   ])
 })

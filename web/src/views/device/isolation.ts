@@ -12,7 +12,7 @@ export function keptApart(isolation: Isolation): string[] {
     isolation.network === 'none' && 'no network',
     isolation.readOnlyRoot && 'read-only file system',
     isolation.privateTmp && 'own /tmp',
-    isolation.seccomp && isolation.seccomp !== 'none' && `system calls: ${isolation.seccomp}`,
+    isolation.seccomp && isolation.seccomp !== 'none' && `seccomp: ${isolation.seccomp}`,
     hidden > 0 && plural(hidden, 'hidden path'),
   ]
   return words.filter((word) => typeof word === 'string')
