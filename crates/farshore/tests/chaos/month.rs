@@ -217,7 +217,7 @@ async fn after_thirty_days_without_a_control_plane_apps_are_well_and_what_is_owe
             let described = fleet.farshore(&["describe", &format!("device/{name}")])?;
             let whole =
                 described.contains("Connectivity:  online") && described.contains(" control-plane for ");
-            whole.then_some(())
+            whole.then(|| assert!(described.contains("Isolation of web: none\n"), "{described}"))
         })
         .await;
     fleet.check();
