@@ -43,7 +43,7 @@ const SHOTS = [
   ['alert-routes', '/alerts/routes'],
   ['alert-route', '/alerts/routes', { act: (page) => page.getByRole('button', { name: 'Change night-watch' }).click() }],
   ['alert-messages', '/alerts/messages'],
-  ['device-pending', '/devices?lifecycle=pending', { act: async (page) => { await page.locator('main a[href^="/devices/"]').first().click(); await page.waitForTimeout(800) } }],
+  ['device-pending', '/devices?lifecycle=pending', { act: async (page) => { await page.locator('[aria-rowindex="2"]').click(); await page.waitForTimeout(800) } }],
   ['device-error', '/devices/kiosk-0000', { scene: 'error', wait: 3000 }],
   ['gateways', '/gateways'],
   ['gateways-sink', '/gateways', { act: (page) => page.getByRole('button', { name: 'Change collector' }).click() }],
