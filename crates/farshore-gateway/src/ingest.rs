@@ -1,15 +1,18 @@
 //! From a body to durable points: the one way in, whatever the protocol.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+mod collect;
+
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use farshore_journal::{Append, Journal, JournalError, PointBatch, Producer, SeriesKey, StreamName};
 
+use self::collect::{Collector, KnownSeries};
 use crate::clock;
 use crate::counters::Counters;
 use crate::decode::{Outcome, Precision, json, line, otlp};
 use crate::pipeline::Runner;
-use crate::point::{Point, PointError, Value};
+use crate::point::{Point, PointError};
 
 /// Series whose latest values are kept for the page.
 const MAX_LATEST: usize = 200;
@@ -46,71 +49,11 @@ pub(crate) struct Ingest {
     latest: Mutex<BTreeMap<SeriesKey, (i64, farshore_journal::Value)>>,
 }
 
-/// The series of a stream. Locked for a moment for each series of a body, never while one is read.
-type KnownSeries = Mutex<HashSet<SeriesKey>>;
-
 /// The newest value of a series, for the page.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Latest {
     pub(crate) at_ns: i64,
     pub(crate) value: String,
-}
-
-/// Gathers the points of one body.
-struct Collector<'k> {
-    batch: PointBatch,
-    now_ns: i64,
-    known: &'k KnownSeries,
-    max_series: usize,
-    newest: Option<farshore_journal::SeriesId>,
-    refused: HashSet<farshore_journal::SeriesId>,
-    points: usize,
-}
-
-impl Collector<'_> {
-    fn take(&mut self, point: &Point<'_>) -> Result<(), PointError> {
-        let at_ns = point.time_ns.unwrap_or(self.now_ns);
-        for (field, value) in &point.fields {
-            let tags = point.tags.iter().map(|(key, value)| (key.as_ref(), value.as_ref()));
-            let series =
-                self.batch.series(&point.measurement, field, tags).map_err(|error| refused(&error))?;
-            // Ids are given in order: a new one is larger than all before.
-            if self.newest.is_none_or(|newest| series > newest) {
-                self.newest = Some(series);
-                if let Some(key) = self.batch.key(series) {
-                    let mut known = lock(self.known);
-                    if !known.contains(key) {
-                        if known.len() >= self.max_series {
-                            self.refused.insert(series);
-                        } else {
-                            known.insert(key.clone());
-                        }
-                    }
-                }
-            }
-            if !self.refused.is_empty() && self.refused.contains(&series) {
-                return Err(PointError::TooMany { what: "series in the stream", max: self.max_series });
-            }
-            let value = match value {
-                Value::Float(number) => farshore_journal::Value::Float(*number),
-                Value::Integer(number) => farshore_journal::Value::Integer(*number),
-                Value::Bool(flag) => farshore_journal::Value::Boolean(*flag),
-                Value::Text(text) => farshore_journal::Value::Text(text.clone().into_owned()),
-                Value::Json(text) => farshore_journal::Value::Json(text.clone().into_owned()),
-            };
-            self.batch.push(series, at_ns, value).map_err(|error| refused(&error))?;
-            self.points += 1;
-        }
-        Ok(())
-    }
-}
-
-fn refused(error: &farshore_journal::PointError) -> PointError {
-    let mut text = error.to_string();
-    if let Some(source) = std::error::Error::source(error) {
-        text = format!("{text}: {source}");
-    }
-    PointError::Refused(text)
 }
 
 impl Ingest {
@@ -134,13 +77,13 @@ impl Ingest {
         form: Form,
         body: &[u8],
     ) -> Result<Taken, PointError> {
-        let (batch, outcome, points) = self.collect(stream, |sink| match form {
+        let (batch, outcome) = self.collect(stream, |sink| match form {
             Form::Json => Ok(json::decode(body, sink)),
             Form::Lines(precision) => Ok(line::decode(body, precision, sink)),
             Form::OtlpProtobuf => otlp::decode_protobuf(body, sink),
             Form::OtlpJson => otlp::decode_json(body, sink),
         })?;
-        Ok(self.hand_over(from, stream, batch, outcome, points))
+        Ok(self.hand_over(from, stream, batch, outcome))
     }
 
     /// Hands one point to the journal.
@@ -154,34 +97,35 @@ impl Ingest {
         point: &mut Point<'_>,
     ) -> Result<Taken, PointError> {
         point.finish()?;
-        let (batch, outcome, points) = self.collect(stream, |sink| {
+        let (batch, outcome) = self.collect(stream, |sink| {
             sink(point)?;
             Ok(Outcome { accepted: 1, ..Outcome::default() })
         })?;
-        Ok(self.hand_over(from, stream, batch, outcome, points))
+        Ok(self.hand_over(from, stream, batch, outcome))
     }
 
     fn collect(
         &self,
         stream: &StreamName,
         decode: impl FnOnce(&mut crate::decode::Sink<'_>) -> Result<Outcome, PointError>,
-    ) -> Result<(PointBatch, Outcome, usize), PointError> {
+    ) -> Result<(PointBatch, Outcome), PointError> {
         let known = Arc::clone(lock(&self.known).entry(stream.clone()).or_default());
-        let mut collector = Collector {
-            batch: PointBatch::new(),
-            now_ns: clock::wall_ns(),
-            known: &known,
-            max_series: self.max_series,
-            newest: None,
-            refused: HashSet::new(),
-            points: 0,
-        };
+        let mut collector = Collector::new(clock::wall_ns(), &known, self.max_series);
         let result = decode(&mut |point| collector.take(point));
-        match &result {
-            Ok(outcome) => self.counters.rejected.add(outcome.rejected),
-            Err(_) => self.counters.rejected.add(1),
+        // Those that had been taken when there was too much go with the others.
+        let (result, rejected) = match (result, collector.too_much()) {
+            (Ok(outcome), Some(error)) => (Err(error.clone()), outcome.accepted + outcome.rejected),
+            (Ok(outcome), None) => {
+                let rejected = outcome.rejected;
+                (Ok(outcome), rejected)
+            }
+            (Err(error), _) => (Err(error), 1),
+        };
+        self.counters.rejected.add(rejected);
+        if result.is_err() {
+            collector.give_up();
         }
-        Ok((collector.batch, result?, collector.points))
+        Ok((collector.batch, result?))
     }
 
     fn hand_over(
@@ -190,11 +134,11 @@ impl Ingest {
         stream: &StreamName,
         batch: PointBatch,
         outcome: Outcome,
-        points: usize,
     ) -> Taken {
         if batch.is_empty() {
             return Taken { outcome, append: None, points: 0 };
         }
+        let points = batch.len();
         let batch = Arc::new(batch);
         let append = self.journal.append_shared(from, stream, &batch);
         let mut latest = lock(&self.latest);
@@ -267,6 +211,7 @@ mod tests {
     use farshore_journal::Config;
 
     use super::*;
+    use crate::limits::{MAX_BODY_SERIES, MAX_VALUES};
 
     fn ingest(max_series: usize) -> (tempfile::TempDir, Journal, Ingest) {
         let folder = tempfile::tempdir().expect("a folder");
@@ -301,6 +246,49 @@ mod tests {
             assert!(outcome.message().contains("more than 2 series"), "{}", outcome.message());
         }
         assert_eq!(journal.stats().pending_points(), 6);
+    }
+
+    #[tokio::test]
+    async fn a_point_is_taken_whole_or_not_at_all() {
+        let (_folder, journal, ingest) = ingest(2);
+        let stream = "data/default".parse().expect("a name");
+        for _ in 0..2 {
+            let body = b"m a=1,b=2,c=3\nm a=1,b=2,c=3\nm a=1";
+            let taken = ingest.body(None, &stream, Form::Lines(Precision::Seconds), body).expect("lines");
+            let outcome = ingest.durable(taken).await.expect("durable");
+            assert_eq!((outcome.accepted, outcome.rejected), (1, 2), "there is room for two series");
+        }
+        assert_eq!(journal.stats().pending_points(), 2);
+        // What was refused took no place.
+        let body = b"m b=1\nm c=1";
+        let taken = ingest.body(None, &stream, Form::Lines(Precision::Seconds), body).expect("lines");
+        assert_eq!(ingest.durable(taken).await.expect("durable").accepted, 1);
+        assert_eq!(journal.stats().pending_points(), 3);
+    }
+
+    #[tokio::test]
+    async fn of_a_body_with_too_much_in_it_nothing_is_taken() {
+        let (_folder, journal, ingest) = ingest(MAX_BODY_SERIES + 1);
+        let stream = "data/default".parse().expect("a name");
+        let many = "a f=t\n".repeat(MAX_VALUES + 1);
+        let series: String = (0..=MAX_BODY_SERIES).map(|n| format!("a,n={n} f=t\n")).collect();
+        // Each field names the line's tags again.
+        let tags: String = (0..15).map(|n| format!(",{n}={}", "x".repeat(250))).collect();
+        let fields: Vec<String> = (0..256).map(|n| format!("f{n}=t")).collect();
+        let names: String = (0..10).map(|n| format!("a,n={n}{tags} {}\n", fields.join(","))).collect();
+        assert!(names.len() < 64 * 1024);
+        for body in [many, series, names] {
+            let taken = ingest.body(None, &stream, Form::Lines(Precision::Seconds), body.as_bytes());
+            assert!(matches!(taken, Err(PointError::TooMuch { .. })), "{taken:?}");
+        }
+        // Nor has any series got a place.
+        let body = b"a,n=new f=t\nb f=t";
+        let taken = ingest.body(None, &stream, Form::Lines(Precision::Seconds), body).expect("lines");
+        assert_eq!((taken.outcome.accepted, taken.outcome.rejected), (2, 0));
+        ingest.durable(taken).await.expect("durable");
+        let all = MAX_VALUES + 1 + MAX_BODY_SERIES + 1 + 10;
+        assert_eq!(ingest.counters.rejected.get(), all as u64);
+        assert_eq!(journal.stats().pending_points(), 2);
     }
 
     #[tokio::test]

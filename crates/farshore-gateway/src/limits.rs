@@ -20,6 +20,12 @@ pub const MAX_TEXT_BYTES: usize = 64 * 1024;
 pub const MAX_LINE_BYTES: usize = 256 * 1024;
 /// Rejected points of one body that are told one by one; the others are counted.
 pub const MAX_REJECTIONS_TOLD: usize = 16;
+/// Values of one body: each field of a point is one. In memory a value takes many times the few bytes in which it may be written.
+pub const MAX_VALUES: usize = 500_000;
+/// Series that one body names.
+pub const MAX_BODY_SERIES: usize = 100_000;
+/// Bytes of the names of all series of one body: each field of a line repeats the line's tags.
+pub const MAX_NAMES_BYTES: usize = 8 * 1024 * 1024;
 /// Data points of one OTLP request.
 pub const MAX_OTLP_POINTS: usize = 500_000;
 /// Buckets of a histogram.
