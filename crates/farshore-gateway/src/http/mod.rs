@@ -2,6 +2,7 @@
 
 mod answer;
 mod auth;
+mod body;
 mod documents;
 pub(crate) mod idempotency;
 mod page;
@@ -29,14 +30,13 @@ const HEAD: Duration = Duration::from_secs(75);
 #[derive(Debug)]
 struct Server {
     shared: Arc<Shared>,
-    /// Kilobytes of bodies that are in memory at once.
-    bodies: Semaphore,
+    rooms: body::Rooms,
 }
 
 /// Serves until it is told to stop, and lets requests that are under way end.
 pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
     let _up = shared.listening.up("http");
-    let server = Arc::new(Server { shared: Arc::clone(&shared), bodies: Semaphore::new(routes::BODIES_KB) });
+    let server = Arc::new(Server { shared: Arc::clone(&shared), rooms: body::Rooms::default() });
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {

@@ -9,14 +9,14 @@ use farshore_domain::digest::Digest;
 use farshore_journal::{JournalError, Producer, StreamName};
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
 use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt as _, Limited};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use tokio::sync::SemaphorePermit;
 
 use super::answer::{self, Answer};
+use super::body::{Room, Unread};
 use super::idempotency::{JSON, Key, MAX_KEY_BYTES, PROTOBUF, Said};
 use super::{Server, auth, page};
-use crate::decode::body::{BodyError, Encoding, unpack};
+use crate::decode::body::{BodyError, Encoding, most_unpacked, unpack};
 use crate::decode::{Outcome, Precision, otlp};
 use crate::gateway::Shared;
 use crate::ingest::Form;
@@ -24,8 +24,6 @@ use crate::limits::MAX_BODY_BYTES;
 use crate::point::PointError;
 use crate::status::SyncResult;
 
-/// Kilobytes of bodies in memory at once; beyond that, clients are told to wait.
-pub(super) const BODIES_KB: usize = 48 * 1024;
 /// For a body to arrive.
 const BODY: Duration = Duration::from_secs(30);
 /// How long somebody waits for what came of a sync.
@@ -156,6 +154,14 @@ async fn sync_now(shared: &Arc<Shared>) -> Answer {
     }
 }
 
+/// A body as it was sent.
+struct Body {
+    bytes: Bytes,
+    encoding: Encoding,
+    /// Where it lies.
+    room: Room,
+}
+
 /// Who sends what to where.
 struct Readings {
     /// The connection.
@@ -163,12 +169,6 @@ struct Readings {
     dialect: Dialect,
     form: Form,
     stream: StreamName,
-}
-
-/// Room for a body of so many bytes, if there is any; held for as long as it is in memory.
-pub(super) fn room(server: &Server, bytes: usize) -> Option<SemaphorePermit<'_>> {
-    let kilobytes = u32::try_from(bytes / 1024 + 1).unwrap_or(u32::MAX);
-    server.bodies.try_acquire_many(kilobytes).ok()
 }
 
 pub(super) fn no_room() -> Answer {
@@ -190,33 +190,29 @@ async fn take(server: &Arc<Server>, request: Request<Incoming>, readings: Readin
         let error = BodyError::TooLarge { bytes: length.unwrap_or_default() };
         return refused(dialect, StatusCode::PAYLOAD_TOO_LARGE, &error.to_string());
     }
-    // A packed body, or one of unknown length, counts as what it may become.
-    let counted = match (length, encoding) {
-        (Some(length), Encoding::Plain) => length,
-        (Some(length), _) => length.saturating_mul(10).clamp(1024 * 1024, MAX_BODY_BYTES),
-        (None, _) => MAX_BODY_BYTES,
-    };
-    let Some(_room) = room(server, counted) else { return no_room() };
-    let body = match tokio::time::timeout(BODY, Limited::new(incoming, MAX_BODY_BYTES).collect()).await {
-        Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+    let mut room = server.rooms.arriving();
+    let body = match room.read(incoming, MAX_BODY_BYTES, BODY).await {
+        Ok(body) => body,
+        Err(Unread::TooLarge) => {
             let error = BodyError::TooLarge { bytes: MAX_BODY_BYTES + 1 };
             return refused(dialect, StatusCode::PAYLOAD_TOO_LARGE, &error.to_string());
         }
-        Ok(Err(error)) => {
+        Err(Unread::NoRoom) => return no_room(),
+        Err(Unread::BrokeOff(error)) => {
             return refused(dialect, StatusCode::BAD_REQUEST, &format!("the body broke off: {error}"));
         }
-        Err(_) => return refused(dialect, StatusCode::REQUEST_TIMEOUT, "the body took too long"),
+        Err(Unread::Late) => return refused(dialect, StatusCode::REQUEST_TIMEOUT, "the body took too long"),
     };
+    let body = Body { bytes: body, encoding, room };
     let key = head.headers.get("idempotency-key").map(|key| key.to_str().unwrap_or_default());
     let Some(key) = key else {
-        return take_body(server, readings, encoding, body, begun).await;
+        return take_body(server, readings, body, begun).await;
     };
     if key.is_empty() || key.len() > MAX_KEY_BYTES {
         return answer::invalid(&format!("an Idempotency-Key has 1 to {MAX_KEY_BYTES} characters"));
     }
     let key = format!("{} {key}", readings.stream);
-    match server.shared.recent.claim(&key, Digest::of(&body)) {
+    match server.shared.recent.claim(&key, Digest::of(&body.bytes)) {
         Key::New => {}
         Key::Other => {
             let message = "the Idempotency-Key was used for another body";
@@ -237,7 +233,7 @@ async fn take(server: &Arc<Server>, request: Request<Incoming>, readings: Readin
     let server = Arc::clone(server);
     let kept = tokio::spawn(async move {
         let claimed = Claimed { shared: &server.shared, key: &key };
-        let answer = take_body(&server, readings, encoding, body, begun).await;
+        let answer = take_body(&server, readings, body, begun).await;
         let (head, body) = answer.into_parts();
         // A full body is there at once.
         let bytes = match body.collect().await {
@@ -275,31 +271,41 @@ impl Drop for Claimed<'_> {
     }
 }
 
-async fn take_body(
-    server: &Arc<Server>,
-    readings: Readings,
-    encoding: Encoding,
-    body: Bytes,
-    begun: Instant,
-) -> Answer {
+async fn take_body(server: &Arc<Server>, readings: Readings, body: Body, begun: Instant) -> Answer {
     let shared = Arc::clone(&server.shared);
     let Readings { from, dialect, form, stream } = readings;
-    let elsewhere = encoding != Encoding::Plain || body.len() > LARGE;
+    let Body { bytes, encoding, room } = body;
+    let large = encoding != Encoding::Plain || bytes.len() > LARGE;
+    let most = most_unpacked(bytes.len(), encoding);
     let read = move || -> Result<_, Unreadable> {
-        let plain: Cow<'_, [u8]> = unpack(&body, encoding)?;
-        Ok(shared.ingest.body(Some(from), &stream, form, &plain)?)
+        let plain: Cow<'_, [u8]> = unpack(&bytes, encoding)?;
+        let taken = shared.ingest.body(Some(from), &stream, form, &plain)?;
+        drop(room);
+        Ok(taken)
     };
-    let taken = if elsewhere {
-        match tokio::task::spawn_blocking(read).await {
-            Ok(taken) => taken,
+    let mut turn = None;
+    let taken = if large {
+        turn = server.rooms.turn(most).await;
+        match tokio::task::spawn_blocking(move || (read(), turn)).await {
+            Ok((taken, of_it)) => {
+                turn = of_it;
+                taken
+            }
             Err(error) => return refused(dialect, StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
         }
     } else {
         read()
     };
+    // The journal counts what it was given; where points are processed, they are in memory as they were read until they are durable.
+    if server.shared.processing.is_none() {
+        turn = None;
+    }
     let taken = match taken {
         Ok(taken) => taken,
         Err(Unreadable::Body(error @ (BodyError::TooLarge { .. } | BodyError::Bomb { .. }))) => {
+            return refused(dialect, StatusCode::PAYLOAD_TOO_LARGE, &error.to_string());
+        }
+        Err(Unreadable::Point(error @ PointError::TooMuch { .. })) => {
             return refused(dialect, StatusCode::PAYLOAD_TOO_LARGE, &error.to_string());
         }
         Err(Unreadable::Body(error)) => return refused(dialect, StatusCode::BAD_REQUEST, &error.to_string()),
@@ -311,6 +317,7 @@ async fn take_body(
         Ok(outcome) => outcome,
         Err(error) => return not_kept(&error),
     };
+    drop(turn);
     server.shared.counters.processing.record(begun.elapsed());
     done(dialect, &outcome)
 }

@@ -1,6 +1,9 @@
 use std::io::Write as _;
 
+use farshore_gateway::limits::MAX_VALUES;
 use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use crate::support::{Site, points_in, token};
 
@@ -61,6 +64,49 @@ async fn packed_bodies_and_bombs() {
     assert_eq!(site.send("POST", "/api/v2/write", &[("content-encoding", "br")], b"x").await.status, 415);
     assert_eq!(site.send("POST", "/api/v2/write", &[], &vec![b'x'; 17 << 20]).await.status, 413);
     assert_eq!(site.pending().await, 20);
+}
+
+#[tokio::test]
+async fn a_body_with_more_values_than_fit_is_refused_as_a_whole() {
+    let site = Site::new().await;
+    let lines = |values: usize| "a f=t\n".repeat(values);
+    let answer = site.send("POST", "/api/v2/write", &[], lines(MAX_VALUES + 1).as_bytes()).await;
+    assert!(answer.status == 413 && answer.text().contains("500000 values"), "{answer:?}");
+    assert_eq!(site.pending().await, 0);
+    let answer = site.send("POST", "/api/v2/write", &[], lines(MAX_VALUES).as_bytes()).await;
+    assert_eq!((answer.status, site.pending().await), (204, MAX_VALUES as u64));
+}
+
+#[tokio::test]
+async fn clients_that_announce_bodies_and_send_nothing_hold_up_nobody() {
+    let site = Site::new().await;
+    let at = site.at.http.expect("HTTP");
+    let mut silent = Vec::new();
+    for head in
+        ["transfer-encoding: chunked", "transfer-encoding: chunked", "content-length: 16000000"].repeat(4)
+    {
+        let mut stream = TcpStream::connect(at).await.expect("connected");
+        let request = format!("POST /api/data HTTP/1.1\r\nhost: {at}\r\n{head}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        silent.push(stream);
+    }
+    // Each of them has been heard when others are answered on connections that were made later.
+    for _ in 0..3 {
+        let mut stream = TcpStream::connect(at).await.expect("connected");
+        let body = "{\"sensor_id\":\"a\",\"value\":1}";
+        let request = format!(
+            "POST /api/data HTTP/1.1\r\nhost: {at}\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n\
+             5\r\n{}\r\n{:x}\r\n{}\r\n0\r\n\r\n",
+            &body[..5],
+            body.len() - 5,
+            &body[5..]
+        );
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+    assert_eq!(site.pending().await, 3);
 }
 
 #[tokio::test]

@@ -1,6 +1,13 @@
 //! How much memory foreign bytes may cost. Each of these tests wants a process of its own, as nextest gives it.
 
+use std::io::Write as _;
+use std::sync::Arc;
+
+use farshore_domain::digest::Digest;
 use farshore_gateway::decode::otlp;
+use farshore_gateway::limits::MAX_VALUES;
+
+use crate::support::{Answer, Site, send};
 
 /// Most bytes that this process held since [`forget_peak`].
 fn peak() -> usize {
@@ -31,4 +38,50 @@ fn an_array_of_many_small_elements_costs_no_memory() {
     assert_eq!(points(&messages).expect("readable").accepted, 0);
     let grown = peak() - before;
     assert!(grown < 4 * MB, "{} KB", grown / 1024);
+}
+
+/// Sends the same body several times at once.
+async fn at_once(
+    site: &Site,
+    times: usize,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Vec<Answer> {
+    let at = site.at.http.expect("HTTP");
+    let sent = (0..times).map(|_| send(at, "POST", path, headers, body));
+    futures_util::future::join_all(sent).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_packed_bodies_that_become_large_take_turns() {
+    let site = Site::new().await;
+    // As well packed as is allowed, thanks to a part that can't be packed.
+    let noise: String = (0_u32..1000).map(|n| Digest::of(&n.to_le_bytes()).hex()).collect();
+    let body = format!("{{\"x\":\"{noise}\",\"resourceMetrics\":[1{}]}}", ",1".repeat(4 * MB));
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(body.as_bytes()).expect("memory");
+    let (packed, plain) = (gzip.finish().expect("memory"), body.len());
+    drop(body);
+    assert!(packed.len() < 100 * 1024 && plain > 8 * MB, "{}", packed.len());
+    let before = forget_peak();
+    let headers = [("content-type", "application/json"), ("content-encoding", "gzip")];
+    for answer in at_once(&site, 6, "/v1/metrics", &headers, &packed).await {
+        assert_eq!(answer.status, 400, "{answer:?}");
+    }
+    let grown = peak() - before;
+    assert!(grown < 40 * MB, "{} MB", grown / MB);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_bodies_of_tiny_points_take_turns() {
+    let site = Site::new().await;
+    // One value too many: all of them are read, and nothing is left of them.
+    let body = "a f=t\n".repeat(MAX_VALUES + 1);
+    let before = forget_peak();
+    for answer in at_once(&site, 8, "/api/v2/write", &[], body.as_bytes()).await {
+        assert_eq!(answer.status, 413, "{answer:?}");
+    }
+    let grown = peak() - before;
+    assert!(grown < 110 * MB, "{} MB", grown / MB);
 }
