@@ -32,5 +32,7 @@ pub const MAX_OTLP_POINTS: usize = 500_000;
 pub const MAX_BUCKETS: usize = 512;
 /// Bytes of an MQTT packet, its fixed header not counted.
 pub const MAX_PACKET_BYTES: usize = 1024 * 1024;
+/// Bytes of the first MQTT packet, of a client of whom nothing is known: its id, user, password and will.
+pub const MAX_CONNECT_BYTES: usize = 16 * 1024;
 /// Topic filters of one SUBSCRIBE.
 pub const MAX_FILTERS: usize = 64;

@@ -16,7 +16,8 @@ use tokio::time::timeout;
 use super::codec::{self, CodecError, Packet, Publish, Version};
 use super::documents::{self, Telling};
 use super::hub::{Inbox, Subscribed};
-use super::{Acknowledged, Connected, payload};
+use super::payload;
+use super::session::{Acknowledged, Connected, Memory};
 use crate::gateway::Shared;
 use crate::ingest::Taken;
 
@@ -33,6 +34,11 @@ const NO_SUBSCRIPTION: u8 = 0x11;
 const SESSION_TAKEN_OVER: u8 = 0x8e;
 const SHUTTING_DOWN: u8 = 0x8b;
 const MALFORMED: u8 = 0x81;
+const PROTOCOL_ERROR: u8 = 0x82;
+const TOPIC_ALIAS_INVALID: u8 = 0x94;
+const PACKET_TOO_LARGE: u8 = 0x95;
+const RETAIN_NOT_SUPPORTED: u8 = 0x9a;
+const QOS_NOT_SUPPORTED: u8 = 0x9b;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectionError {
@@ -115,35 +121,39 @@ pub(super) async fn run<S: AsyncRead + AsyncWrite + Unpin + Send>(
     };
     let first = timeout(FIRST_PACKET, connection.connect()).await.map_err(|_| ConnectionError::Silent)??;
     let _counted = Connected::new(&shared.mqtt);
-    let (session, known) = shared.mqtt.open(&first.client);
+    let held = shared.mqtt.open(&first.client);
+    let session = &held.session;
     // One connection to a session: the older one ends, and settles what it has under way before.
     session.takeover.notify_one();
-    let mut acknowledged =
-        timeout(WRITE, session.acknowledged.lock()).await.map_err(|_| ConnectionError::Silent)?;
+    let mut memory = timeout(WRITE, session.memory.lock()).await.map_err(|_| ConnectionError::Silent)?;
     // What was meant for the older one must not end this one; a newer one tells again while it waits for the lock.
     let _ = session.takeover.notified().now_or_never();
-    if first.clean {
-        *acknowledged = Acknowledged::default();
+    let mut client = Client {
+        name: first.client.as_str().into(),
+        inbox: shared.hub.open(),
+        telling: Telling::new(shared.documents.clone()),
+        writing: false,
+    };
+    let mut present = held.resume(&mut memory, first.clean, first.session_expiry);
+    if present && !client.resume(&memory) {
+        // A client that hears that its session is there does not subscribe again.
+        client.inbox = shared.hub.open();
+        client.telling = Telling::new(shared.documents.clone());
+        present = held.resume(&mut memory, true, first.session_expiry);
     }
     codec::conn_ack(
         &mut connection.out,
         connection.version,
-        known && !first.clean,
+        present,
         0,
         MAX_UNDER_WAY,
         first.assigned.then_some(first.client.as_str()),
     );
     connection.flush().await?;
     let mut under_way: UnderWay<'_> = FuturesOrdered::new();
-    // Subscriptions end with the connection: a client that comes back subscribes again.
-    let mut client = Client {
-        name: first.client.into(),
-        inbox: shared.hub.open(),
-        telling: Telling::new(shared.documents.clone()),
-        writing: false,
-    };
+    let acknowledged = &mut memory.acknowledged;
     let result = connection
-        .talk(&mut under_way, &mut acknowledged, (first.patience, &mut client), &session.takeover, &mut stop)
+        .talk(&mut under_way, acknowledged, (first.patience, &mut client), &session.takeover, &mut stop)
         .await;
     // Whoever connects next with this session must find what became durable.
     while let Some(settled) = under_way.next().await {
@@ -151,7 +161,27 @@ pub(super) async fn run<S: AsyncRead + AsyncWrite + Unpin + Send>(
             acknowledged.remember(id, hash);
         }
     }
+    held.leave(&mut memory, client.filters(), first.session_expiry);
     result
+}
+
+impl Client {
+    /// Takes up the subscriptions of a session; not when there is no room for all of them.
+    fn resume(&mut self, memory: &Memory) -> bool {
+        memory.filters.iter().all(|(filter, after)| {
+            self.telling.resume(filter, *after);
+            self.inbox.subscribe(filter) == Subscribed::Granted
+        })
+    }
+
+    /// What was subscribed to, and up to which version of documents each was told.
+    fn filters(&self) -> Vec<(String, u64)> {
+        let told = |filter: String| {
+            let after = self.telling.told(&filter);
+            (filter, after)
+        };
+        self.inbox.filters().into_iter().map(told).collect()
+    }
 }
 
 /// What the first packet said.
@@ -159,6 +189,8 @@ struct First {
     client: String,
     assigned: bool,
     clean: bool,
+    /// Seconds.
+    session_expiry: u32,
     /// Silence for longer ends the connection.
     patience: Option<Duration>,
 }
@@ -170,6 +202,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
             if self.buffer.first().is_some_and(|byte| *byte != 0x10) {
                 return Err(ConnectionError::NotConnect);
             }
+            codec::check_first(&self.buffer)?;
             match codec::decode(&self.buffer, self.version) {
                 Ok(Some((Packet::Connect(connect), length))) => {
                     let password =
@@ -195,7 +228,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
                     let first = First {
                         client,
                         assigned,
-                        clean: connect.clean_start || assigned,
+                        clean: connect.clean_start,
+                        // In 3.1.1 nobody is told what name was given.
+                        session_expiry: if assigned && connect.version == Version::V311 {
+                            0
+                        } else {
+                            connect.session_expiry
+                        },
                         patience: (!patience.is_zero()).then_some(patience),
                     };
                     break (first, length);
@@ -263,18 +302,11 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'s, S> {
                             (self.producer, packet, &mut *client),
                         );
                         self.buffer.advance(length);
-                        answered?;
+                        if let Err(error) = answered {
+                            return self.refuse(error).await;
+                        }
                     }
-                    Err(error) => {
-                        let reason = match error {
-                            CodecError::Qos2 => 0x9b,
-                            CodecError::TopicAlias => 0x94,
-                            CodecError::TooLarge(_) => 0x95,
-                            _ => MALFORMED,
-                        };
-                        self.leave(reason).await;
-                        return Err(error.into());
-                    }
+                    Err(error) => return self.refuse(error).await,
                 }
             }
             self.flush().await?;
@@ -323,6 +355,20 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'s, S> {
         }
     }
 
+    /// Ends the connection for what was sent.
+    async fn refuse(&mut self, error: CodecError) -> Result<(), ConnectionError> {
+        let reason = match error {
+            CodecError::Protocol(_) => PROTOCOL_ERROR,
+            CodecError::Qos2 => QOS_NOT_SUPPORTED,
+            CodecError::Retained => RETAIN_NOT_SUPPORTED,
+            CodecError::TopicAlias => TOPIC_ALIAS_INVALID,
+            CodecError::TooLarge(_) => PACKET_TOO_LARGE,
+            _ => MALFORMED,
+        };
+        self.leave(reason).await;
+        Err(error.into())
+    }
+
     fn settle(&mut self, acknowledged: &mut Acknowledged, settled: Settled) -> Result<(), ConnectionError> {
         let Settled { id, reason, begun, result } = settled;
         match (id, result) {
@@ -361,10 +407,14 @@ fn hear<'s>(
     version: Version,
     out: &mut Vec<u8>,
     under_way: &mut UnderWay<'s>,
-    acknowledged: &Acknowledged,
+    acknowledged: &mut Acknowledged,
     (from, packet, client): (Producer, Packet<'_>, &mut Client),
-) -> Result<(), ConnectionError> {
+) -> Result<(), CodecError> {
     match packet {
+        // As CONNACK said. In 3.1.1 there is no way to say so, and it is a reading like others.
+        Packet::Publish(message) if message.retain && version == Version::V5 => {
+            return Err(CodecError::Retained);
+        }
         Packet::Publish(message) if documents::is_for_documents(message.topic) => {
             let Err(id) = seen(shared, under_way, acknowledged, &message) else { return Ok(()) };
             let (topic, payload) = (message.topic.to_owned(), message.payload.to_vec());
@@ -398,8 +448,9 @@ fn hear<'s>(
             };
             codec::unsub_ack(out, version, id, &filters.iter().map(code).collect::<Vec<u8>>());
         }
-        Packet::Connect(_) => return Err(CodecError::Malformed("a second CONNECT").into()),
-        _ => return Err(CodecError::Malformed("a packet that only a server sends").into()),
+        Packet::Connect(_) => return Err(CodecError::Protocol("a second CONNECT")),
+        Packet::PubAck { .. } => return Err(CodecError::Protocol("nothing waits to be acknowledged")),
+        _ => return Err(CodecError::Protocol("a packet that only a server sends")),
     }
     Ok(())
 }
@@ -408,10 +459,13 @@ fn hear<'s>(
 fn seen(
     shared: &Shared,
     under_way: &mut UnderWay<'_>,
-    acknowledged: &Acknowledged,
+    acknowledged: &mut Acknowledged,
     message: &Publish<'_>,
 ) -> Result<(), Option<(u16, u64)>> {
     let id = message.id.map(|id| (id, shared.mqtt.hash(message.topic, message.payload)));
+    if id.is_some() && !message.duplicate {
+        acknowledged.got_on();
+    }
     let Some((packet, hash)) =
         id.filter(|(packet, hash)| message.duplicate && acknowledged.knows(*packet, *hash))
     else {
@@ -428,7 +482,7 @@ pub(super) fn publish<'s>(
     shared: &'s Shared,
     from: Producer,
     under_way: &mut UnderWay<'s>,
-    acknowledged: &Acknowledged,
+    acknowledged: &mut Acknowledged,
     message: &Publish<'_>,
 ) {
     let begun = Some(Instant::now());

@@ -1,11 +1,12 @@
 //! How much memory foreign bytes may cost. Each of these tests wants a process of its own, as nextest gives it.
 
 use std::io::Write as _;
-use std::sync::Arc;
 
 use farshore_domain::digest::Digest;
 use farshore_gateway::decode::otlp;
 use farshore_gateway::limits::MAX_VALUES;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use crate::support::{Answer, Site, send};
 
@@ -84,4 +85,24 @@ async fn large_bodies_of_tiny_points_take_turns() {
     }
     let grown = peak() - before;
     assert!(grown < 110 * MB, "{} MB", grown / MB);
+}
+
+#[tokio::test]
+async fn clients_that_have_not_said_who_they_are_cost_little() {
+    let site = Site::new().await;
+    let mut connect = b"\x10\xff\xff\x3f\x00\x04MQTT\x04\x04\x00\x3c\x00\x01c\x00\x01w\xff\xff".to_vec();
+    connect.resize(MB, b'x');
+    let before = forget_peak();
+    let mut clients = Vec::new();
+    for _ in 0..100 {
+        let mut stream = TcpStream::connect(site.at.mqtt.expect("MQTT")).await.expect("connected");
+        // Cut off before all of it is sent.
+        let sent = stream.write_all(&connect).await;
+        let mut answer = Vec::new();
+        let left = sent.is_err() || stream.read_to_end(&mut answer).await.is_err() || answer.is_empty();
+        assert!(left, "{answer:?}");
+        clients.push(stream);
+    }
+    let grown = peak() - before;
+    assert!(grown < 20 * MB, "{} MB", grown / MB);
 }
