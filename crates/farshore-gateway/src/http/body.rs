@@ -11,6 +11,8 @@ use tokio::time::timeout;
 
 /// Kilobytes of bodies in memory at once, as they were sent; beyond that, clients are told to wait.
 const ARRIVING_KB: usize = 32 * 1024;
+/// Bytes of each that are not counted: small bodies go on whatever large ones do, and there are no more of them than connections.
+const FREE: usize = 32 * 1024;
 /// Kilobytes that may be needed at once to read large bodies; beyond that, they wait for their turn.
 const READING_KB: u32 = 96 * 1024;
 /// How many times its bytes a body may take while it is read: a value of six bytes takes forty, twice that while the list of them grows, and what is
@@ -69,7 +71,8 @@ impl Room {
     /// Whether there is room for so many bytes in all.
     fn grow_to(&mut self, bytes: usize) -> bool {
         let held = self.held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let more = kilobytes(bytes).saturating_sub(u32::try_from(held).unwrap_or(u32::MAX));
+        let more =
+            kilobytes(bytes.saturating_sub(FREE)).saturating_sub(u32::try_from(held).unwrap_or(u32::MAX));
         if more == 0 {
             return true;
         }

@@ -67,11 +67,11 @@ async fn small_packed_bodies_that_become_large_take_turns() {
     assert!(packed.len() < 100 * 1024 && plain > 8 * MB, "{}", packed.len());
     let before = forget_peak();
     let headers = [("content-type", "application/json"), ("content-encoding", "gzip")];
-    for answer in at_once(&site, 6, "/v1/metrics", &headers, &packed).await {
+    for answer in at_once(&site, 10, "/v1/metrics", &headers, &packed).await {
         assert_eq!(answer.status, 400, "{answer:?}");
     }
     let grown = peak() - before;
-    assert!(grown < 40 * MB, "{} MB", grown / MB);
+    assert!(grown < 75 * MB, "{} MB", grown / MB);
 }
 
 #[tokio::test(flavor = "multi_thread")]
