@@ -4,8 +4,9 @@ mod collect;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use farshore_journal::{Append, Journal, JournalError, PointBatch, Producer, SeriesKey, StreamName};
+use farshore_journal::{Append, Journal, JournalError, Producer, Receipt, Sample, SeriesKey, StreamName};
 
 use self::collect::{Collector, KnownSeries};
 use crate::clock;
@@ -28,23 +29,42 @@ pub(crate) enum Form {
     OtlpJson,
 }
 
-/// Points on their way to the disk.
+/// Points on their way to the disk. Where nobody waits for them any more, since their client went away, they are counted all the same.
 #[derive(Debug)]
 #[must_use = "nothing is acknowledged before it is durable"]
 pub(crate) struct Taken {
     pub(crate) outcome: Outcome,
-    /// Nothing when there was no point to keep.
-    pub(crate) append: Option<Append>,
+    /// Nothing when there was no point to keep, or when it is known what became of them.
+    append: Option<Append>,
+    entry: Entry,
+    books: Arc<Books>,
+}
+
+/// What is written down of points when it is known what became of them.
+#[derive(Debug, Default)]
+struct Entry {
+    /// Each field of a reading is one.
     points: usize,
+    readings: usize,
+    /// Of the points, those whose time was too far ahead.
+    future: usize,
+    begun: Option<Instant>,
+    /// The newest of them, the very newest first.
+    newest: Vec<(SeriesKey, i64, farshore_journal::Value)>,
 }
 
 #[derive(Debug)]
 pub(crate) struct Ingest {
     journal: Journal,
-    pub(crate) counters: Arc<Counters>,
     /// Where points are processed, too.
     processing: Option<Arc<Runner>>,
     max_series: usize,
+    books: Arc<Books>,
+}
+
+#[derive(Debug)]
+struct Books {
+    counters: Arc<Counters>,
     known: Mutex<HashMap<StreamName, Arc<KnownSeries>>>,
     latest: Mutex<BTreeMap<SeriesKey, (i64, farshore_journal::Value)>>,
 }
@@ -56,6 +76,56 @@ pub(crate) struct Latest {
     pub(crate) value: String,
 }
 
+impl Taken {
+    /// Since when the producer waits.
+    pub(crate) fn since(mut self, begun: Instant) -> Self {
+        self.entry.begun = Some(begun);
+        self
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        let Some(append) = self.append.take() else { return };
+        let (entry, books) = (std::mem::take(&mut self.entry), Arc::clone(&self.books));
+        // Without a runtime nobody is left who would ask.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            drop(runtime.spawn(async move { books.enter(entry, &append.await) }));
+        }
+    }
+}
+
+impl Books {
+    /// Writes down what became of points.
+    fn enter(&self, entry: Entry, result: &Result<Receipt, JournalError>) {
+        if let Err(error) = result {
+            self.counters.rejected.add(entry.readings);
+            if let JournalError::TooManyStreams { stream, .. } = error {
+                // Names of streams that are not made have no end.
+                lock(&self.known).remove(stream);
+            }
+            return;
+        }
+        self.counters.points.add(entry.points);
+        self.counters.future_times.add(entry.future);
+        if let Some(begun) = entry.begun {
+            self.counters.processing.record(begun.elapsed());
+        }
+        let mut latest = lock(&self.latest);
+        for (key, at_ns, value) in entry.newest {
+            let room = latest.len() < MAX_LATEST;
+            match latest.get_mut(&key) {
+                Some((known_ns, _)) if *known_ns >= at_ns => {}
+                Some(known) => *known = (at_ns, value),
+                None if room => {
+                    latest.insert(key, (at_ns, value));
+                }
+                None => {}
+            }
+        }
+    }
+}
+
 impl Ingest {
     pub(crate) fn new(
         journal: Journal,
@@ -63,7 +133,14 @@ impl Ingest {
         max_series: usize,
         processing: Option<Arc<Runner>>,
     ) -> Self {
-        Self { journal, counters, processing, max_series, known: Mutex::default(), latest: Mutex::default() }
+        let books = Arc::new(Books { counters, known: Mutex::default(), latest: Mutex::default() });
+        Self { journal, processing, max_series, books }
+    }
+
+    /// Counts what could not be read.
+    pub(crate) fn unreadable(&self, error: PointError) -> PointError {
+        self.books.counters.rejected.add(1);
+        error
     }
 
     /// Reads a body and hands its points to the journal. Points that can't be read are left out and told.
@@ -77,13 +154,12 @@ impl Ingest {
         form: Form,
         body: &[u8],
     ) -> Result<Taken, PointError> {
-        let (batch, outcome) = self.collect(stream, |sink| match form {
+        self.collect(from, stream, |sink| match form {
             Form::Json => Ok(json::decode(body, sink)),
             Form::Lines(precision) => Ok(line::decode(body, precision, sink)),
             Form::OtlpProtobuf => otlp::decode_protobuf(body, sink),
             Form::OtlpJson => otlp::decode_json(body, sink),
-        })?;
-        Ok(self.hand_over(from, stream, batch, outcome))
+        })
     }
 
     /// Hands one point to the journal.
@@ -96,20 +172,20 @@ impl Ingest {
         stream: &StreamName,
         point: &mut Point<'_>,
     ) -> Result<Taken, PointError> {
-        point.finish()?;
-        let (batch, outcome) = self.collect(stream, |sink| {
+        self.collect(from, stream, |sink| {
+            point.finish()?;
             sink(point)?;
             Ok(Outcome { accepted: 1, ..Outcome::default() })
-        })?;
-        Ok(self.hand_over(from, stream, batch, outcome))
+        })
     }
 
     fn collect(
         &self,
+        from: Option<Producer>,
         stream: &StreamName,
         decode: impl FnOnce(&mut crate::decode::Sink<'_>) -> Result<Outcome, PointError>,
-    ) -> Result<(PointBatch, Outcome), PointError> {
-        let known = Arc::clone(lock(&self.known).entry(stream.clone()).or_default());
+    ) -> Result<Taken, PointError> {
+        let known = Arc::clone(lock(&self.books.known).entry(stream.clone()).or_default());
         let mut collector = Collector::new(clock::wall_ns(), &known, self.max_series);
         let result = decode(&mut |point| collector.take(point));
         // Those that had been taken when there was too much go with the others.
@@ -121,61 +197,59 @@ impl Ingest {
             }
             (Err(error), _) => (Err(error), 1),
         };
-        self.counters.rejected.add(rejected);
-        if result.is_err() {
-            collector.give_up();
+        self.books.counters.rejected.add(rejected);
+        match result {
+            Ok(outcome) => Ok(self.hand_over(from, stream, collector, outcome)),
+            Err(error) => {
+                collector.give_up();
+                Err(error)
+            }
         }
-        Ok((collector.batch, result?))
     }
 
     fn hand_over(
         &self,
         from: Option<Producer>,
         stream: &StreamName,
-        batch: PointBatch,
+        collector: Collector<'_>,
         outcome: Outcome,
     ) -> Taken {
+        let books = Arc::clone(&self.books);
+        let Collector { batch, future, .. } = collector;
         if batch.is_empty() {
-            return Taken { outcome, append: None, points: 0 };
+            return Taken { outcome, append: None, entry: Entry::default(), books };
         }
-        let points = batch.len();
-        let batch = Arc::new(batch);
-        let append = self.journal.append_shared(from, stream, &batch);
-        let mut latest = lock(&self.latest);
-        for sample in batch.samples().iter().rev().take(LATEST_OF_BATCH) {
-            let Some(key) = batch.key(sample.series) else { continue };
-            let room = latest.len() < MAX_LATEST;
-            match latest.get_mut(key) {
-                Some((at_ns, _)) if *at_ns >= sample.at_ns => {}
-                Some(entry) => *entry = (sample.at_ns, short(&sample.value)),
-                None if room => {
-                    latest.insert(key.clone(), (sample.at_ns, short(&sample.value)));
-                }
-                None => {}
-            }
-        }
-        drop(latest);
-        Taken { outcome, append: Some(append), points }
+        let newest = batch.samples().iter().rev().take(LATEST_OF_BATCH);
+        let named = |sample: &Sample| {
+            batch.key(sample.series).map(|key| (key.clone(), sample.at_ns, short(&sample.value)))
+        };
+        let newest = newest.filter_map(named).collect();
+        let (points, readings) = (batch.len(), outcome.accepted);
+        let entry = Entry { points, readings, future, begun: None, newest };
+        let append = self.journal.append_shared(from, stream, &Arc::new(batch));
+        Taken { outcome, append: Some(append), entry, books }
     }
 
     /// Waits until the points are durable.
     ///
     /// # Errors
     /// When they aren't; their producer must keep them.
-    pub(crate) async fn durable(&self, taken: Taken) -> Result<Outcome, JournalError> {
-        if let Some(append) = taken.append {
-            append.await?;
+    pub(crate) async fn durable(&self, mut taken: Taken) -> Result<Outcome, JournalError> {
+        if let Some(append) = &mut taken.append {
+            let result = append.await;
+            taken.append = None;
+            self.books.enter(std::mem::take(&mut taken.entry), &result);
+            result?;
         }
         if let Some(processing) = &self.processing {
             processing.room().await;
         }
-        self.counters.points.add(taken.points);
-        Ok(taken.outcome)
+        Ok(std::mem::take(&mut taken.outcome))
     }
 
     /// The newest values, by series.
     pub(crate) fn latest(&self) -> BTreeMap<String, Latest> {
-        let latest = lock(&self.latest).clone();
+        let latest = lock(&self.books.latest).clone();
         let named = |(key, (at_ns, value)): (SeriesKey, (i64, farshore_journal::Value))| {
             (key.to_string(), Latest { at_ns, value: shown(&value) })
         };
@@ -209,6 +283,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use farshore_journal::Config;
+    use futures_util::FutureExt as _;
 
     use super::*;
     use crate::limits::{MAX_BODY_SERIES, MAX_VALUES};
@@ -230,7 +305,7 @@ mod tests {
         let outcome = ingest.durable(taken).await.expect("durable");
         assert_eq!((outcome.accepted, outcome.rejected), (2, 1));
         assert_eq!(journal.stats().pending_points(), 3);
-        assert_eq!((ingest.counters.points.get(), ingest.counters.rejected.get()), (3, 1));
+        assert_eq!((ingest.books.counters.points.get(), ingest.books.counters.rejected.get()), (3, 1));
         assert_eq!(ingest.latest().get("b x").map(|latest| latest.value.as_str()), Some("3"));
     }
 
@@ -287,8 +362,66 @@ mod tests {
         assert_eq!((taken.outcome.accepted, taken.outcome.rejected), (2, 0));
         ingest.durable(taken).await.expect("durable");
         let all = MAX_VALUES + 1 + MAX_BODY_SERIES + 1 + 10;
-        assert_eq!(ingest.counters.rejected.get(), all as u64);
+        assert_eq!(ingest.books.counters.rejected.get(), all as u64);
         assert_eq!(journal.stats().pending_points(), 2);
+    }
+
+    #[tokio::test]
+    async fn what_is_durable_is_counted_once_whoever_went_away() {
+        let (_folder, journal, ingest) = ingest(100);
+        let stream = "data/default".parse().expect("a name");
+        let counters = Arc::clone(&ingest.books.counters);
+        for _ in 0..20 {
+            let body = || ingest.body(None, &stream, Form::Lines(Precision::Seconds), b"a x=1,y=2");
+            // Before anybody waited for it, while somebody did, and as it should be.
+            drop(body().expect("lines"));
+            let _ = ingest.durable(body().expect("lines")).now_or_never();
+            ingest.durable(body().expect("lines").since(Instant::now())).await.expect("durable");
+        }
+        let all = async {
+            while counters.points.get() < 120 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(10), all).await.expect("all are counted");
+        assert_eq!((counters.points.get(), journal.stats().pending_points()), (120, 120));
+        assert_eq!(counters.rejected.get(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_the_journal_refuses_is_counted_and_not_shown() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = Config { max_streams: 1, ..Config::default() };
+        let journal = Journal::open(folder.path(), config).expect("a journal");
+        let ingest = Ingest::new(journal, Arc::default(), 100, None);
+        let take = |stream: &str| {
+            let stream = stream.parse().expect("a name");
+            ingest.body(None, &stream, Form::Lines(Precision::Seconds), b"a x=1,y=2\nb x=1").expect("lines")
+        };
+        ingest.durable(take("data/one")).await.expect("durable");
+        assert!(ingest.durable(take("data/two")).await.is_err());
+        drop(take("data/three"));
+        let all = async {
+            while ingest.books.counters.rejected.get() < 4 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(10), all).await.expect("all are counted");
+        assert_eq!(ingest.books.counters.points.get(), 3);
+        assert_eq!(ingest.latest().len(), 3);
+        assert_eq!(lock(&ingest.books.known).len(), 1, "streams that are not made are forgotten");
+    }
+
+    #[tokio::test]
+    async fn a_time_far_ahead_does_not_hide_what_comes_after_it() {
+        let (_folder, _journal, ingest) = ingest(100);
+        let stream = "data/default".parse().expect("a name");
+        for body in [&b"a x=1,y=1 9223372036854775807\nb x=1"[..], b"a x=2"] {
+            let taken = ingest.body(None, &stream, Form::Lines(Precision::Nanoseconds), body).expect("lines");
+            ingest.durable(taken).await.expect("durable");
+        }
+        assert_eq!(ingest.latest().get("a x").map(|latest| latest.value.as_str()), Some("2"));
+        assert_eq!(ingest.books.counters.future_times.get(), 2);
     }
 
     #[tokio::test]

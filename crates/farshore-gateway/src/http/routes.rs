@@ -279,7 +279,7 @@ async fn take_body(server: &Arc<Server>, readings: Readings, body: Body, begun: 
     let most = most_unpacked(bytes.len(), encoding);
     let read = move || -> Result<_, Unreadable> {
         let plain: Cow<'_, [u8]> = unpack(&bytes, encoding)?;
-        let taken = shared.ingest.body(Some(from), &stream, form, &plain)?;
+        let taken = shared.ingest.body(Some(from), &stream, form, &plain)?.since(begun);
         drop(room);
         Ok(taken)
     };
@@ -318,7 +318,6 @@ async fn take_body(server: &Arc<Server>, readings: Readings, body: Body, begun: 
         Err(error) => return not_kept(&error),
     };
     drop(turn);
-    server.shared.counters.processing.record(begun.elapsed());
     done(dialect, &outcome)
 }
 

@@ -10,6 +10,11 @@ use super::lock;
 use crate::limits::{MAX_BODY_SERIES, MAX_NAMES_BYTES, MAX_VALUES};
 use crate::point::{Point, PointError, Value};
 
+/// Times further ahead of the clock are the clock's, as in the journal.
+const MAX_AHEAD_NS: i64 = 24 * 3600 * 1_000_000_000;
+/// 2025-01-01: a clock that stands before knows nothing of the future.
+const PLAUSIBLE_NS: i64 = 1_735_689_600_000_000_000;
+
 /// The series of a stream, by their hashes: two that share one count as one. Locked for a moment for each series of a body, never while one is read.
 #[derive(Debug, Default)]
 pub(super) struct KnownSeries {
@@ -41,6 +46,10 @@ impl KnownSeries {
 pub(super) struct Collector<'k> {
     pub(super) batch: PointBatch,
     now_ns: i64,
+    /// No time is later.
+    latest_ns: i64,
+    /// Points whose time was.
+    pub(super) future: usize,
     known: &'k KnownSeries,
     max_series: usize,
     newest: Option<SeriesId>,
@@ -57,9 +66,12 @@ pub(super) struct Collector<'k> {
 
 impl<'k> Collector<'k> {
     pub(super) fn new(now_ns: i64, known: &'k KnownSeries, max_series: usize) -> Self {
+        let set = now_ns > PLAUSIBLE_NS;
         Self {
             batch: PointBatch::new(),
             now_ns,
+            latest_ns: if set { now_ns.saturating_add(MAX_AHEAD_NS) } else { i64::MAX },
+            future: 0,
             known,
             max_series,
             newest: None,
@@ -84,7 +96,11 @@ impl<'k> Collector<'k> {
         if self.batch.len() + point.fields.len() > MAX_VALUES {
             return Err(self.stop("values", MAX_VALUES));
         }
-        let at_ns = point.time_ns.unwrap_or(self.now_ns);
+        let mut at_ns = point.time_ns.unwrap_or(self.now_ns);
+        if at_ns > self.latest_ns {
+            at_ns = self.now_ns;
+            self.future += point.fields.len();
+        }
         for (series, (_, value)) in self.series.iter().zip(&point.fields) {
             let value = match value {
                 Value::Float(number) => farshore_journal::Value::Float(*number),

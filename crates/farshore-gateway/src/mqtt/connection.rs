@@ -66,15 +66,13 @@ pub(super) struct Settled {
     pub(super) id: Option<(u16, u64)>,
     /// Told to clients of version 5; 0 when the points are durable.
     pub(super) reason: u8,
-    /// Of readings, for how long they take.
-    begun: Option<Instant>,
     pub(super) result: Result<(), ConnectionError>,
 }
 
 impl Settled {
     /// A message that needs no more than its acknowledgement.
     pub(super) fn known(id: u16) -> Self {
-        Self { id: Some((id, 0)), reason: PAYLOAD_INVALID, begun: None, result: Ok(()) }
+        Self { id: Some((id, 0)), reason: PAYLOAD_INVALID, result: Ok(()) }
     }
 
     pub(super) const fn document(
@@ -82,7 +80,7 @@ impl Settled {
         reason: u8,
         result: Result<(), ConnectionError>,
     ) -> Self {
-        Self { id, reason, begun: None, result }
+        Self { id, reason, result }
     }
 }
 
@@ -370,12 +368,9 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'s, S> {
     }
 
     fn settle(&mut self, acknowledged: &mut Acknowledged, settled: Settled) -> Result<(), ConnectionError> {
-        let Settled { id, reason, begun, result } = settled;
+        let Settled { id, reason, result } = settled;
         match (id, result) {
             (id, Ok(())) => {
-                if let Some(begun) = begun {
-                    self.shared.counters.processing.record(begun.elapsed());
-                }
                 if let Some((id, hash)) = id {
                     if reason == 0 {
                         acknowledged.remember(id, hash);
@@ -393,9 +388,6 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'s, S> {
             (Some(_), Err(error)) => Err(error),
             (None, Err(error)) => {
                 tracing::warn!(%error, "a message at QoS 0 was not kept");
-                if matches!(error, ConnectionError::Journal(_)) {
-                    self.shared.counters.rejected.add(1);
-                }
                 Ok(())
             }
         }
@@ -472,7 +464,7 @@ fn seen(
         return Err(id);
     };
     shared.counters.duplicates_mqtt.add(1);
-    let again = Settled { id: Some((packet, hash)), reason: 0, begun: None, result: Ok(()) };
+    let again = Settled { id: Some((packet, hash)), reason: 0, result: Ok(()) };
     // Acknowledgements go in the order of their messages.
     under_way.push_back(Box::pin(std::future::ready(again)));
     Ok(())
@@ -485,21 +477,27 @@ pub(super) fn publish<'s>(
     acknowledged: &mut Acknowledged,
     message: &Publish<'_>,
 ) {
-    let begun = Some(Instant::now());
+    let begun = Instant::now();
     let Err(id) = seen(shared, under_way, acknowledged, message) else { return };
     match payload::take(&shared.ingest, Some(from), &shared.mqtt_stream, message.topic, message.payload) {
-        Ok(taken) => under_way.push_back(Box::pin(settled(shared, id, begun, taken))),
+        Ok(taken) => under_way.push_back(Box::pin(settled(shared, id, taken.since(begun)))),
         Err(error) => {
-            shared.counters.rejected.add(1);
             tracing::info!(topic = message.topic, %error, "a message is no reading");
             // Sent again it would be none either.
             let reason = PAYLOAD_INVALID;
-            under_way.push_back(Box::pin(std::future::ready(Settled { id, reason, begun, result: Ok(()) })));
+            under_way.push_back(Box::pin(std::future::ready(Settled { id, reason, result: Ok(()) })));
         }
     }
 }
 
-async fn settled(shared: &Shared, id: Option<(u16, u64)>, begun: Option<Instant>, taken: Taken) -> Settled {
-    let result = shared.ingest.durable(taken).await.map(drop).map_err(ConnectionError::Journal);
-    Settled { id, reason: 0, begun, result }
+async fn settled(shared: &Shared, id: Option<(u16, u64)>, taken: Taken) -> Settled {
+    match shared.ingest.durable(taken).await {
+        Ok(_) => Settled { id, reason: 0, result: Ok(()) },
+        // Sent again it would be no smaller.
+        Err(error @ JournalError::TooLarge { .. }) => {
+            tracing::warn!(%error, "a message is too large for its stream");
+            Settled { id, reason: PAYLOAD_INVALID, result: Ok(()) }
+        }
+        Err(error) => Settled { id, reason: 0, result: Err(ConnectionError::Journal(error)) },
+    }
 }
