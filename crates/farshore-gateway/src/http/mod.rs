@@ -6,6 +6,7 @@ mod body;
 mod documents;
 pub(crate) mod idempotency;
 mod page;
+mod patient;
 mod routes;
 
 use std::convert::Infallible;
@@ -19,12 +20,15 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
+use self::patient::Patient;
 use crate::gateway::Shared;
 
 /// Connections at once; more wait to be accepted.
 const MAX_CONNECTIONS: usize = 512;
 /// For the head of a request, and so for a connection that says nothing.
 const HEAD: Duration = Duration::from_secs(75);
+/// For a client to take something of its answer.
+const WRITE: Duration = Duration::from_secs(30);
 
 /// What the requests of a server share.
 #[derive(Debug)]
@@ -68,7 +72,8 @@ pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>, mut stop: 
             });
             let mut builder = http1::Builder::new();
             builder.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(64 * 1024);
-            let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+            let mut connection =
+                std::pin::pin!(builder.serve_connection(TokioIo::new(Patient::new(stream, WRITE)), service));
             let result = tokio::select! {
                 result = connection.as_mut() => result,
                 _ = stop.changed() => {
