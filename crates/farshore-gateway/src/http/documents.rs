@@ -44,18 +44,14 @@ pub(super) async fn answer(
         (["twin"], &Method::PATCH) => one(server, method, TWIN, REPORTED, request).await,
         (["twin", half], _) => one(server, method, TWIN, half, request).await,
         (["documents", collection, name], _) => one(server, method, collection, name, request).await,
-        (["documents" | "changes" | "twin"] | ["documents", _], _) => Err(method_not_allowed()),
+        (["twin"], _) => Err(answer::method_not_allowed("GET, HEAD, PATCH")),
+        (["documents" | "changes"] | ["documents", _], _) => Err(answer::method_not_allowed("GET, HEAD")),
         _ => Err(answer::failure(StatusCode::NOT_FOUND, "not found", "there is nothing at this address")),
     };
     answered.unwrap_or_else(|refused| refused)
 }
 
 type Answered = Result<Answer, Answer>;
-
-fn method_not_allowed() -> Answer {
-    let message = "this address takes another method";
-    answer::failure(StatusCode::METHOD_NOT_ALLOWED, "method not allowed", message)
-}
 
 fn refused(error: &DocumentsError) -> Answer {
     let status = match error {
@@ -159,11 +155,11 @@ async fn one(
     let expected = if_match(request.headers()).map_err(answer::invalid)?;
     let documents = &server.shared.documents;
     let done = match *method {
-        Method::GET | Method::HEAD => documents.get(collection, name).await,
+        Method::GET => documents.get(collection, name).await,
         Method::PUT => documents.put(collection, name, Some(body(server, request).await?), expected).await,
         Method::PATCH => documents.patch(collection, name, body(server, request).await?, expected).await,
         Method::DELETE => documents.put(collection, name, None, expected).await,
-        _ => return Err(method_not_allowed()),
+        _ => return Err(answer::method_not_allowed("GET, HEAD, PUT, PATCH, DELETE")),
     };
     let document = done.map_err(|error| refused(&error))?;
     let Some(value) = &document.value else { return Ok(answer::empty(StatusCode::NO_CONTENT)) };
@@ -192,7 +188,7 @@ async fn body(server: &Server, request: Request<Incoming>) -> Result<Value, Answ
     let bytes = match room.read(request.into_body(), 2 * MAX_BYTES, BODY).await {
         Ok(bytes) => bytes,
         Err(Unread::TooLarge) => return Err(too_large()),
-        Err(Unread::NoRoom) => return Err(routes::no_room()),
+        Err(Unread::NoRoom) => return Err(routes::no_room().answer()),
         Err(Unread::BrokeOff(error)) => {
             return Err(answer::invalid(&format!("the body broke off: {error}")));
         }

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use farshore_domain::digest::Digest;
+use farshore_domain::digest::{Digest, Digester};
 use farshore_journal::{JournalError, Producer, StreamName};
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
-use super::answer::{self, Answer};
+use super::answer::{self, Answer, Refusal};
 use super::body::{Room, Unread};
 use super::idempotency::{JSON, Key, MAX_KEY_BYTES, PROTOBUF, Said};
 use super::{Server, auth, page};
@@ -45,7 +45,11 @@ pub(super) async fn answer(server: &Arc<Server>, from: Producer, request: Reques
             .take(32)
             .map(|(key, value)| (key.into_owned(), value.into_owned()))
             .collect();
-    let method = request.method().clone();
+    // What is asked for without its body is the same; hyper leaves that out.
+    let method = match request.method() {
+        &Method::HEAD => Method::GET,
+        method => method.clone(),
+    };
     let path = request.uri().path().trim_end_matches('/').to_owned();
     let shared = &server.shared;
     // What supervisors ask, without a secret of anybody in it.
@@ -59,8 +63,11 @@ pub(super) async fn answer(server: &Arc<Server>, from: Producer, request: Reques
                 shared.metrics(),
             );
         }
-        (&Method::GET | &Method::HEAD, "/ping") => return answer::empty(StatusCode::NO_CONTENT),
+        (&Method::GET, "/ping") => return answer::empty(StatusCode::NO_CONTENT),
         _ => {}
+    }
+    if !auth::own_origin(request.headers()) {
+        return answer::other_origin();
     }
     if !auth::allowed(&shared.config.credentials, request.headers(), &query) {
         return answer::unauthorized();
@@ -93,16 +100,11 @@ pub(super) async fn answer(server: &Arc<Server>, from: Producer, request: Reques
             let form = if json { Form::OtlpJson } else { Form::OtlpProtobuf };
             (Dialect::Otlp { json }, form, Some("otlp"))
         }
-        (
-            _,
-            "/health" | "/ready" | "/metrics" | "/ping" | "" | "/api/status" | "/api/v2/write" | "/write"
-            | "/api/data" | "/api/v1/data" | "/v1/metrics" | "/api/sync",
-        ) => {
-            return answer::failure(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "method not allowed",
-                "this address takes another method",
-            );
+        (_, "/health" | "/ready" | "/metrics" | "/ping" | "" | "/api/status") => {
+            return answer::method_not_allowed("GET, HEAD");
+        }
+        (_, "/api/v2/write" | "/write" | "/api/data" | "/api/v1/data" | "/v1/metrics" | "/api/sync") => {
+            return answer::method_not_allowed("POST");
         }
         _ => return answer::failure(StatusCode::NOT_FOUND, "not found", "there is nothing at this address"),
     };
@@ -171,8 +173,9 @@ struct Readings {
     stream: StreamName,
 }
 
-pub(super) fn no_room() -> Answer {
-    answer::later(StatusCode::TOO_MANY_REQUESTS, "too many requests", "too many large bodies at once", 1)
+pub(super) fn no_room() -> Refusal {
+    let message = "too many large bodies at once";
+    Refusal { again: Some(1), ..Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too many requests", message) }
 }
 
 async fn take(server: &Arc<Server>, request: Request<Incoming>, readings: Readings) -> Answer {
@@ -197,7 +200,7 @@ async fn take(server: &Arc<Server>, request: Request<Incoming>, readings: Readin
             let error = BodyError::TooLarge { bytes: MAX_BODY_BYTES + 1 };
             return refused(dialect, StatusCode::PAYLOAD_TOO_LARGE, &error.to_string());
         }
-        Err(Unread::NoRoom) => return no_room(),
+        Err(Unread::NoRoom) => return told(dialect, &no_room()),
         Err(Unread::BrokeOff(error)) => {
             return refused(dialect, StatusCode::BAD_REQUEST, &format!("the body broke off: {error}"));
         }
@@ -209,17 +212,21 @@ async fn take(server: &Arc<Server>, request: Request<Incoming>, readings: Readin
         return take_body(server, readings, body, begun).await;
     };
     if key.is_empty() || key.len() > MAX_KEY_BYTES {
-        return answer::invalid(&format!("an Idempotency-Key has 1 to {MAX_KEY_BYTES} characters"));
+        let message = format!("an Idempotency-Key has 1 to {MAX_KEY_BYTES} characters");
+        return refused(dialect, StatusCode::BAD_REQUEST, &message);
     }
     let key = format!("{} {key}", readings.stream);
-    match server.shared.recent.claim(&key, Digest::of(&body.bytes)) {
+    match server.shared.recent.claim(&key, whole(&head, &body.bytes)) {
         Key::New => {}
         Key::Other => {
-            let message = "the Idempotency-Key was used for another body";
-            return answer::failure(StatusCode::UNPROCESSABLE_ENTITY, "unprocessable entity", message);
+            let message = "the Idempotency-Key was used for another request";
+            let status = StatusCode::UNPROCESSABLE_ENTITY;
+            return told(dialect, &Refusal::new(status, "unprocessable entity", message));
         }
         Key::UnderWay => {
-            return answer::later(StatusCode::CONFLICT, "conflict", "the same request is still under way", 1);
+            let message = "the same request is still under way";
+            let refusal = Refusal::new(StatusCode::CONFLICT, "conflict", message);
+            return told(dialect, &Refusal { again: Some(1), ..refusal });
         }
         Key::Again(said) => {
             server.shared.counters.duplicates_http.add(1);
@@ -257,6 +264,20 @@ async fn take(server: &Arc<Server>, request: Request<Incoming>, readings: Readin
         Ok(answer) => answer,
         Err(error) => refused(dialect, StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
     }
+}
+
+/// What tells a request from others: everything that says what its body means.
+fn whole(head: &http::request::Parts, body: &[u8]) -> Digest {
+    let mut digester = Digester::default();
+    let header = |name| head.headers.get(name).map_or(&b""[..], HeaderValue::as_bytes);
+    let address = head.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str).as_bytes();
+    for part in [head.method.as_str().as_bytes(), address, header(CONTENT_ENCODING), header(CONTENT_TYPE)] {
+        // None of them holds a line's end.
+        digester.update(part);
+        digester.update(b"\n");
+    }
+    digester.update(body);
+    digester.finish()
 }
 
 /// A key that is given free when its request came to nothing, whatever the reason.
@@ -315,7 +336,7 @@ async fn take_body(server: &Arc<Server>, readings: Readings, body: Body, begun: 
     };
     let outcome = match server.shared.ingest.durable(taken).await {
         Ok(outcome) => outcome,
-        Err(error) => return not_kept(&error),
+        Err(error) => return not_kept(dialect, &error),
     };
     drop(turn);
     done(dialect, &outcome)
@@ -339,19 +360,25 @@ impl From<PointError> for Unreadable {
     }
 }
 
-fn not_kept(error: &JournalError) -> Answer {
+fn not_kept(dialect: Dialect, error: &JournalError) -> Answer {
     tracing::warn!(%error, "points were not taken");
-    answer::journal(error)
+    told(dialect, &answer::journal(error))
 }
 
 fn refused(dialect: Dialect, status: StatusCode, message: &str) -> Answer {
     let code = if status == StatusCode::PAYLOAD_TOO_LARGE { "request too large" } else { "invalid" };
+    told(dialect, &Refusal::new(status, code, message))
+}
+
+/// As the producer's protocol has it.
+fn told(dialect: Dialect, refusal: &Refusal) -> Answer {
     match dialect {
         Dialect::Otlp { json } => {
             let content_type = if json { "application/json" } else { "application/x-protobuf" };
-            answer::body(status, content_type, otlp::failure(message, json))
+            let body = otlp::failure(&refusal.message, json);
+            refusal.put(answer::body(refusal.status, content_type, body))
         }
-        Dialect::Influx | Dialect::Json => answer::failure(status, code, message),
+        Dialect::Influx | Dialect::Json => refusal.answer(),
     }
 }
 
