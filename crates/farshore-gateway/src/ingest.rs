@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use farshore_journal::{Append, Journal, JournalError, Producer, Receipt, Sample, SeriesKey, StreamName};
+use farshore_journal::{
+    Append, Journal, JournalError, PointBatch, Producer, Receipt, Sample, SeriesKey, StreamName,
+};
 
 use self::collect::{Collector, KnownSeries};
 use crate::clock;
@@ -199,7 +201,7 @@ impl Ingest {
         };
         self.books.counters.rejected.add(rejected);
         match result {
-            Ok(outcome) => Ok(self.hand_over(from, stream, collector, outcome)),
+            Ok(outcome) => Ok(self.hand_over(from, stream, collector.finish()?, outcome)),
             Err(error) => {
                 collector.give_up();
                 Err(error)
@@ -211,11 +213,10 @@ impl Ingest {
         &self,
         from: Option<Producer>,
         stream: &StreamName,
-        collector: Collector<'_>,
+        (batch, future): (PointBatch, usize),
         outcome: Outcome,
     ) -> Taken {
         let books = Arc::clone(&self.books);
-        let Collector { batch, future, .. } = collector;
         if batch.is_empty() {
             return Taken { outcome, append: None, entry: Entry::default(), books };
         }
@@ -339,6 +340,18 @@ mod tests {
         let taken = ingest.body(None, &stream, Form::Lines(Precision::Seconds), body).expect("lines");
         assert_eq!(ingest.durable(taken).await.expect("durable").accepted, 1);
         assert_eq!(journal.stats().pending_points(), 3);
+    }
+
+    #[tokio::test]
+    async fn series_without_a_place_are_not_written_by_name_either() {
+        let (_folder, journal, ingest) = ingest(1);
+        let stream = "data/default".parse().expect("a name");
+        let body: String = (0..10_000).map(|n| format!("a,n={n} x=1\n")).collect();
+        let taken =
+            ingest.body(None, &stream, Form::Lines(Precision::Seconds), body.as_bytes()).expect("lines");
+        ingest.durable(taken).await.expect("durable");
+        let stats = journal.stats();
+        assert!(stats.pending_points() == 1 && stats.bytes < 10_000, "{stats:?}");
     }
 
     #[tokio::test]

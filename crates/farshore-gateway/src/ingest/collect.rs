@@ -44,12 +44,12 @@ impl KnownSeries {
 }
 
 pub(super) struct Collector<'k> {
-    pub(super) batch: PointBatch,
+    batch: PointBatch,
     now_ns: i64,
     /// No time is later.
     latest_ns: i64,
     /// Points whose time was.
-    pub(super) future: usize,
+    future: usize,
     known: &'k KnownSeries,
     max_series: usize,
     newest: Option<SeriesId>,
@@ -152,6 +152,20 @@ impl<'k> Collector<'k> {
             self.outside.remove(series);
         }
         Ok(())
+    }
+
+    /// The points that were taken, and how many of them had a time too far ahead. Series for which there was no room are not among them, not even by name.
+    pub(super) fn finish(self) -> Result<(PointBatch, usize), PointError> {
+        let Self { batch, future, outside, .. } = self;
+        if outside.is_empty() || batch.is_empty() {
+            return Ok((batch, future));
+        }
+        let mut tidy = PointBatch::new();
+        for (key, at_ns, value) in batch.points() {
+            let series = tidy.series_of(key).map_err(|error| refused(&error))?;
+            tidy.push(series, at_ns, value.clone()).map_err(|error| refused(&error))?;
+        }
+        Ok((tidy, future))
     }
 
     /// The body comes to nothing: its series take no place.

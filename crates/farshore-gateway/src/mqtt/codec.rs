@@ -13,15 +13,34 @@ pub enum Version {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Packet<'a> {
     Connect(Connect<'a>),
-    ConnAck { session_present: bool, code: u8 },
+    ConnAck {
+        session_present: bool,
+        code: u8,
+    },
     Publish(Publish<'a>),
-    PubAck { id: u16, code: u8 },
-    Subscribe { id: u16, filters: Vec<&'a str> },
-    SubAck { id: u16, codes: &'a [u8] },
-    Unsubscribe { id: u16, filters: Vec<&'a str> },
+    PubAck {
+        id: u16,
+        code: u8,
+    },
+    Subscribe {
+        id: u16,
+        filters: Vec<&'a str>,
+    },
+    SubAck {
+        id: u16,
+        codes: &'a [u8],
+    },
+    Unsubscribe {
+        id: u16,
+        filters: Vec<&'a str>,
+    },
     PingRequest,
     PingResponse,
-    Disconnect { code: u8 },
+    /// A client may change for how many seconds its session outlives the connection.
+    Disconnect {
+        code: u8,
+        session_expiry: Option<u32>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,7 +154,11 @@ pub fn decode(buffer: &[u8], version: Version) -> Result<Option<(Packet<'_>, usi
         }
         12 => Packet::PingRequest,
         13 => Packet::PingResponse,
-        14 => Packet::Disconnect { code: reader.byte().unwrap_or(0) },
+        14 => {
+            let code = reader.byte().unwrap_or(0);
+            let session_expiry = if reader.rest.is_empty() { None } else { reader.properties()? };
+            Packet::Disconnect { code, session_expiry }
+        }
         _ => return Err(CodecError::Malformed("its type is none that is spoken here")),
     };
     Ok(Some((packet, 1 + width + length)))
@@ -264,9 +287,9 @@ impl<'a> Reader<'a> {
     }
 
     /// Properties are checked for their form and read over: none changes what a reading means, but for a topic alias. Says for how long a session is
-    /// to outlive its connection.
-    fn properties(&mut self) -> Result<u32, CodecError> {
-        let mut session_expiry = 0;
+    /// to outlive its connection, where that stands there.
+    fn properties(&mut self) -> Result<Option<u32>, CodecError> {
+        let mut session_expiry = None;
         if self.version == Version::V311 {
             return Ok(session_expiry);
         }
@@ -285,7 +308,7 @@ impl<'a> Reader<'a> {
                 0x23 => return Err(CodecError::TopicAlias),
                 0x11 => {
                     let (seconds, rest) = inner.rest.split_first_chunk().ok_or(SHORT)?;
-                    session_expiry = u32::from_be_bytes(*seconds);
+                    session_expiry = Some(u32::from_be_bytes(*seconds));
                     inner.rest = rest;
                 }
                 0x02 | 0x18 | 0x27 => drop(inner.take(4)?),
@@ -311,7 +334,7 @@ impl<'a> Reader<'a> {
             return Err(CodecError::Malformed("its reserved flag is set"));
         }
         let keep_alive = self.short()?;
-        let mut session_expiry = self.properties()?;
+        let mut session_expiry = self.properties()?.unwrap_or(0);
         let client_id = self.text()?;
         if flags & 0x04 != 0 {
             // A will: nobody here is told of it.
@@ -499,7 +522,9 @@ mod tests {
             Packet::Subscribe { id: 1, filters: vec!["#"] }
         );
         assert_eq!(one(b"\xc0\x00", Version::V5), Packet::PingRequest);
-        assert_eq!(one(b"\xe0\x00", Version::V5), Packet::Disconnect { code: 0 });
+        assert_eq!(one(b"\xe0\x00", Version::V5), Packet::Disconnect { code: 0, session_expiry: None });
+        let changed = b"\xe0\x07\x00\x05\x11\x00\x00\x00\x3c";
+        assert_eq!(one(changed, Version::V5), Packet::Disconnect { code: 0, session_expiry: Some(60) });
     }
 
     #[test]

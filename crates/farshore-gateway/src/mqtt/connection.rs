@@ -91,6 +91,8 @@ struct Client {
     name: Arc<str>,
     inbox: Inbox,
     telling: Telling,
+    /// For how many seconds its session outlives the connection.
+    session_expiry: u32,
     /// A document is being written; what comes after it waits, so that writes happen in their order.
     writing: bool,
 }
@@ -130,6 +132,7 @@ pub(super) async fn run<S: AsyncRead + AsyncWrite + Unpin + Send>(
         name: first.client.as_str().into(),
         inbox: shared.hub.open(),
         telling: Telling::new(shared.documents.clone()),
+        session_expiry: first.session_expiry,
         writing: false,
     };
     let mut present = held.resume(&mut memory, first.clean, first.session_expiry);
@@ -159,7 +162,7 @@ pub(super) async fn run<S: AsyncRead + AsyncWrite + Unpin + Send>(
             acknowledged.remember(id, hash);
         }
     }
-    held.leave(&mut memory, client.filters(), first.session_expiry);
+    held.leave(&mut memory, client.filters(), client.session_expiry);
     result
 }
 
@@ -289,7 +292,13 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'s, S> {
             while under_way.len() < usize::from(MAX_UNDER_WAY) && !client.writing {
                 match codec::decode(&self.buffer, self.version) {
                     Ok(None) => break,
-                    Ok(Some((Packet::Disconnect { .. }, _))) => return Ok(()),
+                    Ok(Some((Packet::Disconnect { session_expiry, .. }, _))) => {
+                        // One that was to end with its connection does.
+                        if client.session_expiry > 0 {
+                            client.session_expiry = session_expiry.unwrap_or(client.session_expiry);
+                        }
+                        return Ok(());
+                    }
                     Ok(Some((packet, length))) => {
                         let answered = hear(
                             self.shared,

@@ -287,6 +287,12 @@ async fn of_version_5_the_session_lives_as_long_as_was_asked() {
         client.send(b"\xe0\x00").await;
         client.gone().await;
     }
+    // One that was to live for an hour is given up with its connection.
+    let (mut client, ..) = Client::connect(&site, hour).await;
+    client.send(b"\xe0\x07\x00\x05\x11\x00\x00\x00\x00").await;
+    client.gone().await;
+    let (_, _, present) = Client::connect(&site, hour).await;
+    assert!(!present);
 }
 
 #[tokio::test]
@@ -304,7 +310,7 @@ async fn what_breaks_the_protocol_is_told_to_clients_of_version_5() {
         client.send(packet).await;
         let told = client
             .answer(|packet| match packet {
-                Packet::Disconnect { code } => code,
+                Packet::Disconnect { code, .. } => code,
                 other => panic!("{other:?}"),
             })
             .await;
