@@ -186,6 +186,13 @@ pub fn decode_large(buffer: &[u8]) -> Result<Option<(Publish<'_>, usize)>, Codec
     Ok(Some((message, 1 + width + length)))
 }
 
+/// How many bytes the packet at the front of a buffer has in all; 0 while that can't be told.
+#[must_use]
+pub fn announced(buffer: &[u8]) -> usize {
+    // What has no proper form is told when it is decoded.
+    head(buffer).ok().flatten().map_or(0, |(_, width, length)| 1 + width + length)
+}
+
 /// Refuses a first packet that is larger than a client of whom nothing is known may send, as soon as its length is there.
 ///
 /// # Errors
@@ -592,6 +599,10 @@ mod tests {
     fn of_a_large_message_no_more_than_its_head_is_needed() {
         let large = b"\x33\xff\xff\xff\x7f\x00\x03a/b\x00\x07the beginning of much";
         assert!(matches!(decode(large, Version::V311), Err(CodecError::TooLarge(_))));
+        assert_eq!(
+            (announced(large), announced(&large[..4]), announced(b"\x30\x02")),
+            (5 + 0x0fff_ffff, 0, 4)
+        );
         let expected = Publish { topic: "a/b", id: Some(7), duplicate: false, retain: true, payload: b"" };
         assert_eq!(decode_large(large), Ok(Some((expected, 5 + 0x0fff_ffff))));
         for cut in 0..12 {

@@ -16,8 +16,8 @@ use tokio::time::timeout;
 use super::codec::{self, CodecError, Packet, Publish, Version};
 use super::documents::{self, Telling};
 use super::hub::{Inbox, Subscribed};
-use super::payload;
 use super::session::{Acknowledged, Connected, Memory};
+use super::{large, payload};
 use crate::gateway::Shared;
 use crate::ingest::Taken;
 
@@ -44,6 +44,8 @@ const QOS_NOT_SUPPORTED: u8 = 0x9b;
 pub(crate) enum ConnectionError {
     #[error("the client said nothing for too long")]
     Silent,
+    #[error("a large packet took too long")]
+    Slow,
     #[error("the client does not read what it is told")]
     Deaf,
     #[error("the first packet was no CONNECT")]
@@ -102,6 +104,8 @@ struct Connection<'s, S> {
     shared: &'s Shared,
     producer: Producer,
     buffer: BytesMut,
+    /// Where a large packet arrives.
+    large: Option<large::Held>,
     out: Vec<u8>,
     version: Version,
 }
@@ -116,6 +120,7 @@ pub(super) async fn run<S: AsyncRead + AsyncWrite + Unpin + Send>(
         shared,
         producer: shared.journal.producer(),
         buffer: BytesMut::with_capacity(4096),
+        large: None,
         out: Vec::new(),
         version: Version::V311,
     };
@@ -317,7 +322,10 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'s, S> {
                 }
             }
             self.flush().await?;
-            let room = under_way.len() < usize::from(MAX_UNDER_WAY) && !client.writing;
+            let wanted = self.look_ahead();
+            let waits = large::Room::is_large(wanted) && self.large.is_none();
+            let room = under_way.len() < usize::from(MAX_UNDER_WAY) && !client.writing && !waits;
+            let large_until = self.large.as_ref().map_or(heard, |large| large.until);
             // A client without keep-alive may be silent for ever.
             let until = heard + patience.unwrap_or(Duration::from_secs(365 * 86_400));
             tokio::select! {
@@ -357,9 +365,25 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'s, S> {
                     self.leave(SHUTTING_DOWN).await;
                     return Ok(());
                 }
+                held = self.shared.mqtt.large.get(wanted), if waits => {
+                    self.large = held;
+                    heard = tokio::time::Instant::now();
+                }
                 () = tokio::time::sleep_until(until), if room => return Err(ConnectionError::Silent),
+                () = tokio::time::sleep_until(large_until), if room && self.large.is_some() => {
+                    return Err(ConnectionError::Slow);
+                }
             }
         }
+    }
+
+    /// How large the packet is of which the beginning is there. Gives back what a larger one before it has needed.
+    fn look_ahead(&mut self) -> usize {
+        let wanted = codec::announced(&self.buffer);
+        if !large::Room::is_large(wanted) && self.large.take().is_some() {
+            self.buffer = BytesMut::from(self.buffer.as_ref());
+        }
+        wanted
     }
 
     /// Ends the connection for what was sent.

@@ -10,6 +10,7 @@ pub mod codec;
 mod connection;
 mod documents;
 mod hub;
+mod large;
 mod payload;
 mod session;
 pub(crate) mod subscriber;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use super::large::Room;
 use crate::ingest::lock;
 
 /// Sessions that are remembered after their client has gone; beyond that, the one that has been alone for longest goes.
@@ -28,6 +29,7 @@ pub(crate) struct Sessions {
     /// Connections that ended.
     ended: AtomicU64,
     hasher: RandomState,
+    pub(super) large: Room,
 }
 
 /// One client's.

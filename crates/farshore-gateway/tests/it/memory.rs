@@ -106,3 +106,32 @@ async fn clients_that_have_not_said_who_they_are_cost_little() {
     let grown = peak() - before;
     assert!(grown < 20 * MB, "{} MB", grown / MB);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_messages_of_many_clients_wait_for_each_other() {
+    let site = Site::new().await;
+    let at = site.at.mqtt.expect("MQTT");
+    // Longer than a value may be: it is acknowledged, and nothing is kept of it.
+    let mut message = b"\x32\xfb\xff\x3f\x00\x01t\x00\x01\"".to_vec();
+    message.resize(MB - 2, b'x');
+    message.push(b'"');
+    let before = forget_peak();
+    let clients = (0_u8..120).map(|client| {
+        let message = &message;
+        async move {
+            let mut stream = TcpStream::connect(at).await.expect("connected");
+            stream.write_all(b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01").await.expect("sent");
+            stream.write_all(&[client + 1]).await.expect("sent");
+            stream.write_all(message).await.expect("sent");
+            let mut answers = [0; 8];
+            stream.read_exact(&mut answers).await.expect("answers");
+            assert_eq!(&answers, b"\x20\x02\x00\x00\x40\x02\x00\x01");
+            stream
+        }
+    });
+    let clients = futures_util::future::join_all(clients).await;
+    let grown = peak() - before;
+    assert!(grown < 50 * MB, "{} MB", grown / MB);
+    assert_eq!(site.metric("edge_gateway_points_rejected_total").await, "120");
+    drop(clients);
+}
