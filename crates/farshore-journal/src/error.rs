@@ -76,6 +76,22 @@ pub enum JournalError {
         /// How many are allowed.
         max: usize,
     },
+    /// One append is more than its stream may keep.
+    #[error(
+        "one append has {points} points and {bytes} bytes; stream {stream} keeps at most {max_points} points and {max_bytes} bytes"
+    )]
+    BeyondBounds {
+        /// The stream.
+        stream: StreamName,
+        /// Its points.
+        points: u64,
+        /// Its bytes.
+        bytes: u64,
+        /// The most points.
+        max_points: u64,
+        /// The most bytes.
+        max_bytes: u64,
+    },
     /// One append is larger than a segment.
     #[error("one append has {bytes} bytes; at most {max} are allowed")]
     TooLarge {
@@ -114,6 +130,7 @@ impl JournalError {
             | Self::Decode(_)
             | Self::Point(_)
             | Self::TooManyStreams { .. }
+            | Self::BeyondBounds { .. }
             | Self::TooLarge { .. } => None,
         }
     }

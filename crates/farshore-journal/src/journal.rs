@@ -20,7 +20,7 @@ use crate::core::{Core, Keys, Outgoing, PeerMark, Rows};
 use crate::error::JournalError;
 use crate::files::{Files, RealFiles};
 use crate::follow::Follower;
-use crate::frame::{MAX_PAYLOAD_BYTES, Span};
+use crate::frame::MAX_PAYLOAD_BYTES;
 use crate::gather::{Gather, Producer};
 use crate::stats::Stats;
 use crate::stream::StreamName;
@@ -221,9 +221,8 @@ impl Journal {
         points: &PointBatch,
         mut kept: Option<Arc<PointBatch>>,
     ) -> Append {
-        let Some((earliest_ns, mut latest_ns)) = points.span_ns() else {
-            return Append::ready(Ok(Receipt { sequence: 0, points: 0 }));
-        };
+        let nothing = || Append::ready(Ok(Receipt { sequence: 0, points: 0 }));
+        let Some((_, latest_ns)) = points.span_ns() else { return nothing() };
         let mut guarded = None;
         let now = clock::now().wall_ns;
         let ahead = i64::try_from(self.shared.config.max_ahead.as_nanos()).unwrap_or(i64::MAX);
@@ -237,20 +236,17 @@ impl Journal {
                 if early { now } else { at }
             });
             self.shared.future_times.fetch_add(changed, Ordering::Relaxed);
-            latest_ns = batch.span_ns().map_or(now, |(_, latest)| latest);
             kept = kept.map(|_| Arc::new(batch.clone()));
             guarded = Some(batch);
         }
         let points = guarded.as_ref().unwrap_or(points);
-        let earliest_ns = earliest_ns.min(latest_ns);
-        let count = u32::try_from(points.len()).unwrap_or(u32::MAX);
-        let mut bytes = Vec::new();
-        points.write_rows(&mut bytes);
-        if bytes.len() > MAX_PAYLOAD_BYTES {
-            return Append::ready(Err(JournalError::TooLarge { bytes: bytes.len(), max: MAX_PAYLOAD_BYTES }));
+        let Some(rows) = Rows::of(stream.clone(), points) else { return nothing() };
+        if rows.bytes.len() > MAX_PAYLOAD_BYTES {
+            return Append::ready(Err(JournalError::TooLarge {
+                bytes: rows.bytes.len(),
+                max: MAX_PAYLOAD_BYTES,
+            }));
         }
-        let rows =
-            Rows { stream: stream.clone(), bytes, span: Span { points: count, earliest_ns, latest_ns } };
         self.shared.enqueue(rows, kept, producer)
     }
 

@@ -19,7 +19,6 @@ use self::files::{Seen, SimFiles};
 use crate::clock::Now;
 use crate::config::{Backfill, Bounds, Class, Config, Overflow, StreamConfig};
 use crate::core::{Core, Keys, LOSSES, Outgoing, Rows};
-use crate::frame::Span;
 use crate::stream::StreamName;
 
 const STREAMS: [&str; 4] = ["keep", "bounded", "newest", "alarms"];
@@ -190,11 +189,7 @@ impl History {
                 values.push(self.next_value);
                 self.next_value += 1;
             }
-            let mut bytes = Vec::new();
-            batch.write_rows(&mut bytes);
-            let (earliest_ns, latest_ns) = batch.span_ns().unwrap();
-            let span = Span { points: batch.len() as u32, earliest_ns, latest_ns };
-            group.push(Rows { stream: stream.parse().unwrap(), bytes, span });
+            group.push(Rows::of(stream.parse().unwrap(), &batch).unwrap());
             sent.push((stream, values));
         }
         let answers = self.core.as_mut().unwrap().commit(self.now, &group);
