@@ -59,6 +59,12 @@ pub enum JournalError {
         /// Where it should be.
         path: PathBuf,
     },
+    /// The device's key is not the one with which the journal was written.
+    #[error("the device's key {} is not the one that this journal was written with; nothing was changed", path.display())]
+    OtherKey {
+        /// Where the key is.
+        path: PathBuf,
+    },
     /// The folder holds none.
     #[error("there is no journal in {}", path.display())]
     NoJournal {
@@ -127,6 +133,7 @@ impl JournalError {
             Self::InUse { .. }
             | Self::NoJournal { .. }
             | Self::NoKey { .. }
+            | Self::OtherKey { .. }
             | Self::Decode(_)
             | Self::Point(_)
             | Self::TooManyStreams { .. }

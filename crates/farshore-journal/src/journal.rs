@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use farshore_series::PointBatch;
-use farshore_trust::sealed::{DeviceKey, IngestPublicKey};
+use farshore_trust::sealed::IngestPublicKey;
 use tokio::sync::{Notify, oneshot};
 
 use crate::clock;
@@ -22,6 +22,7 @@ use crate::files::{Files, RealFiles};
 use crate::follow::Follower;
 use crate::frame::MAX_PAYLOAD_BYTES;
 use crate::gather::{Gather, Producer};
+use crate::key::KeySource;
 use crate::stats::Stats;
 use crate::stream::StreamName;
 
@@ -148,7 +149,7 @@ impl Journal {
         let files = RealFiles::open(folder)
             .map_err(|error| JournalError::io("open its folder", error))?
             .ok_or_else(|| JournalError::InUse { path: folder.to_owned() })?;
-        let device = DeviceKey::open_or_create(&folder.join("device.key")).map_err(JournalError::seal)?;
+        let device = KeySource::of(folder).get_or_make(&files)?;
         let keys = Keys::new(device, config.ingest_key.as_ref()).map_err(JournalError::seal)?;
         let files: Arc<dyn Files> = Arc::new(files);
         let core = Core::open(Arc::clone(&files), config.clone(), keys, clock::boot_id(), clock::now())?;

@@ -12,6 +12,7 @@ use crate::core::{BatchName, LOSSES, MAX_FILE_BYTES, QUARANTINE, epoch_of};
 use crate::error::JournalError;
 use crate::files::{Files as _, RealFiles};
 use crate::frame::{self, Found, Frames, Span};
+use crate::key::KeySource;
 use crate::stream::StreamName;
 
 /// What a part of a journal is.
@@ -99,13 +100,7 @@ impl AtRest {
         if !root.join("epoch").is_file() || !root.join("streams").is_dir() {
             return Err(JournalError::NoJournal { path: root });
         }
-        let key = root.join("device.key");
-        // Never made here: a new key opens nothing.
-        let device = if key.exists() {
-            Some(DeviceKey::open_or_create(&key).map_err(JournalError::seal)?)
-        } else {
-            None
-        };
+        let device = KeySource::of(&root).find()?;
         Ok(Self { files: RealFiles::look(&root), root, device })
     }
 
