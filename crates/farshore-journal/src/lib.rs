@@ -46,6 +46,9 @@ pub use gather::Producer;
 pub use journal::{Append, Journal, Receipt};
 pub use key::KEY_CREDENTIAL;
 pub use repair::{Repair, new_epoch, repair};
-pub use rest::{AtRest, Fault, Part, PartContents, PartKind, RecordedLoss, batch_length, points_of};
+pub use rest::{
+    AtRest, Fault, Part, PartContents, PartKind, RecordedLoss, SegmentLook, batch_length, look_at_segment,
+    points_of,
+};
 pub use stats::{LossReason, Stats, StreamStats};
 pub use stream::{StreamName, StreamNameError};

@@ -82,6 +82,34 @@ pub struct RecordedLoss {
     pub fields: BTreeMap<String, i64>,
 }
 
+/// What the bytes of a segment say that they hold.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SegmentLook {
+    /// Points of frames whose checksums hold.
+    pub points: u64,
+    /// Points of frames that are damaged.
+    pub damaged: u64,
+    /// Bytes that held points, nobody knows how many.
+    pub unknown_bytes: u64,
+}
+
+/// Looks through the bytes of a segment. It takes no key; whether they can be decrypted is another question.
+#[must_use]
+pub fn look_at_segment(content: &[u8]) -> SegmentLook {
+    let mut look = SegmentLook::default();
+    for found in Frames::new(frame::after_head(content)) {
+        look.unknown_bytes += found.unknown_bytes();
+        match found {
+            Found::Frame(header, _) => look.points += u64::from(header.span.points),
+            Found::Damaged(header) | Found::Tail(Some(header), _) => {
+                look.damaged += u64::from(header.span.points)
+            }
+            Found::Gap(_) | Found::Tail(None, _) => {}
+        }
+    }
+    look
+}
+
 /// A journal's folder, open for reading only.
 #[derive(Debug)]
 pub struct AtRest {
