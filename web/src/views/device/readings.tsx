@@ -4,7 +4,7 @@ import { Link } from '@tanstack/react-router'
 import { useMemo } from 'react'
 
 import { gatewaysQuery, readingsQuery, type SeriesLine } from '~/api/gateways'
-import type { Range } from '~/router'
+import { RANGE_MS, type Range } from '~/ui/range'
 import { Chart } from '~/ui/chart'
 import { cx } from '~/ui/cx'
 import { count } from '~/ui/number'
@@ -13,7 +13,6 @@ import { Time, useNow } from '~/ui/time'
 
 import { Standing } from '../gateways/gateways'
 import { fills } from './charts'
-import { RANGE_MS } from './measure'
 
 /** At most this many series are drawn. */
 const MOST = 12
