@@ -12,6 +12,7 @@ import type { DeliveryState } from '~/api/incidents'
 import { parseRange } from '~/ui/range'
 import { DELIVERY_STATES } from '~/views/alerts/states'
 import { parseFilters } from '~/views/devices/filters'
+import { parseGatewaySearch } from '~/views/gateways/search'
 import { parseRolloutFilters } from '~/views/rollouts/filters'
 import { isGrouping, type Grouping } from '~/views/rollouts/groups'
 
@@ -161,6 +162,7 @@ const alerts = createRoute({
 const gateways = createRoute({
   getParentRoute: () => shell,
   path: '/gateways',
+  validateSearch: parseGatewaySearch,
   component: lazyRouteComponent(() => import('./views/gateways/gateways'), 'Gateways'),
 })
 
