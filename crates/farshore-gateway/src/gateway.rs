@@ -25,7 +25,7 @@ use crate::pipeline::{
 };
 use crate::point::{Point, PointError};
 use crate::process;
-use crate::ready::{Listening, WriteProbe};
+use crate::ready::{self, Listening, WriteProbe};
 use crate::status::{DataPoint, GatewayStatus, Health, HealthStatus, StreamStatus, SyncResult};
 use crate::sync::{Forced, ProcessingReport, Sender, SyncState, Uplink, ingest_key_on_disk};
 
@@ -301,6 +301,7 @@ impl EdgeGateway {
             let tls = broker.ca.as_deref().map(mqtt::subscriber::tls).transpose()?;
             tasks.spawn(mqtt::subscriber::run(Arc::clone(&shared), broker.clone(), tls, stopped.clone()));
         }
+        tasks.spawn(ready::watch(Arc::clone(&shared), stopped.clone()));
         if let Some(runner) = &shared.processing {
             tasks.spawn(call_webhooks(Arc::clone(runner), to_call, stopped.clone()));
         }
@@ -681,7 +682,9 @@ impl Shared {
     /// Whether the journal takes writes at this moment; if not, why.
     pub(crate) async fn can_write(self: &Arc<Self>) -> Result<(), String> {
         let journal = self.journal.clone();
-        self.probe.ask(clock::mono_ns(), move || journal.probe()).await
+        let answer = self.probe.ask(clock::mono_ns(), move || journal.probe()).await;
+        self.ingest.taking.probed(&answer);
+        answer
     }
 
     pub(crate) fn status(&self) -> GatewayStatus {
@@ -703,6 +706,7 @@ impl Shared {
             failed_sync_count: self.counters.sync_failures.get(),
             refused_batches: sync.refused_batches,
             sync_note: note,
+            refusal: self.ingest.taking.refusal(clock::mono_ns()),
             metered_link: sync.costs,
             broker: self.config.broker.as_ref().map(|broker| self.broker.status(broker)),
             streams: stats
@@ -743,7 +747,11 @@ impl Shared {
         #[expect(clippy::cast_precision_loss, reason = "a figure to be looked at")]
         let mb = |bytes: u64| (bytes as f64 / MB as f64 * 10.0).round() / 10.0;
         HealthStatus {
-            status: if lost { Health::Degraded } else { Health::Healthy },
+            status: match self.ingest.taking.refusal(clock::mono_ns()) {
+                Some(_) => Health::Unhealthy,
+                None if lost => Health::Degraded,
+                None => Health::Healthy,
+            },
             device_id: self.config.device_id.clone(),
             is_online: sync.online,
             pending_sync_count: stats.pending_points(),

@@ -10,6 +10,7 @@ use crate::counters::Counters;
 use crate::decode::{Outcome, Precision, json, line, otlp};
 use crate::pipeline::Runner;
 use crate::point::{Point, PointError, Value};
+use crate::ready::Taking;
 
 /// Series whose latest values are kept for the page.
 const MAX_LATEST: usize = 200;
@@ -30,6 +31,7 @@ pub(crate) enum Form {
 #[must_use = "nothing is acknowledged before it is durable"]
 pub(crate) struct Taken {
     pub(crate) outcome: Outcome,
+    stream: StreamName,
     /// Nothing when there was no point to keep.
     pub(crate) append: Option<Append>,
     points: usize,
@@ -39,6 +41,7 @@ pub(crate) struct Taken {
 pub(crate) struct Ingest {
     journal: Journal,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) taking: Taking,
     /// Where points are processed, too.
     processing: Option<Arc<Runner>>,
     max_series: usize,
@@ -120,7 +123,15 @@ impl Ingest {
         max_series: usize,
         processing: Option<Arc<Runner>>,
     ) -> Self {
-        Self { journal, counters, processing, max_series, known: Mutex::default(), latest: Mutex::default() }
+        Self {
+            journal,
+            counters,
+            taking: Taking::default(),
+            processing,
+            max_series,
+            known: Mutex::default(),
+            latest: Mutex::default(),
+        }
     }
 
     /// Reads a body and hands its points to the journal. Points that can't be read are left out and told.
@@ -192,8 +203,9 @@ impl Ingest {
         outcome: Outcome,
         points: usize,
     ) -> Taken {
+        let named = stream.clone();
         if batch.is_empty() {
-            return Taken { outcome, append: None, points: 0 };
+            return Taken { outcome, stream: named, append: None, points: 0 };
         }
         let batch = Arc::new(batch);
         let append = self.journal.append_shared(from, stream, &batch);
@@ -211,7 +223,7 @@ impl Ingest {
             }
         }
         drop(latest);
-        Taken { outcome, append: Some(append), points }
+        Taken { outcome, stream: named, append: Some(append), points }
     }
 
     /// Waits until the points are durable.
@@ -220,7 +232,9 @@ impl Ingest {
     /// When they aren't; their producer must keep them.
     pub(crate) async fn durable(&self, taken: Taken) -> Result<Outcome, JournalError> {
         if let Some(append) = taken.append {
-            append.await?;
+            let answer = append.await;
+            self.taking.answered(clock::mono_ns(), &taken.stream, &answer);
+            answer?;
         }
         if let Some(processing) = &self.processing {
             processing.room().await;

@@ -58,6 +58,8 @@ pub struct GatewayStatus {
     pub refused_batches: u64,
     /// Why there is no exchange, or why the last one came to nothing.
     pub sync_note: Option<String>,
+    /// Why readings are refused now; nothing while they are taken.
+    pub refusal: Option<String>,
     /// The interface over which sending costs money now: only alerts go.
     pub metered_link: Option<String>,
     /// The site's own broker; nothing where none is set.

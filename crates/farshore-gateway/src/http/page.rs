@@ -65,6 +65,9 @@ pub(super) fn page(shared: &Shared) -> Answer {
     fact("Memory", &format!("{} MB", health.memory_mb));
     fact("Processor", &format!("{} %", health.cpu_percent));
     html.push_str("</dl>");
+    if let Some(why) = &status.refusal {
+        let _ = write!(html, "<p class=\"note\">Readings are refused: {}</p>", escape(why));
+    }
     if let Some(note) = &status.sync_note {
         let _ = write!(html, "<p class=\"note\">{}</p>", escape(note));
     }
