@@ -571,27 +571,48 @@ impl Reader<'_> {
 /// Reads the lines `NAME=value` of an environment file: comments, `export`, single and double quotes are understood; nothing is expanded.
 ///
 /// # Errors
-/// Each line that is none.
+/// Each line that is none, with its number.
 pub fn parse_env_file(text: &str) -> Result<BTreeMap<String, String>, Vec<String>> {
     let mut variables = BTreeMap::new();
     let mut errors = Vec::new();
+    // Editors of Windows put one in front.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     for (index, line) in text.lines().enumerate() {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        let line = line.strip_prefix("export ").unwrap_or(line);
-        let Some((name, value)) = line.split_once('=') else {
-            errors.push(format!("line {}: write NAME=value", index + 1));
-            continue;
-        };
-        let value = value.trim();
-        let quoted = ['"', '\''].into_iter().find_map(|quote| value.strip_prefix(quote)?.strip_suffix(quote));
-        let value =
-            quoted.unwrap_or_else(|| value.split_once(" #").map_or(value, |(value, _)| value.trim_end()));
-        variables.insert(name.trim().to_owned(), value.to_owned());
+        match env_line(line) {
+            Ok((name, value)) => drop(variables.insert(name.to_owned(), value.to_owned())),
+            // What stands there may be a secret: it is not repeated.
+            Err(error) => errors.push(format!("line {}: {error}", index + 1)),
+        }
     }
     if errors.is_empty() { Ok(variables) } else { Err(errors) }
+}
+
+fn env_line(line: &str) -> Result<(&str, &str), &'static str> {
+    let line = line.strip_prefix("export ").unwrap_or(line);
+    let (name, value) = line.split_once('=').ok_or("write NAME=value")?;
+    let name = name.trim();
+    if name.is_empty() || name.contains(char::is_whitespace) {
+        return Err("write NAME=value");
+    }
+    let bare = value.trim_start();
+    let Some(quote) = bare.chars().next().filter(|first| ['"', '\''].contains(first)) else {
+        let comment = value
+            .match_indices('#')
+            .find(|(at, _)| value.get(..*at).is_some_and(|before| before.ends_with(char::is_whitespace)));
+        let value = comment.and_then(|(at, _)| value.get(..at)).unwrap_or(value);
+        return Ok((name, value.trim()));
+    };
+    let (value, behind) =
+        bare.get(1..).and_then(|rest| rest.split_once(quote)).ok_or("the quote does not end")?;
+    let comment = behind.trim_start();
+    match comment.is_empty() || (comment.starts_with('#') && comment.len() < behind.len()) {
+        true => Ok((name, value)),
+        false => Err("behind the closing quote only a comment may follow, with a blank before it"),
+    }
 }
 
 #[cfg(test)]
@@ -741,5 +762,23 @@ mod tests {
         let expected = [("A", "1"), ("B", "x # y"), ("C", "z"), ("D", "v"), ("E", "")];
         assert_eq!(variables, expected.map(|(k, v)| (k.to_owned(), v.to_owned())).into());
         assert_eq!(parse_env_file("A=1\nbroken").expect_err("a line"), ["line 2: write NAME=value"]);
+    }
+
+    #[test]
+    fn a_quoted_value_with_a_comment_behind_it_has_no_quotes() {
+        let text =
+            "\u{feff}A=\"p w\"   # the password\r\nB='x' # y\nC= # nothing\nD=a#b\nE=\"\"\nF=\t'\"'\t# one";
+        let expected = [("A", "p w"), ("B", "x"), ("C", ""), ("D", "a#b"), ("E", ""), ("F", "\"")];
+        let variables = parse_env_file(text).expect("lines");
+        assert_eq!(variables, expected.map(|(k, v)| (k.to_owned(), v.to_owned())).into());
+    }
+
+    #[test]
+    fn a_line_that_is_broken_is_told_with_its_number_and_without_its_value() {
+        let text = "A=\"open\nB='x'y\n\nC=\"x\"# y\n=1\nD E=1\nF=1";
+        let errors = parse_env_file(text).expect_err("broken");
+        let lines: Vec<&str> = errors.iter().filter_map(|error| error.split(':').next()).collect();
+        assert_eq!(lines, ["line 1", "line 2", "line 4", "line 5", "line 6"], "{errors:?}");
+        assert!(!errors.concat().contains("open"), "{errors:?}");
     }
 }
