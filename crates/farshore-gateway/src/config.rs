@@ -14,6 +14,9 @@ use zeroize::Zeroizing;
 use crate::pipeline::WebhookAllow;
 use crate::sync::metered::Metered;
 
+/// A journal has at least so many bytes.
+const MIN_BYTES: u64 = 1024 * 1024;
+
 /// When the gateway sends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SyncStrategy {
@@ -388,7 +391,7 @@ impl GatewayConfig {
         reader.number("MAX_OFFLINE_QUEUE_SIZE", 1, u64::MAX, &mut points);
         config.max_queue_points = (points > 0).then_some(points);
         let mut bytes = 0;
-        reader.number("MAX_OFFLINE_QUEUE_BYTES", 1024 * 1024, u64::MAX, &mut bytes);
+        reader.number("MAX_OFFLINE_QUEUE_BYTES", MIN_BYTES, u64::MAX, &mut bytes);
         config.max_bytes = (bytes > 0).then_some(bytes);
         let mut days = 0;
         reader.number("DATA_RETENTION_DAYS", 1, 36_500, &mut days);
@@ -444,6 +447,19 @@ impl GatewayConfig {
         let mut errors = Vec::new();
         if self.device_id.is_empty() || self.device_id.len() > 128 {
             errors.push("DEVICE_ID has 1 to 128 characters".to_owned());
+        }
+        for (name, is_zero) in [
+            ("MAX_OFFLINE_QUEUE_SIZE", self.max_queue_points == Some(0)),
+            ("DATA_RETENTION_DAYS", self.max_age == Some(Duration::ZERO)),
+            ("BATCH_SIZE", self.batch_size == Some(0)),
+            ("GATEWAY_MAX_SERIES", self.max_series == 0),
+        ] {
+            if is_zero {
+                errors.push(format!("{name} is at least 1"));
+            }
+        }
+        if self.max_bytes.is_some_and(|bytes| bytes < MIN_BYTES) {
+            errors.push(format!("MAX_OFFLINE_QUEUE_BYTES is at least {MIN_BYTES}"));
         }
         for (name, address) in [
             ("GATEWAY_HTTP_LISTEN", self.http),

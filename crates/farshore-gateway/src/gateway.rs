@@ -433,9 +433,6 @@ impl EdgeGateway {
         max_records: Option<u64>,
         cleanup: CleanupStrategy,
     ) -> Result<Applied, GatewayError> {
-        if max_days == Some(0) || max_records == Some(0) {
-            return Err(GatewayError::Settings(vec!["a bound is at least 1".to_owned()]));
-        }
         self.change(|config| {
             config.max_age = max_days.map(|days| Duration::from_secs(u64::from(days) * 86_400));
             config.max_queue_points = max_records;
@@ -570,6 +567,8 @@ pub(crate) fn open_journal(
         streams,
         default_stream: stream,
         max_bytes,
+        // Of a small journal a small part, or nothing would be left for readings.
+        alert_reserve_bytes: (max_bytes / 8).min(8 * MB),
         backfill: config.backfill,
         ingest_key: ingest_key_on_disk(&config.folder),
         segment_points: config.batch_size,

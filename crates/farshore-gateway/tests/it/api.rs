@@ -49,6 +49,23 @@ async fn settings_hold_from_the_next_start() {
     assert!(matches!(site.gateway.enable_encryption(false, true), Err(GatewayError::Settings(_))));
     let never = site.gateway.configure_retention(Some(0), None, CleanupStrategy::OldestFirst);
     assert!(matches!(never, Err(GatewayError::Settings(_))));
+    let none = site.gateway.configure(&Options { max_records: Some(0), ..Options::default() });
+    assert!(matches!(none, Err(GatewayError::Settings(_))), "each reading would be taken and dropped");
+}
+
+#[test]
+fn bounds_in_which_nothing_fits_are_refused() {
+    for change in [
+        (|config| config.max_queue_points = Some(0)) as fn(&mut GatewayConfig),
+        |config| config.max_age = Some(Duration::ZERO),
+        |config| config.max_bytes = Some(1024 * 1024 - 1),
+        |config| config.max_series = 0,
+        |config| config.batch_size = Some(0),
+    ] {
+        let mut config = GatewayConfig::new("small", "/tmp/never-made");
+        change(&mut config);
+        assert!(matches!(EdgeGateway::new(config), Err(GatewayError::Settings(_))));
+    }
 }
 
 #[tokio::test]

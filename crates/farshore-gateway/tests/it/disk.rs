@@ -171,3 +171,11 @@ async fn a_stream_that_rejects_is_full_with_a_reason() {
     assert_eq!(health["status"], serde_json::json!("unhealthy"), "{health}");
     assert_eq!(site.pending().await, 100);
 }
+
+#[tokio::test]
+async fn the_smallest_journal_takes_readings() {
+    let site = Site::with(|config| config.max_bytes = Some(1024 * 1024)).await;
+    let answer = site.send("POST", "/api/v2/write", &[], b"m v=1").await;
+    assert_eq!(answer.status, 204, "{}", answer.text());
+    assert_eq!(site.pending().await, 1);
+}
