@@ -12,6 +12,7 @@ use farshore_trust::token::{TokenHash, hash_secret};
 use zeroize::Zeroizing;
 
 use crate::pipeline::WebhookAllow;
+use crate::streams::{self, Streams};
 use crate::sync::metered::Metered;
 
 /// A journal has at least so many bytes.
@@ -243,6 +244,8 @@ pub struct GatewayConfig {
     pub cleanup: CleanupStrategy,
     /// When points are durable: after a group commit, or each append by itself.
     pub durability: Durability,
+    /// Streams with settings of their own.
+    pub streams: Streams,
     pub log_level: String,
     pub log_file: Option<PathBuf>,
     /// Whether points are processed here; nothing: when there is a file of pipelines.
@@ -291,6 +294,7 @@ impl GatewayConfig {
             max_age: None,
             cleanup: CleanupStrategy::default(),
             durability: Durability::default(),
+            streams: Streams::default(),
             log_level: "info".to_owned(),
             log_file: None,
             local_analytics: None,
@@ -398,11 +402,20 @@ impl GatewayConfig {
         config.max_age = (days > 0).then(|| Duration::from_secs(days * 86_400));
         match reader.text("GATEWAY_DURABILITY").as_deref() {
             None => {}
-            Some(text) => match durability(text) {
+            Some(text) => match streams::durability(text).filter(|durability| durability.is_durable()) {
                 Some(durability) => config.durability = durability,
                 None => reader
                     .error("GATEWAY_DURABILITY is group, group(MS) with 1 to 1000 milliseconds, or strict"),
             },
+        }
+        if let Some(path) = reader.text("GATEWAY_STREAMS_FILE") {
+            let read = std::fs::read_to_string(&path).map_err(|error| vec![error.to_string()]);
+            match read.and_then(|text| Streams::parse(&text)) {
+                Ok(streams) => config.streams = streams,
+                Err(errors) => reader
+                    .errors
+                    .extend(errors.iter().map(|error| format!("GATEWAY_STREAMS_FILE={path}: {error}"))),
+            }
         }
         if let Some(level) = reader.text("LOG_LEVEL") {
             let level = level.to_ascii_lowercase();
@@ -461,6 +474,10 @@ impl GatewayConfig {
         if self.max_bytes.is_some_and(|bytes| bytes < MIN_BYTES) {
             errors.push(format!("MAX_OFFLINE_QUEUE_BYTES is at least {MIN_BYTES}"));
         }
+        if !self.durability.is_durable() {
+            errors.push("GATEWAY_DURABILITY: only single streams may be memory or os".to_owned());
+        }
+        errors.extend(self.streams.check());
         for (name, address) in [
             ("GATEWAY_HTTP_LISTEN", self.http),
             ("GATEWAY_MQTT_LISTEN", self.mqtt),
@@ -477,18 +494,6 @@ impl GatewayConfig {
             }
         }
         if errors.is_empty() { Ok(()) } else { Err(errors) }
-    }
-}
-
-/// `group`, `group(50)`, `strict`.
-fn durability(text: &str) -> Option<Durability> {
-    match text {
-        "group" => Some(Durability::default()),
-        "strict" => Some(Durability::Strict),
-        _ => {
-            let ms: u64 = text.strip_prefix("group(")?.strip_suffix(')')?.parse().ok()?;
-            (1..=1000).contains(&ms).then(|| Durability::Group(Duration::from_millis(ms)))
-        }
     }
 }
 
@@ -754,6 +759,21 @@ mod tests {
             let config = of(&format!("GATEWAY_DURABILITY={text}"));
             assert_eq!(config.ok().map(|config| config.durability), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn a_file_of_streams_is_read_and_its_mistakes_are_told_with_all_others() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("streams.yaml");
+        let text = format!("GATEWAY_STREAMS_FILE={}\nWORKER_THREADS=0", file.display());
+        assert!(of(&text).expect_err("no file").iter().any(|error| error.contains("No such file")));
+        std::fs::write(&file, "streams: {data/mqtt: {durability: os, maxBytes: many}}").expect("written");
+        let errors = of(&text).expect_err("wrong");
+        assert_eq!(errors.len(), 3, "{errors:?}");
+        assert!(errors[1].contains("streams.yaml: streams.data/mqtt.maxBytes: write"), "{errors:?}");
+        std::fs::write(&file, "streams: {data/log: {class: log}}").expect("written");
+        let config = of(text.lines().next().expect("a line")).expect("good");
+        assert_eq!(config.streams.0.len(), 1);
     }
 
     #[test]

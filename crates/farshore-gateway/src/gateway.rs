@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use farshore_domain::document::{DocumentError, Rule, Strategy as ConflictStrategy};
-use farshore_journal::{Bounds, Class, Config, Journal, JournalError, Overflow, StreamConfig, StreamName};
+use farshore_journal::{Config, Journal, JournalError, StreamName, StreamStats};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::clock;
 use crate::config::{CleanupStrategy, GatewayConfig, SyncStrategy};
+
 use crate::counters::{Counters, Observed};
 use crate::documents::task::Exchanger;
 use crate::documents::{Documents, DocumentsError};
@@ -20,13 +21,14 @@ use crate::http;
 use crate::ingest::{Ingest, lock};
 use crate::mqtt;
 use crate::pipeline::{
-    ALERTS, DataProcessor, Definition, Delivered, GIVE_UP_AFTER, MAX_CALLS, Places, ProcessingStatus,
-    Recovery, Runner, Settings, Source, call_webhooks, forget,
+    DataProcessor, Definition, Delivered, GIVE_UP_AFTER, MAX_CALLS, Places, ProcessingStatus, Recovery,
+    Runner, Settings, Source, call_webhooks, forget,
 };
 use crate::point::{Point, PointError};
 use crate::process;
 use crate::ready::{self, Listening, WriteProbe};
 use crate::status::{DataPoint, GatewayStatus, Health, HealthStatus, StreamStatus, SyncResult};
+use crate::streams;
 use crate::sync::{Forced, ProcessingReport, Sender, SyncState, Uplink, ingest_key_on_disk};
 
 const MB: u64 = 1024 * 1024;
@@ -140,6 +142,8 @@ pub struct Addresses {
 pub(crate) struct Shared {
     pub(crate) config: GatewayConfig,
     pub(crate) journal: Journal,
+    /// What the journal was told of its streams.
+    streams: Config,
     pub(crate) documents: Documents,
     pub(crate) ingest: Ingest,
     pub(crate) counters: Arc<Counters>,
@@ -226,7 +230,7 @@ impl EdgeGateway {
         };
         let prepared = prepare_processing(&config, self.processor.clone(), places, self.uplink.is_some())?;
         let follower = prepared.as_ref().map(|(runner, _)| Arc::clone(runner));
-        let journal = open_journal(&config, follower)?;
+        let (journal, streams) = open_journal(&config, follower)?;
         let hub = Arc::new(mqtt::Hub::default());
         let (calls, to_call) = mpsc::channel(MAX_CALLS);
         let processing = match prepared {
@@ -255,13 +259,14 @@ impl EdgeGateway {
                 processing.clone(),
             ),
             journal,
+            streams,
             documents,
             counters,
             mqtt: mqtt::Sessions::default(),
             hub,
             processing,
             delivered,
-            mqtt_stream: stream("data/mqtt")?,
+            mqtt_stream: stream(streams::MQTT)?,
             broker: mqtt::subscriber::BrokerState::default(),
             sync: SyncState::default(),
             force: self.uplink.is_some().then_some(force),
@@ -360,7 +365,7 @@ impl EdgeGateway {
         lock(&self.shared).clone().ok_or(GatewayError::NotRunning)
     }
 
-    /// Keeps a reading. `true`: it is durable, whatever happens now.
+    /// Keeps a reading. `true`: it is durable, whatever happens now (taken, where the program itself has set the stream `data/default` to be not durable).
     ///
     /// # Errors
     /// When it isn't taken: keep it and try again.
@@ -520,7 +525,7 @@ fn wrong_rule(error: DocumentError) -> GatewayError {
 
 /// The stream of readings that name none.
 pub(crate) fn default_stream() -> Result<StreamName, GatewayError> {
-    stream("data/default")
+    stream(streams::DEFAULT)
 }
 
 fn stream(name: &str) -> Result<StreamName, GatewayError> {
@@ -538,50 +543,34 @@ async fn listen(
     Ok((listener, at))
 }
 
-/// Opens the journal as the settings ask, and makes it when it is not there.
+/// Opens the journal as the settings ask, and makes it when it is not there. Also what it was told.
 ///
 /// # Errors
 /// When its folder can't be made or another process has it.
 pub(crate) fn open_journal(
     config: &GatewayConfig,
     follower: Option<Arc<Runner>>,
-) -> Result<Journal, GatewayError> {
+) -> Result<(Journal, Config), GatewayError> {
     make_folder(config)?;
     let free = process::free_bytes(&config.folder).unwrap_or(2 * 1024 * MB);
     let max_bytes = config.max_bytes.unwrap_or_else(|| (free / 2).clamp(64 * MB, 10 * 1024 * MB));
-    let mut stream = StreamConfig::of(Class::Telemetry);
-    stream.durability = config.durability;
-    stream.bounds = Bounds {
-        points: config.max_queue_points.unwrap_or(u64::MAX),
-        age: config.max_age.unwrap_or(Duration::MAX),
-        ..Bounds::NONE
-    };
-    stream.overflow = match config.cleanup {
-        CleanupStrategy::OldestFirst => Overflow::DropOldest,
-        CleanupStrategy::Reject => Overflow::Reject,
-    };
-    // Alerts go first, are never thrown away for readings, and have room of their own.
-    let alerts = StreamConfig { durability: config.durability, ..StreamConfig::of(Class::Alert) };
-    let streams = ALERTS.parse().map(|name| (name, alerts)).into_iter().collect();
     let mut settings = Config {
-        streams,
-        default_stream: stream,
         max_bytes,
         // Of a small journal a small part, or nothing would be left for readings.
         alert_reserve_bytes: (max_bytes / 8).min(8 * MB),
         backfill: config.backfill,
         ingest_key: ingest_key_on_disk(&config.folder),
         segment_points: config.batch_size,
-        ..Config::default()
+        ..streams::for_journal(config)
     };
     if let Some(level) = config.compression_level {
         settings.zstd_level = zstd_level(level);
     }
-    match follower {
-        None => Journal::open(&config.folder, settings),
-        Some(follower) => Journal::open_followed(&config.folder, settings, follower),
-    }
-    .map_err(GatewayError::Journal)
+    let journal = match follower {
+        None => Journal::open(&config.folder, settings.clone()),
+        Some(follower) => Journal::open_followed(&config.folder, settings.clone(), follower),
+    };
+    Ok((journal.map_err(GatewayError::Journal)?, settings))
 }
 
 /// Nobody else may look into it. Folders above it that are not there either may be for others, too.
@@ -640,7 +629,7 @@ fn zstd_level(gzip: u8) -> i32 {
 /// # Errors
 /// When it can't.
 pub fn init_db(config: &GatewayConfig) -> Result<(), GatewayError> {
-    open_journal(config, None)?.close();
+    open_journal(config, None)?.0.close();
     Ok(())
 }
 
@@ -708,18 +697,27 @@ impl Shared {
             refusal: self.ingest.taking.refusal(clock::mono_ns()),
             metered_link: sync.costs,
             broker: self.config.broker.as_ref().map(|broker| self.broker.status(broker)),
-            streams: stats
-                .streams
-                .iter()
-                .map(|(name, stream)| StreamStatus {
-                    name: name.to_string(),
-                    class: stream.class.as_str(),
-                    pending_points: stream.pending_points,
-                    pending_bytes: stream.pending_bytes,
-                    lost_points: stream.lost.values().sum(),
-                })
-                .collect(),
+            streams: stats.streams.iter().map(|(name, stream)| self.stream_status(name, stream)).collect(),
             processing: self.processing.as_ref().and_then(|processing| processing.status()),
+        }
+    }
+
+    fn stream_status(&self, name: &StreamName, stream: &StreamStats) -> StreamStatus {
+        let durability = streams::durability_of(&self.streams, name);
+        let settings = self.streams.stream(name);
+        let bound = |bound: u64| (bound < u64::MAX).then_some(bound);
+        StreamStatus {
+            name: name.to_string(),
+            class: stream.class.as_str(),
+            durable: durability.is_durable(),
+            durability: streams::durability_text(durability),
+            overflow: streams::overflow_text(settings.overflow),
+            max_bytes: bound(settings.bounds.bytes),
+            max_points: bound(settings.bounds.points),
+            max_age_s: bound(settings.bounds.age.as_secs()),
+            pending_points: stream.pending_points,
+            pending_bytes: stream.pending_bytes,
+            lost_points: stream.lost.values().sum(),
         }
     }
 

@@ -37,11 +37,13 @@ mod process;
 mod ready;
 mod status;
 pub mod sync;
+mod streams;
 
 pub use config::GatewayConfig;
 pub use farshore_domain::document::Strategy as ConflictStrategy;
-pub use farshore_journal::StreamName;
+pub use farshore_journal::{Class, Durability, Overflow, StreamName};
 pub use gateway::{Addresses, Applied, EdgeGateway, GatewayError, Options, init_db};
 pub use log_file::LogFile;
 pub use point::{Point, PointError, Value};
 pub use status::{BrokerStatus, DataPoint, GatewayStatus, Health, HealthStatus, StreamStatus, SyncResult};
+pub use streams::{StreamSettings, Streams};

@@ -86,8 +86,18 @@ pub struct StreamStatus {
     pub class: &'static str,
     pub pending_points: u64,
     pub pending_bytes: u64,
+    /// Whether what is acknowledged survives a power cut.
+    pub durable: bool,
+    /// `group(MS)`, `strict`, or, of what is not durable, `os` or `memory`.
+    pub durability: String,
+    /// What gives way at its bounds: `drop-oldest`, `drop-newest`, `reject` or `thin(LENGTH)`.
+    pub overflow: String,
+    pub max_bytes: Option<u64>,
+    pub max_points: Option<u64>,
+    pub max_age_s: Option<u64>,
     pub lost_points: u64,
 }
+    /// Points lost since the start.
 
 /// Whether the gateway does its work: it takes readings and keeps them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -8,6 +8,7 @@ use super::answer::{self, Answer};
 use crate::clock;
 use crate::gateway::Shared;
 use crate::pipeline::{AlertState, ProcessingStatus};
+use crate::status::{GatewayStatus, StreamStatus};
 
 const STYLE: &str = include_str!("page.css");
 
@@ -75,13 +76,14 @@ pub(super) fn page(shared: &Shared) -> Answer {
     if status.streams.is_empty() {
         html.push_str("<p>No reading came in yet. Send one:</p><pre>curl -d '{\"sensor_id\":\"temp-01\",\"value\":23.5}' http://localhost:8000/api/data</pre>");
     } else {
-        html.push_str("<div class=\"scroll\"><table><thead><tr><th>Stream</th><th>Class</th><th class=\"n\">Points waiting</th><th class=\"n\">On disk</th><th class=\"n\">Points lost</th></tr></thead><tbody>");
+        html.push_str("<div class=\"scroll\"><table><thead><tr><th>Stream</th><th>Class</th><th>Acknowledged when</th><th class=\"n\">Points waiting</th><th class=\"n\">On disk</th><th class=\"n\">Points lost</th></tr></thead><tbody>");
         for stream in &status.streams {
             let _ = write!(
                 html,
-                "<tr><td>{}</td><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
+                "<tr><td>{}</td><td>{}</td><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
                 escape(&stream.name),
                 stream.class,
+                if stream.durable { "durable" } else { "taken, not durable" },
                 stream.pending_points,
                 bytes(stream.pending_bytes),
                 stream.lost_points

@@ -12,5 +12,6 @@ mod http;
 mod mqtt;
 mod mqtt_documents;
 mod processing;
+mod streams;
 mod support;
 mod sync;
