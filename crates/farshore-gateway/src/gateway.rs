@@ -19,6 +19,7 @@ use crate::documents::task::Exchanger;
 use crate::documents::{Documents, DocumentsError};
 use crate::http;
 use crate::ingest::{Ingest, lock};
+use crate::losses::{self, Losses};
 use crate::mqtt;
 use crate::pipeline::{
     DataProcessor, Definition, Delivered, GIVE_UP_AFTER, MAX_CALLS, Places, ProcessingStatus, Recovery,
@@ -161,6 +162,7 @@ pub(crate) struct Shared {
     pub(crate) recent: http::idempotency::Recent,
     pub(crate) listening: Listening,
     pub(crate) probe: WriteProbe,
+    pub(crate) losses: Losses,
     started_wall_ns: i64,
     started_mono_ns: i64,
     cpu: Mutex<CpuSample>,
@@ -273,6 +275,7 @@ impl EdgeGateway {
             recent: http::idempotency::Recent::open(&config.folder).map_err(GatewayError::Journal)?,
             listening: Listening::default(),
             probe: WriteProbe::default(),
+            losses: Losses::default(),
             started_wall_ns: clock::wall_ns(),
             started_mono_ns: clock::mono_ns(),
             cpu: Mutex::new(CpuSample {
@@ -307,6 +310,7 @@ impl EdgeGateway {
             tasks.spawn(mqtt::subscriber::run(Arc::clone(&shared), broker.clone(), tls, stopped.clone()));
         }
         tasks.spawn(ready::watch(Arc::clone(&shared), stopped.clone()));
+        tasks.spawn(losses::watch(Arc::clone(&shared), stopped.clone()));
         if let Some(runner) = &shared.processing {
             tasks.spawn(call_webhooks(Arc::clone(runner), to_call, stopped.clone()));
         }
@@ -698,6 +702,7 @@ impl Shared {
             metered_link: sync.costs,
             broker: self.config.broker.as_ref().map(|broker| self.broker.status(broker)),
             streams: stats.streams.iter().map(|(name, stream)| self.stream_status(name, stream)).collect(),
+            losses: self.losses.newest(),
             processing: self.processing.as_ref().and_then(|processing| processing.status()),
         }
     }
@@ -718,6 +723,7 @@ impl Shared {
             pending_points: stream.pending_points,
             pending_bytes: stream.pending_bytes,
             lost_points: stream.lost.values().sum(),
+            lost: stream.lost.iter().map(|(reason, points)| (reason.as_str(), *points)).collect(),
         }
     }
 

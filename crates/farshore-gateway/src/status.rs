@@ -65,6 +65,8 @@ pub struct GatewayStatus {
     /// The site's own broker; nothing where none is set.
     pub broker: Option<BrokerStatus>,
     pub streams: Vec<StreamStatus>,
+    /// The newest losses, newest first: those since the start, and those from before of which the control plane was not told at the start.
+    pub losses: Vec<crate::losses::Loss>,
     /// How the pipelines stand; nothing where points are only kept.
     pub processing: Option<crate::pipeline::ProcessingStatus>,
 }
@@ -84,8 +86,6 @@ pub struct BrokerStatus {
 pub struct StreamStatus {
     pub name: String,
     pub class: &'static str,
-    pub pending_points: u64,
-    pub pending_bytes: u64,
     /// Whether what is acknowledged survives a power cut.
     pub durable: bool,
     /// `group(MS)`, `strict`, or, of what is not durable, `os` or `memory`.
@@ -95,9 +95,13 @@ pub struct StreamStatus {
     pub max_bytes: Option<u64>,
     pub max_points: Option<u64>,
     pub max_age_s: Option<u64>,
-    pub lost_points: u64,
-}
+    pub pending_points: u64,
+    pub pending_bytes: u64,
     /// Points lost since the start.
+    pub lost_points: u64,
+    /// The same by reason.
+    pub lost: std::collections::BTreeMap<&'static str, u64>,
+}
 
 /// Whether the gateway does its work: it takes readings and keeps them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

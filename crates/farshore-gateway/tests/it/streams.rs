@@ -56,6 +56,29 @@ async fn at_its_bounds_a_stream_does_what_it_was_told_and_others_do_not() {
     assert_eq!(of("data/other").pending_points, 15);
 }
 
+#[tokio::test]
+async fn losses_are_on_the_page_with_reason_and_times() {
+    let site = site("streams: {data/newest: {overflow: drop-newest, maxRecords: 1}}").await;
+    let page = site.send("GET", "/", &[], b"").await.text();
+    assert!(!page.contains("Losses"), "{page}");
+    for seconds in [1_760_000_000, 1_760_000_001] {
+        let line = format!("m v=1 {seconds}");
+        let answer = site.send("POST", "/api/v2/write?bucket=newest&precision=s", &[], line.as_bytes()).await;
+        assert_eq!(answer.status, 204, "{}", answer.text());
+    }
+    let shown = async {
+        while site.gateway.get_status().await.expect("running").losses.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(30), shown).await.expect("it is read");
+    let page = site.send("GET", "/", &[], b"").await.text();
+    let row = "<td>data/newest</td><td>drop-newest</td><td class=\"n\">1</td>";
+    assert!(page.contains(&format!("<tr>{row}</tr>")), "{page}");
+    let times = "<td>2025-10-09T08:53:21Z</td><td>2025-10-09T08:53:21Z</td></tr>";
+    assert!(page.contains(&format!("{row}{times}")), "{page}");
+}
+
 #[test]
 fn what_a_program_sets_is_checked_as_well() {
     let mut config = farshore_gateway::GatewayConfig::new("wrong", "/tmp/never-made");
