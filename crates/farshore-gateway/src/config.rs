@@ -214,7 +214,10 @@ pub struct GatewayConfig {
     pub credentials: Credentials,
     /// Most series of a stream, so that a counter in a tag can't fill the memory.
     pub max_series: usize,
+    /// Where the cloud is, for the agent's role `gateway`: by itself the gateway sends nowhere. A program gives it an uplink with
+    /// [`EdgeGateway::with_uplink`](crate::EdgeGateway::with_uplink); `farshore_agent::DeviceUplink::new(state_dir).key(key, url)` is the one that takes these two.
     pub cloud_url: Option<String>,
+    /// As [`cloud_url`](Self::cloud_url).
     pub cloud_api_key: Option<Password>,
     /// For a connection to the control plane, and for each of its answers beyond what the bytes take on a slow link.
     pub connection_timeout: Duration,

@@ -87,6 +87,14 @@ pub struct Options {
     pub sync_strategy: Option<SyncStrategy>,
     pub sync_interval: Option<Duration>,
     pub max_records: Option<u64>,
+    /// Whether points are processed here: by the file of pipelines, or, where there is none, into aggregates of all series.
+    pub local_analytics: Option<bool>,
+    /// Taken so that programs that set it go on as they are, and without effect: nothing is collected to be cleaned up at intervals. What was
+    /// delivered goes when that is acknowledged, and what is beyond the bounds or too old goes within a second.
+    pub cleanup_interval: Option<Duration>,
+    /// Taken so that programs that set it go on as they are, and without effect: the journal is no database and nobody waits for a lock on it. A
+    /// second process that opens it gets an error at once, and readings that the disk does not keep up with are refused with the time to come again.
+    pub db_timeout: Option<Duration>,
 }
 
 /// When a change holds.
@@ -326,6 +334,9 @@ impl EdgeGateway {
             tasks.spawn(exchanger.run(stopped));
         }
         tracing::info!(device = %config.device_id, http = addresses.http.map(tracing::field::display), mqtt = addresses.mqtt.map(tracing::field::display), mqtt_tls = addresses.mqtt_tls.map(tracing::field::display), folder = %config.folder.display(), "the gateway takes readings");
+        if self.uplink.is_none() && (config.cloud_url.is_some() || config.cloud_api_key.is_some()) {
+            tracing::warn!("{}", without_uplink(config));
+        }
         *lock(&self.shared) = Some(shared);
         *running = Some(Running { stop, tasks, addresses, _processing: closing });
         Ok(())
@@ -429,6 +440,7 @@ impl EdgeGateway {
             config.sync_strategy = options.sync_strategy.unwrap_or(config.sync_strategy);
             config.sync_interval = options.sync_interval.unwrap_or(config.sync_interval);
             config.max_queue_points = options.max_records.or(config.max_queue_points);
+            config.local_analytics = options.local_analytics.or(config.local_analytics);
         })
     }
 
@@ -520,6 +532,16 @@ impl EdgeGateway {
         changed.check().map_err(GatewayError::Settings)?;
         *config = changed;
         Ok(Applied::AtStart)
+    }
+}
+
+/// Why a gateway sends nothing that has no way to a control plane.
+fn without_uplink(config: &GatewayConfig) -> &'static str {
+    if config.cloud_url.is_some() || config.cloud_api_key.is_some() {
+        "an address or a key of the cloud is set, and this program has given the gateway no uplink, so that nothing is sent: call \
+         EdgeGateway::with_uplink, with farshore_agent::DeviceUplink for one; readings are kept here"
+    } else {
+        "no control plane is set; readings are kept here"
     }
 }
 
@@ -683,7 +705,7 @@ impl Shared {
         let stats = self.journal.stats();
         let sync = self.sync.seen(stats.pending_points());
         let note = match &self.force {
-            None => Some("no control plane is set; readings are kept here".to_owned()),
+            None => Some(without_uplink(&self.config).to_owned()),
             Some(_) => sync.last_error,
         };
         GatewayStatus {

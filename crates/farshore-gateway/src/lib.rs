@@ -12,6 +12,9 @@
 //! # Ok(()) }
 //! ```
 //!
+//! It sends to a control plane by the [`sync::Uplink`] that [`EdgeGateway::with_uplink`] gives it (the one that exists is `farshore_agent::DeviceUplink`,
+//! for a claimed device or for a key); without one, it keeps everything.
+//!
 //! One way in: a decoder ([`decode`], [`mqtt`]) hands borrowed points on, `ingest` gathers them into one batch for each body and appends it to the
 //! journal, and the answer waits for that. Nothing is answered earlier, and nothing waits for the cloud. [`documents`] are written and answered the same
 //! way, into a file of their own.
