@@ -9,6 +9,7 @@ mod disk;
 mod documents;
 mod given;
 mod http;
+mod load;
 mod mqtt;
 mod mqtt_documents;
 mod processing;
