@@ -157,6 +157,12 @@ impl BrokerConfig {
             reader.error("GATEWAY_BROKER_URL is mqtt://host[:port] or mqtts://host[:port]");
             return None;
         };
+        if uri.as_ref().and_then(http::Uri::authority).is_some_and(|whole| whole.as_str().contains('@')) {
+            reader.error(
+                "GATEWAY_BROKER_URL holds no user and no password: set GATEWAY_BROKER_USER and GATEWAY_BROKER_PASSWORD \
+                 (or GATEWAY_BROKER_PASSWORD_FILE)",
+            );
+        }
         if tls != ca.is_some() {
             reader.error("GATEWAY_BROKER_CA, a PEM file, belongs to mqtts:// and to nothing else");
         }
@@ -728,6 +734,11 @@ mod tests {
             "GATEWAY_BROKER_URL=mqtt://h\nGATEWAY_BROKER_TOPICS=a\nGATEWAY_BROKER_PASSWORD=p",
         ] {
             assert_eq!(of(wrong).expect_err(wrong).len(), 1, "{wrong}");
+        }
+        for secret in ["user:hunter2@h", "user@h:1883"] {
+            let errors = of(&format!("GATEWAY_BROKER_URL=mqtt://{secret}\nGATEWAY_BROKER_TOPICS=a"));
+            let errors = errors.expect_err("left out silently otherwise").concat();
+            assert!(errors.contains("GATEWAY_BROKER_PASSWORD") && !errors.contains("hunter2"), "{errors}");
         }
     }
 

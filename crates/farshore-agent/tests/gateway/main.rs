@@ -114,6 +114,23 @@ fn script(python: &Path, text: &str, arguments: &[&str]) {
 }
 
 #[test]
+fn a_proxy_in_the_env_file_is_read_and_every_mistake_is_told_at_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let started = |text: &str| {
+        std::fs::write(folder.path().join(".env"), text).expect("written");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_farshore-agent"));
+        command.args(["gateway", "--init-db"]).env_clear().current_dir(folder.path());
+        let output = command.output().expect("the agent");
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (good, said) = started("FARSHORE_PROXY=user:secret@nonsense # of the site\nBATCH_SIZE=0\n");
+    assert!(!good && said.contains("FARSHORE_PROXY") && said.contains("BATCH_SIZE"), "{said}");
+    assert!(!said.contains("secret"), "{said}");
+    let (good, said) = started("FARSHORE_PROXY=\"http://user:secret@127.0.0.1:3128\" # of the site\n");
+    assert!(good, "{said}");
+}
+
+#[test]
 fn curl_sends_every_form_and_nothing_is_lost_by_a_kill() {
     let gateway = Gateway::start(&[("GATEWAY_TOKEN", "secret")]);
     let (data, write) =
