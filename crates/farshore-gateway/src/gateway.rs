@@ -730,14 +730,13 @@ impl Shared {
     }
 
     fn stream_status(&self, name: &StreamName, stream: &StreamStats) -> StreamStatus {
-        let durability = streams::durability_of(&self.streams, name);
-        let settings = self.streams.stream(name);
+        let settings = streams::settings_of(&self.streams, name);
         let bound = |bound: u64| (bound < u64::MAX).then_some(bound);
         StreamStatus {
             name: name.to_string(),
             class: stream.class.as_str(),
-            durable: durability.is_durable(),
-            durability: streams::durability_text(durability),
+            durable: settings.durability.is_durable(),
+            durability: streams::durability_text(settings.durability),
             overflow: streams::overflow_text(settings.overflow),
             max_bytes: bound(settings.bounds.bytes),
             max_points: bound(settings.bounds.points),

@@ -281,9 +281,13 @@ pub(crate) fn for_journal(config: &GatewayConfig) -> Config {
     Config { streams: streams.into_iter().collect(), default_stream: common, ..Config::default() }
 }
 
-/// How a stream acknowledges, as it is written in the file. What the journal says of itself is durable, always.
-pub(crate) fn durability_of(settings: &Config, name: &StreamName) -> Durability {
-    if name.as_str() == LOSSES { Durability::Strict } else { settings.stream(name).durability }
+/// The settings of a stream, those of the journal's own record of losses with them: it is durable, always.
+pub(crate) fn settings_of(settings: &Config, name: &StreamName) -> StreamConfig {
+    if name.as_str() == LOSSES {
+        StreamConfig { durability: Durability::Strict, ..StreamConfig::of(Class::Alert) }
+    } else {
+        settings.stream(name).clone()
+    }
 }
 
 pub(crate) fn durability_text(durability: Durability) -> String {

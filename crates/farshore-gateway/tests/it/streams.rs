@@ -73,6 +73,12 @@ async fn losses_are_on_the_page_with_reason_and_times() {
     };
     tokio::time::timeout(std::time::Duration::from_secs(30), shown).await.expect("it is read");
     let page = site.send("GET", "/", &[], b"").await.text();
+    let status = site.send("GET", "/api/status", &[], b"").await.json();
+    let losses = status["streams"].as_array().expect("streams").last().expect("a stream").clone();
+    assert_eq!(
+        (losses["name"].as_str(), losses["overflow"].as_str()),
+        (Some("journal/losses"), Some("reject"))
+    );
     let row = "<td>data/newest</td><td>drop-newest</td><td class=\"n\">1</td>";
     assert!(page.contains(&format!("<tr>{row}</tr>")), "{page}");
     let times = "<td>2025-10-09T08:53:21Z</td><td>2025-10-09T08:53:21Z</td></tr>";
