@@ -77,12 +77,48 @@ const SERIES = [
 
 const noise = (t, size) => ((Math.sin(t * 12.9898) * 43758.5453) % 1) * size
 
-export function series(query) {
+/** The gateways that a query selects, with their place among all. */
+const asked = (query, all) =>
+  all
+    .map((gateway, n) => ({ gateway, n }))
+    .filter(({ gateway }) => (!query.get('location') || gateway.location === query.get('location')) && (!query.get('device') || [gateway.device, gateway.deviceName].includes(query.get('device'))))
+
+/** The second gateway has two rooms; the third is away since three quarters of an hour; the fourth said nothing for a while. */
+const own = (n) => (n === 1 ? [...SERIES, ['climate', 'humidity', { room: 'b' }, (t) => 61 + 3 * Math.sin(t / 11e5) + noise(t, 1)]] : SERIES)
+const silent = (n, t, now) => (n === 2 && t > now - 47 * MINUTE) || (n === 3 && t > now - 31 * MINUTE && t < now - 22 * MINUTE)
+
+/** Ranges of series, put together as the server does it. */
+export function series(query, all) {
   const [from, to, step] = ['from', 'to', 'step'].map((name) => Number(query.get(name)))
+  const by = query.get('by') ?? 'series'
+  const aggregate = query.get('aggregate') ?? 'mean'
+  const fold = { min: (v) => Math.min(...v), max: (v) => Math.max(...v), sum: (v) => v.reduce((a, b) => a + b, 0), count: (v) => v.length * Math.ceil(step / 5000), last: (v) => v.at(-1) }[aggregate] ?? ((v) => v.reduce((a, b) => a + b, 0) / v.length)
   const first = Math.ceil(from / step) * step
-  const at = Array.from({ length: Math.max(0, Math.floor((to - first) / step)) }, (_, i) => first + i * step)
-  const items = SERIES.map(([measurement, field, tags, of]) => ({ measurement, field, tags, stream: 'data/default', at, values: at.map((t) => Number(of(t).toFixed(3))) }))
-  return { from, to, stepMs: step, aggregate: 'mean', by: 'series', items, truncated: false }
+  const times = Array.from({ length: Math.max(0, Math.floor((to - first) / step) + 1) }, (_, i) => first + i * step)
+  const lines = new Map()
+  for (const { gateway, n } of asked(query, all)) {
+    for (const [measurement, field, tags, of] of own(n)) {
+      if ((query.get('measurement') ?? measurement) !== measurement || (query.get('field') ?? field) !== field) continue
+      const { device, deviceName, location } = gateway
+      const shared = { all: {}, location: { location }, device: { device, deviceName, location }, series: { device, deviceName, location, tags, stream: 'data/default' } }[by]
+      const line = { measurement, field, ...shared }
+      const key = JSON.stringify(line)
+      const cells = lines.get(key)?.cells ?? new Map()
+      lines.set(key, { line, cells })
+      for (const t of times) if (!silent(n, t, to)) cells.set(t, [...(cells.get(t) ?? []), of(t + n * 7e5) + (n === 0 ? 0 : n * 0.8)])
+    }
+  }
+  const items = [...lines.values()].map(({ line, cells }) => ({ ...line, at: [...cells.keys()].toSorted((a, b) => a - b), values: [...cells].toSorted(([a], [b]) => a - b).map(([, v]) => Number(fold(v).toFixed(3))) }))
+  return { from, to, stepMs: step, aggregate, by, items, truncated: false }
+}
+
+export function latest(query, all) {
+  return asked(query, all).flatMap(({ gateway, n }) => {
+    const { device, deviceName, location } = gateway
+    const at = Date.now() - 4000
+    const numbers = own(n).map(([measurement, field, tags, of]) => ({ measurement, field, tags, kind: 'float', value: of(at) }))
+    return [...numbers, { measurement: 'door', field: 'state', tags: {}, kind: 'text', value: 'closed' }].map((one) => ({ name: `${one.measurement} ${one.field}`, device, deviceName, location, stream: 'data/default', at, ...one }))
+  })
 }
 
 const sink = (uid, name, spec, status) => ({

@@ -145,8 +145,9 @@ function answer(method, path, query, body, version) {
   if (noun === 'incidents') return list(incidents.filter((i) => ['device', 'rollout', 'state'].every((k) => !query.get(k) || [i.spec[k], i.status[k]].includes(query.get(k)))))
   if (noun === 'alerts') return list(alerts.filter((a) => !query.get('state') || a.state === query.get('state')))
   if (noun === 'silences') return list(silences)
-  if (noun === 'sync') return list(sensors.gateways(devices, found(devices, 'gw-1563')))
-  if (noun === 'series') return ok(sensors.series(query))
+  const gateways = () => sensors.gateways(devices, found(devices, 'gw-1563'))
+  if (noun === 'sync') return list(gateways())
+  if (noun === 'series') return id === 'latest' ? list(sensors.latest(query, gateways())) : ok(sensors.series(query, gateways()))
   if (noun === 'document-collections') {
     if (id === undefined) return list(documents.collections)
     const [status, said] = documents.change(method, decodeURIComponent(id), version, body)
@@ -203,7 +204,7 @@ function answer(method, path, query, body, version) {
     if (!device) return problem(404, 'not-found', `there is no device ${key}`)
     if (more === 'policy') return ok(policies.ofDevice(device))
     if (more === 'connectivity') return ok(fleet.connectivity(device))
-    if (more === 'pipelines') return ok(sensors.pipelines(device, sensors.gateways(devices, found(devices, 'gw-1563'))))
+    if (more === 'pipelines') return ok(sensors.pipelines(device, gateways()))
     if (more === 'metrics') {
       const [from, to, points] = ['from', 'to', 'points'].map((k) => Number(query.get(k)))
       const step = Math.max(1000, (to - from) / (points || 300))

@@ -9,8 +9,10 @@ import {
 } from '@tanstack/react-router'
 
 import type { DeliveryState } from '~/api/incidents'
+import { parseRange } from '~/ui/range'
 import { DELIVERY_STATES } from '~/views/alerts/states'
 import { parseFilters } from '~/views/devices/filters'
+import { parseGatewaySearch } from '~/views/gateways/search'
 import { parseRolloutFilters } from '~/views/rollouts/filters'
 import { isGrouping, type Grouping } from '~/views/rollouts/groups'
 
@@ -46,16 +48,10 @@ const devices = createRoute({
   component: lazyRouteComponent(() => import('./views/devices/devices'), 'Devices'),
 })
 
-export const RANGES = ['5m', '1h', '6h', '24h', '7d'] as const
-export type Range = (typeof RANGES)[number]
-
 const device = createRoute({
   getParentRoute: () => shell,
   path: '/devices/$id',
-  validateSearch: (search: Record<string, unknown>): { range?: Range } => {
-    const range = RANGES.find((r) => r === search.range)
-    return range ? { range } : {}
-  },
+  validateSearch: parseRange,
   component: lazyRouteComponent(() => import('./views/device/device'), 'DeviceView'),
 })
 
@@ -166,6 +162,7 @@ const alerts = createRoute({
 const gateways = createRoute({
   getParentRoute: () => shell,
   path: '/gateways',
+  validateSearch: parseGatewaySearch,
   component: lazyRouteComponent(() => import('./views/gateways/gateways'), 'Gateways'),
 })
 

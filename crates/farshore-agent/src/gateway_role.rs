@@ -59,11 +59,15 @@ impl GatewayArgs {
         };
         let read = |name: &str| std::env::var(name).ok().or_else(|| file.get(name).cloned());
         let mut errors = Vec::new();
-        self.proxy.validate(&mut errors);
-        if !errors.is_empty() {
-            return Err(errors);
-        }
-        let config = GatewayConfig::from_variables(&read)?;
+        self.proxy.or(file.get("FARSHORE_PROXY").cloned()).validate(&mut errors);
+        let config = match GatewayConfig::from_variables(&read) {
+            Ok(config) if errors.is_empty() => config,
+            Ok(_) => return Err(errors),
+            Err(more) => {
+                errors.extend(more);
+                return Err(errors);
+            }
+        };
         let authorization = if self.force_sync { authorization(&read)? } else { None };
         let state_dir = self.state_dir.or_else(|| read("FARSHORE_STATE_DIR").map(PathBuf::from));
         let state_dir = state_dir.unwrap_or_else(|| PathBuf::from(STATE_DIR));

@@ -104,11 +104,16 @@ pub(crate) struct ProxyArgs {
 }
 
 impl ProxyArgs {
+    /// The same, or what a file of variables says where neither argument nor environment says anything.
+    pub(crate) fn or(self, text: Option<String>) -> Self {
+        Self { proxy: self.proxy.or(text) }
+    }
+
     pub(crate) fn validate(self, errors: &mut Vec<String>) {
         match self.proxy.filter(|text| !text.trim().is_empty()).map(|text| Proxy::parse(&text)) {
             Some(Ok(proxy)) => use_proxy(proxy),
             // It may hold a password: what was given is not repeated.
-            Some(Err(error)) => errors.push(format!("--proxy {error}")),
+            Some(Err(error)) => errors.push(format!("--proxy (FARSHORE_PROXY) {error}")),
             None => {}
         }
     }

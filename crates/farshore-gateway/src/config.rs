@@ -12,7 +12,11 @@ use farshore_trust::token::{TokenHash, hash_secret};
 use zeroize::Zeroizing;
 
 use crate::pipeline::WebhookAllow;
+use crate::streams::{self, Streams};
 use crate::sync::metered::Metered;
+
+/// A journal has at least so many bytes.
+const MIN_BYTES: u64 = 1024 * 1024;
 
 /// When the gateway sends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -153,6 +157,12 @@ impl BrokerConfig {
             reader.error("GATEWAY_BROKER_URL is mqtt://host[:port] or mqtts://host[:port]");
             return None;
         };
+        if uri.as_ref().and_then(http::Uri::authority).is_some_and(|whole| whole.as_str().contains('@')) {
+            reader.error(
+                "GATEWAY_BROKER_URL holds no user and no password: set GATEWAY_BROKER_USER and GATEWAY_BROKER_PASSWORD \
+                 (or GATEWAY_BROKER_PASSWORD_FILE)",
+            );
+        }
         if tls != ca.is_some() {
             reader.error("GATEWAY_BROKER_CA, a PEM file, belongs to mqtts:// and to nothing else");
         }
@@ -210,7 +220,10 @@ pub struct GatewayConfig {
     pub credentials: Credentials,
     /// Most series of a stream, so that a counter in a tag can't fill the memory.
     pub max_series: usize,
+    /// Where the cloud is, for the agent's role `gateway`: by itself the gateway sends nowhere. A program gives it an uplink with
+    /// [`EdgeGateway::with_uplink`](crate::EdgeGateway::with_uplink); `farshore_agent::DeviceUplink::new(state_dir).key(key, url)` is the one that takes these two.
     pub cloud_url: Option<String>,
+    /// As [`cloud_url`](Self::cloud_url).
     pub cloud_api_key: Option<Password>,
     /// For a connection to the control plane, and for each of its answers beyond what the bytes take on a slow link.
     pub connection_timeout: Duration,
@@ -240,6 +253,8 @@ pub struct GatewayConfig {
     pub cleanup: CleanupStrategy,
     /// When points are durable: after a group commit, or each append by itself.
     pub durability: Durability,
+    /// Streams with settings of their own.
+    pub streams: Streams,
     pub log_level: String,
     pub log_file: Option<PathBuf>,
     /// Whether points are processed here; nothing: when there is a file of pipelines.
@@ -288,6 +303,7 @@ impl GatewayConfig {
             max_age: None,
             cleanup: CleanupStrategy::default(),
             durability: Durability::default(),
+            streams: Streams::default(),
             log_level: "info".to_owned(),
             log_file: None,
             local_analytics: None,
@@ -388,18 +404,27 @@ impl GatewayConfig {
         reader.number("MAX_OFFLINE_QUEUE_SIZE", 1, u64::MAX, &mut points);
         config.max_queue_points = (points > 0).then_some(points);
         let mut bytes = 0;
-        reader.number("MAX_OFFLINE_QUEUE_BYTES", 1024 * 1024, u64::MAX, &mut bytes);
+        reader.number("MAX_OFFLINE_QUEUE_BYTES", MIN_BYTES, u64::MAX, &mut bytes);
         config.max_bytes = (bytes > 0).then_some(bytes);
         let mut days = 0;
         reader.number("DATA_RETENTION_DAYS", 1, 36_500, &mut days);
         config.max_age = (days > 0).then(|| Duration::from_secs(days * 86_400));
         match reader.text("GATEWAY_DURABILITY").as_deref() {
             None => {}
-            Some(text) => match durability(text) {
+            Some(text) => match streams::durability(text).filter(|durability| durability.is_durable()) {
                 Some(durability) => config.durability = durability,
                 None => reader
                     .error("GATEWAY_DURABILITY is group, group(MS) with 1 to 1000 milliseconds, or strict"),
             },
+        }
+        if let Some(path) = reader.text("GATEWAY_STREAMS_FILE") {
+            let read = std::fs::read_to_string(&path).map_err(|error| vec![error.to_string()]);
+            match read.and_then(|text| Streams::parse(&text)) {
+                Ok(streams) => config.streams = streams,
+                Err(errors) => reader
+                    .errors
+                    .extend(errors.iter().map(|error| format!("GATEWAY_STREAMS_FILE={path}: {error}"))),
+            }
         }
         if let Some(level) = reader.text("LOG_LEVEL") {
             let level = level.to_ascii_lowercase();
@@ -445,6 +470,23 @@ impl GatewayConfig {
         if self.device_id.is_empty() || self.device_id.len() > 128 {
             errors.push("DEVICE_ID has 1 to 128 characters".to_owned());
         }
+        for (name, is_zero) in [
+            ("MAX_OFFLINE_QUEUE_SIZE", self.max_queue_points == Some(0)),
+            ("DATA_RETENTION_DAYS", self.max_age == Some(Duration::ZERO)),
+            ("BATCH_SIZE", self.batch_size == Some(0)),
+            ("GATEWAY_MAX_SERIES", self.max_series == 0),
+        ] {
+            if is_zero {
+                errors.push(format!("{name} is at least 1"));
+            }
+        }
+        if self.max_bytes.is_some_and(|bytes| bytes < MIN_BYTES) {
+            errors.push(format!("MAX_OFFLINE_QUEUE_BYTES is at least {MIN_BYTES}"));
+        }
+        if !self.durability.is_durable() {
+            errors.push("GATEWAY_DURABILITY: only single streams may be memory or os".to_owned());
+        }
+        errors.extend(self.streams.check());
         for (name, address) in [
             ("GATEWAY_HTTP_LISTEN", self.http),
             ("GATEWAY_MQTT_LISTEN", self.mqtt),
@@ -461,18 +503,6 @@ impl GatewayConfig {
             }
         }
         if errors.is_empty() { Ok(()) } else { Err(errors) }
-    }
-}
-
-/// `group`, `group(50)`, `strict`.
-fn durability(text: &str) -> Option<Durability> {
-    match text {
-        "group" => Some(Durability::default()),
-        "strict" => Some(Durability::Strict),
-        _ => {
-            let ms: u64 = text.strip_prefix("group(")?.strip_suffix(')')?.parse().ok()?;
-            (1..=1000).contains(&ms).then(|| Durability::Group(Duration::from_millis(ms)))
-        }
     }
 }
 
@@ -571,27 +601,48 @@ impl Reader<'_> {
 /// Reads the lines `NAME=value` of an environment file: comments, `export`, single and double quotes are understood; nothing is expanded.
 ///
 /// # Errors
-/// Each line that is none.
+/// Each line that is none, with its number.
 pub fn parse_env_file(text: &str) -> Result<BTreeMap<String, String>, Vec<String>> {
     let mut variables = BTreeMap::new();
     let mut errors = Vec::new();
+    // Editors of Windows put one in front.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     for (index, line) in text.lines().enumerate() {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        let line = line.strip_prefix("export ").unwrap_or(line);
-        let Some((name, value)) = line.split_once('=') else {
-            errors.push(format!("line {}: write NAME=value", index + 1));
-            continue;
-        };
-        let value = value.trim();
-        let quoted = ['"', '\''].into_iter().find_map(|quote| value.strip_prefix(quote)?.strip_suffix(quote));
-        let value =
-            quoted.unwrap_or_else(|| value.split_once(" #").map_or(value, |(value, _)| value.trim_end()));
-        variables.insert(name.trim().to_owned(), value.to_owned());
+        match env_line(line) {
+            Ok((name, value)) => drop(variables.insert(name.to_owned(), value.to_owned())),
+            // What stands there may be a secret: it is not repeated.
+            Err(error) => errors.push(format!("line {}: {error}", index + 1)),
+        }
     }
     if errors.is_empty() { Ok(variables) } else { Err(errors) }
+}
+
+fn env_line(line: &str) -> Result<(&str, &str), &'static str> {
+    let line = line.strip_prefix("export ").unwrap_or(line);
+    let (name, value) = line.split_once('=').ok_or("write NAME=value")?;
+    let name = name.trim();
+    if name.is_empty() || name.contains(char::is_whitespace) {
+        return Err("write NAME=value");
+    }
+    let bare = value.trim_start();
+    let Some(quote) = bare.chars().next().filter(|first| ['"', '\''].contains(first)) else {
+        let comment = value
+            .match_indices('#')
+            .find(|(at, _)| value.get(..*at).is_some_and(|before| before.ends_with(char::is_whitespace)));
+        let value = comment.and_then(|(at, _)| value.get(..at)).unwrap_or(value);
+        return Ok((name, value.trim()));
+    };
+    let (value, behind) =
+        bare.get(1..).and_then(|rest| rest.split_once(quote)).ok_or("the quote does not end")?;
+    let comment = behind.trim_start();
+    match comment.is_empty() || (comment.starts_with('#') && comment.len() < behind.len()) {
+        true => Ok((name, value)),
+        false => Err("behind the closing quote only a comment may follow, with a blank before it"),
+    }
 }
 
 #[cfg(test)]
@@ -684,6 +735,11 @@ mod tests {
         ] {
             assert_eq!(of(wrong).expect_err(wrong).len(), 1, "{wrong}");
         }
+        for secret in ["user:hunter2@h", "user@h:1883"] {
+            let errors = of(&format!("GATEWAY_BROKER_URL=mqtt://{secret}\nGATEWAY_BROKER_TOPICS=a"));
+            let errors = errors.expect_err("left out silently otherwise").concat();
+            assert!(errors.contains("GATEWAY_BROKER_PASSWORD") && !errors.contains("hunter2"), "{errors}");
+        }
     }
 
     #[test]
@@ -720,6 +776,21 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_streams_is_read_and_its_mistakes_are_told_with_all_others() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("streams.yaml");
+        let text = format!("GATEWAY_STREAMS_FILE={}\nWORKER_THREADS=0", file.display());
+        assert!(of(&text).expect_err("no file").iter().any(|error| error.contains("No such file")));
+        std::fs::write(&file, "streams: {data/mqtt: {durability: os, maxBytes: many}}").expect("written");
+        let errors = of(&text).expect_err("wrong");
+        assert_eq!(errors.len(), 3, "{errors:?}");
+        assert!(errors[1].contains("streams.yaml: streams.data/mqtt.maxBytes: write"), "{errors:?}");
+        std::fs::write(&file, "streams: {data/log: {class: log}}").expect("written");
+        let config = of(text.lines().next().expect("a line")).expect("good");
+        assert_eq!(config.streams.0.len(), 1);
+    }
+
+    #[test]
     fn users_and_tokens() {
         let credentials = Credentials {
             token: Some(hash_secret("token")),
@@ -741,5 +812,23 @@ mod tests {
         let expected = [("A", "1"), ("B", "x # y"), ("C", "z"), ("D", "v"), ("E", "")];
         assert_eq!(variables, expected.map(|(k, v)| (k.to_owned(), v.to_owned())).into());
         assert_eq!(parse_env_file("A=1\nbroken").expect_err("a line"), ["line 2: write NAME=value"]);
+    }
+
+    #[test]
+    fn a_quoted_value_with_a_comment_behind_it_has_no_quotes() {
+        let text =
+            "\u{feff}A=\"p w\"   # the password\r\nB='x' # y\nC= # nothing\nD=a#b\nE=\"\"\nF=\t'\"'\t# one";
+        let expected = [("A", "p w"), ("B", "x"), ("C", ""), ("D", "a#b"), ("E", ""), ("F", "\"")];
+        let variables = parse_env_file(text).expect("lines");
+        assert_eq!(variables, expected.map(|(k, v)| (k.to_owned(), v.to_owned())).into());
+    }
+
+    #[test]
+    fn a_line_that_is_broken_is_told_with_its_number_and_without_its_value() {
+        let text = "A=\"open\nB='x'y\n\nC=\"x\"# y\n=1\nD E=1\nF=1";
+        let errors = parse_env_file(text).expect_err("broken");
+        let lines: Vec<&str> = errors.iter().filter_map(|error| error.split(':').next()).collect();
+        assert_eq!(lines, ["line 1", "line 2", "line 4", "line 5", "line 6"], "{errors:?}");
+        assert!(!errors.concat().contains("open"), "{errors:?}");
     }
 }

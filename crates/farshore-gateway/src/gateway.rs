@@ -6,27 +6,30 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use farshore_domain::document::{DocumentError, Rule, Strategy as ConflictStrategy};
-use farshore_journal::{Bounds, Class, Config, Journal, JournalError, Overflow, StreamConfig, StreamName};
+use farshore_journal::{Config, Journal, JournalError, StreamName, StreamStats};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::clock;
 use crate::config::{CleanupStrategy, GatewayConfig, SyncStrategy};
+
 use crate::counters::{Counters, Observed};
 use crate::documents::task::Exchanger;
 use crate::documents::{Documents, DocumentsError};
 use crate::http;
 use crate::ingest::{Ingest, lock};
+use crate::losses::{self, Losses};
 use crate::mqtt;
 use crate::pipeline::{
-    ALERTS, DataProcessor, Definition, Delivered, GIVE_UP_AFTER, MAX_CALLS, Places, ProcessingStatus,
-    Recovery, Runner, Settings, Source, call_webhooks, forget,
+    DataProcessor, Definition, Delivered, GIVE_UP_AFTER, MAX_CALLS, Places, ProcessingStatus, Recovery,
+    Runner, Settings, Source, call_webhooks, forget,
 };
 use crate::point::{Point, PointError};
 use crate::process;
-use crate::ready::{Listening, WriteProbe};
+use crate::ready::{self, Listening, WriteProbe};
 use crate::status::{DataPoint, GatewayStatus, Health, HealthStatus, StreamStatus, SyncResult};
+use crate::streams;
 use crate::sync::{Forced, ProcessingReport, Sender, SyncState, Uplink, ingest_key_on_disk};
 
 const MB: u64 = 1024 * 1024;
@@ -84,6 +87,14 @@ pub struct Options {
     pub sync_strategy: Option<SyncStrategy>,
     pub sync_interval: Option<Duration>,
     pub max_records: Option<u64>,
+    /// Whether points are processed here: by the file of pipelines, or, where there is none, into aggregates of all series.
+    pub local_analytics: Option<bool>,
+    /// Taken so that programs that set it go on as they are, and without effect: nothing is collected to be cleaned up at intervals. What was
+    /// delivered goes when that is acknowledged, and what is beyond the bounds or too old goes within a second.
+    pub cleanup_interval: Option<Duration>,
+    /// Taken so that programs that set it go on as they are, and without effect: the journal is no database and nobody waits for a lock on it. A
+    /// second process that opens it gets an error at once, and readings that the disk does not keep up with are refused with the time to come again.
+    pub db_timeout: Option<Duration>,
 }
 
 /// When a change holds.
@@ -140,6 +151,8 @@ pub struct Addresses {
 pub(crate) struct Shared {
     pub(crate) config: GatewayConfig,
     pub(crate) journal: Journal,
+    /// What the journal was told of its streams.
+    streams: Config,
     pub(crate) documents: Documents,
     pub(crate) ingest: Ingest,
     pub(crate) counters: Arc<Counters>,
@@ -157,6 +170,7 @@ pub(crate) struct Shared {
     pub(crate) recent: http::idempotency::Recent,
     pub(crate) listening: Listening,
     pub(crate) probe: WriteProbe,
+    pub(crate) losses: Losses,
     started_wall_ns: i64,
     started_mono_ns: i64,
     cpu: Mutex<CpuSample>,
@@ -226,7 +240,7 @@ impl EdgeGateway {
         };
         let prepared = prepare_processing(&config, self.processor.clone(), places, self.uplink.is_some())?;
         let follower = prepared.as_ref().map(|(runner, _)| Arc::clone(runner));
-        let journal = open_journal(&config, follower)?;
+        let (journal, streams) = open_journal(&config, follower)?;
         let hub = Arc::new(mqtt::Hub::default());
         let (calls, to_call) = mpsc::channel(MAX_CALLS);
         let processing = match prepared {
@@ -255,19 +269,21 @@ impl EdgeGateway {
                 processing.clone(),
             ),
             journal,
+            streams,
             documents,
             counters,
             mqtt: mqtt::Sessions::default(),
             hub,
             processing,
             delivered,
-            mqtt_stream: stream("data/mqtt")?,
+            mqtt_stream: stream(streams::MQTT)?,
             broker: mqtt::subscriber::BrokerState::default(),
             sync: SyncState::default(),
             force: self.uplink.is_some().then_some(force),
             recent: http::idempotency::Recent::open(&config.folder).map_err(GatewayError::Journal)?,
             listening: Listening::default(),
             probe: WriteProbe::default(),
+            losses: Losses::default(),
             started_wall_ns: clock::wall_ns(),
             started_mono_ns: clock::mono_ns(),
             cpu: Mutex::new(CpuSample {
@@ -301,6 +317,8 @@ impl EdgeGateway {
             let tls = broker.ca.as_deref().map(mqtt::subscriber::tls).transpose()?;
             tasks.spawn(mqtt::subscriber::run(Arc::clone(&shared), broker.clone(), tls, stopped.clone()));
         }
+        tasks.spawn(ready::watch(Arc::clone(&shared), stopped.clone()));
+        tasks.spawn(losses::watch(Arc::clone(&shared), stopped.clone()));
         if let Some(runner) = &shared.processing {
             tasks.spawn(call_webhooks(Arc::clone(runner), to_call, stopped.clone()));
         }
@@ -316,6 +334,9 @@ impl EdgeGateway {
             tasks.spawn(exchanger.run(stopped));
         }
         tracing::info!(device = %config.device_id, http = addresses.http.map(tracing::field::display), mqtt = addresses.mqtt.map(tracing::field::display), mqtt_tls = addresses.mqtt_tls.map(tracing::field::display), folder = %config.folder.display(), "the gateway takes readings");
+        if self.uplink.is_none() && (config.cloud_url.is_some() || config.cloud_api_key.is_some()) {
+            tracing::warn!("{}", without_uplink(config));
+        }
         *lock(&self.shared) = Some(shared);
         *running = Some(Running { stop, tasks, addresses, _processing: closing });
         Ok(())
@@ -359,7 +380,7 @@ impl EdgeGateway {
         lock(&self.shared).clone().ok_or(GatewayError::NotRunning)
     }
 
-    /// Keeps a reading. `true`: it is durable, whatever happens now.
+    /// Keeps a reading. `true`: it is durable, whatever happens now (taken, where the program itself has set the stream `data/default` to be not durable).
     ///
     /// # Errors
     /// When it isn't taken: keep it and try again.
@@ -419,6 +440,7 @@ impl EdgeGateway {
             config.sync_strategy = options.sync_strategy.unwrap_or(config.sync_strategy);
             config.sync_interval = options.sync_interval.unwrap_or(config.sync_interval);
             config.max_queue_points = options.max_records.or(config.max_queue_points);
+            config.local_analytics = options.local_analytics.or(config.local_analytics);
         })
     }
 
@@ -432,9 +454,6 @@ impl EdgeGateway {
         max_records: Option<u64>,
         cleanup: CleanupStrategy,
     ) -> Result<Applied, GatewayError> {
-        if max_days == Some(0) || max_records == Some(0) {
-            return Err(GatewayError::Settings(vec!["a bound is at least 1".to_owned()]));
-        }
         self.change(|config| {
             config.max_age = max_days.map(|days| Duration::from_secs(u64::from(days) * 86_400));
             config.max_queue_points = max_records;
@@ -516,13 +535,23 @@ impl EdgeGateway {
     }
 }
 
+/// Why a gateway sends nothing that has no way to a control plane.
+fn without_uplink(config: &GatewayConfig) -> &'static str {
+    if config.cloud_url.is_some() || config.cloud_api_key.is_some() {
+        "an address or a key of the cloud is set, and this program has given the gateway no uplink, so that nothing is sent: call \
+         EdgeGateway::with_uplink, with farshore_agent::DeviceUplink for one; readings are kept here"
+    } else {
+        "no control plane is set; readings are kept here"
+    }
+}
+
 fn wrong_rule(error: DocumentError) -> GatewayError {
     GatewayError::Settings(vec![error.0])
 }
 
 /// The stream of readings that name none.
 pub(crate) fn default_stream() -> Result<StreamName, GatewayError> {
-    stream("data/default")
+    stream(streams::DEFAULT)
 }
 
 fn stream(name: &str) -> Result<StreamName, GatewayError> {
@@ -540,48 +569,34 @@ async fn listen(
     Ok((listener, at))
 }
 
-/// Opens the journal as the settings ask, and makes it when it is not there.
+/// Opens the journal as the settings ask, and makes it when it is not there. Also what it was told.
 ///
 /// # Errors
 /// When its folder can't be made or another process has it.
 pub(crate) fn open_journal(
     config: &GatewayConfig,
     follower: Option<Arc<Runner>>,
-) -> Result<Journal, GatewayError> {
+) -> Result<(Journal, Config), GatewayError> {
     make_folder(config)?;
     let free = process::free_bytes(&config.folder).unwrap_or(2 * 1024 * MB);
     let max_bytes = config.max_bytes.unwrap_or_else(|| (free / 2).clamp(64 * MB, 10 * 1024 * MB));
-    let mut stream = StreamConfig::of(Class::Telemetry);
-    stream.durability = config.durability;
-    stream.bounds = Bounds {
-        points: config.max_queue_points.unwrap_or(u64::MAX),
-        age: config.max_age.unwrap_or(Duration::MAX),
-        ..Bounds::NONE
-    };
-    stream.overflow = match config.cleanup {
-        CleanupStrategy::OldestFirst => Overflow::DropOldest,
-        CleanupStrategy::Reject => Overflow::Reject,
-    };
-    // Alerts go first, are never thrown away for readings, and have room of their own.
-    let alerts = StreamConfig { durability: config.durability, ..StreamConfig::of(Class::Alert) };
-    let streams = ALERTS.parse().map(|name| (name, alerts)).into_iter().collect();
     let mut settings = Config {
-        streams,
-        default_stream: stream,
         max_bytes,
+        // Of a small journal a small part, or nothing would be left for readings.
+        alert_reserve_bytes: (max_bytes / 8).min(8 * MB),
         backfill: config.backfill,
         ingest_key: ingest_key_on_disk(&config.folder),
         segment_points: config.batch_size,
-        ..Config::default()
+        ..streams::for_journal(config)
     };
     if let Some(level) = config.compression_level {
         settings.zstd_level = zstd_level(level);
     }
-    match follower {
-        None => Journal::open(&config.folder, settings),
-        Some(follower) => Journal::open_followed(&config.folder, settings, follower),
-    }
-    .map_err(GatewayError::Journal)
+    let journal = match follower {
+        None => Journal::open(&config.folder, settings.clone()),
+        Some(follower) => Journal::open_followed(&config.folder, settings.clone(), follower),
+    };
+    Ok((journal.map_err(GatewayError::Journal)?, settings))
 }
 
 /// Nobody else may look into it. Folders above it that are not there either may be for others, too.
@@ -640,7 +655,7 @@ fn zstd_level(gzip: u8) -> i32 {
 /// # Errors
 /// When it can't.
 pub fn init_db(config: &GatewayConfig) -> Result<(), GatewayError> {
-    open_journal(config, None)?.close();
+    open_journal(config, None)?.0.close();
     Ok(())
 }
 
@@ -681,14 +696,16 @@ impl Shared {
     /// Whether the journal takes writes at this moment; if not, why.
     pub(crate) async fn can_write(self: &Arc<Self>) -> Result<(), String> {
         let journal = self.journal.clone();
-        self.probe.ask(clock::mono_ns(), move || journal.probe()).await
+        let answer = self.probe.ask(clock::mono_ns(), move || journal.probe()).await;
+        self.ingest.taking.probed(&answer);
+        answer
     }
 
     pub(crate) fn status(&self) -> GatewayStatus {
         let stats = self.journal.stats();
         let sync = self.sync.seen(stats.pending_points());
         let note = match &self.force {
-            None => Some("no control plane is set; readings are kept here".to_owned()),
+            None => Some(without_uplink(&self.config).to_owned()),
             Some(_) => sync.last_error,
         };
         GatewayStatus {
@@ -703,20 +720,31 @@ impl Shared {
             failed_sync_count: self.counters.sync_failures.get(),
             refused_batches: sync.refused_batches,
             sync_note: note,
+            refusal: self.ingest.taking.refusal(clock::mono_ns()),
             metered_link: sync.costs,
             broker: self.config.broker.as_ref().map(|broker| self.broker.status(broker)),
-            streams: stats
-                .streams
-                .iter()
-                .map(|(name, stream)| StreamStatus {
-                    name: name.to_string(),
-                    class: stream.class.as_str(),
-                    pending_points: stream.pending_points,
-                    pending_bytes: stream.pending_bytes,
-                    lost_points: stream.lost.values().sum(),
-                })
-                .collect(),
+            streams: stats.streams.iter().map(|(name, stream)| self.stream_status(name, stream)).collect(),
+            losses: self.losses.newest(),
             processing: self.processing.as_ref().and_then(|processing| processing.status()),
+        }
+    }
+
+    fn stream_status(&self, name: &StreamName, stream: &StreamStats) -> StreamStatus {
+        let settings = streams::settings_of(&self.streams, name);
+        let bound = |bound: u64| (bound < u64::MAX).then_some(bound);
+        StreamStatus {
+            name: name.to_string(),
+            class: stream.class.as_str(),
+            durable: settings.durability.is_durable(),
+            durability: streams::durability_text(settings.durability),
+            overflow: streams::overflow_text(settings.overflow),
+            max_bytes: bound(settings.bounds.bytes),
+            max_points: bound(settings.bounds.points),
+            max_age_s: bound(settings.bounds.age.as_secs()),
+            pending_points: stream.pending_points,
+            pending_bytes: stream.pending_bytes,
+            lost_points: stream.lost.values().sum(),
+            lost: stream.lost.iter().map(|(reason, points)| (reason.as_str(), *points)).collect(),
         }
     }
 
@@ -743,7 +771,11 @@ impl Shared {
         #[expect(clippy::cast_precision_loss, reason = "a figure to be looked at")]
         let mb = |bytes: u64| (bytes as f64 / MB as f64 * 10.0).round() / 10.0;
         HealthStatus {
-            status: if lost { Health::Degraded } else { Health::Healthy },
+            status: match self.ingest.taking.refusal(clock::mono_ns()) {
+                Some(_) => Health::Unhealthy,
+                None if lost => Health::Degraded,
+                None => Health::Healthy,
+            },
             device_id: self.config.device_id.clone(),
             is_online: sync.online,
             pending_sync_count: stats.pending_points(),

@@ -16,6 +16,7 @@ use crate::counters::Counters;
 use crate::decode::{Outcome, Precision, json, line, otlp};
 use crate::pipeline::Runner;
 use crate::point::{Point, PointError};
+use crate::ready::Taking;
 
 /// Series whose latest values are kept for the page.
 const MAX_LATEST: usize = 200;
@@ -38,6 +39,7 @@ pub(crate) struct Taken {
     pub(crate) outcome: Outcome,
     /// Nothing when there was no point to keep, or when it is known what became of them.
     append: Option<Append>,
+    stream: StreamName,
     entry: Entry,
     books: Arc<Books>,
 }
@@ -61,12 +63,14 @@ pub(crate) struct Ingest {
     /// Where points are processed, too.
     processing: Option<Arc<Runner>>,
     max_series: usize,
+    pub(crate) taking: Arc<Taking>,
     books: Arc<Books>,
 }
 
 #[derive(Debug)]
 struct Books {
     counters: Arc<Counters>,
+    taking: Arc<Taking>,
     known: Mutex<HashMap<StreamName, Arc<KnownSeries>>>,
     latest: Mutex<BTreeMap<SeriesKey, (i64, farshore_journal::Value)>>,
 }
@@ -92,17 +96,19 @@ impl Drop for Taken {
         let (entry, books) = (std::mem::take(&mut self.entry), Arc::clone(&self.books));
         // Without a runtime nobody is left who would ask.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            drop(runtime.spawn(async move { books.enter(entry, &append.await) }));
+            let stream = self.stream.clone();
+            drop(runtime.spawn(async move { books.enter(&stream, entry, &append.await) }));
         }
     }
 }
 
 impl Books {
     /// Writes down what became of points.
-    fn enter(&self, entry: Entry, result: &Result<Receipt, JournalError>) {
+    fn enter(&self, stream: &StreamName, entry: Entry, result: &Result<Receipt, JournalError>) {
+        self.taking.answered(clock::mono_ns(), stream, result);
         if let Err(error) = result {
             self.counters.rejected.add(entry.readings);
-            if let JournalError::TooManyStreams { stream, .. } = error {
+            if matches!(error, JournalError::TooManyStreams { .. }) {
                 // Names of streams that are not made have no end.
                 lock(&self.known).remove(stream);
             }
@@ -135,8 +141,14 @@ impl Ingest {
         max_series: usize,
         processing: Option<Arc<Runner>>,
     ) -> Self {
-        let books = Arc::new(Books { counters, known: Mutex::default(), latest: Mutex::default() });
-        Self { journal, processing, max_series, books }
+        let taking = Arc::<Taking>::default();
+        let books = Books {
+            counters,
+            taking: Arc::clone(&taking),
+            known: Mutex::default(),
+            latest: Mutex::default(),
+        };
+        Self { journal, processing, max_series, taking, books: Arc::new(books) }
     }
 
     /// Counts what could not be read.
@@ -218,7 +230,7 @@ impl Ingest {
     ) -> Taken {
         let books = Arc::clone(&self.books);
         if batch.is_empty() {
-            return Taken { outcome, append: None, entry: Entry::default(), books };
+            return Taken { outcome, append: None, stream: stream.clone(), entry: Entry::default(), books };
         }
         let newest = batch.samples().iter().rev().take(LATEST_OF_BATCH);
         let named = |sample: &Sample| {
@@ -228,7 +240,7 @@ impl Ingest {
         let (points, readings) = (batch.len(), outcome.accepted);
         let entry = Entry { points, readings, future, begun: None, newest };
         let append = self.journal.append_shared(from, stream, &Arc::new(batch));
-        Taken { outcome, append: Some(append), entry, books }
+        Taken { outcome, append: Some(append), stream: stream.clone(), entry, books }
     }
 
     /// Waits until the points are durable.
@@ -239,7 +251,7 @@ impl Ingest {
         if let Some(append) = &mut taken.append {
             let result = append.await;
             taken.append = None;
-            self.books.enter(std::mem::take(&mut taken.entry), &result);
+            self.books.enter(&taken.stream, std::mem::take(&mut taken.entry), &result);
             result?;
         }
         if let Some(processing) = &self.processing {

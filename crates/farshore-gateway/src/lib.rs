@@ -12,6 +12,9 @@
 //! # Ok(()) }
 //! ```
 //!
+//! It sends to a control plane by the [`sync::Uplink`] that [`EdgeGateway::with_uplink`] gives it (the one that exists is `farshore_agent::DeviceUplink`,
+//! for a claimed device or for a key); without one, it keeps everything.
+//!
 //! One way in: a decoder ([`decode`], [`mqtt`]) hands borrowed points on, `ingest` gathers them into one batch for each body and appends it to the
 //! journal, and the answer waits for that. Nothing is answered earlier, and nothing waits for the cloud. [`documents`] are written and answered the same
 //! way, into a file of their own.
@@ -30,18 +33,22 @@ mod http;
 mod ingest;
 pub mod limits;
 mod log_file;
+mod losses;
 pub mod mqtt;
 pub mod pipeline;
 pub mod point;
 mod process;
 mod ready;
 mod status;
+mod streams;
 pub mod sync;
 
 pub use config::GatewayConfig;
 pub use farshore_domain::document::Strategy as ConflictStrategy;
-pub use farshore_journal::StreamName;
+pub use farshore_journal::{Class, Durability, Overflow, StreamName};
 pub use gateway::{Addresses, Applied, EdgeGateway, GatewayError, Options, init_db};
 pub use log_file::LogFile;
+pub use losses::Loss;
 pub use point::{Point, PointError, Value};
 pub use status::{BrokerStatus, DataPoint, GatewayStatus, Health, HealthStatus, StreamStatus, SyncResult};
+pub use streams::{StreamSettings, Streams};

@@ -58,11 +58,15 @@ pub struct GatewayStatus {
     pub refused_batches: u64,
     /// Why there is no exchange, or why the last one came to nothing.
     pub sync_note: Option<String>,
+    /// Why readings are refused now; nothing while they are taken.
+    pub refusal: Option<String>,
     /// The interface over which sending costs money now: only alerts go.
     pub metered_link: Option<String>,
     /// The site's own broker; nothing where none is set.
     pub broker: Option<BrokerStatus>,
     pub streams: Vec<StreamStatus>,
+    /// The newest losses, newest first: those since the start, and those from before of which the control plane was not told at the start.
+    pub losses: Vec<crate::losses::Loss>,
     /// How the pipelines stand; nothing where points are only kept.
     pub processing: Option<crate::pipeline::ProcessingStatus>,
 }
@@ -82,9 +86,21 @@ pub struct BrokerStatus {
 pub struct StreamStatus {
     pub name: String,
     pub class: &'static str,
+    /// Whether what is acknowledged survives a power cut.
+    pub durable: bool,
+    /// `group(MS)`, `strict`, or, of what is not durable, `os` or `memory`.
+    pub durability: String,
+    /// What gives way at its bounds: `drop-oldest`, `drop-newest`, `reject` or `thin(LENGTH)`.
+    pub overflow: String,
+    pub max_bytes: Option<u64>,
+    pub max_points: Option<u64>,
+    pub max_age_s: Option<u64>,
     pub pending_points: u64,
     pub pending_bytes: u64,
+    /// Points lost since the start.
     pub lost_points: u64,
+    /// The same by reason.
+    pub lost: std::collections::BTreeMap<&'static str, u64>,
 }
 
 /// Whether the gateway does its work: it takes readings and keeps them.

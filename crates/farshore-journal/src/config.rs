@@ -136,7 +136,7 @@ pub struct Config {
     pub streams: Vec<(StreamName, StreamConfig)>,
     /// Settings of a stream that is not named above; it begins with its first append.
     pub default_stream: StreamConfig,
-    /// Most streams, so that a producer cannot make folders without end.
+    /// Most streams, so that a producer cannot make folders without end; those that are named in `streams` do not count.
     pub max_streams: usize,
     /// The most bytes on disk, all streams together.
     pub max_bytes: u64,
@@ -189,9 +189,15 @@ impl Config {
     /// The settings of a stream.
     #[must_use]
     pub fn stream(&self, name: &StreamName) -> &StreamConfig {
-        self.streams
-            .iter()
-            .find(|(candidate, _)| candidate == name)
-            .map_or(&self.default_stream, |(_, config)| config)
+        self.named(name).unwrap_or(&self.default_stream)
+    }
+
+    /// Whether a stream has settings of its own.
+    pub(crate) fn names(&self, name: &StreamName) -> bool {
+        self.named(name).is_some()
+    }
+
+    fn named(&self, name: &StreamName) -> Option<&StreamConfig> {
+        self.streams.iter().find(|(candidate, _)| candidate == name).map(|(_, config)| config)
     }
 }

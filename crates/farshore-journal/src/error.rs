@@ -59,6 +59,12 @@ pub enum JournalError {
         /// Where it should be.
         path: PathBuf,
     },
+    /// The device's key is not the one with which the journal was written.
+    #[error("the device's key {} is not the one that this journal was written with; nothing was changed", path.display())]
+    OtherKey {
+        /// Where the key is.
+        path: PathBuf,
+    },
     /// The folder holds none.
     #[error("there is no journal in {}", path.display())]
     NoJournal {
@@ -75,6 +81,22 @@ pub enum JournalError {
         stream: StreamName,
         /// How many are allowed.
         max: usize,
+    },
+    /// One append is more than its stream may keep.
+    #[error(
+        "one append has {points} points and {bytes} bytes; stream {stream} keeps at most {max_points} points and {max_bytes} bytes"
+    )]
+    BeyondBounds {
+        /// The stream.
+        stream: StreamName,
+        /// Its points.
+        points: u64,
+        /// Its bytes.
+        bytes: u64,
+        /// The most points.
+        max_points: u64,
+        /// The most bytes.
+        max_bytes: u64,
     },
     /// One append is larger than a segment.
     #[error("one append has {bytes} bytes; at most {max} are allowed")]
@@ -111,9 +133,11 @@ impl JournalError {
             Self::InUse { .. }
             | Self::NoJournal { .. }
             | Self::NoKey { .. }
+            | Self::OtherKey { .. }
             | Self::Decode(_)
             | Self::Point(_)
             | Self::TooManyStreams { .. }
+            | Self::BeyondBounds { .. }
             | Self::TooLarge { .. } => None,
         }
     }

@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use farshore_series::PointBatch;
-use farshore_trust::sealed::{DeviceKey, IngestPublicKey};
+use farshore_trust::sealed::IngestPublicKey;
 use tokio::sync::{Notify, oneshot};
 
 use crate::clock;
@@ -20,8 +20,9 @@ use crate::core::{Core, Keys, Outgoing, PeerMark, Rows};
 use crate::error::JournalError;
 use crate::files::{Files, RealFiles};
 use crate::follow::Follower;
-use crate::frame::{MAX_PAYLOAD_BYTES, Span};
+use crate::frame::MAX_PAYLOAD_BYTES;
 use crate::gather::{Gather, Producer};
+use crate::key::KeySource;
 use crate::stats::Stats;
 use crate::stream::StreamName;
 
@@ -148,7 +149,7 @@ impl Journal {
         let files = RealFiles::open(folder)
             .map_err(|error| JournalError::io("open its folder", error))?
             .ok_or_else(|| JournalError::InUse { path: folder.to_owned() })?;
-        let device = DeviceKey::open_or_create(&folder.join("device.key")).map_err(JournalError::seal)?;
+        let device = KeySource::of(folder).get_or_make(&files)?;
         let keys = Keys::new(device, config.ingest_key.as_ref()).map_err(JournalError::seal)?;
         let files: Arc<dyn Files> = Arc::new(files);
         let core = Core::open(Arc::clone(&files), config.clone(), keys, clock::boot_id(), clock::now())?;
@@ -221,9 +222,8 @@ impl Journal {
         points: &PointBatch,
         mut kept: Option<Arc<PointBatch>>,
     ) -> Append {
-        let Some((earliest_ns, mut latest_ns)) = points.span_ns() else {
-            return Append::ready(Ok(Receipt { sequence: 0, points: 0 }));
-        };
+        let nothing = || Append::ready(Ok(Receipt { sequence: 0, points: 0 }));
+        let Some((_, latest_ns)) = points.span_ns() else { return nothing() };
         let mut guarded = None;
         let now = clock::now().wall_ns;
         let ahead = i64::try_from(self.shared.config.max_ahead.as_nanos()).unwrap_or(i64::MAX);
@@ -237,20 +237,17 @@ impl Journal {
                 if early { now } else { at }
             });
             self.shared.future_times.fetch_add(changed, Ordering::Relaxed);
-            latest_ns = batch.span_ns().map_or(now, |(_, latest)| latest);
             kept = kept.map(|_| Arc::new(batch.clone()));
             guarded = Some(batch);
         }
         let points = guarded.as_ref().unwrap_or(points);
-        let earliest_ns = earliest_ns.min(latest_ns);
-        let count = u32::try_from(points.len()).unwrap_or(u32::MAX);
-        let mut bytes = Vec::new();
-        points.write_rows(&mut bytes);
-        if bytes.len() > MAX_PAYLOAD_BYTES {
-            return Append::ready(Err(JournalError::TooLarge { bytes: bytes.len(), max: MAX_PAYLOAD_BYTES }));
+        let Some(rows) = Rows::of(stream.clone(), points) else { return nothing() };
+        if rows.bytes.len() > MAX_PAYLOAD_BYTES {
+            return Append::ready(Err(JournalError::TooLarge {
+                bytes: rows.bytes.len(),
+                max: MAX_PAYLOAD_BYTES,
+            }));
         }
-        let rows =
-            Rows { stream: stream.clone(), bytes, span: Span { points: count, earliest_ns, latest_ns } };
         self.shared.enqueue(rows, kept, producer)
     }
 

@@ -27,6 +27,7 @@ mod follow;
 mod frame;
 mod gather;
 mod journal;
+mod key;
 #[cfg(test)]
 mod model;
 mod repair;
@@ -43,7 +44,11 @@ pub use farshore_series::{
 pub use follow::Follower;
 pub use gather::Producer;
 pub use journal::{Append, Journal, Receipt};
+pub use key::KEY_CREDENTIAL;
 pub use repair::{Repair, new_epoch, repair};
-pub use rest::{AtRest, Fault, Part, PartContents, PartKind, RecordedLoss, batch_length, points_of};
+pub use rest::{
+    AtRest, Fault, Part, PartContents, PartKind, RecordedLoss, SegmentLook, batch_length, look_at_segment,
+    points_of,
+};
 pub use stats::{LossReason, Stats, StreamStats};
 pub use stream::{StreamName, StreamNameError};

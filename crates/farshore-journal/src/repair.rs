@@ -3,13 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use farshore_trust::sealed::DeviceKey;
-
 use crate::clock;
 use crate::config::Config;
 use crate::core::{Core, Keys};
 use crate::error::JournalError;
 use crate::files::{Files as _, RealFiles};
+use crate::key::KeySource;
 use crate::rest::{AtRest, Fault, PartKind};
 
 /// What a repair did.
@@ -39,12 +38,8 @@ fn lock(root: &Path) -> Result<RealFiles, JournalError> {
 pub fn repair(root: impl AsRef<Path>, config: Config) -> Result<Repair, JournalError> {
     let root = root.as_ref();
     let files = lock(root)?;
-    let key = root.join("device.key");
-    if !key.is_file() {
-        // With a new one, everything would be taken for damaged.
-        return Err(JournalError::NoKey { path: key });
-    }
-    let device = DeviceKey::open_or_create(&key).map_err(JournalError::seal)?;
+    // Never a new one: everything would be taken for damaged.
+    let device = KeySource::of(root).get()?;
     let keys = Keys::new(device, config.ingest_key.as_ref()).map_err(JournalError::seal)?;
     let now = clock::now();
     let mut core = Core::open(Arc::new(files), config, keys, clock::boot_id(), now)?;

@@ -12,6 +12,7 @@ use crate::core::{BatchName, LOSSES, MAX_FILE_BYTES, QUARANTINE, epoch_of};
 use crate::error::JournalError;
 use crate::files::{Files as _, RealFiles};
 use crate::frame::{self, Found, Frames, Span};
+use crate::key::KeySource;
 use crate::stream::StreamName;
 
 /// What a part of a journal is.
@@ -81,6 +82,34 @@ pub struct RecordedLoss {
     pub fields: BTreeMap<String, i64>,
 }
 
+/// What the bytes of a segment say that they hold.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SegmentLook {
+    /// Points of frames whose checksums hold.
+    pub points: u64,
+    /// Points of frames that are damaged.
+    pub damaged: u64,
+    /// Bytes that held points, nobody knows how many.
+    pub unknown_bytes: u64,
+}
+
+/// Looks through the bytes of a segment. It takes no key; whether they can be decrypted is another question.
+#[must_use]
+pub fn look_at_segment(content: &[u8]) -> SegmentLook {
+    let mut look = SegmentLook::default();
+    for found in Frames::new(frame::after_head(content)) {
+        look.unknown_bytes += found.unknown_bytes();
+        match found {
+            Found::Frame(header, _) => look.points += u64::from(header.span.points),
+            Found::Damaged(header) | Found::Tail(Some(header), _) => {
+                look.damaged += u64::from(header.span.points)
+            }
+            Found::Gap(_) | Found::Tail(None, _) => {}
+        }
+    }
+    look
+}
+
 /// A journal's folder, open for reading only.
 #[derive(Debug)]
 pub struct AtRest {
@@ -99,13 +128,7 @@ impl AtRest {
         if !root.join("epoch").is_file() || !root.join("streams").is_dir() {
             return Err(JournalError::NoJournal { path: root });
         }
-        let key = root.join("device.key");
-        // Never made here: a new key opens nothing.
-        let device = if key.exists() {
-            Some(DeviceKey::open_or_create(&key).map_err(JournalError::seal)?)
-        } else {
-            None
-        };
+        let device = KeySource::of(&root).find()?;
         Ok(Self { files: RealFiles::look(&root), root, device })
     }
 

@@ -163,6 +163,12 @@ impl PointBatch {
         Self::default()
     }
 
+    /// How many series its points are of.
+    #[must_use]
+    pub fn series_count(&self) -> usize {
+        self.keys.len()
+    }
+
     /// Number of points.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -281,8 +287,15 @@ impl PointBatch {
     /// Adds all points of another batch.
     ///
     /// # Errors
-    /// [`PointError::BatchFull`]; some of the points may then have been added.
+    /// [`PointError::BatchFull`]; nothing was added then.
     pub fn extend(&mut self, other: &Self) -> Result<(), PointError> {
+        let mut series = self.keys.len() + other.keys.len();
+        if series > MAX_BATCH_SERIES {
+            series -= other.keys.iter().filter(|key| self.index.contains_key(key.as_bytes())).count();
+        }
+        if series > MAX_BATCH_SERIES || self.samples.len() + other.samples.len() > MAX_POINTS {
+            return Err(PointError::BatchFull);
+        }
         let ids = other.keys.iter().map(|key| self.series_of(key)).collect::<Result<Vec<_>, _>>()?;
         for sample in &other.samples {
             let series = *ids.get(sample.series.0 as usize).ok_or(PointError::UnknownSeries)?;

@@ -242,6 +242,15 @@ impl DeviceKey {
                 path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
             fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed("make"))?;
         }
+        Self::open(path)
+    }
+
+    /// Reads the key file.
+    ///
+    /// # Errors
+    /// As [`open_or_create`](Self::open_or_create).
+    pub fn open(path: &Path) -> Result<Self, SealError> {
+        let failed = |action| move |source| SealError::File { action, path: path.to_owned(), source };
         let file = fs::File::open(path).map_err(failed("open"))?;
         let mode = file.metadata().map_err(failed("open"))?.permissions().mode() & 0o777;
         if mode & 0o077 != 0 {
@@ -253,6 +262,15 @@ impl DeviceKey {
         hex::decode_to_slice(text.trim(), &mut *key)
             .map_err(|error| failed("read")(io::Error::new(io::ErrorKind::InvalidData, error)))?;
         Ok(Self(key))
+    }
+
+    /// Which key it is, without saying the key: 16 hex digits of a digest.
+    #[must_use]
+    pub fn id(&self) -> String {
+        let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
+        digest.update(b"farshore device key id v1");
+        digest.update(&*self.0);
+        hex::encode(digest.finish().as_ref().get(..8).unwrap_or_default())
     }
 
     /// A key that is nowhere on disk.

@@ -29,6 +29,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("blocks", blocks),
     ("columns", columns),
     ("rows", rows),
+    ("segments", segments),
     ("batches", batches),
     ("sync_frames", sync_frames),
     ("channel_frames", channel_frames),
@@ -157,6 +158,25 @@ pub fn rows(data: &[u8]) {
         again.read_rows(&bytes).expect("what was read can be written and read again");
         assert_eq!(again.len(), batch.len());
     }
+}
+
+/// The frames of a segment, as a crash or a bad disk leaves them. Checksums are made to hold, or nothing would come behind them.
+pub fn segments(data: &[u8]) {
+    const MARK: usize = 44;
+    let look = farshore_journal::look_at_segment(data);
+    assert!(look.unknown_bytes <= data.len() as u64);
+    let mut bytes = data.to_vec();
+    for at in 0..bytes.len().saturating_sub(MARK) {
+        let Some(mark) = bytes.get_mut(at..at + MARK).filter(|mark| mark.starts_with(b"FSJ")) else {
+            continue;
+        };
+        let checksum = farshore_series::crc32c(&mark[..MARK - 4]);
+        mark[MARK - 4..].copy_from_slice(&checksum.to_le_bytes());
+    }
+    let look = farshore_journal::look_at_segment(&bytes);
+    assert!(look.unknown_bytes <= bytes.len() as u64);
+    // A header and a trailer may each speak for points, and no others do.
+    assert!(look.points + look.damaged <= (data.len() / MARK) as u64 * u64::from(u32::MAX));
 }
 
 /// Sealed batches, as they come in at the control plane.

@@ -16,7 +16,7 @@ test('each gateway says how it stands, and what was lost is told in words', asyn
   await expect(rows.nth(4)).toContainText('120,400')
   const losses = page.getByRole('list').filter({ hasText: 'gave up the oldest' })
   await expect(losses).toContainText('because its queue was full: 120,400 readings of data/default')
-  await rows.nth(1).getByRole('link').click()
+  await rows.nth(1).getByRole('link', { name: 'gw-1563' }).click()
   await expect(page).toHaveURL(/\/devices\//)
 })
 
@@ -99,6 +99,6 @@ test('a device says what its gateway runs, what each step did, and what it does 
   await page.getByText('What it is to run').click()
   await expect(page.getByRole('region', { name: 'Pipelines as YAML' })).toContainText('too-warm')
   await page.goto('/gateways')
-  await page.getByRole('region', { name: 'Gateways', exact: true }).getByRole('row').nth(2).getByRole('link').click()
+  await page.getByRole('region', { name: 'Gateways', exact: true }).getByRole('row').nth(2).getByRole('link', { name: 'gw-0003' }).click()
   await expect(page.getByText(/Not taken: .*line 13/)).toBeVisible()
 })

@@ -6,6 +6,7 @@ import type * as documents from './documents'
 import type * as gateway from './gateways'
 import type * as rollout from './rollout-types'
 import type { components } from './schema.gen'
+import type * as series from './series'
 import type * as page from './types'
 
 type Schemas = components['schemas']
@@ -35,6 +36,11 @@ export type Contract = [
   Holds<Mirrors<gateway.GatewayKeySpec, Schemas['GatewayKeySpec']>>,
   Holds<Mirrors<gateway.GatewayKeyStatus, Schemas['GatewayKeyStatus']>>,
   Holds<Mirrors<Omit<gateway.GatewaySync, 'report'>, Omit<Schemas['GatewaySync'], 'report'>>>,
+  Holds<Mirrors<series.SeriesLine, Schemas['SeriesLine']>>,
+  Holds<Mirrors<series.SeriesRange, Schemas['SeriesRange']>>,
+  Holds<Mirrors<series.SeriesLatest, Schemas['SeriesLatest']>>,
+  Holds<Words<series.Aggregate, Schemas['SeriesAggregate']>>,
+  Holds<Words<series.SeriesGroup, Schemas['SeriesGroup']>>,
   Holds<Mirrors<page.Metadata, Schemas['Metadata']>>,
   Holds<Mirrors<page.Reason, Schemas['Reason']>>,
   Holds<Mirrors<page.FieldError, Schemas['FieldError']>>,

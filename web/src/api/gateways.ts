@@ -1,5 +1,5 @@
-/** Gateways: how their readings come in, and the readings. */
-import { keepPreviousData, queryOptions } from '@tanstack/react-query'
+/** Gateways: how their readings come in. The readings are in `series.ts`. */
+import { queryOptions } from '@tanstack/react-query'
 
 import { get } from './client'
 import type { ProcessingReport } from './pipelines'
@@ -46,23 +46,6 @@ export interface GatewaySync {
   streams: { stream: string; class: string; points: number; batches: number; bytes: number; refusedBatches: number; newestAt?: UnixMs; lastAt: UnixMs }[]
 }
 
-export interface SeriesLine {
-  measurement: string
-  field: string
-  tags?: Record<string, string>
-  stream?: string
-  at: UnixMs[]
-  values: (number | null)[]
-}
-
-export interface SeriesRange {
-  from: UnixMs
-  to: UnixMs
-  stepMs: number
-  items: SeriesLine[]
-  truncated: boolean
-}
-
 export interface GatewayKeySpec {
   device: string
   location?: string
@@ -80,7 +63,6 @@ export type GatewayKey = ObjectOf<GatewayKeySpec, GatewayKeyStatus>
 
 /** A gateway reports at least once a minute. */
 const EVERY = 10_000
-const STEPS = 240
 
 export const gatewaysQuery = queryOptions({
   queryKey: keys.gateways,
@@ -92,16 +74,3 @@ export const gatewayKeysQuery = queryOptions({
   queryKey: keys.gatewayKeys,
   queryFn: ({ signal }) => get<List<GatewayKey>>('/gateway-keys', { limit: SHORT_LIST }, signal),
 })
-
-/** What a device's sensors measured over the last `span` milliseconds. */
-export const readingsQuery = (device: string, span: number) =>
-  queryOptions({
-    queryKey: [...keys.readings, device, span],
-    queryFn: ({ signal }) => {
-      const step = Math.max(1000, Math.ceil(span / STEPS))
-      const to = Date.now()
-      return get<SeriesRange>('/series', { device, from: to - span, to, step }, signal)
-    },
-    refetchInterval: EVERY,
-    placeholderData: keepPreviousData,
-  })

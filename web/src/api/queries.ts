@@ -46,6 +46,7 @@ export const keys = {
   gateways: ['gateways'],
   pipelines: ['pipelines'],
   readings: ['readings'],
+  offered: ['series-offered'],
   documents: ['documents'],
   documentCollections: ['document-collections'],
   gatewayKeys: ['gateway-keys'],

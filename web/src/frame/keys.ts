@@ -22,7 +22,7 @@ const watchers = new Set<() => void>()
 let shown: KeyGroup[] = []
 
 function changed(): void {
-  shown = [...groups.values()]
+  shown = [...groups.values()].filter((group) => group.bindings.length > 0)
   watchers.forEach((watcher) => watcher())
 }
 

@@ -1,5 +1,5 @@
 /** A time chart on a canvas (uPlot): colours of the theme, a crosshair shared with its neighbours, events as marks on the time axis. */
-import { useEffect, useRef } from 'react'
+import { useEffect, useRef, useState, type KeyboardEvent } from 'react'
 import uPlot from 'uplot'
 
 import { usePaintedTheme } from '~/frame/theme'
@@ -10,8 +10,10 @@ export interface Series {
   name: string
   /** A CSS variable, such as `--accent`. */
   color: string
-  values: readonly (number | null)[]
+  /** Null: a gap. Undefined: the line goes on past it. */
+  values: readonly (number | null | undefined)[]
   fill?: boolean
+  dashed?: boolean
 }
 
 export interface Mark {
@@ -44,6 +46,10 @@ interface Props {
   sync: string
   /** Where the crosshair is, as an index; null: nowhere. */
   onCursor?: (index: number | null) => void
+  /** The crosshair can be moved with the arrow keys; this says what there is at an index. */
+  tell?: (index: number) => string
+  /** The line that stands out, as an index; null: none. */
+  outstanding?: number | null
   height?: number
 }
 
@@ -54,14 +60,36 @@ function around(min: number | null, max: number | null): [number, number] {
   return [low - room, high + room]
 }
 
+/** Values with nothing on either side: no line goes through them. */
+function alone(values: ArrayLike<number | null | undefined> | undefined): number[] | null {
+  const found: number[] = []
+  /** The values since the last gap, and where the newest of them is. */
+  let [run, newest] = [0, 0]
+  for (let i = 0; i <= (values?.length ?? 0); i += 1) {
+    const value = values === undefined || i === values.length ? null : values[i]
+    if (value === undefined) continue
+    if (value !== null) [run, newest] = [run + 1, i]
+    else {
+      if (run === 1) found.push(newest)
+      run = 0
+    }
+  }
+  return found.length === 0 ? null : found
+}
+
+const DASH = [5, 4]
+/** How far the crosshair goes with a key: to the side by one step, or by so many. */
+const FAR = 10
+
 const css = (name: string): string => getComputedStyle(document.documentElement).getPropertyValue(name).trim()
 
-export function Chart({ label, at, from, to, series, marks, format, atLeast, sync, binary = false, near = false, onCursor, height = 128 }: Props) {
+export function Chart({ label, at, from, to, series, marks, format, atLeast, sync, binary = false, near = false, onCursor, tell, outstanding = null, height = 128 }: Props) {
   const box = useRef<HTMLDivElement>(null)
   const plot = useRef<uPlot | null>(null)
   const theme = usePaintedTheme()
+  const [place, setPlace] = useState<number | undefined>()
   const latest = useLatest({ marks, from, to, atLeast, format, onCursor })
-  const shape = series.map((s) => `${s.name}${s.color}${s.fill === true}`).join()
+  const shape = series.map((s) => `${s.name}${s.color}${s.fill === true}${s.dashed === true}`).join()
 
   useEffect(() => {
     const element = box.current
@@ -74,7 +102,9 @@ export function Chart({ label, at, from, to, series, marks, format, atLeast, syn
         width: element.clientWidth,
         height,
         legend: { show: false },
-        padding: [8, 4, 0, 0],
+        focus: { alpha: 0.2 },
+        // To the right, half of a time: the last one is not cut off.
+        padding: [8, 16, 0, 0],
         cursor: {
           y: false,
           sync: { key: sync, setSeries: false },
@@ -96,7 +126,8 @@ export function Chart({ label, at, from, to, series, marks, format, atLeast, syn
             stroke: css(s.color),
             width: 1.25,
             ...(s.fill === true ? { fill: css(`${s.color}-soft`) } : {}),
-            points: { show: false },
+            ...(s.dashed === true ? { dash: DASH } : {}),
+            points: { show: false, size: 4, width: 0, fill: css(s.color), filter: (u: uPlot, n: number) => alone(u.data[n]) },
             spanGaps: false,
           })),
         ],
@@ -157,19 +188,58 @@ export function Chart({ label, at, from, to, series, marks, format, atLeast, syn
     // oxlint-disable-next-line react/exhaustive-deps
   }, [at, series, from, to, marks, shape, theme])
 
-  return <div ref={box} role="img" aria-label={label} className="w-full" style={{ height }} />
+  useEffect(() => {
+    plot.current?.setSeries(outstanding === null ? null : outstanding + 1, { focus: true })
+    // oxlint-disable-next-line react/exhaustive-deps
+  }, [outstanding, shape, theme])
+
+  if (tell === undefined) return <div ref={box} role="img" aria-label={label} className="w-full" style={{ height }} />
+
+  const last = at.length - 1
+  const stand = (index: number | undefined): void => {
+    setPlace(index)
+    const ms = index === undefined ? undefined : at[index]
+    const left = ms === undefined ? undefined : plot.current?.valToPos(ms / 1000, 'x')
+    plot.current?.setCursor({ left: left ?? -10, top: left === undefined ? -10 : 0 })
+  }
+  const onKeyDown = (event: KeyboardEvent): void => {
+    if (event.altKey || event.ctrlKey || event.metaKey) return
+    const from = place ?? last + 1
+    const to = { ArrowLeft: from - 1, ArrowDown: from - 1, ArrowRight: from + 1, ArrowUp: from + 1, PageDown: from - FAR, PageUp: from + FAR, Home: 0, End: last }[event.key]
+    if (to === undefined || last < 0) return
+    event.preventDefault()
+    stand(Math.min(Math.max(to, 0), last))
+  }
+  const shown = place === undefined ? undefined : Math.min(place, last)
+  return (
+    <div
+      ref={box}
+      role="slider"
+      tabIndex={0}
+      aria-label={label}
+      aria-valuemin={0}
+      aria-valuemax={Math.max(last, 0)}
+      aria-valuenow={Math.max(shown ?? last, 0)}
+      aria-valuetext={shown === undefined || shown < 0 ? 'Arrow keys go along the axis of time' : tell(shown)}
+      onKeyDown={onKeyDown}
+      onBlur={() => stand(undefined)}
+      className="w-full"
+      style={{ height }}
+    />
+  )
 }
 
 const POWERS = Array.from({ length: 46 }, (_, i) => 2 ** i)
 
 const two = (n: number): string => String(n).padStart(2, '0')
 
-/** `14:05`, with seconds or days where the splits are that close or far. */
+/** `14:05`, with seconds where the splits are that close, and the day where another one has begun. */
 function timeLabels(_: uPlot, splits: number[]): string[] {
   const step = (splits[1] ?? 0) - (splits[0] ?? 0)
-  return splits.map((seconds) => {
+  return splits.map((seconds, i) => {
     const at = new Date(seconds * 1000)
-    if (step >= 86_400) return `${at.toLocaleDateString('en', { month: 'short' })} ${at.getDate()}`
+    const before = splits[i - 1]
+    if (step >= 86_400 || (before !== undefined && new Date(before * 1000).getDate() !== at.getDate())) return `${at.toLocaleDateString('en', { month: 'short' })} ${at.getDate()}`
     const text = `${two(at.getHours())}:${two(at.getMinutes())}`
     return step > 0 && step < 60 ? `${text}:${two(at.getSeconds())}` : text
   })

@@ -13,12 +13,21 @@ export interface Column<T> {
   plain?: boolean
 }
 
-export function Table<T>({ label, columns, items, id }: { label: string; columns: Column<T>[]; items: readonly T[]; id: (item: T) => string }) {
+interface Props<T> {
+  label: string
+  columns: Column<T>[]
+  items: readonly T[]
+  id: (item: T) => string
+  /** A long list scrolls by itself, so that what stands below it can be reached. */
+  bounded?: boolean
+}
+
+export function Table<T>({ label, columns, items, id, bounded = false }: Props<T>) {
   return (
     // oxlint-disable-next-line jsx-a11y/no-noninteractive-tabindex -- a scrolling region must be reachable by keyboard
-    <div className="panel overflow-x-auto" tabIndex={0} role="region" aria-label={label}>
+    <div className={cx('panel overflow-x-auto', bounded && 'max-h-[28rem] overflow-y-auto')} tabIndex={0} role="region" aria-label={label}>
       <table className="w-full">
-        <thead className="max-sm:sr-only">
+        <thead className={cx('max-sm:sr-only', bounded && 'sticky top-0 z-10 bg-surface')}>
           <tr className="border-b border-line text-left text-sm text-muted">
             {columns.map((c) => (
               <th key={c.title} className={cx('px-4 py-1.5 font-normal', c.right && 'text-right', c.wide && 'max-sm:hidden')}>

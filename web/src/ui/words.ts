@@ -27,3 +27,6 @@ export function split(line: string): string[] {
 /** The line of these words. */
 export const join = (words: readonly string[]): string =>
   words.map((word) => (word !== '' && !/[\s"]/.test(word) ? word : `"${word.replaceAll(/["\\]/g, String.raw`\$&`)}"`)).join(' ')
+
+/** A word of a shell's line, in quotes where it needs them. */
+export const shellWord = (text: string): string => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", String.raw`'\''`)}'`)

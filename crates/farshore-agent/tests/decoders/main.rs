@@ -142,6 +142,7 @@ each!(
     blocks,
     columns,
     rows,
+    segments,
     batches,
     sync_frames,
     channel_frames,

@@ -114,6 +114,55 @@ fn script(python: &Path, text: &str, arguments: &[&str]) {
 }
 
 #[test]
+fn a_proxy_in_the_env_file_is_read_and_every_mistake_is_told_at_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let started = |text: &str| {
+        std::fs::write(folder.path().join(".env"), text).expect("written");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_farshore-agent"));
+        command.args(["gateway", "--init-db"]).env_clear().current_dir(folder.path());
+        let output = command.output().expect("the agent");
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (good, said) = started("FARSHORE_PROXY=user:secret@nonsense # of the site\nBATCH_SIZE=0\n");
+    assert!(!good && said.contains("FARSHORE_PROXY") && said.contains("BATCH_SIZE"), "{said}");
+    assert!(!said.contains("secret"), "{said}");
+    let (good, said) = started("FARSHORE_PROXY=\"http://user:secret@127.0.0.1:3128\" # of the site\n");
+    assert!(good, "{said}");
+}
+
+#[test]
+fn the_journals_key_may_be_a_credential_and_is_then_nowhere_on_the_disk() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let credentials = tempfile::tempdir().expect("a folder");
+    let key = credentials.path().join("edge-gateway.device-key");
+    std::fs::write(&key, "5a".repeat(32)).expect("written");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o400)).expect("for its owner");
+    let with = [("CREDENTIALS_DIRECTORY", credentials.path().to_str().expect("a path"))];
+    let mut folder = tempfile::tempdir().expect("a folder");
+    for waiting in 1..=2 {
+        let gateway = Gateway::start_in(folder, &with);
+        run(
+            "curl",
+            &["-sS", "--fail", "-d", r#"{"sensor_id":"a","value":1}"#, &format!("{}/api/data", gateway.http)],
+        );
+        let status = gateway.status();
+        assert_eq!(status["pending_sync_count"], waiting, "what was there is still read: {status}");
+        assert!(!gateway.folder.path().join("journal/device.key").exists());
+        folder = gateway.stop();
+    }
+    let output = Command::new(env!("CARGO_BIN_EXE_farshore-agent"))
+        .args(["gateway", "--init-db"])
+        .env_clear()
+        .env("LOCAL_DB_PATH", folder.path().join("journal"))
+        .current_dir(folder.path())
+        .output()
+        .expect("the agent");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("edge-gateway.device-key is missing"), "{said}");
+    assert!(!folder.path().join("journal/device.key").exists(), "no other one is made");
+}
+
+#[test]
 fn curl_sends_every_form_and_nothing_is_lost_by_a_kill() {
     let gateway = Gateway::start(&[("GATEWAY_TOKEN", "secret")]);
     let (data, write) =

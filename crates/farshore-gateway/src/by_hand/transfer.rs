@@ -288,7 +288,11 @@ impl Importer {
 pub fn import(folder: &Path, file: &Path, key: Option<&Path>) -> Result<Imported, ByHandError> {
     let read = |source| ByHandError::File { action: "read", path: file.to_owned(), source };
     let mut input = BufReader::new(File::open(file).map_err(read)?);
-    let sealed = input.fill_buf().map_err(read)?.starts_with(b"FSB1");
+    let begin = input.fill_buf().map_err(read)?;
+    if begin.is_empty() {
+        return Err(ByHandError::NoExport { path: file.to_owned(), what: "it is empty".to_owned() });
+    }
+    let sealed = begin.starts_with(b"FSB1");
     let journal = Journal::open(folder, everything())?;
     drop(journal);
     let path = key.map_or_else(|| folder.join("device.key"), Path::to_owned);
@@ -373,7 +377,7 @@ fn batches(
 
 fn lines(input: &mut BufReader<File>, file: &Path, importer: &mut Importer) -> Result<(), ByHandError> {
     let read = |source| ByHandError::File { action: "read", path: file.to_owned(), source };
-    let mut line = Vec::new();
+    let (mut line, mut found) = (Vec::new(), false);
     for place in 1_u64.. {
         line.clear();
         if input.by_ref().take(MAX_LINE_BYTES).read_until(b'\n', &mut line).map_err(read)? == 0 {
@@ -400,6 +404,10 @@ fn lines(input: &mut BufReader<File>, file: &Path, importer: &mut Importer) -> R
             .and_then(|series| batch.push(series, line.time_ns, value))
             .map_err(|error| no_export(error.to_string()))?;
         importer.add(&stream, &batch)?;
+        found = true;
     }
-    Ok(())
+    match found {
+        true => Ok(()),
+        false => Err(ByHandError::NoExport { path: file.to_owned(), what: "it has no point".to_owned() }),
+    }
 }

@@ -8,6 +8,7 @@ use super::answer::{self, Answer};
 use crate::clock;
 use crate::gateway::Shared;
 use crate::pipeline::{AlertState, ProcessingStatus};
+use crate::status::{GatewayStatus, StreamStatus};
 
 const STYLE: &str = include_str!("page.css");
 
@@ -65,6 +66,9 @@ pub(super) fn page(shared: &Shared) -> Answer {
     fact("Memory", &format!("{} MB", health.memory_mb));
     fact("Processor", &format!("{} %", health.cpu_percent));
     html.push_str("</dl>");
+    if let Some(why) = &status.refusal {
+        let _ = write!(html, "<p class=\"note\">Readings are refused: {}</p>", escape(why));
+    }
     if let Some(note) = &status.sync_note {
         let _ = write!(html, "<p class=\"note\">{}</p>", escape(note));
     }
@@ -72,13 +76,14 @@ pub(super) fn page(shared: &Shared) -> Answer {
     if status.streams.is_empty() {
         html.push_str("<p>No reading came in yet. Send one:</p><pre>curl -d '{\"sensor_id\":\"temp-01\",\"value\":23.5}' http://localhost:8000/api/data</pre>");
     } else {
-        html.push_str("<div class=\"scroll\"><table><thead><tr><th>Stream</th><th>Class</th><th class=\"n\">Points waiting</th><th class=\"n\">On disk</th><th class=\"n\">Points lost</th></tr></thead><tbody>");
+        html.push_str("<div class=\"scroll\"><table><thead><tr><th>Stream</th><th>Class</th><th>Acknowledged when</th><th class=\"n\">Points waiting</th><th class=\"n\">On disk</th><th class=\"n\">Points lost</th></tr></thead><tbody>");
         for stream in &status.streams {
             let _ = write!(
                 html,
-                "<tr><td>{}</td><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
+                "<tr><td>{}</td><td>{}</td><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
                 escape(&stream.name),
                 stream.class,
+                if stream.durable { "durable" } else { "taken, not durable" },
                 stream.pending_points,
                 bytes(stream.pending_bytes),
                 stream.lost_points
@@ -86,6 +91,7 @@ pub(super) fn page(shared: &Shared) -> Answer {
         }
         html.push_str("</tbody></table></div>");
     }
+    write_losses(&status, &mut html);
     if let Some(processing) = &status.processing {
         write_processing(processing, &mut html);
     }
@@ -114,6 +120,50 @@ pub(super) fn page(shared: &Shared) -> Answer {
         answer.headers_mut().insert(name, http::HeaderValue::from_static(value));
     }
     answer
+}
+
+/// What was taken and is no more: how much for which reason since the start, and of which time the newest losses were.
+fn write_losses(status: &GatewayStatus, html: &mut String) {
+    let lost = || {
+        let of = |stream: &StreamStatus| stream.lost.iter().any(|(_, points)| *points > 0);
+        status.streams.iter().filter(move |stream| of(stream))
+    };
+    if status.losses.is_empty() && lost().next().is_none() {
+        return;
+    }
+    html.push_str("<h2>Losses</h2>");
+    if lost().next().is_some() {
+        html.push_str("<div class=\"scroll\"><table><thead><tr><th>Stream</th><th>Reason</th><th class=\"n\">Points since the start</th></tr></thead><tbody>");
+        for stream in lost() {
+            for (reason, points) in &stream.lost {
+                let name = escape(&stream.name);
+                let _ =
+                    write!(html, "<tr><td>{name}</td><td>{reason}</td><td class=\"n\">{points}</td></tr>");
+            }
+        }
+        html.push_str("</tbody></table></div>");
+    }
+    if status.losses.is_empty() {
+        return;
+    }
+    html.push_str("<p class=\"sub\">The newest, with the times of the points that are lost:</p><div class=\"scroll\"><table><thead><tr><th>Noticed (UTC)</th><th>Stream</th><th>Reason</th><th class=\"n\">Points</th><th>From</th><th>To</th></tr></thead><tbody>");
+    for loss in &status.losses {
+        let more = match loss.unknown_bytes {
+            0 => String::new(),
+            unknown => format!(" and more in {}", bytes(unknown)),
+        };
+        let _ = write!(
+            html,
+            "<tr><td>{}</td><td>{}</td><td>{}</td><td class=\"n\">{}{more}</td><td>{}</td><td>{}</td></tr>",
+            escape(&loss.noticed),
+            escape(&loss.stream),
+            escape(&loss.reason),
+            loss.points,
+            escape(&loss.earliest),
+            escape(&loss.latest)
+        );
+    }
+    html.push_str("</tbody></table></div>");
 }
 
 /// The pipelines: what each step did, what came too late, which alerts there were.

@@ -32,6 +32,7 @@ pub use definition::{Definition, DefinitionError, Severity};
 pub(crate) use delivered::Delivered;
 pub use engine::{Engine, EngineCounts, PipelineStatus, Saved, StepStatus};
 pub(crate) use keep::Recovery;
+pub(crate) use output::PROCESSED;
 pub use output::{ALERT_MEASUREMENT, ALERTS, Alert, AlertState, Output};
 pub use processor::{DataProcessor, Processed, Processing};
 pub(crate) use report::report;
@@ -40,4 +41,5 @@ pub(crate) use runner::{GIVE_UP_AFTER, MAX_CALLS, Runner, Settings, call_webhook
 pub use series::Context;
 pub(crate) use source::{Places, Source};
 pub use step::{Now, StepCounts};
+pub(crate) use time::Span;
 pub use trial::{RecordedSeries, RecordingError, Trial, TrialSummary, read_recording};

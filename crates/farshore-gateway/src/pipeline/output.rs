@@ -10,7 +10,7 @@ use super::definition::Severity;
 /// The stream in which local alerts travel; it goes before all others.
 pub const ALERTS: &str = "alerts";
 /// The stream of what a processor makes.
-pub(super) const PROCESSED: &str = "data/processed";
+pub(crate) const PROCESSED: &str = "data/processed";
 /// What an alert's series are called.
 pub const ALERT_MEASUREMENT: &str = "local_alert";
 /// A series has at most so many tags.

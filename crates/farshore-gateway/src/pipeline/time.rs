@@ -6,8 +6,8 @@ const MAX_NS: i64 = 366 * 86_400 * 1_000_000_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub(super) struct Span {
-    pub(super) ns: i64,
+pub(crate) struct Span {
+    pub(crate) ns: i64,
 }
 
 impl TryFrom<String> for Span {

@@ -288,7 +288,10 @@ impl Sender {
     fn failed(&mut self, error: &UplinkError) -> Duration {
         self.met = false;
         self.shared.journal.release_all();
-        self.shared.counters.sync_failures.add(1);
+        // Nobody was asked: there is no exchange that could have failed.
+        if !matches!(error, UplinkError::Unclaimed(_)) {
+            self.shared.counters.sync_failures.add(1);
+        }
         self.link.failed();
         let asked = match error {
             UplinkError::Later { after, .. } => *after,

@@ -39,6 +39,9 @@ async fn settings_hold_from_the_next_start() {
         sync_strategy: Some(SyncStrategy::OnChange),
         sync_interval: Some(Duration::from_secs(5)),
         max_records: Some(10),
+        local_analytics: Some(true),
+        cleanup_interval: Some(Duration::from_secs(3600)),
+        db_timeout: Some(Duration::from_secs(30)),
     };
     assert_eq!(site.gateway.configure(&options).expect("valid"), Applied::AtStart);
     let kept = site.gateway.configure_retention(Some(7), Some(50_000), CleanupStrategy::Reject);
@@ -49,6 +52,48 @@ async fn settings_hold_from_the_next_start() {
     assert!(matches!(site.gateway.enable_encryption(false, true), Err(GatewayError::Settings(_))));
     let never = site.gateway.configure_retention(Some(0), None, CleanupStrategy::OldestFirst);
     assert!(matches!(never, Err(GatewayError::Settings(_))));
+    let none = site.gateway.configure(&Options { max_records: Some(0), ..Options::default() });
+    assert!(matches!(none, Err(GatewayError::Settings(_))), "each reading would be taken and dropped");
+}
+
+#[test]
+fn bounds_in_which_nothing_fits_are_refused() {
+    for change in [
+        (|config| config.max_queue_points = Some(0)) as fn(&mut GatewayConfig),
+        |config| config.max_age = Some(Duration::ZERO),
+        |config| config.max_bytes = Some(1024 * 1024 - 1),
+        |config| config.max_series = 0,
+        |config| config.batch_size = Some(0),
+    ] {
+        let mut config = GatewayConfig::new("small", "/tmp/never-made");
+        change(&mut config);
+        assert!(matches!(EdgeGateway::new(config), Err(GatewayError::Settings(_))));
+    }
+}
+
+#[tokio::test]
+async fn local_analytics_are_switched_on_and_off_for_the_next_start() {
+    let site = Site::new().await;
+    for on in [true, false] {
+        let options = Options { local_analytics: Some(on), ..Options::default() };
+        assert_eq!(site.gateway.configure(&options).expect("valid"), Applied::AtStart);
+        site.gateway.stop().await;
+        site.gateway.start().await.expect("again");
+        let processing = site.gateway.processing().await.expect("running");
+        assert_eq!(processing.map(|processing| processing.source), on.then_some("aggregates"));
+    }
+}
+
+#[tokio::test]
+async fn a_program_that_sets_an_address_and_gives_no_uplink_is_told() {
+    let note = async |site: &Site| site.gateway.get_status().await.expect("running").sync_note;
+    let plain = note(&Site::new().await).await.expect("a note");
+    assert!(!plain.contains("with_uplink"), "{plain}");
+    let site = Site::with(|config| config.cloud_url = Some("https://cloud.example".to_owned())).await;
+    let told = note(&site).await.expect("a note");
+    assert!(told.contains("EdgeGateway::with_uplink") && told.contains("DeviceUplink"), "{told}");
+    let answer = site.gateway.force_sync().await.expect("running");
+    assert!(answer.success, "nothing waits");
 }
 
 #[tokio::test]

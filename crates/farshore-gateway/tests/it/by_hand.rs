@@ -264,6 +264,8 @@ fn what_is_no_export_is_refused_with_its_place() {
     flipped[400] ^= 1;
     refused(&flipped, "checksum");
     refused(b"hello\n", "line 1");
+    refused(b"", "it is empty");
+    refused(b"\n \n", "it has no point");
     refused(b"\n{\"stream\":\"../x\",\"measurement\":\"m\",\"field\":\"\",\"time_ns\":1,\"kind\":\"float\",\"value\":1}", "line 2");
     refused(b"{\"stream\":\"a\",\"measurement\":\"m\",\"field\":\"\",\"time_ns\":1,\"kind\":\"integer\",\"value\":1.5}", "whole number");
 }

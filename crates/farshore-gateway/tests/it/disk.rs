@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 
-use farshore_gateway::{EdgeGateway, GatewayConfig};
+use farshore_gateway::{EdgeGateway, GatewayConfig, Health};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -79,8 +79,11 @@ async fn a_full_disk_is_told_loses_nothing_and_heals_by_itself() {
         "{refused:?}"
     );
     assert!(acknowledged > 0);
-    // The gateway lives, and says what it can't do.
-    assert_eq!(send(at, "GET", "/health", &[], b"").await.status, 200);
+    // The gateway lives, and says what it can't do, also before anybody asks whether it is ready.
+    let health = send(at, "GET", "/health", &[], b"").await;
+    assert_eq!((health.status, &health.json()["status"]), (200, &serde_json::json!("unhealthy")));
+    let page = send(at, "GET", "/", &[], b"").await.text();
+    assert!(page.contains("does not take readings") && page.contains("the disk is full"), "{page}");
     let ready = send(at, "GET", "/ready", &[], b"").await;
     assert_eq!(ready.status, 503);
     assert!(ready.text().contains("disk is full"), "{}", ready.text());
@@ -92,9 +95,37 @@ async fn a_full_disk_is_told_loses_nothing_and_heals_by_itself() {
     assert_eq!(answer.status, 204, "{}", answer.text());
     (acknowledged, sent) = (acknowledged + 500, sent + 500);
     assert_eq!(send(at, "GET", "/ready", &[], b"").await.status, 200);
+    let health = send(at, "GET", "/health", &[], b"").await.json();
+    assert_eq!(health["status"], serde_json::json!("healthy"), "{health}");
     gateway.stop().await;
     let kept = points_in(&journal);
     assert!((acknowledged..=sent).contains(&kept), "{acknowledged} acknowledged, {kept} kept, {sent} sent");
+}
+
+#[tokio::test]
+async fn a_disk_that_has_room_again_is_noticed_without_anybody_who_sends_or_asks_for_it() {
+    let Some(disk) = SmallDisk::new("2m") else { return };
+    let mut config = GatewayConfig::new("full", disk.path().join("journal"));
+    config.http = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
+    config.mqtt = None;
+    let gateway = EdgeGateway::new(config).expect("settings");
+    gateway.start().await.expect("a gateway");
+    let at = gateway.addresses().await.and_then(|addresses| addresses.http).expect("HTTP");
+    let filler = disk.path().join("filler");
+    // As much as there is room for: the rest of the write fails.
+    let filled = std::fs::write(&filler, vec![1_u8; 3 * 1024 * 1024]);
+    assert!(filled.is_err());
+    assert_eq!(send(at, "GET", "/ready", &[], b"").await.status, 503);
+    let state = async || gateway.health_check().await.expect("running").status;
+    assert_eq!(state().await, Health::Unhealthy);
+    std::fs::remove_file(&filler).expect("removed");
+    let healed = async {
+        while state().await != Health::Healthy {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(30), healed).await.expect("it is well again");
+    gateway.stop().await;
 }
 
 #[tokio::test]
@@ -135,5 +166,15 @@ async fn a_stream_that_rejects_is_full_with_a_reason() {
     let answer = site.send("POST", "/api/v2/write", &[], b"m v=1").await;
     assert_eq!(answer.status, 503);
     assert!(answer.text().contains("stream data/default is full"), "{}", answer.text());
+    let health = site.send("GET", "/health", &[], b"").await.json();
+    assert_eq!(health["status"], serde_json::json!("unhealthy"), "{health}");
     assert_eq!(site.pending().await, 100);
+}
+
+#[tokio::test]
+async fn the_smallest_journal_takes_readings() {
+    let site = Site::with(|config| config.max_bytes = Some(1024 * 1024)).await;
+    let answer = site.send("POST", "/api/v2/write", &[], b"m v=1").await;
+    assert_eq!(answer.status, 204, "{}", answer.text());
+    assert_eq!(site.pending().await, 1);
 }

@@ -130,6 +130,35 @@ async fn send(gateway: &EdgeGateway, points: usize) {
     }
 }
 
+/// A device that belongs to nobody.
+#[derive(Debug)]
+struct Nobody;
+
+impl Uplink for Nobody {
+    fn ask<'a>(&'a self, _: &'a SyncRequest) -> Exchange<'a, SyncAnswer> {
+        Box::pin(async { Err(UplinkError::Unclaimed("there is no identity".to_owned())) })
+    }
+
+    fn put<'a>(&'a self, _: &'a Outgoing) -> Exchange<'a, bool> {
+        Box::pin(async { Err(UplinkError::Unclaimed("there is no identity".to_owned())) })
+    }
+}
+
+#[tokio::test]
+async fn a_gateway_of_nobody_counts_no_failed_exchanges() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut config = GatewayConfig::new("alone", folder.path().join("journal"));
+    (config.http, config.mqtt) = (None, None);
+    let gateway = EdgeGateway::new(config).expect("settings").with_uplink(Arc::new(Nobody));
+    gateway.start().await.expect("a gateway");
+    let sync = gateway.force_sync().await.expect("running");
+    assert!(sync.error.is_some_and(|why| why.contains("no identity")));
+    let status = gateway.get_status().await.expect("running");
+    assert_eq!((status.failed_sync_count, status.is_online), (0, false));
+    assert!(status.sync_note.is_some_and(|note| note.contains("no identity")));
+    gateway.stop().await;
+}
+
 #[tokio::test]
 async fn what_waits_is_sent_on_demand_and_forgotten_and_a_lost_acknowledgement_doubles_nothing() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -31,8 +31,22 @@ impl Core {
             return Ok(true);
         };
         let full = || JournalError::Full { stream: name.clone() };
-        if bytes > config.bounds.bytes || points > config.bounds.points {
-            return if config.overflow == Overflow::Reject { Err(full()) } else { Ok(false) };
+        let reserve = if config.class == Class::Alert { 0 } else { self.config.alert_reserve_bytes };
+        let limit = self.config.max_bytes.saturating_sub(reserve);
+        // One append for which there would be no room if all else went: nothing goes for it.
+        if bytes > config.bounds.bytes.min(limit) || points > config.bounds.points {
+            return match config.overflow {
+                Overflow::DropNewest => Ok(false),
+                Overflow::Reject | Overflow::DropOldest | Overflow::Thin(_) => {
+                    Err(JournalError::BeyondBounds {
+                        stream: name.clone(),
+                        points,
+                        bytes,
+                        max_points: config.bounds.points,
+                        max_bytes: config.bounds.bytes.min(limit),
+                    })
+                }
+            };
         }
         loop {
             let over = self.streams.get(name).is_some_and(|stream| {
@@ -59,8 +73,6 @@ impl Core {
                 }
             }
         }
-        let reserve = if config.class == Class::Alert { 0 } else { self.config.alert_reserve_bytes };
-        let limit = self.config.max_bytes.saturating_sub(reserve);
         loop {
             let total: u64 = self.streams.values().map(super::Stream::bytes).sum();
             if total.saturating_add(bytes) <= limit {

@@ -2,7 +2,7 @@
 
 use farshore_series::{PointBatch, SeriesKey, Value};
 
-use super::{Core, LOSSES};
+use super::{Core, LOSSES, Rows};
 use crate::clock::Now;
 use crate::error::JournalError;
 use crate::frame::Span;
@@ -68,15 +68,10 @@ impl Core {
         for loss in &fresh {
             loss.add_to(&mut batch, now)?;
         }
-        if !batch.is_empty() {
-            let name = self.losses.clone();
-            debug_assert_eq!(name.as_str(), LOSSES);
-            self.ensure_stream(&name)?;
-            let mut bytes = Vec::new();
-            batch.write_rows(&mut bytes);
-            let points = u32::try_from(batch.len()).unwrap_or(u32::MAX);
-            let span = Span { points, earliest_ns: now.wall_ns, latest_ns: now.wall_ns };
-            self.append_frame(now, &name, span, &bytes)?;
+        debug_assert_eq!(self.losses.as_str(), LOSSES);
+        if let Some(rows) = Rows::of(self.losses.clone(), &batch) {
+            self.ensure_stream(&rows.stream)?;
+            self.append_frame(now, &rows)?;
         }
         for loss in fresh {
             tracing::warn!(

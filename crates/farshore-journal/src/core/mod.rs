@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use farshore_series::{MAX_BATCH_SERIES, MAX_POINTS, PointBatch};
 use farshore_trust::sealed::{
     DEVICE_WRAP_BYTES, DataKey, DeviceKey, INGEST_WRAP_BYTES, IngestPublicKey, SealError,
 };
@@ -38,6 +39,8 @@ const ENOUGH_AGE_NS: i64 = 1_000_000_000;
 pub(crate) const MAX_FILE_BYTES: u64 = 256 * 1024 * 1024;
 /// The stream that says what was lost.
 pub(crate) const LOSSES: &str = "journal/losses";
+/// What the streams of the journal itself begin with.
+const OF_JOURNAL: &str = "journal/";
 pub(crate) const QUARANTINE: &str = "quarantine";
 
 /// One append, encoded by its producer.
@@ -46,6 +49,41 @@ pub(crate) struct Rows {
     pub(crate) stream: StreamName,
     pub(crate) bytes: Vec<u8>,
     pub(crate) span: Span,
+    /// How many series its points are of.
+    pub(crate) series: u32,
+}
+
+impl Rows {
+    /// `None` when there are no points.
+    pub(crate) fn of(stream: StreamName, points: &PointBatch) -> Option<Self> {
+        let (earliest_ns, latest_ns) = points.span_ns()?;
+        let mut bytes = Vec::new();
+        points.write_rows(&mut bytes);
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let span = Span { points: count(points.len()), earliest_ns, latest_ns };
+        Some(Self { stream, bytes, span, series: count(points.series_count()) })
+    }
+}
+
+/// What some appends come to.
+#[derive(Debug, Clone, Copy, Default)]
+struct Size {
+    bytes: u64,
+    points: u64,
+    series: u64,
+}
+
+impl Size {
+    fn add(&mut self, rows: Option<&Rows>) {
+        let Some(rows) = rows else { return };
+        self.bytes += rows.bytes.len() as u64;
+        self.points += u64::from(rows.span.points);
+        self.series += u64::from(rows.series);
+    }
+
+    fn fits(self, most: Self) -> bool {
+        self.bytes <= most.bytes && self.points <= most.points && self.series <= most.series
+    }
 }
 
 /// What encrypts, and for whom.
@@ -151,6 +189,8 @@ struct OpenSegment {
     frames: u64,
     nonce: [u8; 16],
     span: Span,
+    /// At most so many: each append's own, added up.
+    series: u64,
     opened_at: Now,
 }
 
@@ -203,16 +243,14 @@ impl Core {
         }
         for (name, entries) in by_stream {
             let mut rest = entries.as_slice();
+            let most = self.most_of_a_frame(name);
             while !rest.is_empty() {
-                // As many as make one frame of about a segment's size.
-                let mut bytes = 0;
-                let most =
-                    usize::try_from(self.config.segment_bytes).unwrap_or(usize::MAX).min(MAX_PAYLOAD_BYTES);
+                let mut size = Size::default();
                 let count = rest
                     .iter()
                     .take_while(|index| {
-                        bytes += group.get(**index).map_or(0, |rows| rows.bytes.len());
-                        bytes <= most
+                        size.add(group.get(**index));
+                        size.fits(most)
                     })
                     .count()
                     .max(1);
@@ -230,32 +268,44 @@ impl Core {
         answers
     }
 
+    /// About a segment's size, an eighth of what the stream keeps, and no more than one batch can hold: a group of appends that fit must not come to
+    /// what does not.
+    fn most_of_a_frame(&self, name: &StreamName) -> Size {
+        let bounds = &self.config.stream(name).bounds;
+        let bytes = self.config.segment_bytes.min(MAX_PAYLOAD_BYTES as u64).min(bounds.bytes / 8);
+        Size { bytes, points: (bounds.points / 8).min(MAX_POINTS as u64), series: MAX_BATCH_SERIES as u64 }
+    }
+
     fn append(&mut self, now: Now, name: &StreamName, entries: &[&Rows]) -> Result<u64, JournalError> {
         self.ensure_stream(name)?;
-        let mut payload = Vec::with_capacity(entries.iter().map(|rows| rows.bytes.len()).sum());
-        let mut span = Span::EMPTY;
+        let bytes = Vec::with_capacity(entries.iter().map(|rows| rows.bytes.len()).sum());
+        let mut all = Rows { stream: name.clone(), bytes, span: Span::EMPTY, series: 0 };
         for rows in entries {
-            payload.extend_from_slice(&rows.bytes);
-            span.add(rows.span);
+            all.bytes.extend_from_slice(&rows.bytes);
+            all.span.add(rows.span);
+            all.series += rows.series;
         }
-        if payload.len() > MAX_PAYLOAD_BYTES {
-            return Err(JournalError::TooLarge { bytes: payload.len(), max: MAX_PAYLOAD_BYTES });
+        if all.bytes.len() > MAX_PAYLOAD_BYTES {
+            return Err(JournalError::TooLarge { bytes: all.bytes.len(), max: MAX_PAYLOAD_BYTES });
         }
-        if !self.make_room(now, name, payload.len() as u64, u64::from(span.points))? {
+        if !self.make_room(now, name, all.bytes.len() as u64, u64::from(all.span.points))? {
             // Taken and thrown away, as the stream is set; never without saying so.
             let sequence = self.streams.get(name).map_or(0, |stream| stream.next_sequence);
-            let loss = Loss::new(name, sequence, LossReason::DropNewest, span);
+            let loss = Loss::new(name, sequence, LossReason::DropNewest, all.span);
             self.report(now, &[loss])?;
             return Ok(0);
         }
-        self.append_frame(now, name, span, &payload)
+        self.append_frame(now, &all)
     }
 
     fn ensure_stream(&mut self, name: &StreamName) -> Result<(), JournalError> {
         if self.streams.contains_key(name) {
             return Ok(());
         }
-        if self.streams.len() >= self.config.max_streams && *name != self.losses {
+        // Those with settings of their own, and the journal's, are known beforehand: no producer's inventions keep them out.
+        let invented = |name: &StreamName| !self.config.names(name) && !name.as_str().starts_with(OF_JOURNAL);
+        let others = || self.streams.keys().filter(|other| invented(other)).count();
+        if invented(name) && others() >= self.config.max_streams {
             return Err(JournalError::TooManyStreams { stream: name.clone(), max: self.config.max_streams });
         }
         let stream = Self::new_stream(&self.config, &self.losses, name);
@@ -266,23 +316,19 @@ impl Core {
         Ok(())
     }
 
-    fn append_frame(
-        &mut self,
-        now: Now,
-        name: &StreamName,
-        span: Span,
-        payload: &[u8],
-    ) -> Result<u64, JournalError> {
+    fn append_frame(&mut self, now: Now, rows: &Rows) -> Result<u64, JournalError> {
+        let (name, span) = (&rows.stream, rows.span);
         let age = self.closing_age(now);
         let Some(stream) = self.streams.get_mut(name) else { return Err(JournalError::Closed) };
         if *name != self.losses || self.reported.is_empty() {
             stream.close_if_done(&self.config, now, age);
+            stream.close_if_full(rows);
         }
         let mut open = match stream.open.take() {
             Some(open) => open,
             None => stream.begin(&*self.files, &self.keys, now)?,
         };
-        let bytes = frame::seal(&self.keys.data, &open.nonce, open.frames, span, payload)
+        let bytes = frame::seal(&self.keys.data, &open.nonce, open.frames, span, &rows.bytes)
             .map_err(JournalError::seal)?;
         if let Err(error) = open.file.append(&bytes) {
             let error = JournalError::io("write a segment", error);
@@ -305,6 +351,7 @@ impl Core {
         open.written += bytes.len() as u64;
         open.frames += 1;
         open.span.add(span);
+        open.series += u64::from(rows.series);
         stream.appended += u64::from(span.points);
         let sequence = open.sequence;
         stream.open = Some(open);
@@ -420,7 +467,16 @@ impl Stream {
         }
         file.take_room();
         let written = head.len() as u64;
-        Ok(OpenSegment { sequence, file, written, frames: 0, nonce, span: Span::EMPTY, opened_at: now })
+        Ok(OpenSegment {
+            sequence,
+            file,
+            written,
+            frames: 0,
+            nonce,
+            span: Span::EMPTY,
+            series: 0,
+            opened_at: now,
+        })
     }
 
     fn close_if_done(&mut self, config: &Config, now: Now, age: i64) {
@@ -437,6 +493,17 @@ impl Stream {
             } else {
                 self.open = Some(open);
             }
+        }
+    }
+
+    /// A segment becomes one batch: what comes must fit into it as well.
+    fn close_if_full(&mut self, rows: &Rows) {
+        let full = self.open.take_if(|open| {
+            let points = u64::from(open.span.points) + u64::from(rows.span.points);
+            points > MAX_POINTS as u64 || open.series + u64::from(rows.series) > MAX_BATCH_SERIES as u64
+        });
+        if let Some(full) = full {
+            self.close(full);
         }
     }
 

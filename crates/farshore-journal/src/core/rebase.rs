@@ -11,7 +11,7 @@ use farshore_series::{Columns, PointBatch, Value, encode_columns};
 use farshore_trust::sealed::Batch;
 
 use super::recover::BatchName;
-use super::{Core, Kept, Sealed};
+use super::{Core, Kept, Rows, Sealed};
 use crate::clock::Now;
 use crate::error::JournalError;
 use crate::frame::Span;
@@ -158,12 +158,9 @@ impl Core {
             let series = batch.series("journal_clock", field, [])?;
             batch.push(series, now.wall_ns, Value::Integer(value))?;
         }
-        let mut bytes = Vec::new();
-        batch.write_rows(&mut bytes);
-        let points = u32::try_from(batch.len()).unwrap_or(u32::MAX);
-        let span = Span { points, earliest_ns: now.wall_ns, latest_ns: now.wall_ns };
         tracing::warn!(by_ns, moved, "points that were stored by a wrong clock have right times now");
         self.ensure_stream(&name)?;
-        self.append_frame(now, &name, span, &bytes).map(|_| ())
+        let Some(rows) = Rows::of(name, &batch) else { return Ok(()) };
+        self.append_frame(now, &rows).map(|_| ())
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use farshore_series::{PointBatch, Value};
+use farshore_series::{MAX_BATCH_SERIES, MAX_POINTS, PointBatch, Value};
 use farshore_trust::sealed::{Batch, DeviceKey};
 
 use super::files::SimFiles;
@@ -13,7 +13,6 @@ use crate::config::{Bounds, Class, Config, Overflow, StreamConfig};
 use crate::core::{Core, Keys, LOSSES, Rows};
 use crate::error::JournalError;
 use crate::files::Files as _;
-use crate::frame::Span;
 use crate::rest::points_of;
 
 const SECOND: i64 = 1_000_000_000;
@@ -64,16 +63,8 @@ impl Device {
     }
 
     fn append_to(&mut self, stream: &str, points: &[(i64, f64)]) -> Result<u64, JournalError> {
-        let mut batch = PointBatch::new();
-        let series = batch.series("m", "v", []).unwrap();
-        for (at_ns, value) in points {
-            batch.push(series, *at_ns, Value::Float(*value)).unwrap();
-        }
-        let mut bytes = Vec::new();
-        batch.write_rows(&mut bytes);
-        let (earliest_ns, latest_ns) = batch.span_ns().unwrap();
-        let span = Span { points: batch.len() as u32, earliest_ns, latest_ns };
-        self.core.commit(self.now, &[Rows { stream: stream.parse().unwrap(), bytes, span }]).remove(0)
+        let rows = rows(stream, points);
+        self.core.commit(self.now, &[rows]).remove(0)
     }
 
     fn settle(&mut self) {
@@ -118,6 +109,20 @@ impl Device {
 
 fn stream(bounds: Bounds, overflow: Overflow) -> StreamConfig {
     StreamConfig { bounds, overflow, ..StreamConfig::of(Class::Telemetry) }
+}
+
+fn rows(stream: &str, points: &[(i64, f64)]) -> Rows {
+    let mut batch = PointBatch::new();
+    let series = batch.series("m", "v", []).unwrap();
+    for (at_ns, value) in points {
+        batch.push(series, *at_ns, Value::Float(*value)).unwrap();
+    }
+    Rows::of(stream.parse().unwrap(), &batch).unwrap()
+}
+
+/// So many seconds from the first on.
+fn seconds(first: i64, count: i64) -> Vec<(i64, f64)> {
+    (first..first + count).map(second).collect()
 }
 
 fn second(number: i64) -> (i64, f64) {
@@ -205,6 +210,104 @@ fn bounds_let_go_little_at_a_time() {
     let delivered = device.deliver();
     let left = delivered.iter().filter(|(stream, ..)| stream == "s").count() as u64;
     assert_eq!(left + lost, 1_001);
+}
+
+#[test]
+fn a_group_of_appends_that_fit_costs_no_point_that_is_new() {
+    let bounds = Bounds { points: 1_000, ..Bounds::NONE };
+    let mut device = Device::new(stream(bounds, Overflow::DropOldest));
+    let group: Vec<Rows> = (0..30).map(|number| rows("s", &seconds(number * 100, 100))).collect();
+    let answers = device.core.commit(device.now, &group);
+    assert!(answers.iter().all(|answer| matches!(answer, Ok(1..))), "{answers:?}");
+    assert_eq!(device.lost("drop-newest"), 0);
+    let pending = device.pending();
+    assert!((876..=1_000).contains(&pending), "the bound is used: {pending}");
+    assert_eq!(pending + device.lost("drop-oldest"), 3_000);
+    let delivered = device.deliver();
+    let newest = delivered.iter().filter(|(stream, ..)| stream == "s").map(|(_, _, at_ns, _)| *at_ns).max();
+    assert_eq!(newest, Some(second(2_999).0));
+}
+
+#[test]
+fn a_group_is_refused_only_as_far_as_it_does_not_fit() {
+    let bounds = Bounds { points: 1_000, ..Bounds::NONE };
+    let mut device = Device::new(stream(bounds, Overflow::Reject));
+    let group: Vec<Rows> = (0..30).map(|number| rows("s", &seconds(number * 100, 100))).collect();
+    let answers = device.core.commit(device.now, &group);
+    assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 10);
+    assert_eq!(device.pending(), 1_000);
+}
+
+#[test]
+fn an_append_for_which_there_is_no_room_at_all_is_refused_and_nothing_goes_for_it() {
+    let bounds = Bounds { points: 1_000, ..Bounds::NONE };
+    for overflow in [Overflow::DropOldest, Overflow::Reject, Overflow::Thin(Duration::from_secs(60))] {
+        let mut device = Device::new(stream(bounds, overflow));
+        device.append(&seconds(0, 1_000)).unwrap();
+        let answer = device.append(&seconds(1_000, 1_001));
+        assert!(matches!(answer, Err(JournalError::BeyondBounds { points: 1_001, .. })), "{answer:?}");
+        assert_eq!(device.pending(), 1_000);
+    }
+    let mut device = Device::new(stream(bounds, Overflow::DropNewest));
+    device.append(&seconds(0, 1_001)).unwrap();
+    assert_eq!((device.pending(), device.lost("drop-newest")), (0, 1_001), "as it is set, and said");
+    // The same for all streams together.
+    let mut device = Device::new(stream(Bounds::NONE, Overflow::DropOldest));
+    device.config.max_bytes = device.config.alert_reserve_bytes + 20_000;
+    device.reopen();
+    device.append(&seconds(0, 1_000)).unwrap();
+    assert!(matches!(device.append(&seconds(1_000, 2_000)), Err(JournalError::BeyondBounds { .. })));
+    assert_eq!((device.pending(), device.lost("drop-oldest")), (1_000, 0));
+}
+
+#[test]
+fn a_segment_takes_no_more_than_a_batch_can_hold() {
+    let mut device = Device::new(stream(Bounds::NONE, Overflow::DropOldest));
+    device.config.segment_bytes = u64::MAX;
+    device.reopen();
+    // More points than a batch can hold, in two appends, each of which fits.
+    for _ in 0..2 {
+        let points = vec![second(0); MAX_POINTS / 2 + 1];
+        device.append(&points).unwrap();
+    }
+    // And more series.
+    let mut group = Vec::new();
+    for half in 0..2 {
+        let mut batch = PointBatch::new();
+        for number in 0..=MAX_BATCH_SERIES / 2 {
+            let tags = [("half", half.to_string()), ("number", number.to_string())];
+            let series =
+                batch.series("m", "v", tags.iter().map(|(key, value)| (*key, value.as_str()))).unwrap();
+            batch.push(series, second(0).0, Value::Float(0.0)).unwrap();
+        }
+        group.push(Rows::of("s".parse().unwrap(), &batch).unwrap());
+    }
+    assert!(device.core.commit(device.now, &group).iter().all(Result::is_ok));
+    assert_eq!(device.pending(), (MAX_POINTS + MAX_BATCH_SERIES + 4) as u64);
+    device.core.close_segments();
+    device.settle();
+    assert_eq!(device.lost("corrupt"), 0);
+    assert_eq!(device.pending(), (MAX_POINTS + MAX_BATCH_SERIES + 4) as u64);
+    assert_eq!(device.files.list("quarantine").unwrap(), []);
+}
+
+#[test]
+fn names_that_producers_invent_keep_no_stream_out_that_is_known_beforehand() {
+    let mut device = Device::new(StreamConfig::of(Class::Telemetry));
+    device.config.max_streams = 3;
+    device.config.streams = vec![("own".parse().unwrap(), StreamConfig::of(Class::Telemetry))];
+    device.reopen();
+    for name in ["a", "b", "c"] {
+        device.append_to(name, &[second(0)]).unwrap();
+    }
+    let refused = device.append_to("d", &[second(0)]);
+    assert!(matches!(refused, Err(JournalError::TooManyStreams { max: 3, .. })), "{refused:?}");
+    device.append_to("own", &[second(0)]).unwrap();
+    device.append_to("a", &[second(1)]).unwrap();
+    // Nor do those that are known keep producers out.
+    device.config.max_streams = 4;
+    device.reopen();
+    device.append_to("d", &[second(0)]).unwrap();
 }
 
 #[test]

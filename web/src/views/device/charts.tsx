@@ -3,12 +3,13 @@ import { useMemo, useState } from 'react'
 import { useNavigate } from '@tanstack/react-router'
 
 import type { Device, FleetEvent } from '~/api/types'
-import { RANGES, type Range } from '~/router'
 import { Chart, type Mark, type Series } from '~/ui/chart'
 import { cx } from '~/ui/cx'
 import { Glyph } from '~/ui/mark'
 import { bytes, percent } from '~/ui/number'
 import { Failure } from '~/ui/panel'
+import type { Range } from '~/ui/range'
+import { RangePick } from '~/ui/range-pick'
 import { clock } from '~/ui/time'
 
 import { eventMark } from './events'
@@ -130,19 +131,7 @@ export function Charts({ device, range, events, listener }: Props) {
           {live ? 'one sample a second' : measured.live === 'connecting' ? 'connecting' : 'not live'}
         </span>
         <span className="text-sm text-muted">{at === undefined ? '' : `at ${clock(at)}`}</span>
-        <div className="ml-auto flex rounded border border-line-strong" role="group" aria-label="Range of time">
-          {RANGES.map((r) => (
-            <button
-              key={r}
-              type="button"
-              aria-pressed={r === range}
-              onClick={() => void navigate({ search: { range: r }, replace: true })}
-              className={cx('h-6 px-2.5 text-sm first:rounded-l last:rounded-r', r === range ? 'bg-accent-soft font-medium text-accent' : 'text-muted hover:bg-hover')}
-            >
-              {r}
-            </button>
-          ))}
-        </div>
+        <RangePick className="ml-auto" range={range} onPick={(next) => void navigate({ search: { range: next }, replace: true })} />
       </header>
       {measured.error !== undefined && (
         <div className="p-4 pb-0">

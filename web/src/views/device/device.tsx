@@ -16,6 +16,7 @@ import { State } from '~/ui/mark'
 import { Menu } from '~/ui/menu'
 import { bytes, plural } from '~/ui/number'
 import { Empty, Failure, Loading, Page, Section, StaleNote } from '~/ui/panel'
+import { USUAL_RANGE } from '~/ui/range'
 import { DIMENSIONS } from '~/ui/state'
 import { Time, useNow } from '~/ui/time'
 import { Why } from '~/ui/why'
@@ -44,7 +45,7 @@ const MOST_SEEN = 100
 
 export function DeviceView() {
   const { id } = useParams({ from: '/shell/devices/$id' })
-  const { range = '1h' } = useSearch({ from: '/shell/devices/$id' })
+  const { range = USUAL_RANGE } = useSearch({ from: '/shell/devices/$id' })
   const device = useQuery(deviceQuery(id))
   const uid = device.data?.metadata.uid
   const events = useQuery({
@@ -61,7 +62,7 @@ export function DeviceView() {
   const near = neighbours(id)
   const navigate = useNavigate()
   const go = (name: string | undefined): void => {
-    if (name !== undefined) void navigate({ to: '/devices/$id', params: { id: name }, search: range === '1h' ? {} : { range } })
+    if (name !== undefined) void navigate({ to: '/devices/$id', params: { id: name }, search: range === USUAL_RANGE ? {} : { range } })
   }
   useKeys('Device', [
     { keys: ']', does: 'Next device of the list', run: () => go(near?.after) },

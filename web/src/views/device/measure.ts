@@ -8,7 +8,7 @@ import { fetchMetrics, keys } from '~/api/queries'
 import { openStream, type StreamState } from '~/api/sse'
 import type { AppUsage, FleetEvent, Sample } from '~/api/types'
 import { useLatest } from '~/ui/latest'
-import type { Range } from '~/router'
+import { RANGE_MS, type Range } from '~/ui/range'
 
 export const METRICS = [
   'cpu', 'mem_used', 'mem_total', 'load1', 'load5', 'load15', 'psi_cpu', 'psi_mem', 'psi_io',
@@ -16,15 +16,6 @@ export const METRICS = [
   'process_exits', 'gpu', 'disk_wear',
 ] as const
 export type Metric = (typeof METRICS)[number]
-
-const MINUTE = 60_000
-export const RANGE_MS: Record<Range, number> = {
-  '5m': 5 * MINUTE,
-  '1h': 60 * MINUTE,
-  '6h': 360 * MINUTE,
-  '24h': 1440 * MINUTE,
-  '7d': 10_080 * MINUTE,
-}
 
 const POINTS = 360
 /** Beyond this the oldest live samples are dropped; the next fetch has them anyway. */

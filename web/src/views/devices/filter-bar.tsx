@@ -5,6 +5,7 @@ import type { DeviceSummary } from '~/api/types'
 import { useKeys } from '~/frame/keys'
 import { announce } from '~/ui/announce'
 import { buttonClass } from '~/ui/button'
+import { FilterChip } from '~/ui/chip'
 import { CopyButton } from '~/ui/copy'
 import { Icon } from '~/ui/icon'
 import { Menu } from '~/ui/menu'
@@ -68,17 +69,7 @@ export function FilterBar({ filters, summary, onChange }: Props) {
       <Pick title="Location" field="location" filters={filters} onChange={apply} values={summary?.byLocation.map((l) => [l.location, l.total]) ?? []} />
       <Pick title="Channel" field="channel" filters={filters} onChange={apply} values={summary?.channels.map((c) => [c, undefined]) ?? []} />
       {shown.map((chip) => (
-        <span key={chip.text} className="flex h-6 items-center rounded bg-accent-soft pl-2 font-mono text-sm">
-          {chip.text}
-          <button
-            type="button"
-            aria-label={`Remove the filter ${chip.text}`}
-            onClick={() => apply(chip.without)}
-            className="flex h-6 w-6 items-center justify-center rounded text-muted hover:text-ink"
-          >
-            <Icon name="close" size={12} />
-          </button>
-        </span>
+        <FilterChip key={chip.text} text={chip.text} onRemove={() => apply(chip.without)} />
       ))}
       {shown.length > 1 && (
         <button

@@ -4,6 +4,7 @@
  * `reachability=offline` is a field; `store=12`, `site in (a,b)`, `!canary` are labels, in the grammar of `-l`; other words are looked for in names.
  */
 import type { Query } from '~/api/client'
+import { shellWord } from '~/ui/words'
 
 export const FIELDS = ['reachability', 'health', 'conformance', 'lifecycle', 'location', 'channel', 'app', 'version'] as const
 export type Field = (typeof FIELDS)[number]
@@ -115,17 +116,14 @@ export function addText(filters: Filters, typed: string): Filters {
   return parseFilters(out as Record<string, unknown>)
 }
 
-/** A shell word. */
-const quote = (text: string): string => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", String.raw`'\''`)}'`)
-
 /** The command that lists the same. */
 export function command(filters: Filters): string {
   const parts = ['farshore get devices']
-  if (filters.labelSelector !== undefined) parts.push(`-l ${quote(filters.labelSelector)}`)
+  if (filters.labelSelector !== undefined) parts.push(`-l ${shellWord(filters.labelSelector)}`)
   const fields = FIELDS.flatMap((field) => (filters[field] === undefined ? [] : [`${field}=${filters[field]}`]))
-  if (fields.length > 0) parts.push(`--field-selector ${quote(fields.join(','))}`)
-  if (filters.q !== undefined) parts.push(`-q ${quote(filters.q)}`)
-  if (filters.sort !== undefined) parts.push(`--sort ${quote(filters.sort)}`)
+  if (fields.length > 0) parts.push(`--field-selector ${shellWord(fields.join(','))}`)
+  if (filters.q !== undefined) parts.push(`-q ${shellWord(filters.q)}`)
+  if (filters.sort !== undefined) parts.push(`--sort ${shellWord(filters.sort)}`)
   return parts.join(' ')
 }
 

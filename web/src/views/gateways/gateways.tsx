@@ -1,40 +1,55 @@
 /** `/gateways`: how the readings of each gateway come in. */
 import { useQuery } from '@tanstack/react-query'
-import { Link } from '@tanstack/react-router'
+import { Link, useNavigate, useSearch } from '@tanstack/react-router'
+import { useMemo } from 'react'
 
 import { gatewaysQuery, type GatewaySync } from '~/api/gateways'
+import { FilterChip } from '~/ui/chip'
 import { Command, CopyButton } from '~/ui/copy'
-import { Glyph } from '~/ui/mark'
 import { bytes, count, plural } from '~/ui/number'
-import { Empty, Page, Section } from '~/ui/panel'
+import { Empty, Loading, Page, Section } from '~/ui/panel'
 import { Resource } from '~/ui/resource'
 import { Table } from '~/ui/table'
-import { longDuration, Time, useNow } from '~/ui/time'
+import { Time, useNow } from '~/ui/time'
+import { shellWord } from '~/ui/words'
 
 import { GatewayKeys } from './keys'
 import { GatewayPipelines } from './pipelines'
+import { FleetReadings } from './readings'
+import { shownOf, withPlace, type GatewaySearch } from './search'
 import { Sinks } from './sinks'
+import { Standing } from './standing'
 import { SyncNow } from './sync-now'
 
-/** Later than this, a gateway that should report each minute is away. */
-const LATE_MS = 3 * 60_000
+const NONE: readonly GatewaySync[] = []
+/** From so many on, the list scrolls by itself. */
+const MANY = 12
 
 export function Gateways() {
   const gateways = useQuery(gatewaysQuery)
   const now = useNow()
-  const items = gateways.data?.items ?? []
-  const lossy = items.filter((gateway) => gateway.losses.length > 0)
+  const search = useSearch({ from: '/shell/gateways' })
+  const navigate = useNavigate({ from: '/gateways' })
+  const items = gateways.data?.items ?? NONE
+  const shown = useMemo(() => shownOf(items, search), [items, search])
+  const lossy = shown.filter((gateway) => gateway.losses.length > 0)
+  const { location, device, ...others } = search
+  const without = (rest: GatewaySearch): void => void navigate({ search: rest })
   return (
     <Page
       title="Gateways"
       beside={
         gateways.data && (
-          <span className="text-muted">
-            {plural(items.length, 'gateway')}, {plural(items.reduce((sum, g) => sum + g.report.backlogPoints, 0), 'reading')} waiting
-          </span>
+          <>
+            <span className="text-muted">
+              {plural(shown.length, 'gateway')}, {plural(shown.reduce((sum, g) => sum + g.report.backlogPoints, 0), 'reading')} waiting
+            </span>
+            {location !== undefined && <FilterChip text={`location=${location}`} onRemove={() => without(others)} />}
+            {device !== undefined && <FilterChip text={`device=${device}`} onRemove={() => without(location === undefined ? others : { ...others, location })} />}
+          </>
         )
       }
-      actions={<CopyButton small={false} label="Command" text="farshore sync status" />}
+      actions={<CopyButton small={false} label="Command" text={location === undefined ? 'farshore sync status' : `farshore sync status --location ${shellWord(location)}`} />}
     >
       <Resource
         query={gateways}
@@ -46,21 +61,44 @@ export function Gateways() {
           </Empty>
         }
       >
-        {(all) => (
+        {() => shown.length === 0 ? (
+          <div className="panel">
+            <Empty title="No gateway here">
+              <p className="text-center">
+                The address names a location or a device that no gateway has sent from.{' '}
+                <Link to="/gateways" className="link">
+                  Show all gateways
+                </Link>
+              </p>
+            </Empty>
+          </div>
+        ) : (
           <Table
             label="Gateways"
-            items={all}
+            items={shown}
             id={(g) => g.device}
+            bounded={shown.length > MANY}
             columns={[
               {
                 title: 'Device',
                 cell: (g) => (
-                  <Link to="/devices/$id" params={{ id: g.deviceName }} className="font-medium hover:text-accent">
+                  <Link to="/devices/$id" params={{ id: g.deviceName }} className="font-medium hover:text-accent sm:whitespace-nowrap">
                     {g.deviceName}
                   </Link>
                 ),
               },
-              { title: 'Location', wide: true, cell: (g) => g.location || '–' },
+              {
+                title: 'Location',
+                wide: true,
+                cell: (g) =>
+                  g.location === '' ? (
+                    '–'
+                  ) : (
+                    <Link to="/gateways" search={withPlace(search, undefined, { location: g.location })} className="hover:text-accent">
+                      {g.location}
+                    </Link>
+                  ),
+              },
               { title: 'State', plain: true, cell: (g) => <Standing gateway={g} now={now} /> },
               { title: 'Waiting', right: true, cell: (g) => count(g.report.backlogPoints) },
               { title: 'Oldest unsent', wide: true, right: true, cell: (g) => (g.report.backlogPoints > 0 ? <Time at={g.report.oldestUnsentAt} className="text-muted" /> : <span className="text-muted">–</span>) },
@@ -73,6 +111,12 @@ export function Gateways() {
           />
         )}
       </Resource>
+      {gateways.isPending && (
+        <Section title="Readings" className="min-h-96">
+          <Loading what="readings" lines={6} />
+        </Section>
+      )}
+      {shown.length > 0 && <FleetReadings search={search} shown={shown} />}
       <GatewayPipelines gateways={items} />
       <Sinks />
       <GatewayKeys />
@@ -121,24 +165,4 @@ const REASONS: Record<string, string> = {
   'corrupt-batch': 'read something else from its disk than it had written',
   'torn-tail': 'was cut off while writing; this may never have been acknowledged',
   refused: 'set aside what can never be read here',
-}
-
-/** How a gateway stands, in a word and why. */
-export function Standing({ gateway, now }: { gateway: GatewaySync; now: number }) {
-  const { report } = gateway
-  const away = now - gateway.reportedAt > LATE_MS
-  const drain = report.drainSeconds
-  const [shape, tone, text] = away
-    ? (['ring', 'quiet', 'not heard of'] as const)
-    : report.backlogPoints === 0
-      ? (['full', 'ok', 'all sent'] as const)
-      : drain !== undefined && drain < 5
-        ? (['full', 'ok', 'up to date'] as const)
-      : (['half', 'warn', drain === undefined ? 'sending' : `sent in about ${longDuration(drain * 1000)}`] as const)
-  return (
-    <span className="flex items-center gap-1.5" title={report.lastError}>
-      <Glyph shape={shape} tone={tone} size={10} />
-      {text}
-    </span>
-  )
 }

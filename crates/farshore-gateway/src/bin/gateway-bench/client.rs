@@ -82,9 +82,9 @@ pub(crate) fn measure(served: &Served, load: &Load) -> Result<Measured> {
 }
 
 /// The two-decimal set: a random walk and noise, seeded, so that every run sends the same.
-struct Walk {
-    state: u64,
-    at: f64,
+pub(crate) struct Walk {
+    pub(crate) state: u64,
+    pub(crate) at: f64,
 }
 
 impl Walk {
@@ -101,7 +101,7 @@ impl Walk {
         sum * 0.02 * 3.0_f64.sqrt()
     }
 
-    fn next(&mut self) -> f64 {
+    pub(crate) fn next(&mut self) -> f64 {
         self.at += self.noise();
         ((self.at + self.noise()) * 100.0).round() / 100.0
     }

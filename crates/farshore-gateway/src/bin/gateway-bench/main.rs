@@ -5,6 +5,7 @@
 
 mod backlog;
 mod client;
+mod load;
 mod processing;
 mod served;
 
@@ -26,6 +27,8 @@ fn main() -> ExitCode {
         Some("pipeline") => only_the_pipeline(),
         Some("steady") => steady(&mut Figures::new()),
         Some("backlog") => backlog::run(&mut Figures::new(), 10),
+        // For a gateway that runs already.
+        Some("load") => load::run(arguments.get(1..).unwrap_or_default()),
         // What the bench starts as its clients.
         Some("client") => client::run(arguments.get(1..).unwrap_or_default()),
         Some(name) if !name.starts_with('-') => only(name),
