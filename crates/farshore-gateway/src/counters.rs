@@ -59,7 +59,9 @@ impl Durations {
 pub(crate) struct Counters {
     /// Points that are durable.
     pub(crate) points: Counter,
-    /// Points that could not be read or were refused.
+    /// Of these, such whose time was too far ahead.
+    pub(crate) future_times: Counter,
+    /// Readings that could not be read or were refused.
     pub(crate) rejected: Counter,
     pub(crate) duplicates_http: Counter,
     pub(crate) duplicates_mqtt: Counter,
@@ -79,6 +81,8 @@ pub(crate) struct Observed {
     pub(crate) refused_batches: u64,
     pub(crate) clock_offset_s: f64,
     pub(crate) rebased: u64,
+    /// Points whose time the journal found too far ahead.
+    pub(crate) future_times: u64,
     /// Stream, reason, points.
     pub(crate) lost: Vec<(String, &'static str, u64)>,
     /// Stream, bytes of damage in which points can't be counted.
@@ -169,6 +173,12 @@ impl Counters {
             "Points whose times were set right after the clock had been wrong.",
             &one(observed.rebased.to_string()),
         );
+        metric(
+            "future_times_total",
+            "counter",
+            "Points whose time was more than a day ahead, and became the clock's.",
+            &one((self.future_times.get() + observed.future_times).to_string()),
+        );
         let lost: Vec<_> = observed
             .lost
             .iter()
@@ -196,7 +206,7 @@ impl Counters {
         metric(
             "points_rejected_total",
             "counter",
-            "Points that could not be read or were refused; their producers were told.",
+            "Readings that could not be read or were refused; their producers were told.",
             &one(self.rejected.get().to_string()),
         );
         let duplicates = [("http", &self.duplicates_http), ("mqtt", &self.duplicates_mqtt)]
@@ -329,7 +339,9 @@ mod tests {
         counters.points.add(3);
         counters.processing.record(Duration::from_millis(3));
         counters.processing.record(Duration::from_secs(60));
+        counters.future_times.add(2);
         let observed = Observed {
+            future_times: 1,
             lost: vec![("data/a".to_owned(), "expired", 2)],
             lost_bytes: vec![("data/a".to_owned(), 300)],
             ..Observed::default()
@@ -337,6 +349,7 @@ mod tests {
         let text = counters.render(&observed);
         for line in [
             "edge_gateway_data_points_total 3",
+            "edge_gateway_future_times_total 3",
             "edge_gateway_sync_success_total 0",
             "edge_gateway_sync_failures_total 0",
             "edge_gateway_queue_size 0",

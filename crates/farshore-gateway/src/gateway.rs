@@ -806,6 +806,7 @@ impl Shared {
             refused_batches: sync.refused_batches,
             clock_offset_s,
             rebased: stats.rebased,
+            future_times: stats.future_times,
             lost: lost.collect(),
             lost_bytes: stats
                 .streams

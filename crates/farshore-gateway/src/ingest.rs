@@ -1,15 +1,21 @@
 //! From a body to durable points: the one way in, whatever the protocol.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+mod collect;
+
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use farshore_journal::{Append, Journal, JournalError, PointBatch, Producer, SeriesKey, StreamName};
+use farshore_journal::{
+    Append, Journal, JournalError, PointBatch, Producer, Receipt, Sample, SeriesKey, StreamName,
+};
 
+use self::collect::{Collector, KnownSeries};
 use crate::clock;
 use crate::counters::Counters;
 use crate::decode::{Outcome, Precision, json, line, otlp};
 use crate::pipeline::Runner;
-use crate::point::{Point, PointError, Value};
+use crate::point::{Point, PointError};
 use crate::ready::Taking;
 
 /// Series whose latest values are kept for the page.
@@ -26,31 +32,48 @@ pub(crate) enum Form {
     OtlpJson,
 }
 
-/// Points on their way to the disk.
+/// Points on their way to the disk. Where nobody waits for them any more, since their client went away, they are counted all the same.
 #[derive(Debug)]
 #[must_use = "nothing is acknowledged before it is durable"]
 pub(crate) struct Taken {
     pub(crate) outcome: Outcome,
+    /// Nothing when there was no point to keep, or when it is known what became of them.
+    append: Option<Append>,
     stream: StreamName,
-    /// Nothing when there was no point to keep.
-    pub(crate) append: Option<Append>,
+    entry: Entry,
+    books: Arc<Books>,
+}
+
+/// What is written down of points when it is known what became of them.
+#[derive(Debug, Default)]
+struct Entry {
+    /// Each field of a reading is one.
     points: usize,
+    readings: usize,
+    /// Of the points, those whose time was too far ahead.
+    future: usize,
+    begun: Option<Instant>,
+    /// The newest of them, the very newest first.
+    newest: Vec<(SeriesKey, i64, farshore_journal::Value)>,
 }
 
 #[derive(Debug)]
 pub(crate) struct Ingest {
     journal: Journal,
-    pub(crate) counters: Arc<Counters>,
-    pub(crate) taking: Taking,
     /// Where points are processed, too.
     processing: Option<Arc<Runner>>,
     max_series: usize,
+    pub(crate) taking: Arc<Taking>,
+    books: Arc<Books>,
+}
+
+#[derive(Debug)]
+struct Books {
+    counters: Arc<Counters>,
+    taking: Arc<Taking>,
     known: Mutex<HashMap<StreamName, Arc<KnownSeries>>>,
     latest: Mutex<BTreeMap<SeriesKey, (i64, farshore_journal::Value)>>,
 }
-
-/// The series of a stream. Locked for a moment for each series of a body, never while one is read.
-type KnownSeries = Mutex<HashSet<SeriesKey>>;
 
 /// The newest value of a series, for the page.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,61 +82,56 @@ pub(crate) struct Latest {
     pub(crate) value: String,
 }
 
-/// Gathers the points of one body.
-struct Collector<'k> {
-    batch: PointBatch,
-    now_ns: i64,
-    known: &'k KnownSeries,
-    max_series: usize,
-    newest: Option<farshore_journal::SeriesId>,
-    refused: HashSet<farshore_journal::SeriesId>,
-    points: usize,
+impl Taken {
+    /// Since when the producer waits.
+    pub(crate) fn since(mut self, begun: Instant) -> Self {
+        self.entry.begun = Some(begun);
+        self
+    }
 }
 
-impl Collector<'_> {
-    fn take(&mut self, point: &Point<'_>) -> Result<(), PointError> {
-        let at_ns = point.time_ns.unwrap_or(self.now_ns);
-        for (field, value) in &point.fields {
-            let tags = point.tags.iter().map(|(key, value)| (key.as_ref(), value.as_ref()));
-            let series =
-                self.batch.series(&point.measurement, field, tags).map_err(|error| refused(&error))?;
-            // Ids are given in order: a new one is larger than all before.
-            if self.newest.is_none_or(|newest| series > newest) {
-                self.newest = Some(series);
-                if let Some(key) = self.batch.key(series) {
-                    let mut known = lock(self.known);
-                    if !known.contains(key) {
-                        if known.len() >= self.max_series {
-                            self.refused.insert(series);
-                        } else {
-                            known.insert(key.clone());
-                        }
-                    }
-                }
-            }
-            if !self.refused.is_empty() && self.refused.contains(&series) {
-                return Err(PointError::TooMany { what: "series in the stream", max: self.max_series });
-            }
-            let value = match value {
-                Value::Float(number) => farshore_journal::Value::Float(*number),
-                Value::Integer(number) => farshore_journal::Value::Integer(*number),
-                Value::Bool(flag) => farshore_journal::Value::Boolean(*flag),
-                Value::Text(text) => farshore_journal::Value::Text(text.clone().into_owned()),
-                Value::Json(text) => farshore_journal::Value::Json(text.clone().into_owned()),
-            };
-            self.batch.push(series, at_ns, value).map_err(|error| refused(&error))?;
-            self.points += 1;
+impl Drop for Taken {
+    fn drop(&mut self) {
+        let Some(append) = self.append.take() else { return };
+        let (entry, books) = (std::mem::take(&mut self.entry), Arc::clone(&self.books));
+        // Without a runtime nobody is left who would ask.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let stream = self.stream.clone();
+            drop(runtime.spawn(async move { books.enter(&stream, entry, &append.await) }));
         }
-        Ok(())
     }
 }
 
-fn refused(error: &farshore_journal::PointError) -> PointError {
-    let mut text = error.to_string();
-    if let Some(source) = std::error::Error::source(error) {
-        text = format!("{text}: {source}");
+impl Books {
+    /// Writes down what became of points.
+    fn enter(&self, stream: &StreamName, entry: Entry, result: &Result<Receipt, JournalError>) {
+        self.taking.answered(clock::mono_ns(), stream, result);
+        if let Err(error) = result {
+            self.counters.rejected.add(entry.readings);
+            if matches!(error, JournalError::TooManyStreams { .. }) {
+                // Names of streams that are not made have no end.
+                lock(&self.known).remove(stream);
+            }
+            return;
+        }
+        self.counters.points.add(entry.points);
+        self.counters.future_times.add(entry.future);
+        if let Some(begun) = entry.begun {
+            self.counters.processing.record(begun.elapsed());
+        }
+        let mut latest = lock(&self.latest);
+        for (key, at_ns, value) in entry.newest {
+            let room = latest.len() < MAX_LATEST;
+            match latest.get_mut(&key) {
+                Some((known_ns, _)) if *known_ns >= at_ns => {}
+                Some(known) => *known = (at_ns, value),
+                None if room => {
+                    latest.insert(key, (at_ns, value));
+                }
+                None => {}
+            }
+        }
     }
-    PointError::Refused(text)
 }
 
 impl Ingest {
@@ -123,15 +141,20 @@ impl Ingest {
         max_series: usize,
         processing: Option<Arc<Runner>>,
     ) -> Self {
-        Self {
-            journal,
+        let taking = Arc::<Taking>::default();
+        let books = Books {
             counters,
-            taking: Taking::default(),
-            processing,
-            max_series,
+            taking: Arc::clone(&taking),
             known: Mutex::default(),
             latest: Mutex::default(),
-        }
+        };
+        Self { journal, processing, max_series, taking, books: Arc::new(books) }
+    }
+
+    /// Counts what could not be read.
+    pub(crate) fn unreadable(&self, error: PointError) -> PointError {
+        self.books.counters.rejected.add(1);
+        error
     }
 
     /// Reads a body and hands its points to the journal. Points that can't be read are left out and told.
@@ -145,13 +168,12 @@ impl Ingest {
         form: Form,
         body: &[u8],
     ) -> Result<Taken, PointError> {
-        let (batch, outcome, points) = self.collect(stream, |sink| match form {
+        self.collect(from, stream, |sink| match form {
             Form::Json => Ok(json::decode(body, sink)),
             Form::Lines(precision) => Ok(line::decode(body, precision, sink)),
             Form::OtlpProtobuf => otlp::decode_protobuf(body, sink),
             Form::OtlpJson => otlp::decode_json(body, sink),
-        })?;
-        Ok(self.hand_over(from, stream, batch, outcome, points))
+        })
     }
 
     /// Hands one point to the journal.
@@ -164,88 +186,83 @@ impl Ingest {
         stream: &StreamName,
         point: &mut Point<'_>,
     ) -> Result<Taken, PointError> {
-        point.finish()?;
-        let (batch, outcome, points) = self.collect(stream, |sink| {
+        self.collect(from, stream, |sink| {
+            point.finish()?;
             sink(point)?;
             Ok(Outcome { accepted: 1, ..Outcome::default() })
-        })?;
-        Ok(self.hand_over(from, stream, batch, outcome, points))
+        })
     }
 
     fn collect(
         &self,
+        from: Option<Producer>,
         stream: &StreamName,
         decode: impl FnOnce(&mut crate::decode::Sink<'_>) -> Result<Outcome, PointError>,
-    ) -> Result<(PointBatch, Outcome, usize), PointError> {
-        let known = Arc::clone(lock(&self.known).entry(stream.clone()).or_default());
-        let mut collector = Collector {
-            batch: PointBatch::new(),
-            now_ns: clock::wall_ns(),
-            known: &known,
-            max_series: self.max_series,
-            newest: None,
-            refused: HashSet::new(),
-            points: 0,
-        };
+    ) -> Result<Taken, PointError> {
+        let known = Arc::clone(lock(&self.books.known).entry(stream.clone()).or_default());
+        let mut collector = Collector::new(clock::wall_ns(), &known, self.max_series);
         let result = decode(&mut |point| collector.take(point));
-        match &result {
-            Ok(outcome) => self.counters.rejected.add(outcome.rejected),
-            Err(_) => self.counters.rejected.add(1),
+        // Those that had been taken when there was too much go with the others.
+        let (result, rejected) = match (result, collector.too_much()) {
+            (Ok(outcome), Some(error)) => (Err(error.clone()), outcome.accepted + outcome.rejected),
+            (Ok(outcome), None) => {
+                let rejected = outcome.rejected;
+                (Ok(outcome), rejected)
+            }
+            (Err(error), _) => (Err(error), 1),
+        };
+        self.books.counters.rejected.add(rejected);
+        match result {
+            Ok(outcome) => Ok(self.hand_over(from, stream, collector.finish()?, outcome)),
+            Err(error) => {
+                collector.give_up();
+                Err(error)
+            }
         }
-        Ok((collector.batch, result?, collector.points))
     }
 
     fn hand_over(
         &self,
         from: Option<Producer>,
         stream: &StreamName,
-        batch: PointBatch,
+        (batch, future): (PointBatch, usize),
         outcome: Outcome,
-        points: usize,
     ) -> Taken {
-        let named = stream.clone();
+        let books = Arc::clone(&self.books);
         if batch.is_empty() {
-            return Taken { outcome, stream: named, append: None, points: 0 };
+            return Taken { outcome, append: None, stream: stream.clone(), entry: Entry::default(), books };
         }
-        let batch = Arc::new(batch);
-        let append = self.journal.append_shared(from, stream, &batch);
-        let mut latest = lock(&self.latest);
-        for sample in batch.samples().iter().rev().take(LATEST_OF_BATCH) {
-            let Some(key) = batch.key(sample.series) else { continue };
-            let room = latest.len() < MAX_LATEST;
-            match latest.get_mut(key) {
-                Some((at_ns, _)) if *at_ns >= sample.at_ns => {}
-                Some(entry) => *entry = (sample.at_ns, short(&sample.value)),
-                None if room => {
-                    latest.insert(key.clone(), (sample.at_ns, short(&sample.value)));
-                }
-                None => {}
-            }
-        }
-        drop(latest);
-        Taken { outcome, stream: named, append: Some(append), points }
+        let newest = batch.samples().iter().rev().take(LATEST_OF_BATCH);
+        let named = |sample: &Sample| {
+            batch.key(sample.series).map(|key| (key.clone(), sample.at_ns, short(&sample.value)))
+        };
+        let newest = newest.filter_map(named).collect();
+        let (points, readings) = (batch.len(), outcome.accepted);
+        let entry = Entry { points, readings, future, begun: None, newest };
+        let append = self.journal.append_shared(from, stream, &Arc::new(batch));
+        Taken { outcome, append: Some(append), stream: stream.clone(), entry, books }
     }
 
     /// Waits until the points are durable.
     ///
     /// # Errors
     /// When they aren't; their producer must keep them.
-    pub(crate) async fn durable(&self, taken: Taken) -> Result<Outcome, JournalError> {
-        if let Some(append) = taken.append {
-            let answer = append.await;
-            self.taking.answered(clock::mono_ns(), &taken.stream, &answer);
-            answer?;
+    pub(crate) async fn durable(&self, mut taken: Taken) -> Result<Outcome, JournalError> {
+        if let Some(append) = &mut taken.append {
+            let result = append.await;
+            taken.append = None;
+            self.books.enter(&taken.stream, std::mem::take(&mut taken.entry), &result);
+            result?;
         }
         if let Some(processing) = &self.processing {
             processing.room().await;
         }
-        self.counters.points.add(taken.points);
-        Ok(taken.outcome)
+        Ok(std::mem::take(&mut taken.outcome))
     }
 
     /// The newest values, by series.
     pub(crate) fn latest(&self) -> BTreeMap<String, Latest> {
-        let latest = lock(&self.latest).clone();
+        let latest = lock(&self.books.latest).clone();
         let named = |(key, (at_ns, value)): (SeriesKey, (i64, farshore_journal::Value))| {
             (key.to_string(), Latest { at_ns, value: shown(&value) })
         };
@@ -279,8 +296,10 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use farshore_journal::Config;
+    use futures_util::FutureExt as _;
 
     use super::*;
+    use crate::limits::{MAX_BODY_SERIES, MAX_VALUES};
 
     fn ingest(max_series: usize) -> (tempfile::TempDir, Journal, Ingest) {
         let folder = tempfile::tempdir().expect("a folder");
@@ -299,7 +318,7 @@ mod tests {
         let outcome = ingest.durable(taken).await.expect("durable");
         assert_eq!((outcome.accepted, outcome.rejected), (2, 1));
         assert_eq!(journal.stats().pending_points(), 3);
-        assert_eq!((ingest.counters.points.get(), ingest.counters.rejected.get()), (3, 1));
+        assert_eq!((ingest.books.counters.points.get(), ingest.books.counters.rejected.get()), (3, 1));
         assert_eq!(ingest.latest().get("b x").map(|latest| latest.value.as_str()), Some("3"));
     }
 
@@ -315,6 +334,119 @@ mod tests {
             assert!(outcome.message().contains("more than 2 series"), "{}", outcome.message());
         }
         assert_eq!(journal.stats().pending_points(), 6);
+    }
+
+    #[tokio::test]
+    async fn a_point_is_taken_whole_or_not_at_all() {
+        let (_folder, journal, ingest) = ingest(2);
+        let stream = "data/default".parse().expect("a name");
+        for _ in 0..2 {
+            let body = b"m a=1,b=2,c=3\nm a=1,b=2,c=3\nm a=1";
+            let taken = ingest.body(None, &stream, Form::Lines(Precision::Seconds), body).expect("lines");
+            let outcome = ingest.durable(taken).await.expect("durable");
+            assert_eq!((outcome.accepted, outcome.rejected), (1, 2), "there is room for two series");
+        }
+        assert_eq!(journal.stats().pending_points(), 2);
+        // What was refused took no place.
+        let body = b"m b=1\nm c=1";
+        let taken = ingest.body(None, &stream, Form::Lines(Precision::Seconds), body).expect("lines");
+        assert_eq!(ingest.durable(taken).await.expect("durable").accepted, 1);
+        assert_eq!(journal.stats().pending_points(), 3);
+    }
+
+    #[tokio::test]
+    async fn series_without_a_place_are_not_written_by_name_either() {
+        let (_folder, journal, ingest) = ingest(1);
+        let stream = "data/default".parse().expect("a name");
+        let body: String = (0..10_000).map(|n| format!("a,n={n} x=1\n")).collect();
+        let taken =
+            ingest.body(None, &stream, Form::Lines(Precision::Seconds), body.as_bytes()).expect("lines");
+        ingest.durable(taken).await.expect("durable");
+        let stats = journal.stats();
+        assert!(stats.pending_points() == 1 && stats.bytes < 10_000, "{stats:?}");
+    }
+
+    #[tokio::test]
+    async fn of_a_body_with_too_much_in_it_nothing_is_taken() {
+        let (_folder, journal, ingest) = ingest(MAX_BODY_SERIES + 1);
+        let stream = "data/default".parse().expect("a name");
+        let many = "a f=t\n".repeat(MAX_VALUES + 1);
+        let series: String = (0..=MAX_BODY_SERIES).map(|n| format!("a,n={n} f=t\n")).collect();
+        // Each field names the line's tags again.
+        let tags: String = (0..15).map(|n| format!(",{n}={}", "x".repeat(250))).collect();
+        let fields: Vec<String> = (0..256).map(|n| format!("f{n}=t")).collect();
+        let names: String = (0..10).map(|n| format!("a,n={n}{tags} {}\n", fields.join(","))).collect();
+        assert!(names.len() < 64 * 1024);
+        for body in [many, series, names] {
+            let taken = ingest.body(None, &stream, Form::Lines(Precision::Seconds), body.as_bytes());
+            assert!(matches!(taken, Err(PointError::TooMuch { .. })), "{taken:?}");
+        }
+        // Nor has any series got a place.
+        let body = b"a,n=new f=t\nb f=t";
+        let taken = ingest.body(None, &stream, Form::Lines(Precision::Seconds), body).expect("lines");
+        assert_eq!((taken.outcome.accepted, taken.outcome.rejected), (2, 0));
+        ingest.durable(taken).await.expect("durable");
+        let all = MAX_VALUES + 1 + MAX_BODY_SERIES + 1 + 10;
+        assert_eq!(ingest.books.counters.rejected.get(), all as u64);
+        assert_eq!(journal.stats().pending_points(), 2);
+    }
+
+    #[tokio::test]
+    async fn what_is_durable_is_counted_once_whoever_went_away() {
+        let (_folder, journal, ingest) = ingest(100);
+        let stream = "data/default".parse().expect("a name");
+        let counters = Arc::clone(&ingest.books.counters);
+        for _ in 0..20 {
+            let body = || ingest.body(None, &stream, Form::Lines(Precision::Seconds), b"a x=1,y=2");
+            // Before anybody waited for it, while somebody did, and as it should be.
+            drop(body().expect("lines"));
+            let _ = ingest.durable(body().expect("lines")).now_or_never();
+            ingest.durable(body().expect("lines").since(Instant::now())).await.expect("durable");
+        }
+        let all = async {
+            while counters.points.get() < 120 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(10), all).await.expect("all are counted");
+        assert_eq!((counters.points.get(), journal.stats().pending_points()), (120, 120));
+        assert_eq!(counters.rejected.get(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_the_journal_refuses_is_counted_and_not_shown() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = Config { max_streams: 1, ..Config::default() };
+        let journal = Journal::open(folder.path(), config).expect("a journal");
+        let ingest = Ingest::new(journal, Arc::default(), 100, None);
+        let take = |stream: &str| {
+            let stream = stream.parse().expect("a name");
+            ingest.body(None, &stream, Form::Lines(Precision::Seconds), b"a x=1,y=2\nb x=1").expect("lines")
+        };
+        ingest.durable(take("data/one")).await.expect("durable");
+        assert!(ingest.durable(take("data/two")).await.is_err());
+        drop(take("data/three"));
+        let all = async {
+            while ingest.books.counters.rejected.get() < 4 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(10), all).await.expect("all are counted");
+        assert_eq!(ingest.books.counters.points.get(), 3);
+        assert_eq!(ingest.latest().len(), 3);
+        assert_eq!(lock(&ingest.books.known).len(), 1, "streams that are not made are forgotten");
+    }
+
+    #[tokio::test]
+    async fn a_time_far_ahead_does_not_hide_what_comes_after_it() {
+        let (_folder, _journal, ingest) = ingest(100);
+        let stream = "data/default".parse().expect("a name");
+        for body in [&b"a x=1,y=1 9223372036854775807\nb x=1"[..], b"a x=2"] {
+            let taken = ingest.body(None, &stream, Form::Lines(Precision::Nanoseconds), body).expect("lines");
+            ingest.durable(taken).await.expect("durable");
+        }
+        assert_eq!(ingest.latest().get("a x").map(|latest| latest.value.as_str()), Some("2"));
+        assert_eq!(ingest.books.counters.future_times.get(), 2);
     }
 
     #[tokio::test]

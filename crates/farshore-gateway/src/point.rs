@@ -44,6 +44,9 @@ pub enum PointError {
     TooLong { what: &'static str, bytes: usize, max: usize },
     #[error("there are more than {max} {what}")]
     TooMany { what: &'static str, max: usize },
+    /// Of a body as a whole, of which nothing is taken.
+    #[error("the body has more than {max} {what}; send smaller batches")]
+    TooMuch { what: &'static str, max: usize },
     #[error("{what} {name:?} is there twice")]
     Twice { what: &'static str, name: String },
     #[error("{0} is not UTF-8")]

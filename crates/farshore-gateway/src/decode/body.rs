@@ -59,7 +59,7 @@ pub fn unpack(body: &[u8], encoding: Encoding) -> Result<Cow<'_, [u8]>, BodyErro
     if body.len() > MAX_BODY_BYTES {
         return Err(BodyError::TooLarge { bytes: body.len() });
     }
-    let limit = body.len().saturating_mul(MAX_UNPACK_RATIO).clamp(FREE_UNPACKED_BYTES, MAX_UNPACKED_BYTES);
+    let limit = most_unpacked(body.len(), encoding);
     match encoding {
         Encoding::Plain => Ok(Cow::Borrowed(body)),
         Encoding::Gzip => read(flate2::read::MultiGzDecoder::new(body), limit),
@@ -70,6 +70,15 @@ pub fn unpack(body: &[u8], encoding: Encoding) -> Result<Cow<'_, [u8]>, BodyErro
             decoder.window_log_max(23).map_err(BodyError::Broken)?;
             read(decoder, limit)
         }
+    }
+}
+
+/// Bytes that a body of so many bytes has unpacked at most.
+#[must_use]
+pub fn most_unpacked(bytes: usize, encoding: Encoding) -> usize {
+    match encoding {
+        Encoding::Plain => bytes,
+        _ => bytes.saturating_mul(MAX_UNPACK_RATIO).clamp(FREE_UNPACKED_BYTES, MAX_UNPACKED_BYTES),
     }
 }
 

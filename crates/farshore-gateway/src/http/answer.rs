@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use farshore_journal::JournalError;
-use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
 use http_body_util::Full;
 
@@ -38,6 +38,35 @@ pub(super) fn invalid(message: &str) -> Answer {
     failure(StatusCode::BAD_REQUEST, "invalid", message)
 }
 
+/// Why something is not done.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) status: StatusCode,
+    pub(super) code: &'static str,
+    pub(super) message: String,
+    /// Seconds after which to come again.
+    pub(super) again: Option<u64>,
+}
+
+impl Refusal {
+    pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), again: None }
+    }
+
+    /// The answer, in the form that readers of JSON expect.
+    pub(super) fn answer(&self) -> Answer {
+        self.put(failure(self.status, self.code, &self.message))
+    }
+
+    /// Adds to an answer when to come again.
+    pub(super) fn put(&self, mut answer: Answer) -> Answer {
+        if let Some(seconds) = self.again {
+            answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        answer
+    }
+}
+
 pub(super) fn unauthorized() -> Answer {
     let message = "give the gateway's token (Authorization: Bearer …) or its user and password";
     let mut answer = failure(StatusCode::UNAUTHORIZED, "unauthorized", message);
@@ -46,28 +75,36 @@ pub(super) fn unauthorized() -> Answer {
     answer
 }
 
-/// Says when to come again.
-pub(super) fn later(status: StatusCode, code: &str, message: &str, seconds: u64) -> Answer {
-    let mut answer = failure(status, code, message);
-    answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+/// A web page of somebody else made the browser ask.
+pub(super) fn other_origin() -> Answer {
+    let message = "requests of web pages of other origins are not taken";
+    failure(StatusCode::FORBIDDEN, "forbidden", message)
+}
+
+pub(super) fn method_not_allowed(allowed: &'static str) -> Answer {
+    let message = "this address takes another method";
+    let mut answer = failure(StatusCode::METHOD_NOT_ALLOWED, "method not allowed", message);
+    answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
     answer
 }
 
+/// Says when to come again.
+pub(super) fn later(status: StatusCode, code: &'static str, message: &str, seconds: u64) -> Answer {
+    Refusal { again: Some(seconds), ..Refusal::new(status, code, message) }.answer()
+}
+
 /// What the journal would not take: 429 where it only is too much at once, 503 with the reason otherwise.
-pub(super) fn journal(error: &JournalError) -> Answer {
+pub(super) fn journal(error: &JournalError) -> Refusal {
     let mut message = error.to_string();
     if let Some(source) = std::error::Error::source(error) {
         message = format!("{message}: {source}");
     }
-    let seconds = error.retry_after().map(|after| after.as_secs().max(1));
-    match (error, seconds) {
-        (JournalError::Busy, _) => {
-            later(StatusCode::TOO_MANY_REQUESTS, "too many requests", &message, seconds.unwrap_or(1))
-        }
-        (_, Some(seconds)) => later(StatusCode::SERVICE_UNAVAILABLE, "unavailable", &message, seconds),
-        (JournalError::TooLarge { .. }, None) => {
-            failure(StatusCode::PAYLOAD_TOO_LARGE, "request too large", &message)
-        }
-        (_, None) => failure(StatusCode::UNPROCESSABLE_ENTITY, "unprocessable entity", &message),
-    }
+    let again = error.retry_after().map(|after| after.as_secs().max(1));
+    let (status, code) = match (error, again) {
+        (JournalError::Busy, _) => (StatusCode::TOO_MANY_REQUESTS, "too many requests"),
+        (_, Some(_)) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+        (JournalError::TooLarge { .. }, None) => (StatusCode::PAYLOAD_TOO_LARGE, "request too large"),
+        (_, None) => (StatusCode::UNPROCESSABLE_ENTITY, "unprocessable entity"),
+    };
+    Refusal { again, ..Refusal::new(status, code, message) }
 }

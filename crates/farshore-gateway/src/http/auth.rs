@@ -8,11 +8,11 @@ use zeroize::Zeroizing;
 
 use crate::config::Credentials;
 
-/// Whether the request brings what is asked for. Without credentials the gateway listens on loopback only, and the one thing to keep out is
-/// a web page that makes the browser of this machine ask.
+/// Whether the request brings what is asked for. Without credentials the gateway listens on loopback only, and is asked under a name of loopback: with a
+/// forged name server a web page could ask under its own.
 pub(super) fn allowed(credentials: &Credentials, headers: &HeaderMap, query: &[(String, String)]) -> bool {
     if credentials.is_empty() {
-        return from_here(headers);
+        return to_loopback(headers);
     }
     let header = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let (scheme, rest) = header.split_once(' ').unwrap_or_default();
@@ -35,18 +35,23 @@ pub(super) fn allowed(credentials: &Credentials, headers: &HeaderMap, query: &[(
     of("u").zip(of("p")).is_some_and(|(user, password)| credentials.accepts(user, password))
 }
 
-/// A browser names the page's origin, and with a forged name server the host is not a loopback name.
-fn from_here(headers: &HeaderMap) -> bool {
+/// Whether it is not a web page of somebody else that makes a browser ask. A browser names the page's origin, and sends the credentials that it knows for
+/// this host whatever page asks.
+pub(super) fn own_origin(headers: &HeaderMap) -> bool {
+    let Some(origin) = headers.get(ORIGIN) else { return true };
+    let origin = origin.to_str().unwrap_or_default();
+    let origin = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    origin.zip(host).is_some_and(|(origin, host)| origin.eq_ignore_ascii_case(host))
+}
+
+fn to_loopback(headers: &HeaderMap) -> bool {
     let Some(host) = headers.get(HOST) else { return true };
     let Some(authority) = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok()) else {
         return false;
     };
     let name = authority.host().trim_start_matches('[').trim_end_matches(']');
-    let loopback = name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
-    let own = headers.get(ORIGIN).is_none_or(|origin| {
-        origin.to_str().is_ok_and(|origin| origin.strip_prefix("http://") == Some(authority.as_str()))
-    });
-    loopback && own
+    name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 #[cfg(test)]
@@ -89,18 +94,37 @@ mod tests {
     }
 
     #[test]
-    fn without_credentials_a_web_page_can_not_send() {
+    fn without_credentials_only_names_of_loopback_are_answered_to() {
         let open = Credentials::default();
         for (pairs, expected) in [
             (vec![], true),
             (vec![("host", "localhost:8000")], true),
             (vec![("host", "[::1]:8000")], true),
-            (vec![("host", "127.0.0.1:8000"), ("origin", "http://127.0.0.1:8000")], true),
-            (vec![("host", "127.0.0.1:8000"), ("origin", "https://evil.example")], false),
+            (vec![("host", "127.0.0.1:8000")], true),
             (vec![("host", "evil.example:8000")], false),
-            (vec![("host", "127.0.0.1:8000"), ("origin", "null")], false),
+            (vec![("host", "127.0.0.1.evil.example")], false),
+            (vec![("host", "a b")], false),
         ] {
             assert_eq!(allowed(&open, &headers(&pairs), &[]), expected, "{pairs:?}");
         }
+    }
+
+    #[test]
+    fn a_web_page_of_somebody_else_can_not_send() {
+        for (host, origin, expected) in [
+            ("127.0.0.1:8000", "http://127.0.0.1:8000", true),
+            ("gateway.example", "https://gateway.example", true),
+            ("Gateway.example", "https://gateway.example", true),
+            ("127.0.0.1:8000", "https://evil.example", false),
+            ("127.0.0.1:8000", "http://127.0.0.1:3000", false),
+            ("127.0.0.1:8000", "http://127.0.0.1:8000.evil.example", false),
+            ("127.0.0.1:8000", "null", false),
+            ("127.0.0.1:8000", "", false),
+        ] {
+            let headers = headers(&[("host", host), ("origin", origin)]);
+            assert_eq!(own_origin(&headers), expected, "{host} {origin}");
+        }
+        assert!(own_origin(&headers(&[("host", "127.0.0.1:8000")])));
+        assert!(!own_origin(&headers(&[("origin", "http://127.0.0.1:8000")])));
     }
 }

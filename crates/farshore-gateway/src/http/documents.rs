@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use farshore_domain::document::twin::outstanding;
 use farshore_domain::document::{DESIRED, MAX_BYTES, REPORTED, Stamps, TWIN};
-use http::header::{CONTENT_LENGTH, ETAG, HeaderMap, HeaderValue, IF_MATCH};
+use http::header::{ETAG, HeaderMap, HeaderValue, IF_MATCH};
 use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use serde_json::{Map, Value, json};
 
 use super::answer::{self, Answer};
+use super::body::Unread;
 use super::{Server, routes};
 use crate::documents::{DocumentsError, LocalDocument};
 use crate::gateway::Shared;
@@ -44,18 +44,14 @@ pub(super) async fn answer(
         (["twin"], &Method::PATCH) => one(server, method, TWIN, REPORTED, request).await,
         (["twin", half], _) => one(server, method, TWIN, half, request).await,
         (["documents", collection, name], _) => one(server, method, collection, name, request).await,
-        (["documents" | "changes" | "twin"] | ["documents", _], _) => Err(method_not_allowed()),
+        (["twin"], _) => Err(answer::method_not_allowed("GET, HEAD, PATCH")),
+        (["documents" | "changes"] | ["documents", _], _) => Err(answer::method_not_allowed("GET, HEAD")),
         _ => Err(answer::failure(StatusCode::NOT_FOUND, "not found", "there is nothing at this address")),
     };
     answered.unwrap_or_else(|refused| refused)
 }
 
 type Answered = Result<Answer, Answer>;
-
-fn method_not_allowed() -> Answer {
-    let message = "this address takes another method";
-    answer::failure(StatusCode::METHOD_NOT_ALLOWED, "method not allowed", message)
-}
 
 fn refused(error: &DocumentsError) -> Answer {
     let status = match error {
@@ -158,18 +154,12 @@ async fn one(
 ) -> Answered {
     let expected = if_match(request.headers()).map_err(answer::invalid)?;
     let documents = &server.shared.documents;
-    let _room = match *method {
-        Method::PUT | Method::PATCH => {
-            Some(routes::room(server, body_bytes(request.headers())).ok_or_else(routes::no_room)?)
-        }
-        _ => None,
-    };
     let done = match *method {
-        Method::GET | Method::HEAD => documents.get(collection, name).await,
-        Method::PUT => documents.put(collection, name, Some(body(request).await?), expected).await,
-        Method::PATCH => documents.patch(collection, name, body(request).await?, expected).await,
+        Method::GET => documents.get(collection, name).await,
+        Method::PUT => documents.put(collection, name, Some(body(server, request).await?), expected).await,
+        Method::PATCH => documents.patch(collection, name, body(server, request).await?, expected).await,
         Method::DELETE => documents.put(collection, name, None, expected).await,
-        _ => return Err(method_not_allowed()),
+        _ => return Err(answer::method_not_allowed("GET, HEAD, PUT, PATCH, DELETE")),
     };
     let document = done.map_err(|error| refused(&error))?;
     let Some(value) = &document.value else { return Ok(answer::empty(StatusCode::NO_CONTENT)) };
@@ -185,13 +175,7 @@ async fn one(
     Ok(answer)
 }
 
-/// Of a body as it is in memory; the most of it where that is not told. Too large ones are refused when they are read.
-fn body_bytes(headers: &HeaderMap) -> usize {
-    let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-    length.unwrap_or(usize::MAX).min(2 * MAX_BYTES)
-}
-
-async fn body(request: Request<Incoming>) -> Result<Value, Answer> {
+async fn body(server: &Server, request: Request<Incoming>) -> Result<Value, Answer> {
     let too_large = || {
         answer::failure(
             StatusCode::PAYLOAD_TOO_LARGE,
@@ -199,13 +183,16 @@ async fn body(request: Request<Incoming>) -> Result<Value, Answer> {
             &format!("a document has at most {MAX_BYTES} bytes"),
         )
     };
+    let mut room = server.rooms.arriving();
     // Spaces don't count.
-    let read = Limited::new(request.into_body(), 2 * MAX_BYTES).collect();
-    let bytes = match tokio::time::timeout(BODY, read).await {
-        Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => return Err(too_large()),
-        Ok(Err(error)) => return Err(answer::invalid(&format!("the body broke off: {error}"))),
-        Err(_) => {
+    let bytes = match room.read(request.into_body(), 2 * MAX_BYTES, BODY).await {
+        Ok(bytes) => bytes,
+        Err(Unread::TooLarge) => return Err(too_large()),
+        Err(Unread::NoRoom) => return Err(routes::no_room().answer()),
+        Err(Unread::BrokeOff(error)) => {
+            return Err(answer::invalid(&format!("the body broke off: {error}")));
+        }
+        Err(Unread::Late) => {
             return Err(answer::failure(StatusCode::REQUEST_TIMEOUT, "timeout", "the body took too long"));
         }
     };

@@ -42,6 +42,7 @@ pub(super) struct Said {
 
 #[derive(Debug)]
 struct Entry {
+    /// Of the whole request.
     body: Digest,
     /// Nothing while the first request is still under way.
     said: Option<Said>,
@@ -78,7 +79,7 @@ struct Written {
 pub(super) enum Key {
     /// It is new, and held for this request.
     New,
-    /// It was used, for another body.
+    /// It was used, for another request.
     Other,
     /// The first request is still under way.
     UnderWay,

@@ -2,9 +2,11 @@
 
 mod answer;
 mod auth;
+mod body;
 mod documents;
 pub(crate) mod idempotency;
 mod page;
+mod patient;
 mod routes;
 
 use std::convert::Infallible;
@@ -18,25 +20,27 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
+use self::patient::Patient;
 use crate::gateway::Shared;
 
 /// Connections at once; more wait to be accepted.
 const MAX_CONNECTIONS: usize = 512;
 /// For the head of a request, and so for a connection that says nothing.
 const HEAD: Duration = Duration::from_secs(75);
+/// For a client to take something of its answer.
+const WRITE: Duration = Duration::from_secs(30);
 
 /// What the requests of a server share.
 #[derive(Debug)]
 struct Server {
     shared: Arc<Shared>,
-    /// Kilobytes of bodies that are in memory at once.
-    bodies: Semaphore,
+    rooms: body::Rooms,
 }
 
 /// Serves until it is told to stop, and lets requests that are under way end.
 pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
     let _up = shared.listening.up("http");
-    let server = Arc::new(Server { shared: Arc::clone(&shared), bodies: Semaphore::new(routes::BODIES_KB) });
+    let server = Arc::new(Server { shared: Arc::clone(&shared), rooms: body::Rooms::default() });
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
@@ -68,7 +72,8 @@ pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>, mut stop: 
             });
             let mut builder = http1::Builder::new();
             builder.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(64 * 1024);
-            let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+            let mut connection =
+                std::pin::pin!(builder.serve_connection(TokioIo::new(Patient::new(stream, WRITE)), service));
             let result = tokio::select! {
                 result = connection.as_mut() => result,
                 _ = stop.changed() => {

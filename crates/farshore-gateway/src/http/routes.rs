@@ -5,18 +5,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use farshore_domain::digest::Digest;
+use farshore_domain::digest::{Digest, Digester};
 use farshore_journal::{JournalError, Producer, StreamName};
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt as _, Limited};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use tokio::sync::SemaphorePermit;
 
-use super::answer::{self, Answer};
+use super::answer::{self, Answer, Refusal};
+use super::body::{Room, Unread};
 use super::idempotency::{JSON, Key, MAX_KEY_BYTES, PROTOBUF, Said};
 use super::{Server, auth, page};
-use crate::decode::body::{BodyError, Encoding, unpack};
+use crate::decode::body::{BodyError, Encoding, most_unpacked, unpack};
 use crate::decode::{Outcome, Precision, otlp};
 use crate::gateway::Shared;
 use crate::ingest::Form;
@@ -24,8 +24,6 @@ use crate::limits::MAX_BODY_BYTES;
 use crate::point::PointError;
 use crate::status::SyncResult;
 
-/// Kilobytes of bodies in memory at once; beyond that, clients are told to wait.
-pub(super) const BODIES_KB: usize = 48 * 1024;
 /// For a body to arrive.
 const BODY: Duration = Duration::from_secs(30);
 /// How long somebody waits for what came of a sync.
@@ -47,7 +45,11 @@ pub(super) async fn answer(server: &Arc<Server>, from: Producer, request: Reques
             .take(32)
             .map(|(key, value)| (key.into_owned(), value.into_owned()))
             .collect();
-    let method = request.method().clone();
+    // What is asked for without its body is the same; hyper leaves that out.
+    let method = match request.method() {
+        &Method::HEAD => Method::GET,
+        method => method.clone(),
+    };
     let path = request.uri().path().trim_end_matches('/').to_owned();
     let shared = &server.shared;
     // What supervisors ask, without a secret of anybody in it.
@@ -61,8 +63,11 @@ pub(super) async fn answer(server: &Arc<Server>, from: Producer, request: Reques
                 shared.metrics(),
             );
         }
-        (&Method::GET | &Method::HEAD, "/ping") => return answer::empty(StatusCode::NO_CONTENT),
+        (&Method::GET, "/ping") => return answer::empty(StatusCode::NO_CONTENT),
         _ => {}
+    }
+    if !auth::own_origin(request.headers()) {
+        return answer::other_origin();
     }
     if !auth::allowed(&shared.config.credentials, request.headers(), &query) {
         return answer::unauthorized();
@@ -95,16 +100,11 @@ pub(super) async fn answer(server: &Arc<Server>, from: Producer, request: Reques
             let form = if json { Form::OtlpJson } else { Form::OtlpProtobuf };
             (Dialect::Otlp { json }, form, Some("otlp"))
         }
-        (
-            _,
-            "/health" | "/ready" | "/metrics" | "/ping" | "" | "/api/status" | "/api/v2/write" | "/write"
-            | "/api/data" | "/api/v1/data" | "/v1/metrics" | "/api/sync",
-        ) => {
-            return answer::failure(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "method not allowed",
-                "this address takes another method",
-            );
+        (_, "/health" | "/ready" | "/metrics" | "/ping" | "" | "/api/status") => {
+            return answer::method_not_allowed("GET, HEAD");
+        }
+        (_, "/api/v2/write" | "/write" | "/api/data" | "/api/v1/data" | "/v1/metrics" | "/api/sync") => {
+            return answer::method_not_allowed("POST");
         }
         _ => return answer::failure(StatusCode::NOT_FOUND, "not found", "there is nothing at this address"),
     };
@@ -156,6 +156,14 @@ async fn sync_now(shared: &Arc<Shared>) -> Answer {
     }
 }
 
+/// A body as it was sent.
+struct Body {
+    bytes: Bytes,
+    encoding: Encoding,
+    /// Where it lies.
+    room: Room,
+}
+
 /// Who sends what to where.
 struct Readings {
     /// The connection.
@@ -165,14 +173,9 @@ struct Readings {
     stream: StreamName,
 }
 
-/// Room for a body of so many bytes, if there is any; held for as long as it is in memory.
-pub(super) fn room(server: &Server, bytes: usize) -> Option<SemaphorePermit<'_>> {
-    let kilobytes = u32::try_from(bytes / 1024 + 1).unwrap_or(u32::MAX);
-    server.bodies.try_acquire_many(kilobytes).ok()
-}
-
-pub(super) fn no_room() -> Answer {
-    answer::later(StatusCode::TOO_MANY_REQUESTS, "too many requests", "too many large bodies at once", 1)
+pub(super) fn no_room() -> Refusal {
+    let message = "too many large bodies at once";
+    Refusal { again: Some(1), ..Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too many requests", message) }
 }
 
 async fn take(server: &Arc<Server>, request: Request<Incoming>, readings: Readings) -> Answer {
@@ -190,40 +193,40 @@ async fn take(server: &Arc<Server>, request: Request<Incoming>, readings: Readin
         let error = BodyError::TooLarge { bytes: length.unwrap_or_default() };
         return refused(dialect, StatusCode::PAYLOAD_TOO_LARGE, &error.to_string());
     }
-    // A packed body, or one of unknown length, counts as what it may become.
-    let counted = match (length, encoding) {
-        (Some(length), Encoding::Plain) => length,
-        (Some(length), _) => length.saturating_mul(10).clamp(1024 * 1024, MAX_BODY_BYTES),
-        (None, _) => MAX_BODY_BYTES,
-    };
-    let Some(_room) = room(server, counted) else { return no_room() };
-    let body = match tokio::time::timeout(BODY, Limited::new(incoming, MAX_BODY_BYTES).collect()).await {
-        Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+    let mut room = server.rooms.arriving();
+    let body = match room.read(incoming, MAX_BODY_BYTES, BODY).await {
+        Ok(body) => body,
+        Err(Unread::TooLarge) => {
             let error = BodyError::TooLarge { bytes: MAX_BODY_BYTES + 1 };
             return refused(dialect, StatusCode::PAYLOAD_TOO_LARGE, &error.to_string());
         }
-        Ok(Err(error)) => {
+        Err(Unread::NoRoom) => return told(dialect, &no_room()),
+        Err(Unread::BrokeOff(error)) => {
             return refused(dialect, StatusCode::BAD_REQUEST, &format!("the body broke off: {error}"));
         }
-        Err(_) => return refused(dialect, StatusCode::REQUEST_TIMEOUT, "the body took too long"),
+        Err(Unread::Late) => return refused(dialect, StatusCode::REQUEST_TIMEOUT, "the body took too long"),
     };
+    let body = Body { bytes: body, encoding, room };
     let key = head.headers.get("idempotency-key").map(|key| key.to_str().unwrap_or_default());
     let Some(key) = key else {
-        return take_body(server, readings, encoding, body, begun).await;
+        return take_body(server, readings, body, begun).await;
     };
     if key.is_empty() || key.len() > MAX_KEY_BYTES {
-        return answer::invalid(&format!("an Idempotency-Key has 1 to {MAX_KEY_BYTES} characters"));
+        let message = format!("an Idempotency-Key has 1 to {MAX_KEY_BYTES} characters");
+        return refused(dialect, StatusCode::BAD_REQUEST, &message);
     }
     let key = format!("{} {key}", readings.stream);
-    match server.shared.recent.claim(&key, Digest::of(&body)) {
+    match server.shared.recent.claim(&key, whole(&head, &body.bytes)) {
         Key::New => {}
         Key::Other => {
-            let message = "the Idempotency-Key was used for another body";
-            return answer::failure(StatusCode::UNPROCESSABLE_ENTITY, "unprocessable entity", message);
+            let message = "the Idempotency-Key was used for another request";
+            let status = StatusCode::UNPROCESSABLE_ENTITY;
+            return told(dialect, &Refusal::new(status, "unprocessable entity", message));
         }
         Key::UnderWay => {
-            return answer::later(StatusCode::CONFLICT, "conflict", "the same request is still under way", 1);
+            let message = "the same request is still under way";
+            let refusal = Refusal::new(StatusCode::CONFLICT, "conflict", message);
+            return told(dialect, &Refusal { again: Some(1), ..refusal });
         }
         Key::Again(said) => {
             server.shared.counters.duplicates_http.add(1);
@@ -237,7 +240,7 @@ async fn take(server: &Arc<Server>, request: Request<Incoming>, readings: Readin
     let server = Arc::clone(server);
     let kept = tokio::spawn(async move {
         let claimed = Claimed { shared: &server.shared, key: &key };
-        let answer = take_body(&server, readings, encoding, body, begun).await;
+        let answer = take_body(&server, readings, body, begun).await;
         let (head, body) = answer.into_parts();
         // A full body is there at once.
         let bytes = match body.collect().await {
@@ -263,6 +266,20 @@ async fn take(server: &Arc<Server>, request: Request<Incoming>, readings: Readin
     }
 }
 
+/// What tells a request from others: everything that says what its body means.
+fn whole(head: &http::request::Parts, body: &[u8]) -> Digest {
+    let mut digester = Digester::default();
+    let header = |name| head.headers.get(name).map_or(&b""[..], HeaderValue::as_bytes);
+    let address = head.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str).as_bytes();
+    for part in [head.method.as_str().as_bytes(), address, header(CONTENT_ENCODING), header(CONTENT_TYPE)] {
+        // None of them holds a line's end.
+        digester.update(part);
+        digester.update(b"\n");
+    }
+    digester.update(body);
+    digester.finish()
+}
+
 /// A key that is given free when its request came to nothing, whatever the reason.
 struct Claimed<'s> {
     shared: &'s Shared,
@@ -275,31 +292,41 @@ impl Drop for Claimed<'_> {
     }
 }
 
-async fn take_body(
-    server: &Arc<Server>,
-    readings: Readings,
-    encoding: Encoding,
-    body: Bytes,
-    begun: Instant,
-) -> Answer {
+async fn take_body(server: &Arc<Server>, readings: Readings, body: Body, begun: Instant) -> Answer {
     let shared = Arc::clone(&server.shared);
     let Readings { from, dialect, form, stream } = readings;
-    let elsewhere = encoding != Encoding::Plain || body.len() > LARGE;
+    let Body { bytes, encoding, room } = body;
+    let large = encoding != Encoding::Plain || bytes.len() > LARGE;
+    let most = most_unpacked(bytes.len(), encoding);
     let read = move || -> Result<_, Unreadable> {
-        let plain: Cow<'_, [u8]> = unpack(&body, encoding)?;
-        Ok(shared.ingest.body(Some(from), &stream, form, &plain)?)
+        let plain: Cow<'_, [u8]> = unpack(&bytes, encoding)?;
+        let taken = shared.ingest.body(Some(from), &stream, form, &plain)?.since(begun);
+        drop(room);
+        Ok(taken)
     };
-    let taken = if elsewhere {
-        match tokio::task::spawn_blocking(read).await {
-            Ok(taken) => taken,
+    let mut turn = None;
+    let taken = if large {
+        turn = server.rooms.turn(most).await;
+        match tokio::task::spawn_blocking(move || (read(), turn)).await {
+            Ok((taken, of_it)) => {
+                turn = of_it;
+                taken
+            }
             Err(error) => return refused(dialect, StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
         }
     } else {
         read()
     };
+    // The journal counts what it was given; where points are processed, they are in memory as they were read until they are durable.
+    if server.shared.processing.is_none() {
+        turn = None;
+    }
     let taken = match taken {
         Ok(taken) => taken,
         Err(Unreadable::Body(error @ (BodyError::TooLarge { .. } | BodyError::Bomb { .. }))) => {
+            return refused(dialect, StatusCode::PAYLOAD_TOO_LARGE, &error.to_string());
+        }
+        Err(Unreadable::Point(error @ PointError::TooMuch { .. })) => {
             return refused(dialect, StatusCode::PAYLOAD_TOO_LARGE, &error.to_string());
         }
         Err(Unreadable::Body(error)) => return refused(dialect, StatusCode::BAD_REQUEST, &error.to_string()),
@@ -309,9 +336,9 @@ async fn take_body(
     };
     let outcome = match server.shared.ingest.durable(taken).await {
         Ok(outcome) => outcome,
-        Err(error) => return not_kept(&error),
+        Err(error) => return not_kept(dialect, &error),
     };
-    server.shared.counters.processing.record(begun.elapsed());
+    drop(turn);
     done(dialect, &outcome)
 }
 
@@ -333,19 +360,25 @@ impl From<PointError> for Unreadable {
     }
 }
 
-fn not_kept(error: &JournalError) -> Answer {
+fn not_kept(dialect: Dialect, error: &JournalError) -> Answer {
     tracing::warn!(%error, "points were not taken");
-    answer::journal(error)
+    told(dialect, &answer::journal(error))
 }
 
 fn refused(dialect: Dialect, status: StatusCode, message: &str) -> Answer {
     let code = if status == StatusCode::PAYLOAD_TOO_LARGE { "request too large" } else { "invalid" };
+    told(dialect, &Refusal::new(status, code, message))
+}
+
+/// As the producer's protocol has it.
+fn told(dialect: Dialect, refusal: &Refusal) -> Answer {
     match dialect {
         Dialect::Otlp { json } => {
             let content_type = if json { "application/json" } else { "application/x-protobuf" };
-            answer::body(status, content_type, otlp::failure(message, json))
+            let body = otlp::failure(&refusal.message, json);
+            refusal.put(answer::body(refusal.status, content_type, body))
         }
-        Dialect::Influx | Dialect::Json => answer::failure(status, code, message),
+        Dialect::Influx | Dialect::Json => refusal.answer(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Packets of MQTT 3.1.1 (OASIS standard of 2014) and 5.0 (of 2019), as far as readings need them: both sides of connecting, publishing at QoS 0 and 1,
 //! subscribing, pinging and leaving. Reading is total and capped; what is read borrows from the buffer.
 
-use crate::limits::{MAX_FILTERS, MAX_PACKET_BYTES};
+use crate::limits::{MAX_CONNECT_BYTES, MAX_FILTERS, MAX_PACKET_BYTES};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
@@ -13,15 +13,34 @@ pub enum Version {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Packet<'a> {
     Connect(Connect<'a>),
-    ConnAck { session_present: bool, code: u8 },
+    ConnAck {
+        session_present: bool,
+        code: u8,
+    },
     Publish(Publish<'a>),
-    PubAck { id: u16, code: u8 },
-    Subscribe { id: u16, filters: Vec<&'a str> },
-    SubAck { id: u16, codes: &'a [u8] },
-    Unsubscribe { id: u16, filters: Vec<&'a str> },
+    PubAck {
+        id: u16,
+        code: u8,
+    },
+    Subscribe {
+        id: u16,
+        filters: Vec<&'a str>,
+    },
+    SubAck {
+        id: u16,
+        codes: &'a [u8],
+    },
+    Unsubscribe {
+        id: u16,
+        filters: Vec<&'a str>,
+    },
     PingRequest,
     PingResponse,
-    Disconnect { code: u8 },
+    /// A client may change for how many seconds its session outlives the connection.
+    Disconnect {
+        code: u8,
+        session_expiry: Option<u32>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +50,8 @@ pub struct Connect<'a> {
     pub clean_start: bool,
     /// Seconds; 0 for none.
     pub keep_alive: u16,
+    /// For how many seconds the session outlives the connection; `u32::MAX`: it does not end by itself.
+    pub session_expiry: u32,
     pub user: Option<&'a str>,
     pub password: Option<&'a [u8]>,
 }
@@ -59,6 +80,12 @@ pub enum CodecError {
     Qos2,
     #[error("topic aliases are not taken")]
     TopicAlias,
+    #[error("retained messages are not taken")]
+    Retained,
+    #[error("the protocol is broken: {0}")]
+    Protocol(&'static str),
+    #[error("the first packet has {0} bytes, at most {MAX_CONNECT_BYTES} are taken")]
+    FirstTooLarge(usize),
 }
 
 const SHORT: CodecError = CodecError::Malformed("it ends early");
@@ -98,10 +125,10 @@ pub fn decode(buffer: &[u8], version: Version) -> Result<Option<(Packet<'_>, usi
                     return Err(CodecError::Malformed("it has too many topic filters"));
                 }
                 filters.push(reader.text()?);
-                reader.byte()?;
+                reader.subscription_options()?;
             }
             if filters.is_empty() {
-                return Err(CodecError::Malformed("it has no topic filter"));
+                return Err(CodecError::Protocol("it has no topic filter"));
             }
             Packet::Subscribe { id, filters }
         }
@@ -120,11 +147,18 @@ pub fn decode(buffer: &[u8], version: Version) -> Result<Option<(Packet<'_>, usi
                 }
                 filters.push(reader.text()?);
             }
+            if filters.is_empty() {
+                return Err(CodecError::Protocol("it has no topic filter"));
+            }
             Packet::Unsubscribe { id, filters }
         }
         12 => Packet::PingRequest,
         13 => Packet::PingResponse,
-        14 => Packet::Disconnect { code: reader.byte().unwrap_or(0) },
+        14 => {
+            let code = reader.byte().unwrap_or(0);
+            let session_expiry = if reader.rest.is_empty() { None } else { reader.properties()? };
+            Packet::Disconnect { code, session_expiry }
+        }
         _ => return Err(CodecError::Malformed("its type is none that is spoken here")),
     };
     Ok(Some((packet, 1 + width + length)))
@@ -150,6 +184,24 @@ pub fn decode_large(buffer: &[u8]) -> Result<Option<(Publish<'_>, usize)>, Codec
     let Some(rest) = body.get(..needed) else { return Ok(None) };
     let message = Reader { rest, version: Version::V311 }.publish(first & 0x0f)?;
     Ok(Some((message, 1 + width + length)))
+}
+
+/// How many bytes the packet at the front of a buffer has in all; 0 while that can't be told.
+#[must_use]
+pub fn announced(buffer: &[u8]) -> usize {
+    // What has no proper form is told when it is decoded.
+    head(buffer).ok().flatten().map_or(0, |(_, width, length)| 1 + width + length)
+}
+
+/// Refuses a first packet that is larger than a client of whom nothing is known may send, as soon as its length is there.
+///
+/// # Errors
+/// When it is, or when its length has no proper form.
+pub fn check_first(buffer: &[u8]) -> Result<(), CodecError> {
+    match head(buffer)? {
+        Some((_, _, length)) if length > MAX_CONNECT_BYTES => Err(CodecError::FirstTooLarge(length)),
+        _ => Ok(()),
+    }
 }
 
 /// The first byte, how many bytes say the length of what comes after them, and that length.
@@ -227,10 +279,26 @@ impl<'a> Reader<'a> {
         Err(CodecError::Malformed("a number has more than four bytes"))
     }
 
-    /// Properties are checked for their form and read over: none changes what a reading means, but for a topic alias.
-    fn properties(&mut self) -> Result<(), CodecError> {
+    /// What a client wants of a subscription. It gets QoS 0 whatever it asks for.
+    fn subscription_options(&mut self) -> Result<(), CodecError> {
+        let options = self.byte()?;
+        // Reserved bits; in 3.1.1 those of version 5's own options, too.
+        let reserved = if self.version == Version::V5 { 0xc0 } else { 0xfc };
+        if options & reserved != 0 {
+            return Err(CodecError::Malformed("a subscription's reserved options are set"));
+        }
+        if options & 3 == 3 || options & 0x30 == 0x30 {
+            return Err(CodecError::Protocol("a subscription's options are none"));
+        }
+        Ok(())
+    }
+
+    /// Properties are checked for their form and read over: none changes what a reading means, but for a topic alias. Says for how long a session is
+    /// to outlive its connection, where that stands there.
+    fn properties(&mut self) -> Result<Option<u32>, CodecError> {
+        let mut session_expiry = None;
         if self.version == Version::V311 {
-            return Ok(());
+            return Ok(session_expiry);
         }
         let length = self.varint()?;
         let mut inner = Reader { rest: self.take(length)?, version: self.version };
@@ -245,12 +313,17 @@ impl<'a> Reader<'a> {
                 0x01 | 0x17 | 0x19 | 0x24 | 0x25 | 0x28 | 0x29 | 0x2a => drop(inner.byte()?),
                 0x13 | 0x21 | 0x22 => drop(inner.short()?),
                 0x23 => return Err(CodecError::TopicAlias),
-                0x02 | 0x11 | 0x18 | 0x27 => drop(inner.take(4)?),
+                0x11 => {
+                    let (seconds, rest) = inner.rest.split_first_chunk().ok_or(SHORT)?;
+                    session_expiry = Some(u32::from_be_bytes(*seconds));
+                    inner.rest = rest;
+                }
+                0x02 | 0x18 | 0x27 => drop(inner.take(4)?),
                 0x0b => drop(inner.varint()?),
                 _ => return Err(CodecError::Malformed("a property is unknown")),
             }
         }
-        Ok(())
+        Ok(session_expiry)
     }
 
     fn connect(&mut self) -> Result<Connect<'a>, CodecError> {
@@ -268,7 +341,7 @@ impl<'a> Reader<'a> {
             return Err(CodecError::Malformed("its reserved flag is set"));
         }
         let keep_alive = self.short()?;
-        self.properties()?;
+        let mut session_expiry = self.properties()?.unwrap_or(0);
         let client_id = self.text()?;
         if flags & 0x04 != 0 {
             // A will: nobody here is told of it.
@@ -278,7 +351,11 @@ impl<'a> Reader<'a> {
         }
         let user = if flags & 0x80 != 0 { Some(self.text()?) } else { None };
         let password = if flags & 0x40 != 0 { Some(self.binary()?) } else { None };
-        Ok(Connect { version, client_id, clean_start: flags & 0x02 != 0, keep_alive, user, password })
+        let clean_start = flags & 0x02 != 0;
+        if version == Version::V311 {
+            session_expiry = if clean_start { 0 } else { u32::MAX };
+        }
+        Ok(Connect { version, client_id, clean_start, keep_alive, session_expiry, user, password })
     }
 
     fn publish(&mut self, flags: u8) -> Result<Publish<'a>, CodecError> {
@@ -428,6 +505,7 @@ mod tests {
             client_id: "c",
             clean_start: true,
             keep_alive: 60,
+            session_expiry: 0,
             user: Some("u"),
             password: Some(b"pass"),
         };
@@ -451,7 +529,9 @@ mod tests {
             Packet::Subscribe { id: 1, filters: vec!["#"] }
         );
         assert_eq!(one(b"\xc0\x00", Version::V5), Packet::PingRequest);
-        assert_eq!(one(b"\xe0\x00", Version::V5), Packet::Disconnect { code: 0 });
+        assert_eq!(one(b"\xe0\x00", Version::V5), Packet::Disconnect { code: 0, session_expiry: None });
+        let changed = b"\xe0\x07\x00\x05\x11\x00\x00\x00\x3c";
+        assert_eq!(one(changed, Version::V5), Packet::Disconnect { code: 0, session_expiry: Some(60) });
     }
 
     #[test]
@@ -494,6 +574,10 @@ mod tests {
             (b"\x30\x03\x00\x01\xff", "UTF-8"),
             (b"\x30\x03\x00\x01\x00", "zero"),
             (b"\x82\x02\x00\x01", "no topic filter"),
+            (b"\xa2\x02\x00\x01", "no topic filter"),
+            (b"\x82\x06\x00\x01\x00\x01#\xff", "reserved options"),
+            (b"\x82\x06\x00\x01\x00\x01#\x04", "reserved options"),
+            (b"\x82\x06\x00\x01\x00\x01#\x03", "options are none"),
             (b"\xf0\x00", "type"),
             (b"\x00\x00", "type"),
             (b"\x30\xff\xff\xff\xff\x01", "length"),
@@ -503,6 +587,10 @@ mod tests {
             assert!(error.contains(part), "{bytes:?}: {error}");
         }
         assert_eq!(decode(b"\x30\x07\x00\x01a\x03\x23\x00\x01", Version::V5), Err(CodecError::TopicAlias));
+        for (options, good) in [(b'\x2e', true), (b'\x30', false), (b'\x40', false), (b'\x03', false)] {
+            let subscribe = [0x82, 7, 0, 1, 0, 0, 1, b'#', options];
+            assert_eq!(decode(&subscribe, Version::V5).is_ok(), good, "{options:x}");
+        }
         let error = decode(b"\x30\x05\x00\x01a\x01\x7e", Version::V5).expect_err("broken");
         assert!(error.to_string().contains("property"));
     }
@@ -511,6 +599,10 @@ mod tests {
     fn of_a_large_message_no_more_than_its_head_is_needed() {
         let large = b"\x33\xff\xff\xff\x7f\x00\x03a/b\x00\x07the beginning of much";
         assert!(matches!(decode(large, Version::V311), Err(CodecError::TooLarge(_))));
+        assert_eq!(
+            (announced(large), announced(&large[..4]), announced(b"\x30\x02")),
+            (5 + 0x0fff_ffff, 0, 4)
+        );
         let expected = Publish { topic: "a/b", id: Some(7), duplicate: false, retain: true, payload: b"" };
         assert_eq!(decode_large(large), Ok(Some((expected, 5 + 0x0fff_ffff))));
         for cut in 0..12 {

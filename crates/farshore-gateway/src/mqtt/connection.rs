@@ -16,7 +16,8 @@ use tokio::time::timeout;
 use super::codec::{self, CodecError, Packet, Publish, Version};
 use super::documents::{self, Telling};
 use super::hub::{Inbox, Subscribed};
-use super::{Acknowledged, Connected, payload};
+use super::session::{Acknowledged, Connected, Memory};
+use super::{large, payload};
 use crate::gateway::Shared;
 use crate::ingest::Taken;
 
@@ -33,11 +34,18 @@ const NO_SUBSCRIPTION: u8 = 0x11;
 const SESSION_TAKEN_OVER: u8 = 0x8e;
 const SHUTTING_DOWN: u8 = 0x8b;
 const MALFORMED: u8 = 0x81;
+const PROTOCOL_ERROR: u8 = 0x82;
+const TOPIC_ALIAS_INVALID: u8 = 0x94;
+const PACKET_TOO_LARGE: u8 = 0x95;
+const RETAIN_NOT_SUPPORTED: u8 = 0x9a;
+const QOS_NOT_SUPPORTED: u8 = 0x9b;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectionError {
     #[error("the client said nothing for too long")]
     Silent,
+    #[error("a large packet took too long")]
+    Slow,
     #[error("the client does not read what it is told")]
     Deaf,
     #[error("the first packet was no CONNECT")]
@@ -60,15 +68,13 @@ pub(super) struct Settled {
     pub(super) id: Option<(u16, u64)>,
     /// Told to clients of version 5; 0 when the points are durable.
     pub(super) reason: u8,
-    /// Of readings, for how long they take.
-    begun: Option<Instant>,
     pub(super) result: Result<(), ConnectionError>,
 }
 
 impl Settled {
     /// A message that needs no more than its acknowledgement.
     pub(super) fn known(id: u16) -> Self {
-        Self { id: Some((id, 0)), reason: PAYLOAD_INVALID, begun: None, result: Ok(()) }
+        Self { id: Some((id, 0)), reason: PAYLOAD_INVALID, result: Ok(()) }
     }
 
     pub(super) const fn document(
@@ -76,7 +82,7 @@ impl Settled {
         reason: u8,
         result: Result<(), ConnectionError>,
     ) -> Self {
-        Self { id, reason, begun: None, result }
+        Self { id, reason, result }
     }
 }
 
@@ -87,6 +93,8 @@ struct Client {
     name: Arc<str>,
     inbox: Inbox,
     telling: Telling,
+    /// For how many seconds its session outlives the connection.
+    session_expiry: u32,
     /// A document is being written; what comes after it waits, so that writes happen in their order.
     writing: bool,
 }
@@ -96,6 +104,8 @@ struct Connection<'s, S> {
     shared: &'s Shared,
     producer: Producer,
     buffer: BytesMut,
+    /// Where a large packet arrives.
+    large: Option<large::Held>,
     out: Vec<u8>,
     version: Version,
 }
@@ -110,40 +120,46 @@ pub(super) async fn run<S: AsyncRead + AsyncWrite + Unpin + Send>(
         shared,
         producer: shared.journal.producer(),
         buffer: BytesMut::with_capacity(4096),
+        large: None,
         out: Vec::new(),
         version: Version::V311,
     };
     let first = timeout(FIRST_PACKET, connection.connect()).await.map_err(|_| ConnectionError::Silent)??;
     let _counted = Connected::new(&shared.mqtt);
-    let (session, known) = shared.mqtt.open(&first.client);
+    let held = shared.mqtt.open(&first.client);
+    let session = &held.session;
     // One connection to a session: the older one ends, and settles what it has under way before.
     session.takeover.notify_one();
-    let mut acknowledged =
-        timeout(WRITE, session.acknowledged.lock()).await.map_err(|_| ConnectionError::Silent)?;
+    let mut memory = timeout(WRITE, session.memory.lock()).await.map_err(|_| ConnectionError::Silent)?;
     // What was meant for the older one must not end this one; a newer one tells again while it waits for the lock.
     let _ = session.takeover.notified().now_or_never();
-    if first.clean {
-        *acknowledged = Acknowledged::default();
+    let mut client = Client {
+        name: first.client.as_str().into(),
+        inbox: shared.hub.open(),
+        telling: Telling::new(shared.documents.clone()),
+        session_expiry: first.session_expiry,
+        writing: false,
+    };
+    let mut present = held.resume(&mut memory, first.clean, first.session_expiry);
+    if present && !client.resume(&memory) {
+        // A client that hears that its session is there does not subscribe again.
+        client.inbox = shared.hub.open();
+        client.telling = Telling::new(shared.documents.clone());
+        present = held.resume(&mut memory, true, first.session_expiry);
     }
     codec::conn_ack(
         &mut connection.out,
         connection.version,
-        known && !first.clean,
+        present,
         0,
         MAX_UNDER_WAY,
         first.assigned.then_some(first.client.as_str()),
     );
     connection.flush().await?;
     let mut under_way: UnderWay<'_> = FuturesOrdered::new();
-    // Subscriptions end with the connection: a client that comes back subscribes again.
-    let mut client = Client {
-        name: first.client.into(),
-        inbox: shared.hub.open(),
-        telling: Telling::new(shared.documents.clone()),
-        writing: false,
-    };
+    let acknowledged = &mut memory.acknowledged;
     let result = connection
-        .talk(&mut under_way, &mut acknowledged, (first.patience, &mut client), &session.takeover, &mut stop)
+        .talk(&mut under_way, acknowledged, (first.patience, &mut client), &session.takeover, &mut stop)
         .await;
     // Whoever connects next with this session must find what became durable.
     while let Some(settled) = under_way.next().await {
@@ -151,7 +167,27 @@ pub(super) async fn run<S: AsyncRead + AsyncWrite + Unpin + Send>(
             acknowledged.remember(id, hash);
         }
     }
+    held.leave(&mut memory, client.filters(), client.session_expiry);
     result
+}
+
+impl Client {
+    /// Takes up the subscriptions of a session; not when there is no room for all of them.
+    fn resume(&mut self, memory: &Memory) -> bool {
+        memory.filters.iter().all(|(filter, after)| {
+            self.telling.resume(filter, *after);
+            self.inbox.subscribe(filter) == Subscribed::Granted
+        })
+    }
+
+    /// What was subscribed to, and up to which version of documents each was told.
+    fn filters(&self) -> Vec<(String, u64)> {
+        let told = |filter: String| {
+            let after = self.telling.told(&filter);
+            (filter, after)
+        };
+        self.inbox.filters().into_iter().map(told).collect()
+    }
 }
 
 /// What the first packet said.
@@ -159,6 +195,8 @@ struct First {
     client: String,
     assigned: bool,
     clean: bool,
+    /// Seconds.
+    session_expiry: u32,
     /// Silence for longer ends the connection.
     patience: Option<Duration>,
 }
@@ -170,6 +208,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
             if self.buffer.first().is_some_and(|byte| *byte != 0x10) {
                 return Err(ConnectionError::NotConnect);
             }
+            codec::check_first(&self.buffer)?;
             match codec::decode(&self.buffer, self.version) {
                 Ok(Some((Packet::Connect(connect), length))) => {
                     let password =
@@ -195,7 +234,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'_, S> {
                     let first = First {
                         client,
                         assigned,
-                        clean: connect.clean_start || assigned,
+                        clean: connect.clean_start,
+                        // In 3.1.1 nobody is told what name was given.
+                        session_expiry: if assigned && connect.version == Version::V311 {
+                            0
+                        } else {
+                            connect.session_expiry
+                        },
                         patience: (!patience.is_zero()).then_some(patience),
                     };
                     break (first, length);
@@ -252,7 +297,13 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'s, S> {
             while under_way.len() < usize::from(MAX_UNDER_WAY) && !client.writing {
                 match codec::decode(&self.buffer, self.version) {
                     Ok(None) => break,
-                    Ok(Some((Packet::Disconnect { .. }, _))) => return Ok(()),
+                    Ok(Some((Packet::Disconnect { session_expiry, .. }, _))) => {
+                        // One that was to end with its connection does.
+                        if client.session_expiry > 0 {
+                            client.session_expiry = session_expiry.unwrap_or(client.session_expiry);
+                        }
+                        return Ok(());
+                    }
                     Ok(Some((packet, length))) => {
                         let answered = hear(
                             self.shared,
@@ -263,22 +314,18 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'s, S> {
                             (self.producer, packet, &mut *client),
                         );
                         self.buffer.advance(length);
-                        answered?;
+                        if let Err(error) = answered {
+                            return self.refuse(error).await;
+                        }
                     }
-                    Err(error) => {
-                        let reason = match error {
-                            CodecError::Qos2 => 0x9b,
-                            CodecError::TopicAlias => 0x94,
-                            CodecError::TooLarge(_) => 0x95,
-                            _ => MALFORMED,
-                        };
-                        self.leave(reason).await;
-                        return Err(error.into());
-                    }
+                    Err(error) => return self.refuse(error).await,
                 }
             }
             self.flush().await?;
-            let room = under_way.len() < usize::from(MAX_UNDER_WAY) && !client.writing;
+            let wanted = self.look_ahead();
+            let waits = large::Room::is_large(wanted) && self.large.is_none();
+            let room = under_way.len() < usize::from(MAX_UNDER_WAY) && !client.writing && !waits;
+            let large_until = self.large.as_ref().map_or(heard, |large| large.until);
             // A client without keep-alive may be silent for ever.
             let until = heard + patience.unwrap_or(Duration::from_secs(365 * 86_400));
             tokio::select! {
@@ -318,18 +365,45 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'s, S> {
                     self.leave(SHUTTING_DOWN).await;
                     return Ok(());
                 }
+                held = self.shared.mqtt.large.get(wanted), if waits => {
+                    self.large = held;
+                    heard = tokio::time::Instant::now();
+                }
                 () = tokio::time::sleep_until(until), if room => return Err(ConnectionError::Silent),
+                () = tokio::time::sleep_until(large_until), if room && self.large.is_some() => {
+                    return Err(ConnectionError::Slow);
+                }
             }
         }
     }
 
+    /// How large the packet is of which the beginning is there. Gives back what a larger one before it has needed.
+    fn look_ahead(&mut self) -> usize {
+        let wanted = codec::announced(&self.buffer);
+        if !large::Room::is_large(wanted) && self.large.take().is_some() {
+            self.buffer = BytesMut::from(self.buffer.as_ref());
+        }
+        wanted
+    }
+
+    /// Ends the connection for what was sent.
+    async fn refuse(&mut self, error: CodecError) -> Result<(), ConnectionError> {
+        let reason = match error {
+            CodecError::Protocol(_) => PROTOCOL_ERROR,
+            CodecError::Qos2 => QOS_NOT_SUPPORTED,
+            CodecError::Retained => RETAIN_NOT_SUPPORTED,
+            CodecError::TopicAlias => TOPIC_ALIAS_INVALID,
+            CodecError::TooLarge(_) => PACKET_TOO_LARGE,
+            _ => MALFORMED,
+        };
+        self.leave(reason).await;
+        Err(error.into())
+    }
+
     fn settle(&mut self, acknowledged: &mut Acknowledged, settled: Settled) -> Result<(), ConnectionError> {
-        let Settled { id, reason, begun, result } = settled;
+        let Settled { id, reason, result } = settled;
         match (id, result) {
             (id, Ok(())) => {
-                if let Some(begun) = begun {
-                    self.shared.counters.processing.record(begun.elapsed());
-                }
                 if let Some((id, hash)) = id {
                     if reason == 0 {
                         acknowledged.remember(id, hash);
@@ -347,9 +421,6 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin + Send> Connection<'s, S> {
             (Some(_), Err(error)) => Err(error),
             (None, Err(error)) => {
                 tracing::warn!(%error, "a message at QoS 0 was not kept");
-                if matches!(error, ConnectionError::Journal(_)) {
-                    self.shared.counters.rejected.add(1);
-                }
                 Ok(())
             }
         }
@@ -361,10 +432,14 @@ fn hear<'s>(
     version: Version,
     out: &mut Vec<u8>,
     under_way: &mut UnderWay<'s>,
-    acknowledged: &Acknowledged,
+    acknowledged: &mut Acknowledged,
     (from, packet, client): (Producer, Packet<'_>, &mut Client),
-) -> Result<(), ConnectionError> {
+) -> Result<(), CodecError> {
     match packet {
+        // As CONNACK said. In 3.1.1 there is no way to say so, and it is a reading like others.
+        Packet::Publish(message) if message.retain && version == Version::V5 => {
+            return Err(CodecError::Retained);
+        }
         Packet::Publish(message) if documents::is_for_documents(message.topic) => {
             let Err(id) = seen(shared, under_way, acknowledged, &message) else { return Ok(()) };
             let (topic, payload) = (message.topic.to_owned(), message.payload.to_vec());
@@ -398,8 +473,9 @@ fn hear<'s>(
             };
             codec::unsub_ack(out, version, id, &filters.iter().map(code).collect::<Vec<u8>>());
         }
-        Packet::Connect(_) => return Err(CodecError::Malformed("a second CONNECT").into()),
-        _ => return Err(CodecError::Malformed("a packet that only a server sends").into()),
+        Packet::Connect(_) => return Err(CodecError::Protocol("a second CONNECT")),
+        Packet::PubAck { .. } => return Err(CodecError::Protocol("nothing waits to be acknowledged")),
+        _ => return Err(CodecError::Protocol("a packet that only a server sends")),
     }
     Ok(())
 }
@@ -408,17 +484,20 @@ fn hear<'s>(
 fn seen(
     shared: &Shared,
     under_way: &mut UnderWay<'_>,
-    acknowledged: &Acknowledged,
+    acknowledged: &mut Acknowledged,
     message: &Publish<'_>,
 ) -> Result<(), Option<(u16, u64)>> {
     let id = message.id.map(|id| (id, shared.mqtt.hash(message.topic, message.payload)));
+    if id.is_some() && !message.duplicate {
+        acknowledged.got_on();
+    }
     let Some((packet, hash)) =
         id.filter(|(packet, hash)| message.duplicate && acknowledged.knows(*packet, *hash))
     else {
         return Err(id);
     };
     shared.counters.duplicates_mqtt.add(1);
-    let again = Settled { id: Some((packet, hash)), reason: 0, begun: None, result: Ok(()) };
+    let again = Settled { id: Some((packet, hash)), reason: 0, result: Ok(()) };
     // Acknowledgements go in the order of their messages.
     under_way.push_back(Box::pin(std::future::ready(again)));
     Ok(())
@@ -428,24 +507,30 @@ pub(super) fn publish<'s>(
     shared: &'s Shared,
     from: Producer,
     under_way: &mut UnderWay<'s>,
-    acknowledged: &Acknowledged,
+    acknowledged: &mut Acknowledged,
     message: &Publish<'_>,
 ) {
-    let begun = Some(Instant::now());
+    let begun = Instant::now();
     let Err(id) = seen(shared, under_way, acknowledged, message) else { return };
     match payload::take(&shared.ingest, Some(from), &shared.mqtt_stream, message.topic, message.payload) {
-        Ok(taken) => under_way.push_back(Box::pin(settled(shared, id, begun, taken))),
+        Ok(taken) => under_way.push_back(Box::pin(settled(shared, id, taken.since(begun)))),
         Err(error) => {
-            shared.counters.rejected.add(1);
             tracing::info!(topic = message.topic, %error, "a message is no reading");
             // Sent again it would be none either.
             let reason = PAYLOAD_INVALID;
-            under_way.push_back(Box::pin(std::future::ready(Settled { id, reason, begun, result: Ok(()) })));
+            under_way.push_back(Box::pin(std::future::ready(Settled { id, reason, result: Ok(()) })));
         }
     }
 }
 
-async fn settled(shared: &Shared, id: Option<(u16, u64)>, begun: Option<Instant>, taken: Taken) -> Settled {
-    let result = shared.ingest.durable(taken).await.map(drop).map_err(ConnectionError::Journal);
-    Settled { id, reason: 0, begun, result }
+async fn settled(shared: &Shared, id: Option<(u16, u64)>, taken: Taken) -> Settled {
+    match shared.ingest.durable(taken).await {
+        Ok(_) => Settled { id, reason: 0, result: Ok(()) },
+        // Sent again it would be no smaller.
+        Err(error @ JournalError::TooLarge { .. }) => {
+            tracing::warn!(%error, "a message is too large for its stream");
+            Settled { id, reason: PAYLOAD_INVALID, result: Ok(()) }
+        }
+        Err(error) => Settled { id, reason: 0, result: Err(ConnectionError::Journal(error)) },
+    }
 }

@@ -196,6 +196,18 @@ impl Telling {
         self.reading = None;
     }
 
+    /// Goes on behind a version, for a client that was away.
+    pub(super) fn resume(&mut self, filter: &str, after: u64) {
+        if is_for_documents(filter) && filter != REFUSED {
+            self.filters.push(Followed { filter: filter.to_owned(), after, there: 0 });
+        }
+    }
+
+    /// The version up to which a filter was told.
+    pub(super) fn told(&self, filter: &str) -> u64 {
+        self.filters.iter().find(|known| known.filter == filter).map_or(0, |known| known.after)
+    }
+
     pub(super) fn unsubscribe(&mut self, filter: &str) {
         self.filters.retain(|known| known.filter != filter);
     }

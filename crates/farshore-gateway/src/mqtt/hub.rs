@@ -39,7 +39,7 @@ struct Client {
     inbox: mpsc::Sender<Message>,
 }
 
-/// The messages for one connection; its filters go with it.
+/// The messages for one connection; its filters go with it, unless somebody takes them along.
 #[derive(Debug)]
 pub(super) struct Inbox {
     hub: Arc<Hub>,
@@ -133,6 +133,16 @@ impl Inbox {
         }
         client.filters.push(filter.to_owned());
         Subscribed::Granted
+    }
+
+    /// What was subscribed to.
+    pub(super) fn filters(&self) -> Vec<String> {
+        let clients = lock(&self.hub.clients);
+        clients
+            .iter()
+            .find(|client| client.id == self.id)
+            .map(|client| client.filters.clone())
+            .unwrap_or_default()
     }
 
     /// Whether there was one.

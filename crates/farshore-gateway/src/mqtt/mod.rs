@@ -2,7 +2,7 @@
 //! documents.
 //!
 //! `PUBACK` is sent when the journal says that the message's points are durable, never because of the cloud. A message that comes again (DUP, the
-//! same packet id and content, in the same session) is acknowledged and not taken twice. A client that connects again takes its session over: the
+//! same packet id and content, in the same session, before anything new) is acknowledged and not taken twice. A client that connects again takes its session over: the
 //! connection before it first settles what it had under way.
 
 mod client;
@@ -10,109 +10,28 @@ pub mod codec;
 mod connection;
 mod documents;
 mod hub;
+mod large;
 mod payload;
+mod session;
 pub(crate) mod subscriber;
 
-use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher as _, RandomState};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 pub(crate) use hub::Hub;
+pub(crate) use session::Sessions;
 
 use crate::config::TlsFiles;
 use crate::gateway::{GatewayError, Shared};
-use crate::ingest::lock;
 
 /// Connections at once of one listener.
 const MAX_CONNECTIONS: usize = 1_000;
-/// Sessions that are remembered after their client has gone.
-const MAX_SESSIONS: usize = 4_000;
-/// Acknowledged messages that a session remembers.
-const REMEMBERED: usize = 256;
 const HANDSHAKE: Duration = Duration::from_secs(10);
-
-/// The sessions of all clients.
-#[derive(Debug, Default)]
-pub(crate) struct Sessions {
-    by_client: Mutex<HashMap<String, Arc<Session>>>,
-    connected: AtomicU64,
-    hasher: RandomState,
-}
-
-/// What is remembered of a client.
-#[derive(Debug, Default)]
-struct Session {
-    /// Tells the connection that has it to end.
-    takeover: Notify,
-    /// Held by the connection that has the session.
-    acknowledged: tokio::sync::Mutex<Acknowledged>,
-}
-
-/// Packet ids of the newest messages that were acknowledged, with the hash of their topic and content.
-#[derive(Debug, Default)]
-struct Acknowledged(VecDeque<(u16, u64)>);
-
-impl Acknowledged {
-    fn remember(&mut self, id: u16, hash: u64) {
-        self.0.retain(|(other, _)| *other != id);
-        while self.0.len() >= REMEMBERED {
-            self.0.pop_front();
-        }
-        self.0.push_back((id, hash));
-    }
-
-    fn knows(&self, id: u16, hash: u64) -> bool {
-        self.0.contains(&(id, hash))
-    }
-}
-
-impl Sessions {
-    pub(crate) fn connections(&self) -> u64 {
-        self.connected.load(Ordering::Relaxed)
-    }
-
-    /// The session of a client, and whether there was one.
-    fn open(&self, client: &str) -> (Arc<Session>, bool) {
-        let mut sessions = lock(&self.by_client);
-        if let Some(session) = sessions.get(client) {
-            return (Arc::clone(session), true);
-        }
-        if sessions.len() >= MAX_SESSIONS {
-            // Those that no connection holds.
-            sessions.retain(|_, session| Arc::strong_count(session) > 1);
-        }
-        let session = Arc::new(Session::default());
-        sessions.insert(client.to_owned(), Arc::clone(&session));
-        (session, false)
-    }
-
-    fn hash(&self, topic: &str, payload: &[u8]) -> u64 {
-        self.hasher.hash_one((topic, payload))
-    }
-}
-
-/// Counts a connection for as long as it lives.
-struct Connected<'s>(&'s AtomicU64);
-
-impl<'s> Connected<'s> {
-    fn new(sessions: &'s Sessions) -> Self {
-        sessions.connected.fetch_add(1, Ordering::Relaxed);
-        Self(&sessions.connected)
-    }
-}
-
-impl Drop for Connected<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
 
 /// # Errors
 /// When the files can't be read or don't belong together.
@@ -173,22 +92,4 @@ pub(crate) async fn serve(
         });
     }
     while connections.join_next().await.is_some() {}
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_session_remembers_the_newest_messages() {
-        let mut acknowledged = Acknowledged::default();
-        acknowledged.remember(1, 10);
-        assert!(acknowledged.knows(1, 10) && !acknowledged.knows(1, 11) && !acknowledged.knows(2, 10));
-        acknowledged.remember(1, 11);
-        assert!(acknowledged.knows(1, 11) && !acknowledged.knows(1, 10));
-        for id in 2..=u16::try_from(REMEMBERED + 1).expect("small") {
-            acknowledged.remember(id, 0);
-        }
-        assert!(!acknowledged.knows(1, 11));
-    }
 }

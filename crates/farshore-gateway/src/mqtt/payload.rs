@@ -23,32 +23,40 @@ pub(super) fn take(
     topic: &str,
     payload: &[u8],
 ) -> Result<Taken, PointError> {
-    let text = std::str::from_utf8(payload).map_err(|_| PointError::NotUtf8("the message"))?.trim();
-    let taken = match text.as_bytes().first() {
-        None => return Err(PointError::Missing { what: "a reading" }),
-        Some(b'{') if !json::names_a_sensor(text) => {
-            let mut point = json::fields_of(topic, text)?;
-            return ingest.point(from, stream, &mut point);
-        }
-        Some(b'{' | b'[') => ingest.body(from, stream, Form::Json, text.as_bytes())?,
-        Some(b'"') => return bare(ingest, from, stream, topic, text),
-        Some(_) if !text.contains(['=', '\n']) => return bare(ingest, from, stream, topic, text),
-        Some(_) => ingest.body(from, stream, Form::Lines(Precision::Nanoseconds), text.as_bytes())?,
+    let (form, text) = match read(topic, payload).map_err(|error| ingest.unreadable(error))? {
+        Message::Point(mut point) => return ingest.point(from, stream, &mut point),
+        Message::Points(form, text) => (form, text),
     };
+    let taken = ingest.body(from, stream, form, text.as_bytes())?;
     match taken.outcome.told.first() {
+        // These are counted.
         Some(first) if taken.outcome.accepted == 0 => Err(first.error.clone()),
-        None if taken.outcome.accepted == 0 => Err(PointError::Missing { what: "a reading" }),
+        None if taken.outcome.accepted == 0 => {
+            Err(ingest.unreadable(PointError::Missing { what: "a reading" }))
+        }
         _ => Ok(taken),
     }
 }
 
-fn bare(
-    ingest: &Ingest,
-    from: Option<Producer>,
-    stream: &StreamName,
-    topic: &str,
-    text: &str,
-) -> Result<Taken, PointError> {
+/// What a message looks like.
+enum Message<'a> {
+    Point(Point<'a>),
+    Points(Form, &'a str),
+}
+
+fn read<'a>(topic: &'a str, payload: &'a [u8]) -> Result<Message<'a>, PointError> {
+    let text = std::str::from_utf8(payload).map_err(|_| PointError::NotUtf8("the message"))?.trim();
+    Ok(match text.as_bytes().first() {
+        None => return Err(PointError::Missing { what: "a reading" }),
+        Some(b'{') if !json::names_a_sensor(text) => Message::Point(json::fields_of(topic, text)?),
+        Some(b'{' | b'[') => Message::Points(Form::Json, text),
+        Some(b'"') => Message::Point(bare(topic, text)?),
+        Some(_) if !text.contains(['=', '\n']) => Message::Point(bare(topic, text)?),
+        Some(_) => Message::Points(Form::Lines(Precision::Nanoseconds), text),
+    })
+}
+
+fn bare<'a>(topic: &'a str, text: &'a str) -> Result<Point<'a>, PointError> {
     let unknown =
         || PointError::malformed("the message", text, "it is no number, no JSON and no line protocol");
     // A number may look like nothing else.
@@ -57,12 +65,11 @@ fn bare(
         return Err(unknown());
     }
     let value = json::value(text)?.ok_or_else(unknown)?;
-    let mut point = Point {
+    Ok(Point {
         measurement: Cow::Borrowed(topic),
         fields: vec![(Cow::Borrowed("value"), value)],
         ..Point::default()
-    };
-    ingest.point(from, stream, &mut point)
+    })
 }
 
 #[cfg(test)]
@@ -77,7 +84,8 @@ mod tests {
     async fn messages_of_every_form() {
         let folder = tempfile::tempdir().expect("a folder");
         let journal = Journal::open(folder.path(), Config::default()).expect("a journal");
-        let ingest = Ingest::new(journal, Arc::default(), 100, None);
+        let counters: Arc<crate::counters::Counters> = Arc::default();
+        let ingest = Ingest::new(journal, Arc::clone(&counters), 100, None);
         let stream = "data/mqtt".parse().expect("a name");
         for (topic, payload) in [
             ("plain/number", "21.5"),
@@ -110,9 +118,21 @@ mod tests {
             latest.get("object temperature").map(|latest| latest.at_ns),
             Some(1_700_000_000_000_000_000)
         );
-        for payload in ["", "hello", "nan", "inf", "{", "{}", "[]", "null", "a=b", "{\"ts\":1}"] {
+        let mut rejected = 0;
+        let nameless = "{\"sensor_id\":\"x\"}";
+        for payload in
+            ["", "hello", "nan", "inf", "{", "{}", "[]", "null", "a=b", "{\"ts\":1}", nameless, "1e999"]
+        {
             assert!(take(&ingest, None, &stream, "t", payload.as_bytes()).is_err(), "{payload}");
+            rejected += 1;
+            assert_eq!(counters.rejected.get(), rejected, "{payload}");
         }
         assert!(take(&ingest, None, &stream, "t", b"\xff").is_err());
+        assert!(take(&ingest, None, &stream, "", b"1").is_err());
+        assert_eq!(counters.rejected.get(), rejected + 2);
+        // Each of an array is one.
+        let two = format!("[{nameless},{nameless}]");
+        assert!(take(&ingest, None, &stream, "t", two.as_bytes()).is_err());
+        assert_eq!(counters.rejected.get(), rejected + 4);
     }
 }

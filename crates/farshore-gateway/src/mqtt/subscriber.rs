@@ -23,7 +23,8 @@ use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::connection::{ConnectionError, UnderWay, publish};
-use super::{Acknowledged, client, codec};
+use super::session::Acknowledged;
+use super::{client, codec};
 use crate::clock;
 use crate::config::BrokerConfig;
 use crate::gateway::Shared;
@@ -286,6 +287,7 @@ async fn session<S: AsyncRead + AsyncWrite + Unpin + Send>(
         passing: None,
         told: false,
     };
+    acknowledged.begin();
     link.introduce(broker).await?;
     let mut under_way: UnderWay<'_> = FuturesOrdered::new();
     let ended = talk(&mut link, shared, broker, (&mut under_way, acknowledged), met, stop).await;

@@ -1,6 +1,9 @@
 use std::io::Write as _;
 
+use farshore_gateway::limits::MAX_VALUES;
 use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use crate::support::{Site, points_in, token};
 
@@ -64,6 +67,49 @@ async fn packed_bodies_and_bombs() {
 }
 
 #[tokio::test]
+async fn a_body_with_more_values_than_fit_is_refused_as_a_whole() {
+    let site = Site::new().await;
+    let lines = |values: usize| "a f=t\n".repeat(values);
+    let answer = site.send("POST", "/api/v2/write", &[], lines(MAX_VALUES + 1).as_bytes()).await;
+    assert!(answer.status == 413 && answer.text().contains("500000 values"), "{answer:?}");
+    assert_eq!(site.pending().await, 0);
+    let answer = site.send("POST", "/api/v2/write", &[], lines(MAX_VALUES).as_bytes()).await;
+    assert_eq!((answer.status, site.pending().await), (204, MAX_VALUES as u64));
+}
+
+#[tokio::test]
+async fn clients_that_announce_bodies_and_send_nothing_hold_up_nobody() {
+    let site = Site::new().await;
+    let at = site.at.http.expect("HTTP");
+    let mut silent = Vec::new();
+    for head in
+        ["transfer-encoding: chunked", "transfer-encoding: chunked", "content-length: 16000000"].repeat(4)
+    {
+        let mut stream = TcpStream::connect(at).await.expect("connected");
+        let request = format!("POST /api/data HTTP/1.1\r\nhost: {at}\r\n{head}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        silent.push(stream);
+    }
+    // Each of them has been heard when others are answered on connections that were made later.
+    for _ in 0..3 {
+        let mut stream = TcpStream::connect(at).await.expect("connected");
+        let body = "{\"sensor_id\":\"a\",\"value\":1}";
+        let request = format!(
+            "POST /api/data HTTP/1.1\r\nhost: {at}\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n\
+             5\r\n{}\r\n{:x}\r\n{}\r\n0\r\n\r\n",
+            &body[..5],
+            body.len() - 5,
+            &body[5..]
+        );
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+    assert_eq!(site.pending().await, 3);
+}
+
+#[tokio::test]
 async fn a_request_with_the_same_key_is_taken_once() {
     let site = Site::new().await;
     let key = [("idempotency-key", "batch-1")];
@@ -75,6 +121,15 @@ async fn a_request_with_the_same_key_is_taken_once() {
     assert_eq!(site.metric("edge_gateway_duplicates_dropped_total{protocol=\"http\"}").await, "2");
     let other = site.send("POST", "/api/data", &key, br#"{"sensor_id":"a","value":2}"#).await;
     assert_eq!(other.status, 422);
+    // The same body means something else at another address, in another precision or form.
+    let lines = [("idempotency-key", "batch-2")];
+    assert_eq!(site.send("POST", "/api/v2/write?precision=s", &lines, b"m f=1 5").await.status, 204);
+    for path in ["/api/v2/write?precision=ms", "/api/v2/write", "/api/data"] {
+        assert_eq!(site.send("POST", path, &lines, b"m f=1 5").await.status, 422, "{path}");
+    }
+    let packed = [("idempotency-key", "batch-2"), ("content-encoding", "gzip")];
+    assert_eq!(site.send("POST", "/api/v2/write?precision=s", &packed, b"m f=1 5").await.status, 422);
+    assert_eq!(site.pending().await, 2);
     assert_eq!(site.send("POST", "/api/data", &[("idempotency-key", "")], b"{}").await.status, 400);
 }
 
@@ -108,6 +163,22 @@ async fn otlp_answers_in_the_form_of_the_request() {
     assert!(answer.status == 400 && answer.head.contains("application/x-protobuf"), "{answer:?}");
     assert_eq!(site.send("POST", "/v1/metrics", &[("content-type", "text/plain")], b"").await.status, 415);
     assert_eq!(site.pending().await, 1);
+    // Also what the journal says.
+    let full = Site::with(|config| {
+        config.max_queue_points = Some(1);
+        config.cleanup = farshore_gateway::config::CleanupStrategy::Reject;
+    })
+    .await;
+    let json = [("content-type", "application/json")];
+    assert_eq!(full.send("POST", "/v1/metrics", &json, body).await.status, 200);
+    let answer = full.send("POST", "/v1/metrics", &json, body).await;
+    assert!(answer.status == 503 && answer.head.contains("retry-after: 30"), "{answer:?}");
+    let members = answer.json();
+    let members: Vec<&String> = members.as_object().expect("an object").keys().collect();
+    assert_eq!(members, ["message"]);
+    let key = [("content-type", "application/x-protobuf"), ("idempotency-key", "")];
+    let answer = site.send("POST", "/v1/metrics", &key, b"").await;
+    assert!(answer.status == 400 && answer.head.contains("application/x-protobuf"), "{answer:?}");
 }
 
 #[tokio::test]
@@ -137,6 +208,13 @@ async fn health_has_the_documented_fields_and_no_others() {
     assert_eq!(ready.json()["listeners"], json!({"http": true, "mqtt": true}));
     assert_eq!(site.metric("edge_gateway_data_points_total").await, "1");
     assert_eq!(site.metric("edge_gateway_queue_size").await, "1");
+    assert_eq!(site.metric("edge_gateway_future_times_total").await, "0");
+    for path in ["/health", "/ready", "/metrics", "/ping", "/", "/api/status", "/documents"] {
+        let answer = site.send("HEAD", path, &[], b"").await;
+        assert!(matches!(answer.status, 200 | 204) && answer.body.is_empty(), "{path}: {answer:?}");
+    }
+    let answer = site.send("HEAD", "/api/data", &[], b"").await;
+    assert!(answer.status == 405 && answer.head.contains("allow: post"), "{answer:?}");
 }
 
 #[tokio::test]
@@ -165,6 +243,14 @@ async fn with_credentials_only_supervision_is_open() {
     }
     // Without credentials a web page must not reach what listens on loopback.
     let open = Site::new().await;
-    let answer = open.send("POST", "/api/data", &[("origin", "https://evil.example")], body).await;
-    assert_eq!(answer.status, 401);
+    let evil = ("origin", "https://evil.example");
+    assert_eq!(open.send("POST", "/api/data", &[evil], body).await.status, 403);
+    // With them neither: browsers send along what they know.
+    let known = ("authorization", "Token secret");
+    for path in ["/api/data", "/api/sync"] {
+        assert_eq!(site.send("POST", path, &[evil, known], body).await.status, 403, "{path}");
+    }
+    let own = format!("http://{}", site.at.http.expect("HTTP"));
+    assert_eq!(site.send("POST", "/api/data", &[("origin", &own), known], body).await.status, 200);
+    assert_eq!(site.pending().await, 2);
 }

@@ -10,6 +10,7 @@ mod documents;
 mod given;
 mod http;
 mod load;
+mod memory;
 mod mqtt;
 mod mqtt_documents;
 mod processing;

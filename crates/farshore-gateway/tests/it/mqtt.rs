@@ -99,6 +99,24 @@ async fn a_message_is_acknowledged_when_it_is_durable_and_taken_once() {
 }
 
 #[tokio::test]
+async fn a_client_that_got_on_has_its_acknowledgements() {
+    let site = Site::new().await;
+    let (mut client, ..) = Client::connect(&site, CONNECT).await;
+    client.send(PUBLISH_7).await;
+    assert_eq!(client.acknowledged().await, (7, 0));
+    drop(client);
+    let (mut client, ..) = Client::connect(&site, CONNECT).await;
+    client.send(b"\x32\x09\x00\x03a/b\x00\x0822").await;
+    assert_eq!(client.acknowledged().await, (8, 0));
+    drop(client);
+    // A sensor at rest: the same content under the same id, whose first transmission never came.
+    let (mut client, ..) = Client::connect(&site, CONNECT).await;
+    client.send(PUBLISH_7_AGAIN).await;
+    assert_eq!(client.acknowledged().await, (7, 0));
+    assert_eq!(site.pending().await, 3);
+}
+
+#[tokio::test]
 async fn many_messages_at_once_are_acknowledged_in_order() {
     let site = Site::new().await;
     let (mut client, ..) = Client::connect(&site, CONNECT_V5).await;
@@ -216,4 +234,93 @@ async fn messages_come_in_over_tls() {
     let mut rest = Vec::new();
     let _ = timeout(Duration::from_secs(15), plain.read_to_end(&mut rest)).await.expect("an end");
     assert!(!rest.starts_with(b"\x20"));
+}
+
+#[tokio::test]
+async fn subscriptions_of_a_session_that_is_kept_go_on() {
+    let site = Site::new().await;
+    let (mut client, _, present) = Client::connect(&site, CONNECT).await;
+    assert!(!present);
+    client.send(b"\x82\x11\x00\x01\x00\x0c$documents/#\x00").await;
+    assert!(client.answer(|packet| matches!(packet, Packet::SubAck { id: 1, codes: [0] })).await);
+    drop(client);
+    // What changes meanwhile is told when the client is back, once.
+    let put = async |name: &str, limit: u32| {
+        let body = format!("{{\"limit\":{limit}}}");
+        let path = format!("/documents/settings/{name}");
+        assert_eq!(site.send("PUT", &path, &[], body.as_bytes()).await.status, 200);
+    };
+    put("first", 0).await;
+    let told = async |client: &mut Client| {
+        client
+            .answer(|packet| match packet {
+                Packet::Publish(message) => (message.topic.to_owned(), message.retain),
+                other => panic!("{other:?}"),
+            })
+            .await
+    };
+    for round in 1..3 {
+        let (mut client, _, present) = Client::connect(&site, CONNECT).await;
+        assert!(present);
+        assert_eq!(told(&mut client).await, ("$documents/settings/first".to_owned(), false));
+        put("second", round).await;
+        assert_eq!(told(&mut client).await, ("$documents/settings/second".to_owned(), false));
+        drop(client);
+        put("first", round).await;
+    }
+    let (mut client, _, present) = Client::connect(&site, CONNECT_CLEAN).await;
+    assert!(!present);
+    client.send(b"\xc0\x00").await;
+    assert!(client.answer(|packet| packet == Packet::PingResponse).await, "nothing is told before");
+}
+
+#[tokio::test]
+async fn of_version_5_the_session_lives_as_long_as_was_asked() {
+    let site = Site::new().await;
+    // Without clean start; the second one asks for an hour.
+    let ends = b"\x10\x0e\x00\x04MQTT\x05\x00\x00\x3c\x00\x00\x01c";
+    let hour = b"\x10\x13\x00\x04MQTT\x05\x00\x00\x3c\x05\x11\x00\x00\x0e\x10\x00\x01c";
+    for (packet, expected) in [(&ends[..], false), (ends, false), (hour, false), (ends, true), (hour, false)]
+    {
+        let (mut client, code, present) = Client::connect(&site, packet).await;
+        assert_eq!((code, present), (0, expected));
+        client.send(b"\xe0\x00").await;
+        client.gone().await;
+    }
+    // One that was to live for an hour is given up with its connection.
+    let (mut client, ..) = Client::connect(&site, hour).await;
+    client.send(b"\xe0\x07\x00\x05\x11\x00\x00\x00\x00").await;
+    client.gone().await;
+    let (_, _, present) = Client::connect(&site, hour).await;
+    assert!(!present);
+}
+
+#[tokio::test]
+async fn what_breaks_the_protocol_is_told_to_clients_of_version_5() {
+    let site = Site::new().await;
+    for (packet, reason) in [
+        (&b"\x31\x05\x00\x01t\x001"[..], 0x9a),
+        (b"\x33\x07\x00\x01t\x00\x01\x001", 0x9a),
+        (CONNECT_V5, 0x82),
+        (b"\x40\x02\x00\x01", 0x82),
+        (b"\xa2\x03\x00\x01\x00", 0x82),
+        (b"\x82\x07\x00\x01\x00\x00\x01#\xff", 0x81),
+    ] {
+        let (mut client, ..) = Client::connect(&site, CONNECT_V5).await;
+        client.send(packet).await;
+        let told = client
+            .answer(|packet| match packet {
+                Packet::Disconnect { code, .. } => code,
+                other => panic!("{other:?}"),
+            })
+            .await;
+        assert_eq!(told, reason, "{packet:?}");
+        client.gone().await;
+    }
+    assert_eq!(site.pending().await, 0);
+    // Version 3.1.1 has no way to say so: it is a reading, and nobody is told of it.
+    let (mut client, ..) = Client::connect(&site, CONNECT).await;
+    client.send(b"\x33\x09\x00\x03a/b\x00\x0721").await;
+    assert_eq!(client.acknowledged().await, (7, 0));
+    assert_eq!(site.pending().await, 1);
 }

@@ -1,17 +1,19 @@
-//! The JSON form. Each level is read by itself from the raw text of the one above, so that nothing is built of the whole document.
+//! The JSON form. Each level is read by itself from the raw text of the one above, element by element, so that nothing is built of the whole document:
+//! an array of a million elements costs no more memory than one of a single one.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, Error, Visitor};
+use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::{Head, Reading, Taker};
 use crate::limits::{MAX_BUCKETS, MAX_FIELDS, MAX_TAGS};
 use crate::point::{PointError, Tag, Value};
 
-type Raws<'a> = Vec<&'a RawValue>;
+/// An array as it is written; nothing where it is not there.
+type Raws<'a> = Option<&'a RawValue>;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -205,19 +207,49 @@ pub(super) fn request(body: &[u8], taker: &mut Taker<'_, '_>) -> Result<(), Poin
     if !text.trim_start().starts_with('{') {
         return Err(PointError::Json("the request is an object".to_owned()));
     }
-    for raw in parse::<Request<'_>>(text)?.resource_metrics {
-        let metrics: ResourceMetrics<'_> = parse(raw.get())?;
+    each(parse::<Request<'_>>(text)?.resource_metrics, |metrics: ResourceMetrics<'_>| {
         let mut resource = Vec::new();
-        for pair in metrics.resource.map(|resource| resource.attributes).unwrap_or_default() {
-            key_value(pair.get(), &mut resource)?;
+        let attributes = metrics.resource.and_then(|resource| resource.attributes);
+        each(attributes, |pair| key_value(pair, &mut resource))?;
+        each(metrics.scope_metrics, |scope: ScopeMetrics<'_>| {
+            each(scope.metrics, |metric| self::metric(metric, &resource, taker))
+        })
+    })
+}
+
+/// Reads an array's elements one after another, and hands each on.
+fn each<'a, T: Deserialize<'a>>(
+    list: Raws<'a>,
+    work: impl FnMut(T) -> Result<(), PointError>,
+) -> Result<(), PointError> {
+    struct Reader<'f, T, F> {
+        work: F,
+        failed: &'f mut Option<PointError>,
+        of: std::marker::PhantomData<T>,
+    }
+    impl<'de, T: Deserialize<'de>, F: FnMut(T) -> Result<(), PointError>> Visitor<'de> for Reader<'_, T, F> {
+        type Value = ();
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an array")
         }
-        for raw in metrics.scope_metrics {
-            for raw in parse::<ScopeMetrics<'_>>(raw.get())?.metrics {
-                metric(parse(raw.get())?, &resource, taker)?;
+        fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<(), A::Error> {
+            while let Some(element) = list.next_element()? {
+                if let Err(error) = (self.work)(element) {
+                    *self.failed = Some(error);
+                    return Err(A::Error::custom("an element is not taken"));
+                }
             }
+            Ok(())
         }
     }
-    Ok(())
+    let Some(list) = list else { return Ok(()) };
+    let mut failed = None;
+    let reader = Reader { work, failed: &mut failed, of: std::marker::PhantomData };
+    let result = serde_json::Deserializer::from_str(list.get()).deserialize_seq(reader);
+    match failed {
+        Some(error) => Err(error),
+        None => result.map_err(|error| broken(&error)),
+    }
 }
 
 fn metric(metric: Metric<'_>, resource: &[Tag<'_>], taker: &mut Taker<'_, '_>) -> Result<(), PointError> {
@@ -226,9 +258,10 @@ fn metric(metric: Metric<'_>, resource: &[Tag<'_>], taker: &mut Taker<'_, '_>) -
     let counts =
         [metric.histogram, metric.exponential_histogram, metric.summary].into_iter().map(|data| (data, true));
     for (data, counted) in numbers.chain(counts) {
-        for raw in data.map(|data| data.data_points).unwrap_or_default() {
-            taker.take(resource, head, reading(raw.get(), counted))?;
-        }
+        // One that can't be read is left out; those behind it are looked at all the same.
+        each(data.and_then(|data| data.data_points), |raw: &RawValue| {
+            taker.take(resource, head, reading(raw.get(), counted))
+        })?;
     }
     Ok(())
 }
@@ -243,38 +276,32 @@ fn reading(text: &str, counted: bool) -> Result<Reading<'_>, PointError> {
         max: point.max.map(|real| real.0),
         ..Reading::default()
     };
-    for pair in point.attributes {
-        key_value(pair.get(), &mut reading.attributes)?;
-    }
+    each(point.attributes, |pair| key_value(pair, &mut reading.attributes))?;
     if !counted {
         let integer = point.as_int.map(|integer| Value::Integer(integer.0));
         reading.value = integer.or(point.as_double.map(|real| Value::Float(real.0)));
         return Ok(reading);
     }
     reading.count = Some(point.count.map_or(0, |count| count.0));
-    if point.bucket_counts.len().max(point.explicit_bounds.len()) > MAX_BUCKETS {
-        return Err(PointError::TooMany { what: "buckets", max: MAX_BUCKETS });
-    }
-    for raw in point.bucket_counts {
-        reading.counts.push(parse::<Whole<u64>>(raw.get())?.0);
-    }
-    for raw in point.explicit_bounds {
-        reading.bounds.push(parse::<Real>(raw.get())?.0);
-    }
-    if point.quantile_values.len() > MAX_FIELDS {
-        return Err(PointError::TooMany { what: "fields", max: MAX_FIELDS });
-    }
-    for raw in point.quantile_values {
-        let pair: Quantile = parse(raw.get())?;
-        reading
-            .quantiles
-            .push((pair.quantile.map_or(0.0, |real| real.0), pair.value.map_or(0.0, |real| real.0)));
-    }
+    each(point.bucket_counts, |count: Whole<u64>| add(&mut reading.counts, count.0, "buckets", MAX_BUCKETS))?;
+    each(point.explicit_bounds, |bound: Real| add(&mut reading.bounds, bound.0, "buckets", MAX_BUCKETS))?;
+    each(point.quantile_values, |pair: Quantile| {
+        let pair = (pair.quantile.map_or(0.0, |real| real.0), pair.value.map_or(0.0, |real| real.0));
+        add(&mut reading.quantiles, pair, "fields", MAX_FIELDS)
+    })?;
     Ok(reading)
 }
 
-fn key_value<'a>(text: &'a str, tags: &mut Vec<Tag<'a>>) -> Result<(), PointError> {
-    let KeyValue { key, value } = parse(text)?;
+fn add<T>(list: &mut Vec<T>, element: T, what: &'static str, max: usize) -> Result<(), PointError> {
+    if list.len() >= max {
+        return Err(PointError::TooMany { what, max });
+    }
+    list.push(element);
+    Ok(())
+}
+
+fn key_value<'a>(pair: KeyValue<'a>, tags: &mut Vec<Tag<'a>>) -> Result<(), PointError> {
+    let KeyValue { key, value } = pair;
     let value = match value {
         Some(value) => any_value(value)?,
         None => Cow::Borrowed(""),
@@ -293,12 +320,13 @@ fn any_value(value: AnyValue<'_>) -> Result<Cow<'_, str>, PointError> {
             values: Raws<'a>,
         }
         let list: List<'_> = parse(raw.get())?;
-        if list.values.len() > MAX_TAGS {
-            return Err(PointError::TooMany { what: "values in an attribute", max: MAX_TAGS });
-        }
         let mut joined = String::new();
-        for raw in list.values {
-            let inner: AnyValue<'_> = parse(raw.get())?;
+        let mut count = 0;
+        each(list.values, |inner: AnyValue<'_>| {
+            count += 1;
+            if count > MAX_TAGS {
+                return Err(PointError::TooMany { what: "values in an attribute", max: MAX_TAGS });
+            }
             if inner.array_value.is_some() {
                 let why = "an attribute that is a list of lists is not taken";
                 return Err(PointError::Refused(why.to_owned()));
@@ -307,7 +335,8 @@ fn any_value(value: AnyValue<'_>) -> Result<Cow<'_, str>, PointError> {
                 joined.push(',');
             }
             joined.push_str(&any_value(inner)?);
-        }
+            Ok(())
+        })?;
         return Ok(Cow::Owned(joined));
     }
     Ok(match value {

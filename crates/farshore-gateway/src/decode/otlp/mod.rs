@@ -78,7 +78,7 @@ impl Taker<'_, '_> {
     ) -> Result<(), PointError> {
         let place = self.outcome.accepted + self.outcome.rejected + 1;
         if place > MAX_OTLP_POINTS {
-            return Err(PointError::TooMany { what: "data points in a request", max: MAX_OTLP_POINTS });
+            return Err(PointError::TooMuch { what: "data points", max: MAX_OTLP_POINTS });
         }
         let result = match reading {
             Ok(reading) if reading.nothing => return Ok(()),

@@ -256,7 +256,7 @@ fn more_points_than_are_taken_stop_the_request() {
         count += 1;
         Ok(())
     });
-    assert!(matches!(result, Err(PointError::TooMany { .. })));
+    assert!(matches!(result, Err(PointError::TooMuch { .. })));
     assert_eq!(count, MAX_OTLP_POINTS);
 }
 
