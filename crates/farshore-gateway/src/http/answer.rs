@@ -103,7 +103,9 @@ pub(super) fn journal(error: &JournalError) -> Refusal {
     let (status, code) = match (error, again) {
         (JournalError::Busy, _) => (StatusCode::TOO_MANY_REQUESTS, "too many requests"),
         (_, Some(_)) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
-        (JournalError::TooLarge { .. }, None) => (StatusCode::PAYLOAD_TOO_LARGE, "request too large"),
+        (JournalError::TooLarge { .. } | JournalError::BeyondBounds { .. }, None) => {
+            (StatusCode::PAYLOAD_TOO_LARGE, "request too large")
+        }
         (_, None) => (StatusCode::UNPROCESSABLE_ENTITY, "unprocessable entity"),
     };
     Refusal { again, ..Refusal::new(status, code, message) }

@@ -527,7 +527,7 @@ async fn settled(shared: &Shared, id: Option<(u16, u64)>, taken: Taken) -> Settl
     match shared.ingest.durable(taken).await {
         Ok(_) => Settled { id, reason: 0, result: Ok(()) },
         // Sent again it would be no smaller.
-        Err(error @ JournalError::TooLarge { .. }) => {
+        Err(error @ (JournalError::TooLarge { .. } | JournalError::BeyondBounds { .. })) => {
             tracing::warn!(%error, "a message is too large for its stream");
             Settled { id, reason: PAYLOAD_INVALID, result: Ok(()) }
         }

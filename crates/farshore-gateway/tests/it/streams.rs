@@ -57,6 +57,27 @@ async fn at_its_bounds_a_stream_does_what_it_was_told_and_others_do_not() {
 }
 
 #[tokio::test]
+async fn what_a_stream_can_never_hold_is_refused_and_costs_nothing_that_is_there() {
+    let site = site("streams: {data/small: {maxRecords: 100}}").await;
+    let lines = |count: usize| "m v=1\n".repeat(count).into_bytes();
+    let path = "/api/v2/write?bucket=small";
+    assert_eq!(site.send("POST", path, &[], &lines(100)).await.status, 204);
+    let answer = site.send("POST", path, &[], &lines(101)).await;
+    assert_eq!(answer.status, 413, "{}", answer.text());
+    assert!(answer.text().contains("keeps at most 100 points"), "{}", answer.text());
+    // Many at once that fit one by one: the oldest go, and nothing that is new.
+    let half = lines(50);
+    let all = (0..8).map(|_| site.send("POST", path, &[], &half));
+    for answer in futures_util::future::join_all(all).await {
+        assert_eq!(answer.status, 204);
+    }
+    let status = site.gateway.get_status().await.expect("running");
+    let small = status.streams.iter().find(|stream| stream.name == "data/small").expect("a stream");
+    assert_eq!(small.lost.keys().copied().collect::<Vec<_>>(), ["drop-oldest"]);
+    assert_eq!((small.pending_points + small.lost_points, small.pending_points), (500, 100));
+}
+
+#[tokio::test]
 async fn losses_are_on_the_page_with_reason_and_times() {
     let site = site("streams: {data/newest: {overflow: drop-newest, maxRecords: 1}}").await;
     let page = site.send("GET", "/", &[], b"").await.text();
