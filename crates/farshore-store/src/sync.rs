@@ -209,6 +209,27 @@ impl TenantDb {
     /// Stores a batch with the mark that it has arrived, or nothing when it was there.
     pub async fn take_batch(&self, batch: &NewBatch<'_>, now: UnixMs) -> StoreResult<Taken> {
         let mut tx = self.begin().await?;
+    /// Whether a batch has arrived or is settled, and its floor says nothing new: [taking](Self::take_batch) it would change nothing.
+    pub async fn batch_is_known(
+        &self,
+        device: DeviceId,
+        (stream, epoch): (&str, u64),
+        sequence: u64,
+        floor: u64,
+    ) -> StoreResult<bool> {
+        type Mark = (i64, Json<Vec<(u64, u64)>>);
+        let mut tx = self.read().await?;
+        let found: Option<Mark> = on!(&mut tx, c => sqlx::query_as(
+            "SELECT floor, above FROM sync_streams WHERE tenant = $1 AND device = $2 AND epoch = $3 AND stream = $4")
+            .bind(self.tenant.0).bind(device.0).bind(epoch.cast_signed()).bind(stream).fetch_optional(c).await)?;
+        Ok(found.is_some_and(|(known, above)| {
+            let before = Received::new(known.cast_unsigned(), above.0);
+            let mut received = before.clone();
+            received.raise_floor(floor.min(sequence));
+            received == before && received.has(sequence)
+        }))
+    }
+
         let stream = (batch.stream, batch.class);
         let Some(mut row) = self.lock_stream(&mut tx, batch.device, batch.epoch, stream, now).await? else {
             return Ok(Taken::TooManyStreams);

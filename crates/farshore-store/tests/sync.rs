@@ -242,6 +242,25 @@ async fn streams_and_gaps_without_end_are_stopped_and_what_is_old_goes() {
 }
 
 #[tokio::test]
+async fn a_batch_is_known_once_it_was_taken_and_its_floor_says_nothing_new() {
+    each_engine(async |test| {
+        let db = tenant(test, "one").await;
+        let gateway = device(&db, "gw", "Riga").await;
+        let known = async |stream, sequence, floor| {
+            db.batch_is_known(gateway, (stream, EPOCH), sequence, floor).await.unwrap()
+        };
+        assert!(!known("data/default", 3, 1).await);
+        db.take_batch(&NewBatch { floor: 1, ..batch(gateway, 3, &[], &[]) }, NOW).await.unwrap();
+        assert!(known("data/default", 3, 1).await && !known("data/default", 2, 1).await);
+        assert!(!known("data/other", 3, 1).await);
+        assert!(!known("data/default", 3, 3).await, "its floor is to be kept");
+        db.take_batch(&NewBatch { floor: 3, ..batch(gateway, 3, &[], &[]) }, NOW).await.unwrap();
+        assert!(known("data/default", 3, 3).await && known("data/default", 2, 1).await);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn of_several_first_ingest_keys_one_wins_and_old_ones_are_kept() {
     each_engine(async |test| {
         let db = tenant(test, "one").await;

@@ -118,6 +118,11 @@ impl Room {
         Self { what, places: Arc::new(Places { all, of_tenant, taken: Mutex::default() }), turn: TURN }
     }
 
+    /// The same, where one waits for so long.
+    pub(crate) fn patient(self, turn: Duration) -> Self {
+        Self { turn, ..self }
+    }
+
     /// Waits for its turn; 429 where too many of this tenant are before it, 503 where all together are.
     pub(crate) async fn turn(&self, tenant: TenantId) -> ApiResult<Turn> {
         if let Ok(Ok(turn)) = tokio::time::timeout(self.turn, self.places.line_up(tenant)).await {

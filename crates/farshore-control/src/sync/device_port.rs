@@ -16,6 +16,7 @@ use farshore_store::sync::{NewBatch, Taken};
 use farshore_trust::sealed::{Batch, MAX_BATCH_BYTES, SealError};
 use http_body_util::{BodyExt as _, Limited};
 
+use super::body::{Broken, Pace};
 use super::keys;
 use super::read::{ReadBatch, read};
 use crate::app::App;
@@ -25,10 +26,6 @@ use crate::error::{ApiError, ApiResult};
 use crate::extract::{Body, Query};
 use crate::route::{Access, Route, route};
 
-/// For a batch to arrive: its largest size over a link of 1 Mbit/s takes longer, and comes as smaller batches.
-const BODY: Duration = Duration::from_secs(120);
-/// How long a batch waits for room.
-const ROOM: Duration = Duration::from_secs(5);
 /// For the body of a refused batch to be read and forgotten.
 const PASS_OVER: Duration = Duration::from_secs(10);
 const MAX_STREAMS: usize = 64;
@@ -211,21 +208,13 @@ async fn put(
             return Err(error);
         }
     };
-    let room = u32::try_from(length / 128 + 1).unwrap_or(u32::MAX);
-    let room = tokio::time::timeout(ROOM, app.sync().room.clone().acquire_many_owned(room)).await;
-    let Ok(Ok(_room)) = room else {
-        let full = "Too many batches are under way. Send this one again later.";
-        return Err(ApiError::new(ErrorCode::Unavailable, full).retry_after(5));
+    let tenant = peer.db.tenant();
+    let Some(mut held) = app.sync().bodies.begin(tenant, peer.device).await else {
+        pass_over(request.into_body()).await;
+        let many = "Too many batches of this device are under way. Send this one again later.";
+        return Err(ApiError::new(ErrorCode::TooManyRequests, many).retry_after(5));
     };
-    let body = Limited::new(request.into_body(), length).collect();
-    let sealed = match tokio::time::timeout(BODY, body).await {
-        Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(_)) => return Err(ApiError::new(ErrorCode::Malformed, "The batch broke off. Send it again.")),
-        Err(_) => {
-            return Err(ApiError::new(ErrorCode::Unavailable, "The batch took too long. Send it again.")
-                .retry_after(5));
-        }
-    };
+    let sealed = held.read(request.into_body(), length, Pace::default()).await.map_err(broken)?;
     let sealed_bytes = sealed.len() as u64;
     if sealed.starts_with(b"FSB") && !sealed.starts_with(b"FSB1") {
         return Err(too_new());
@@ -240,6 +229,10 @@ async fn put(
         if (header.epoch, header.sequence, header.stream.as_str()) != (epoch, sequence, stream.as_str()) {
             return Err(ApiError::field("sequence", "stream, epoch and sequence are those of the batch"));
         }
+        let stream = (stream.as_str(), epoch);
+        if peer.db.batch_is_known(peer.device, stream, sequence, floor).await? {
+            return Ok(Json(BatchTaken { stored: false }));
+        }
         let class = CLASSES.get(usize::from(header.class)).copied().unwrap_or("log");
         (class, header.for_ingest.map(|(id, _)| id))
     };
@@ -252,7 +245,10 @@ async fn put(
     let Some(key) = key else { return Err(other_key()) };
     let Some(key) = keys::secret(&app, &peer.db, key).await? else { return Err(other_key()) };
     let name = stream.clone();
+    let turn = app.sync().unpacking.turn(tenant).await.map_err(|_| no_room())?;
     let opened = tokio::task::spawn_blocking(move || -> Result<ReadBatch, BadBatch> {
+        // Until it is done, also where nobody waits for it any more.
+        let _room = (held, turn);
         let contents = Batch::read(&sealed).and_then(|batch| batch.open(&key))?;
         Ok(read(&name, contents)?)
     });
@@ -292,6 +288,21 @@ async fn put(
             "Too many batches of this stream are missing before this one. Send the oldest first.",
         )
         .retry_after(60)),
+    }
+}
+
+fn no_room() -> ApiError {
+    let full = "Too many batches are under way. Send this one again later.";
+    ApiError::new(ErrorCode::Unavailable, full).retry_after(5)
+}
+
+fn broken(broken: Broken) -> ApiError {
+    match broken {
+        Broken::Off => ApiError::new(ErrorCode::Malformed, "The batch broke off. Send it again."),
+        Broken::Slow => {
+            ApiError::new(ErrorCode::Unavailable, "The batch took too long. Send it again.").retry_after(5)
+        }
+        Broken::NoRoom => no_room(),
     }
 }
 

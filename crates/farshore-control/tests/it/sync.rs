@@ -225,6 +225,29 @@ async fn a_batch_that_can_never_be_read_is_refused_and_blocks_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_only_says_that_batches_come_holds_up_nobody_else() {
+    each_engine(async |fleet| {
+        let (idle, device) = (fleet.device("idle").await, fleet.device("gw").await);
+        let (_, key) = ask(&device).await;
+        let head = |sequence: u64| {
+            let nothing = futures_util::stream::pending::<Result<Vec<u8>, std::io::Error>>();
+            let path = format!("/api/device/batches/{}", at("data/a", sequence));
+            idle.request(Method::PUT, &path)
+                .header("content-type", "application/octet-stream")
+                .header("content-length", 48 * 1024 * 1024)
+                .body(reqwest::Body::wrap_stream(nothing))
+        };
+        let waiting: Vec<_> = (1..=4).map(|sequence| tokio::spawn(head(sequence).send())).collect();
+        // They are all there once there is no place for another one of this device.
+        let full = async { while put(&idle, &at("data/a", 5), b"FSB9".to_vec()).await.status != 429 {} };
+        tokio::time::timeout(std::time::Duration::from_secs(60), full).await.unwrap();
+        put(&device, &at("data/a", 1), sealed("data/a", 1, &points(1, &[1.0]), Some(&key))).await.expect(200);
+        waiting.iter().for_each(tokio::task::JoinHandle::abort);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_question_about_series_names_the_field() {
     each_engine(async |fleet| {
         for (path, field) in [
