@@ -209,18 +209,18 @@ impl TenantDb {
 }
 
 impl SystemDb {
-    /// Deletes blocks that end before `cutoff` and are in their hours, at most `limit`. Returns how many; call again until it is 0.
+    /// Deletes blocks that end before `cutoff`, were stored before it, too, and are in their hours, at most `limit`. Returns how many; call again until it is 0.
     pub async fn delete_blocks_before(&self, cutoff: UnixMs, limit: u32) -> StoreResult<u64> {
         let mut tx = self.begin().await?;
         let deleted = on!(&mut tx, c => sqlx::query(
             "DELETE FROM metric_blocks WHERE (tenant, device, stream, sequence) IN (
-                 SELECT tenant, device, stream, sequence FROM metric_blocks WHERE to_ms < $1 AND rolled <> 0 ORDER BY to_ms LIMIT $2)")
+                 SELECT tenant, device, stream, sequence FROM metric_blocks WHERE to_ms < $1 AND stored_at < $1 AND rolled <> 0 ORDER BY to_ms LIMIT $2)")
             .bind(cutoff.0).bind(i64::from(limit)).execute(c).await.map(affected))?;
         tx.commit().await?;
         Ok(deleted)
     }
 
-    /// Deletes blocks of these devices that ended before `cutoff` and are in their hours, at most `limit` of them. Returns how many there were.
+    /// Deletes blocks of these devices that ended before `cutoff`, were stored before it, too, and are in their hours, at most `limit` of them. Returns how many there were.
     pub async fn delete_blocks_of(
         &self,
         tenant: TenantId,
@@ -238,7 +238,7 @@ impl SystemDb {
             deleted += on!(&mut tx, c => sqlx::query(
                 "DELETE FROM metric_blocks WHERE (tenant, device, stream, sequence) IN (
                      SELECT tenant, device, stream, sequence FROM metric_blocks
-                     WHERE tenant = $1 AND device = $2 AND to_ms < $3 AND rolled <> 0 LIMIT $4)")
+                     WHERE tenant = $1 AND device = $2 AND to_ms < $3 AND stored_at < $3 AND rolled <> 0 LIMIT $4)")
                 .bind(tenant.0).bind(device.0).bind(cutoff.0).bind(left).execute(c).await.map(affected))?;
         }
         tx.commit().await?;

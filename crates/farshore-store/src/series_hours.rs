@@ -203,18 +203,25 @@ impl TenantDb {
             }
         }
         for merged in &rolled.merged {
+            // It is kept as long as the last of those that it stands for would be.
+            let mut stored_at = 0;
             for chunk in merged.of.chunks(set::rows_per_statement(&tx, 1)) {
                 let (conditions, which) = self.these_blocks(device, stream, chunk);
                 let sql = sqlx::AssertSqlSafe(format!("DELETE FROM metric_blocks WHERE {which}"));
+                let newest = sqlx::AssertSqlSafe(format!(
+                    "SELECT COALESCE(MAX(stored_at), 0) FROM metric_blocks WHERE {which}"
+                ));
                 let arguments = &conditions.arguments;
+                let (newest,): (i64,) = on!(&mut tx, c => bind_all!(sqlx::query_as(newest).persistent(false), arguments).fetch_one(c).await)?;
+                stored_at = newest.max(stored_at);
                 on!(&mut tx, c => bind_all!(sqlx::query(sql).persistent(false), arguments).execute(c).await.map(affected))?;
             }
             let sequence = merged.of.iter().copied().max().unwrap_or_default();
             on!(&mut tx, c => sqlx::query(
-                "INSERT INTO metric_blocks (tenant, device, stream, sequence, from_ms, to_ms, samples, block, rolled, arrived)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 1, $9)")
+                "INSERT INTO metric_blocks (tenant, device, stream, sequence, from_ms, to_ms, samples, block, rolled, arrived, stored_at)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 1, $9, $10)")
                 .bind(self.tenant.0).bind(device.0).bind(stream).bind(sequence).bind(merged.from.0).bind(merged.to.0)
-                .bind(merged.samples).bind(&merged.block).bind(merged.arrived).execute(c).await.map(affected))?;
+                .bind(merged.samples).bind(&merged.block).bind(merged.arrived).bind(stored_at).execute(c).await.map(affected))?;
         }
         tx.commit().await
     }

@@ -250,11 +250,11 @@ impl TenantDb {
         }
         if batch.points > 0 {
             on!(&mut tx, c => sqlx::query(
-                "INSERT INTO metric_blocks (tenant, device, stream, sequence, from_ms, to_ms, samples, block, arrived)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)")
+                "INSERT INTO metric_blocks (tenant, device, stream, sequence, from_ms, to_ms, samples, block, arrived, stored_at)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)")
                 .bind(self.tenant.0).bind(batch.device.0).bind(block_stream(batch.epoch, batch.stream))
                 .bind(integer(batch.sequence)).bind(batch.from.0).bind(batch.to.0).bind(i64::from(batch.points))
-                .bind(batch.block).bind(row.batches + 1).execute(c).await.map(affected))?;
+                .bind(batch.block).bind(row.batches + 1).bind(now.0).execute(c).await.map(affected))?;
             self.write_latest(&mut tx, batch).await?;
         }
         self.write_losses(&mut tx, batch).await?;

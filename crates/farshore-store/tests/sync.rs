@@ -261,6 +261,39 @@ async fn a_batch_is_known_once_it_was_taken_and_its_floor_says_nothing_new() {
 }
 
 #[tokio::test]
+async fn what_came_late_is_kept_as_long_as_what_came_in_time() {
+    each_engine(async |test| {
+        let db = tenant(test, "one").await;
+        let gateway = device(&db, "gw", "Riga").await;
+        let came = NOW.plus_ms(30 * DAY_MS);
+        for sequence in 1..=3 {
+            db.take_batch(
+                &batch(gateway, sequence, &[], &[]),
+                came.plus_ms(i64::try_from(sequence).unwrap()),
+            )
+            .await
+            .unwrap();
+        }
+        let (hours, retention) = (test.store.system(Driver::Hours), test.store.system(Driver::Retention));
+        let lease = hours.acquire_lease("hours", "a", 1_000, NOW).await.unwrap().unwrap();
+        let block = b"both".to_vec();
+        let merged = MergedBlock { of: vec![1, 2], from: NOW, to: NOW, samples: 20, arrived: 2, block };
+        let rolled = Rolled { rolled: vec![1, 2, 3], merged: vec![merged], ..Rolled::default() };
+        db.write_rolled(&lease, gateway, &block_stream(EPOCH, "data/default"), &rolled).await.unwrap();
+        let delete = async |cutoff| {
+            let of_device = retention.delete_blocks_of(db.tenant(), &[gateway], cutoff, 10).await.unwrap();
+            of_device + retention.delete_blocks_before(cutoff, 10).await.unwrap()
+        };
+        // Its points are a month old, but no sink has had the time to take them.
+        assert_eq!((delete(came).await, blocks(&db, gateway).await), (0, vec![2, 3]));
+        assert_eq!(delete(came.plus_ms(2)).await, 0, "what was put together is as new as the last of it");
+        assert_eq!((delete(came.plus_ms(3)).await, blocks(&db, gateway).await), (1, vec![3]));
+        assert_eq!((delete(came.plus_ms(4)).await, blocks(&db, gateway).await), (1, vec![]));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn of_several_first_ingest_keys_one_wins_and_old_ones_are_kept() {
     each_engine(async |test| {
         let db = tenant(test, "one").await;
