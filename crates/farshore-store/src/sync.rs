@@ -474,7 +474,7 @@ impl TenantDb {
 
     /// What these devices lost, by stream and reason.
     pub async fn sync_losses(&self, devices: &[DeviceId]) -> StoreResult<Vec<LossRow>> {
-        type Row = (Uuid, String, String, i64, i64, i64, i64, i64);
+        type Row = (Uuid, String, String, i64, f64, i64, i64, i64);
         if devices.is_empty() {
             return Ok(Vec::new());
         }
@@ -483,7 +483,7 @@ impl TenantDb {
         let tenant = conditions.uuid(self.tenant.0);
         let devices = conditions.uuids(devices.iter().map(|device| device.0));
         let sql = sqlx::AssertSqlSafe(format!(
-            "SELECT device, stream, reason, COUNT(*), CAST(SUM(points) AS BIGINT), MIN(from_ms), MAX(to_ms), MAX(at) FROM sync_losses
+            "SELECT device, stream, reason, COUNT(*), SUM(CAST(points AS DOUBLE PRECISION)), MIN(from_ms), MAX(to_ms), MAX(at) FROM sync_losses
              WHERE tenant = {tenant} AND device IN ({devices}) GROUP BY device, stream, reason ORDER BY device, stream, reason"
         ));
         let arguments = &conditions.arguments;
@@ -495,7 +495,8 @@ impl TenantDb {
                 stream,
                 reason,
                 times,
-                points,
+                // Added up as floats: integers that devices say may be too much together. `as` stops at the largest one.
+                points: points as i64,
                 from: UnixMs(from),
                 to: UnixMs(to),
                 last_at: UnixMs(last_at),

@@ -294,6 +294,28 @@ async fn what_came_late_is_kept_as_long_as_what_came_in_time() {
 }
 
 #[tokio::test]
+async fn losses_that_are_too_much_together_are_still_listed() {
+    each_engine(async |test| {
+        let db = tenant(test, "one").await;
+        let gateway = device(&db, "gw", "Riga").await;
+        let loss = |stream: &str, points| NewLoss {
+            stream: stream.to_owned(),
+            reason: "expired".to_owned(),
+            points,
+            from: NOW,
+            to: NOW,
+            at: NOW,
+        };
+        let losses = [loss("a", i64::MAX), loss("a", i64::MAX), loss("b", 3), loss("b", 4)];
+        db.take_batch(&batch(gateway, 1, &[], &losses), NOW).await.unwrap();
+        let points: Vec<i64> =
+            db.sync_losses(&[gateway]).await.unwrap().into_iter().map(|row| row.points).collect();
+        assert_eq!(points, [i64::MAX, 7]);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn of_several_first_ingest_keys_one_wins_and_old_ones_are_kept() {
     each_engine(async |test| {
         let db = tenant(test, "one").await;

@@ -12,6 +12,9 @@ const LOSSES: (&str, &str) = ("journal/losses", "journal_loss");
 /// A latest value is cut to so many characters.
 const MAX_SHOWN: usize = 1_000;
 
+/// Most points that one loss is taken to have; nobody has lost more.
+const MAX_LOST: i64 = 1_000_000_000_000;
+
 /// A batch, read once.
 #[derive(Debug, PartialEq)]
 pub(super) struct ReadBatch {
@@ -115,7 +118,7 @@ fn losses(columns: &Columns) -> Vec<NewLoss> {
             losses.push(NewLoss {
                 stream: stream.clone(),
                 reason: reason.clone(),
-                points: (*points).max(0),
+                points: (*points).clamp(0, MAX_LOST),
                 from: ms(at("earliest_ns", index)),
                 to: ms(at("latest_ns", index)),
                 at: ms(*told_at),
@@ -186,6 +189,20 @@ mod tests {
             at: UnixMs(at),
         };
         assert_eq!(losses, [loss(7, 1_000), loss(9, 2_000)]);
+    }
+
+    #[test]
+    fn a_loss_of_more_points_than_there_can_be_is_cut() {
+        let block = block(|batch| {
+            for (at, points) in [(1, i64::MAX), (2, i64::MIN)] {
+                let tags = [("reason", "expired"), ("stream", "data/a")];
+                let series = batch.series("journal_loss", "points", tags).unwrap();
+                batch.push(series, at, Value::Integer(points)).unwrap();
+            }
+        });
+        let points: Vec<i64> =
+            read("journal/losses", block).unwrap().losses.iter().map(|loss| loss.points).collect();
+        assert_eq!(points, [MAX_LOST, 0]);
     }
 
     #[test]
