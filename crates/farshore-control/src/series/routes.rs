@@ -165,8 +165,8 @@ fn read_cursor(text: &str) -> Option<LatestCursor> {
     ))
 }
 
-fn write_cursor(row: &LatestRow) -> ApiResult<String> {
-    let cursor = (row.device.0, &row.stream, &row.series);
+fn write_cursor((device, stream, series): &LatestCursor) -> ApiResult<String> {
+    let cursor = (device.0, stream, series);
     Ok(URL_SAFE_NO_PAD.encode(serde_json::to_vec(&cursor).map_err(ApiError::internal)?))
 }
 
@@ -200,14 +200,18 @@ async fn latest(Db(db): Db, Query(query): Query<SelectQuery>) -> ApiResult<Json<
                 continue;
             }
             let Some(gateway) = gateways.get(&row.device) else { continue };
-            let cursor = write_cursor(&row)?;
             items.push(show(row, gateway.name.clone(), gateway.location.clone()));
             if items.len() == select.limit as usize {
-                continue_from = Some(cursor);
+                continue_from = after.as_ref().map(write_cursor).transpose()?;
                 break 'pages;
             }
         }
-        if !full || rows >= MAX_ROWS {
+        if !full {
+            break;
+        }
+        if rows >= MAX_ROWS {
+            // There may be more of what is asked for behind what was looked through, even where nothing of it is in this page.
+            continue_from = after.as_ref().map(write_cursor).transpose()?;
             break;
         }
     }

@@ -3,7 +3,10 @@
 use axum::http::Method;
 use farshore_api::series::SeriesRange;
 use farshore_api::sync::{GatewaySync, SyncAnswer};
+use farshore_domain::time::UnixMs;
 use farshore_series::{Columns, DEFAULT_LEVEL, PointBatch, Value as Reading, encode_columns};
+use farshore_store::Driver;
+use farshore_store::sync::{NewBatch, NewLatest};
 use farshore_trust::sealed::{BatchHeader, DataKey, DeviceKey, IngestKey, IngestPublicKey, seal};
 use serde_json::{Value, json};
 
@@ -245,6 +248,64 @@ async fn a_device_that_only_says_that_batches_come_holds_up_nobody_else() {
         waiting.iter().for_each(tokio::task::JoinHandle::abort);
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn latest_values_go_on_behind_all_that_was_looked_through_for_nothing() {
+    each_engine(async |fleet| {
+        let system = fleet.app.store().system(Driver::DevicePort);
+        let (tenant, _) = system.tenant_ids().await.unwrap()[0].clone();
+        let db = system.tenant(tenant);
+        let mut devices = Vec::new();
+        for name in ["one", "two", "three"] {
+            let device = fleet.device(name).await;
+            ask(&device).await;
+            devices.push(device.claimed().device);
+        }
+        devices.sort();
+        for (number, device) in devices.into_iter().enumerate() {
+            let last = number == 2;
+            let latest: Vec<NewLatest> = (0..if last { 1 } else { 50_000_u32 }).map(latest).collect();
+            let batch = NewBatch {
+                device: farshore_domain::id::DeviceId(device),
+                epoch: EPOCH,
+                stream: if last { "data/wanted" } else { "data/other" },
+                class: "telemetry",
+                sequence: 1,
+                floor: 1,
+                from: UnixMs(1),
+                to: UnixMs(1),
+                points: 1,
+                sealed_bytes: 1,
+                block: b"none",
+                latest: &latest,
+                losses: &[],
+            };
+            db.take_batch(&batch, UnixMs(1)).await.unwrap();
+        }
+        let page: Value = fleet.admin.get("/api/series/latest?stream=data/wanted").await.expect(200).json();
+        assert_eq!(page["items"], json!([]));
+        let next = page["metadata"]["continue"].as_str().unwrap();
+        let next = format!("/api/series/latest?stream=data/wanted&continue={next}");
+        let page: Value = fleet.admin.get(&next).await.expect(200).json();
+        assert_eq!(page["items"].as_array().unwrap().len(), 1);
+        assert_eq!(page["metadata"]["continue"], Value::Null);
+    })
+    .await;
+}
+
+fn latest(series: u32) -> NewLatest {
+    let mut id = [0; 16];
+    id[..4].copy_from_slice(&series.to_be_bytes());
+    NewLatest {
+        series: id,
+        measurement: "temp".to_owned(),
+        field: "value".to_owned(),
+        tags: std::collections::BTreeMap::new(),
+        kind: "float",
+        at_ns: 1,
+        value: "1.5".to_owned(),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
