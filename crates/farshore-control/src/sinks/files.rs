@@ -81,7 +81,12 @@ fn forget(folder: &Path, round: i64) -> io::Result<()> {
             continue;
         }
         for hour in fs::read_dir(day.path())? {
-            let path = hour?.path().join(format!("part-{round:08}.parquet"));
+            let hour = hour?;
+            // Others may have left their own files here.
+            if !hour.file_type()?.is_dir() {
+                continue;
+            }
+            let path = hour.path().join(format!("part-{round:08}.parquet"));
             for left in [path.with_extension("part"), path] {
                 match fs::remove_file(left) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -358,6 +363,19 @@ mod tests {
         assert_eq!(write(folder.path(), 8, &["none".to_owned()], &all, 0..i64::MAX).unwrap(), 0);
         clean(folder.path(), 1, UnixMs(2 * DAY_MS)).unwrap();
         assert!(!path.exists() && folder.path().join("date=1970-01-02").exists());
+    }
+
+    #[test]
+    fn files_of_others_among_the_folders_hold_nothing_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let all = [of(&[(H, Value::Integer(1))])];
+        write(folder.path(), 1, &[], &all, 0..i64::MAX).unwrap();
+        for name in ["_SUCCESS", "date=1970-01-01/_SUCCESS", "date=1970-01-01/hour=01/_SUCCESS"] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        assert_eq!(write(folder.path(), 2, &[], &all, 0..i64::MAX).unwrap(), 1);
+        clean(folder.path(), 1, UnixMs(9 * DAY_MS)).unwrap();
+        assert!(!folder.path().join("date=1970-01-01").exists() && folder.path().join("_SUCCESS").exists());
     }
 
     #[test]
