@@ -377,6 +377,7 @@ async fn write_files(
     let next = UnixMs(now().0.div_euclid(every).saturating_add(1).saturating_mul(every));
     let (round, measurements, days) = (state.round + 1, job.spec.measurements.clone(), target.keep_days);
     let written = tokio::task::spawn_blocking(move || {
+    let folder = root.clone();
         let points = files::write(&root, round, &measurements, &all, files::window(days, now()))?;
         files::clean(&root, days, now()).map_err(|error| files::FileError::Io(root, error))?;
         Ok::<u64, files::FileError>(points)
@@ -392,6 +393,11 @@ async fn write_files(
             };
             db.sink_handed(&job.lease, job.named(), &handed, now()).await?;
             Ok(more)
+            let ended = tokio::task::spawn_blocking(move || files::end(&folder)).await;
+            if let Err(error) = ended.map_err(|error| StoreError::Corrupt(error.to_string()))? {
+                // Nothing is lost by it: the next round has another number.
+                tracing::warn!(sink = %job.uid, %error, "the marker of a round that is over could not be deleted");
+            }
         }
         Err(error) => {
             let why = crate::error::chain(&error);

@@ -1,6 +1,7 @@
 //! Points in Parquet files: `parquet/<tenant>/<sink>/date=2026-11-29/hour=07/part-00000012.parquet` in the folder of artifacts, by the hour of the points.
 //!
-//! What is written in one round has the round's number. A crash before the round is on record writes the same files again, over those that are there.
+//! What is written in one round has one number: the round's, or the next that no file has, where the database was set back behind the files. A marker
+//! names the round under way until it is on record. A crash before that writes the round again, over the files that the marker names and no others.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -73,7 +74,68 @@ pub(super) fn window(keep_days: u32, now: UnixMs) -> Range<i64> {
     ns(now.plus_ms(-i64::from(keep_days) * DAY_MS))..ns(now.plus_ms(DAY_MS))
 }
 
-/// Deletes what a crash left of a round: it is written anew, from other batches perhaps.
+/// The file that names the round under way, and the number of its files.
+const MARKER: &str = ".round";
+
+/// The number for the files of a round. What a crash left of the round goes: it is written anew, from other batches perhaps.
+fn begin(folder: &Path, round: i64) -> io::Result<i64> {
+    let marker = folder.join(MARKER);
+    let left = match fs::read_to_string(&marker) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(error),
+    };
+    let left = left
+        .trim()
+        .split_once(' ')
+        .and_then(|(round, number)| Some((round.parse::<i64>().ok()?, number.parse::<i64>().ok()?)));
+    if let Some((_, number)) = left.filter(|(left, _)| *left == round) {
+        forget(folder, number)?;
+        return Ok(number);
+    }
+    let number = round.max(greatest(folder)?.saturating_add(1));
+    let new = folder.join(".round.new");
+    fs::write(&new, format!("{round} {number}\n"))?;
+    File::open(&new)?.sync_all()?;
+    fs::rename(&new, &marker)?;
+    File::open(folder)?.sync_all()?;
+    Ok(number)
+}
+
+/// The round is on record.
+pub(super) fn end(folder: &Path) -> io::Result<()> {
+    match fs::remove_file(folder.join(MARKER)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The greatest number that a file has.
+fn greatest(folder: &Path) -> io::Result<i64> {
+    let mut greatest = 0;
+    for day in fs::read_dir(folder)? {
+        let day = day?;
+        if !day.file_type()?.is_dir() {
+            continue;
+        }
+        for hour in fs::read_dir(day.path())? {
+            let hour = hour?;
+            if !hour.file_type()?.is_dir() {
+                continue;
+            }
+            for file in fs::read_dir(hour.path())? {
+                let name = file?.file_name();
+                let number = name
+                    .to_str()
+                    .and_then(|name| name.strip_prefix("part-")?.strip_suffix(".parquet")?.parse().ok());
+                greatest = number.unwrap_or(0).max(greatest);
+            }
+        }
+    }
+    Ok(greatest)
+}
+
+/// Deletes the files of this number.
 fn forget(folder: &Path, round: i64) -> io::Result<()> {
     for day in fs::read_dir(folder)? {
         let day = day?;
@@ -123,7 +185,7 @@ pub(super) fn write(
     }
     let io = |error| FileError::Io(folder.to_owned(), error);
     fs::create_dir_all(folder).map_err(io)?;
-    forget(folder, round).map_err(io)?;
+    let number = begin(folder, round).map_err(io)?;
     let schema: TypePtr = Arc::new(parse_message_type(SCHEMA)?);
     let properties: WriterPropertiesPtr = Arc::new(
         WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::try_new(3)?)).build(),
@@ -132,7 +194,7 @@ pub(super) fn write(
     for (this, places) in hours {
         let folder = folder.join(place(this));
         fs::create_dir_all(&folder).map_err(|error| FileError::Io(folder.clone(), error))?;
-        let path = folder.join(format!("part-{round:08}.parquet"));
+        let path = folder.join(format!("part-{number:08}.parquet"));
         let part = path.with_extension("part");
         let file = File::create(&part).map_err(|error| FileError::Io(part.clone(), error))?;
         let synced = file.try_clone().map_err(|error| FileError::Io(part.clone(), error))?;
@@ -366,6 +428,36 @@ mod tests {
     }
 
     #[test]
+    fn a_round_that_comes_again_after_the_database_was_set_back_deletes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let all = [of(&[(H, Value::Integer(1))])];
+        let files = || {
+            let hour = folder.path().join("date=1970-01-01/hour=01");
+            let mut found: Vec<_> = fs::read_dir(hour)
+                .unwrap()
+                .map(|file| file.unwrap().file_name().into_string().unwrap())
+                .collect();
+            found.sort();
+            found
+        };
+        for round in [3, 4] {
+            write(folder.path(), round, &[], &all, 0..i64::MAX).unwrap();
+            end(folder.path()).unwrap();
+        }
+        let before = ["part-00000003.parquet", "part-00000004.parquet"];
+        assert_eq!(files(), before);
+        // The database says that round 3 is the next one; it is cut off, too, and written anew.
+        for _ in 0..2 {
+            write(folder.path(), 3, &[], &all, 0..i64::MAX).unwrap();
+            assert_eq!(files(), [before[0], before[1], "part-00000005.parquet"]);
+        }
+        end(folder.path()).unwrap();
+        end(folder.path()).unwrap();
+        write(folder.path(), 4, &[], &all, 0..i64::MAX).unwrap();
+        assert_eq!(files().len(), 4);
+    }
+
+    #[test]
     fn files_of_others_among_the_folders_hold_nothing_up() {
         let folder = tempfile::tempdir().unwrap();
         let all = [of(&[(H, Value::Integer(1))])];
@@ -396,6 +488,7 @@ mod tests {
         };
         let first = [of(&[(H, Value::Integer(1))])];
         assert_eq!(write(folder.path(), 1, &[], &first, 0..i64::MAX).unwrap(), 1);
+        end(folder.path()).unwrap();
         assert_eq!(write(folder.path(), 2, &[], &first, 0..i64::MAX).unwrap(), 1);
         // Round 2 is not on record, and another gateway has come in before the first.
         let second = [of(&[(2 * H, Value::Integer(2)), (-5, Value::Integer(3)), (3 * H, Value::Integer(4))])];
