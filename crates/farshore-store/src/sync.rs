@@ -28,6 +28,9 @@ pub const MAX_LOSSES: usize = 10_000;
 /// Streams of `metric_blocks` that came from gateways begin so, followed by epoch and name.
 pub const BLOCK_PREFIX: &str = "gw/";
 
+/// A gateway that was not decommissioned.
+const IN_USE: &str = "d.lifecycle <> 'decommissioned'";
+
 /// A batch that was opened and read once.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewBatch<'a> {
@@ -206,9 +209,6 @@ impl TenantDb {
         Ok(Some(row.into()))
     }
 
-    /// Stores a batch with the mark that it has arrived, or nothing when it was there.
-    pub async fn take_batch(&self, batch: &NewBatch<'_>, now: UnixMs) -> StoreResult<Taken> {
-        let mut tx = self.begin().await?;
     /// Whether a batch has arrived or is settled, and its floor says nothing new: [taking](Self::take_batch) it would change nothing.
     pub async fn batch_is_known(
         &self,
@@ -230,6 +230,9 @@ impl TenantDb {
         }))
     }
 
+    /// Stores a batch with the mark that it has arrived, or nothing when it was there.
+    pub async fn take_batch(&self, batch: &NewBatch<'_>, now: UnixMs) -> StoreResult<Taken> {
+        let mut tx = self.begin().await?;
         let stream = (batch.stream, batch.class);
         let Some(mut row) = self.lock_stream(&mut tx, batch.device, batch.epoch, stream, now).await? else {
             return Ok(Taken::TooManyStreams);
@@ -397,6 +400,7 @@ impl TenantDb {
         limit: u32,
     ) -> StoreResult<Vec<GatewayRow>> {
         let mut conditions = Conditions::default();
+        conditions.and(IN_USE);
         if let Some(location) = location {
             let location = conditions.text(location);
             conditions.and(&format!("d.location = {location}"));
@@ -405,27 +409,43 @@ impl TenantDb {
             let after = conditions.text(after);
             conditions.and(&format!("d.name > {after}"));
         }
-        self.gateways_that(conditions, limit).await
+        self.gateways_that(conditions, "d.name", limit).await
+    }
+
+    /// Devices that ever sent batches, also those that were decommissioned, by uid, after `after`, at most `limit`.
+    pub async fn gateways_ever(&self, after: Option<DeviceId>, limit: u32) -> StoreResult<Vec<GatewayRow>> {
+        let mut conditions = Conditions::default();
+        if let Some(after) = after {
+            let after = conditions.uuid(after.0);
+            conditions.and(&format!("d.uid > {after}"));
+        }
+        self.gateways_that(conditions, "d.uid", limit).await
     }
 
     /// One device, if it sends batches.
     pub async fn gateway(&self, device: DeviceId) -> StoreResult<Option<GatewayRow>> {
         let mut conditions = Conditions::default();
+        conditions.and(IN_USE);
         let device = conditions.uuid(device.0);
         conditions.and(&format!("d.uid = {device}"));
-        Ok(self.gateways_that(conditions, 1).await?.pop())
+        Ok(self.gateways_that(conditions, "d.uid", 1).await?.pop())
     }
 
-    async fn gateways_that(&self, mut conditions: Conditions, limit: u32) -> StoreResult<Vec<GatewayRow>> {
+    async fn gateways_that(
+        &self,
+        mut conditions: Conditions,
+        by: &'static str,
+        limit: u32,
+    ) -> StoreResult<Vec<GatewayRow>> {
         type Row = (Uuid, String, String, Json<Labels>, i64, i64, Json<serde_json::Value>);
         let mut tx = self.read().await?;
         let tenant = conditions.uuid(self.tenant.0);
-        conditions.and(&format!("g.tenant = {tenant} AND d.lifecycle <> 'decommissioned'"));
+        conditions.and(&format!("g.tenant = {tenant}"));
         let limit = conditions.integer(i64::from(limit));
         let sql = sqlx::AssertSqlSafe(format!(
             "SELECT d.uid, d.name, d.location, d.labels, g.epoch, g.reported_at, g.report
              FROM sync_gateways g JOIN devices d ON d.tenant = g.tenant AND d.uid = g.device
-             WHERE {} ORDER BY d.name LIMIT {limit}",
+             WHERE {} ORDER BY {by} LIMIT {limit}",
             conditions.sql()
         ));
         let arguments = &conditions.arguments;

@@ -261,11 +261,12 @@ fn job(
 async fn work(job: &Arc<Job>) -> StoreResult<bool> {
     let db = job.db();
     let mut gateways = BTreeMap::new();
-    let mut after: Option<String> = None;
+    let mut after = None;
     loop {
-        let page = db.gateways(None, after.as_deref(), PAGE).await?;
+        // What a gateway sent before it was decommissioned goes on as well.
+        let page = db.gateways_ever(after, PAGE).await?;
         let full = page.len() == PAGE as usize;
-        after = page.last().map(|row| row.name.to_string());
+        after = page.last().map(|row| row.device);
         gateways.extend(page.into_iter().map(|row| (row.device, row)));
         if !full {
             break;
@@ -376,8 +377,8 @@ async fn write_files(
     let every = i64::from(target.every_seconds.max(1)) * 1_000;
     let next = UnixMs(now().0.div_euclid(every).saturating_add(1).saturating_mul(every));
     let (round, measurements, days) = (state.round + 1, job.spec.measurements.clone(), target.keep_days);
-    let written = tokio::task::spawn_blocking(move || {
     let folder = root.clone();
+    let written = tokio::task::spawn_blocking(move || {
         let points = files::write(&root, round, &measurements, &all, files::window(days, now()))?;
         files::clean(&root, days, now()).map_err(|error| files::FileError::Io(root, error))?;
         Ok::<u64, files::FileError>(points)
@@ -392,12 +393,12 @@ async fn write_files(
                 next_at: if more { UnixMs(0) } else { next },
             };
             db.sink_handed(&job.lease, job.named(), &handed, now()).await?;
-            Ok(more)
             let ended = tokio::task::spawn_blocking(move || files::end(&folder)).await;
             if let Err(error) = ended.map_err(|error| StoreError::Corrupt(error.to_string()))? {
                 // Nothing is lost by it: the next round has another number.
                 tracing::warn!(sink = %job.uid, %error, "the marker of a round that is over could not be deleted");
             }
+            Ok(more)
         }
         Err(error) => {
             let why = crate::error::chain(&error);

@@ -184,6 +184,23 @@ async fn otlp_metrics_are_taken_by_a_real_receiver() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_gateway_sent_before_it_was_decommissioned_is_handed_on() {
+    each_engine(async |fleet| {
+        let gateway = fleet.device("gw").await;
+        let (_, key) = ask(&gateway).await;
+        send(&gateway, &key, "data/a", 1, 1.5).await;
+        fleet.admin.delete(&format!("/api/devices/{}", gateway.name())).await;
+        let listed: Value = fleet.admin.get("/api/sync").await.expect(200).json();
+        assert_eq!(listed["items"], json!([]), "it is one no more");
+        let spec =
+            json!({"type": "parquet", "start": "earliest", "parquet": {"everySeconds": 1, "keepDays": 3650}});
+        make(fleet, "lake", spec).await;
+        until(fleet, "lake", |status| status["deliveredBatches"] == 1 && status["waitingBatches"] == 0).await;
+    })
+    .await;
+}
+
 fn files(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![folder.to_owned()];
