@@ -151,8 +151,9 @@ pub(crate) async fn fetch(
         if kind.is_paged() {
             query.push(("limit", left.clamp(1, PAGE).to_string()));
         }
-        if let Some(next) = next.take() {
-            query.push(("continue", next));
+        let before = next.take();
+        if let Some(before) = &before {
+            query.push(("continue", before.clone()));
         }
         let mut page = client.get(&what, kind.path, &query).await?;
         let count = kind.items(&page).len();
@@ -168,7 +169,8 @@ pub(crate) async fn fetch(
                 }
             }
         }
-        if next.is_none() || left == 0 || count == 0 || !kind.is_paged() {
+        // A page without items may lead to one that has some.
+        if next.is_none() || next == before || left == 0 || !kind.is_paged() {
             break;
         }
     }
