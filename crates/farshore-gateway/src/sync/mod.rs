@@ -9,6 +9,7 @@ pub(crate) mod metered;
 mod pace;
 mod sender;
 mod state;
+mod turn;
 mod uplink;
 
 pub(crate) use pace::Backoff;

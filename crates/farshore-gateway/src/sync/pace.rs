@@ -47,13 +47,17 @@ impl Throttle {
         Self { bytes_per_second, free_at_ns: 0 }
     }
 
-    /// Takes the link for so many bytes; what has to pass before they may go.
-    pub(super) fn reserve(&mut self, now_ns: i64, bytes: usize) -> Duration {
-        let Some(rate) = self.bytes_per_second else { return Duration::ZERO };
-        let begin = self.free_at_ns.max(now_ns);
+    /// What has to pass before anything may go.
+    pub(super) fn wait(&self, now_ns: i64) -> Duration {
+        Duration::from_nanos(self.free_at_ns.saturating_sub(now_ns).max(0).unsigned_abs())
+    }
+
+    /// Takes the link for so many bytes.
+    pub(super) fn take(&mut self, now_ns: i64, bytes: usize) {
+        let Some(rate) = self.bytes_per_second else { return };
         let takes = (bytes as u128 * 1_000_000_000 / u128::from(rate.max(1))).min(i64::MAX as u128);
-        self.free_at_ns = begin.saturating_add(i64::try_from(takes).unwrap_or(i64::MAX));
-        Duration::from_nanos(begin.saturating_sub(now_ns).unsigned_abs())
+        let takes = i64::try_from(takes).unwrap_or(i64::MAX);
+        self.free_at_ns = self.free_at_ns.max(now_ns).saturating_add(takes);
     }
 }
 
@@ -174,11 +178,17 @@ mod tests {
     #[test]
     fn a_throttle_spreads_bytes_over_time() {
         let mut throttle = Throttle::new(Some(1_000));
-        assert_eq!(throttle.reserve(0, 500), Duration::ZERO);
-        assert_eq!(throttle.reserve(0, 1_000), Duration::from_millis(500));
-        assert_eq!(throttle.reserve(S, 1), Duration::from_millis(500));
-        assert_eq!(throttle.reserve(100 * S, 1), Duration::ZERO, "what was not used is not saved up");
-        assert_eq!(Throttle::new(None).reserve(0, usize::MAX), Duration::ZERO);
+        assert_eq!(throttle.wait(0), Duration::ZERO);
+        throttle.take(0, 500);
+        assert_eq!(throttle.wait(0), Duration::from_millis(500));
+        throttle.take(0, 1_000);
+        assert_eq!(throttle.wait(S), Duration::from_millis(500));
+        assert_eq!(throttle.wait(100 * S), Duration::ZERO);
+        throttle.take(100 * S, 1_000);
+        assert_eq!(throttle.wait(100 * S), Duration::from_secs(1), "what was not used is not saved up");
+        let mut without = Throttle::new(None);
+        without.take(0, usize::MAX);
+        assert_eq!(without.wait(0), Duration::ZERO);
     }
 
     #[test]

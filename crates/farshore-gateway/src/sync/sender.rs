@@ -4,22 +4,23 @@ use std::collections::HashSet;
 use std::fs;
 use std::io::Write as _;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use farshore_journal::{Class, Journal, JournalError, Outgoing, PeerMark, StreamName};
 use farshore_trust::sealed::{IngestPublicKey, random_bytes};
-use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::metered::Metered;
 use super::pace::{Backoff, Link, Throttle};
+use super::turn::{LOOK_UP, Seen, Turn, turn};
 use super::uplink::{ConfigSeen, DeviceConfig, ForcedSync, SyncAnswer, SyncRequest, Uplink, UplinkError};
 use crate::clock;
 use crate::config::SyncStrategy;
 use crate::gateway::Shared;
-use crate::ingest::lock;
 use crate::status::SyncResult;
 
 /// Batches under way at once: while one is stored, the next is on the link.
@@ -49,7 +50,7 @@ pub(crate) struct Sender {
     shared: Arc<Shared>,
     uplink: Arc<dyn Uplink>,
     backoff: Backoff,
-    throttle: Mutex<Throttle>,
+    throttle: Throttle,
     link: Link,
     /// What has arrived was asked since the start and since the last failure.
     met: bool,
@@ -92,6 +93,11 @@ impl Remote {
         }
     }
 
+    /// Something is wanted that can begin.
+    fn waits(&self) -> bool {
+        self.wanted.is_some() && self.doing.is_none()
+    }
+
     /// Begins what is wanted: somebody more who waits.
     fn begin(&mut self) -> Option<Forced> {
         if self.doing.is_some() {
@@ -118,6 +124,16 @@ impl Remote {
     }
 }
 
+/// Batches under way.
+type Lanes = FuturesUnordered<Pin<Box<dyn Future<Output = Delivery> + Send>>>;
+
+/// What came of a round.
+struct Drained {
+    points: u64,
+    /// Nothing waits any more; otherwise somebody asked, and is to be heard first.
+    whole: bool,
+}
+
 /// A batch, and what came of it.
 struct Delivery {
     batch: Outgoing,
@@ -127,7 +143,7 @@ struct Delivery {
 
 impl Sender {
     pub(crate) fn new(shared: Arc<Shared>, uplink: Arc<dyn Uplink>) -> Self {
-        let throttle = Mutex::new(Throttle::new(shared.config.sync_bytes_per_second));
+        let throttle = Throttle::new(shared.config.sync_bytes_per_second);
         let config = &shared.config;
         let metered = Metered::read(&config.metered_interfaces, config.metered_zone.as_deref());
         let metered = metered.unwrap_or_else(|wrong| {
@@ -170,23 +186,22 @@ impl Sender {
                 sent = 0;
             }
             let seal = asked_for || self.shared.config.sync_strategy != SyncStrategy::Adaptive;
-            let costs = self.metered.now(clock::wall_ns());
-            if self.shared.sync.costs(costs.clone()) {
-                tracing::info!(
-                    interface = costs.as_deref().unwrap_or("none"),
-                    "only alerts are sent while the link costs money"
-                );
-            }
-            // Who asks for it has it sent.
-            let classes: &'static [Class] =
-                if costs.is_some() && !asked_for { &[Class::Alert] } else { &Class::ALL };
             let round = tokio::select! {
                 // Whoever told it is gone: the gateway ends.
                 _ = stopped.wait_for(|stop| *stop) => return,
-                round = self.round(seal, classes) => round,
+                round = self.round(seal, asked_for, &forced) => round,
             };
             let (points, pause, failure) = match round {
-                Ok(points) => {
+                Ok(Drained { points, whole: false }) => {
+                    self.backoff.reset();
+                    (attempts, sent) = (0, sent + points);
+                    waiting.extend(self.remote.begin());
+                    while let Ok(asked) = forced.try_recv() {
+                        waiting.push(asked);
+                    }
+                    continue;
+                }
+                Ok(Drained { points, .. }) => {
                     self.backoff.reset();
                     // What is not sealed is not sent either, though nothing else went wrong.
                     let soon = self.unsealed.as_ref().map(|_| UNSEALED);
@@ -308,10 +323,8 @@ impl Sender {
         pause
     }
 
-    /// Asks where it was if it has to, sends what waits, and says how it stands. How many points went, in either case.
-    async fn round(&mut self, seal: bool, classes: &'static [Class]) -> Result<u64, (u64, UplinkError)> {
-        let sealed = self.on_disk(if seal { Journal::seal_all } else { Journal::seal_alerts }).await;
-        let unsealed = match sealed {
+    async fn seal(&mut self, what: fn(&Journal) -> Result<usize, JournalError>) {
+        let unsealed = match self.on_disk(what).await {
             Ok(0) => None,
             Ok(streams) => Some(format!(
                 "points of {streams} streams wait until processing has kept what it remembers of them"
@@ -323,45 +336,168 @@ impl Sender {
             tracing::warn!(why, "not everything could be sealed; what is, is sent");
         }
         self.unsealed = unsealed;
+    }
+
+    /// Asks where it was if it has to, sends what waits, and says how it stands. How many points went, in either case.
+    async fn round(
+        &mut self,
+        seal: bool,
+        asked_for: bool,
+        forced: &mpsc::Receiver<Forced>,
+    ) -> Result<Drained, (u64, UplinkError)> {
+        self.seal(if seal { Journal::seal_all } else { Journal::seal_alerts }).await;
         if !self.met {
             self.ask().await.map_err(|error| (0, error))?;
         }
-        let points = self.drain(classes).await?;
-        let due = self.reported.is_none_or(|at| at.elapsed() >= if self.given { TELL } else { REPORT_EVERY });
-        if points > 0 || due {
-            self.ask().await.map_err(|error| (points, error))?;
+        let drained = self.drain(asked_for, forced).await?;
+        let due = self.reported.is_none_or(|at| at.elapsed() >= self.tell_every());
+        if drained.points > 0 || due {
+            self.ask().await.map_err(|error| (drained.points, error))?;
         }
-        Ok(points)
+        Ok(drained)
     }
 
-    async fn drain(&mut self, classes: &'static [Class]) -> Result<u64, (u64, UplinkError)> {
-        let mut points = 0;
+    /// After how long the control plane is told again how the gateway stands.
+    fn tell_every(&self) -> Duration {
+        if self.given { TELL } else { REPORT_EVERY }
+    }
+
+    /// Whether only alerts go. Who asks for it has everything sent.
+    fn costs(&self, asked_for: bool) -> bool {
+        let costs = self.metered.now(clock::wall_ns());
+        if self.shared.sync.costs(costs.clone()) {
+            tracing::info!(
+                interface = costs.as_deref().unwrap_or("none"),
+                "only alerts are sent while the link costs money"
+            );
+        }
+        costs.is_some() && !asked_for
+    }
+
+    /// Whether alerts wait that are not sealed, and those before were sealed long enough ago. What is not taken here ends the rest.
+    fn alerted(&mut self) -> bool {
+        let soon = self.hurried.is_some_and(|at| at.elapsed() < BETWEEN_ALERTS);
+        if soon || self.shared.journal.alerted().now_or_never().is_none() {
+            return false;
+        }
+        self.hurried = Some(Instant::now());
+        true
+    }
+
+    async fn drain(
+        &mut self,
+        asked_for: bool,
+        forced: &mpsc::Receiver<Forced>,
+    ) -> Result<Drained, (u64, UplinkError)> {
+        let began = Instant::now();
+        let mut drained = Drained { points: 0, whole: true };
+        let mut seen = Seen::default();
         let mut failure = None;
-        let mut lanes = FuturesUnordered::new();
+        let mut lanes = Lanes::new();
+        // Chosen, and waiting for the bandwidth.
+        let mut held = None;
         loop {
-            while failure.is_none() && lanes.len() < LANES {
-                let next = match self.on_disk(|journal| journal.next_batch_of(u64::MAX, classes)).await {
-                    Ok(Some(next)) => next,
-                    Ok(None) => break,
-                    Err(error) => {
-                        tracing::error!(%error, "a batch could not be read");
-                        break;
+            let mut pause = LOOK_UP;
+            seen.told = self.reported.unwrap_or(began).elapsed();
+            seen.tell_every = self.tell_every();
+            seen.asked = !forced.is_empty() || self.remote.waits();
+            seen.alerts = seen.alerts || self.alerted();
+            seen.costs = self.costs(asked_for);
+            match turn(&seen) {
+                _ if failure.is_some() => self.put_back(held.take()),
+                Turn::Tell => {
+                    failure = self.tell(&mut lanes).await.err();
+                    continue;
+                }
+                Turn::Leave => {
+                    drained.whole = false;
+                    self.put_back(held.take());
+                }
+                Turn::Seal => {
+                    self.seal(Journal::seal_alerts).await;
+                    seen.alerts = false;
+                    continue;
+                }
+                Turn::Send(classes) if lanes.len() < LANES => {
+                    held = self.choose(held, classes).await;
+                    let now = clock::mono_ns();
+                    pause = self.throttle.wait(now).min(LOOK_UP);
+                    if pause.is_zero()
+                        && let Some(next) = held.take()
+                    {
+                        self.throttle.take(now, next.bytes.len());
+                        lanes.push(Box::pin(deliver(Arc::clone(&self.uplink), next)));
+                        seen.begun = true;
+                        continue;
                     }
-                };
-                let next = self.for_this_key(next).await;
-                let wait = lock(&self.throttle).reserve(clock::mono_ns(), next.bytes.len());
-                lanes.push(deliver(Arc::clone(&self.uplink), next, wait));
+                }
+                Turn::Send(_) => {}
             }
-            let Some(delivery) = lanes.next().await else { break };
-            match self.settle(delivery).await {
-                Ok(sent) => points += sent,
-                Err(error) => failure = failure.or(Some(error)),
+            if lanes.is_empty() && held.is_none() {
+                break;
+            }
+            // With nothing chosen there is nothing that could go when the bandwidth is free.
+            let pause = if held.is_some() { pause } else { LOOK_UP };
+            tokio::select! {
+                Some(delivery) = lanes.next() => match self.settle(delivery).await {
+                    Ok(sent) => drained.points += sent,
+                    Err(error) => failure = failure.or(Some(error)),
+                },
+                () = tokio::time::sleep(pause) => {}
             }
         }
         match failure {
-            None => Ok(points),
-            Some(error) => Err((points, error)),
+            None => Ok(drained),
+            Some(error) => Err((drained.points, error)),
         }
+    }
+
+    /// The batch that goes next: alerts rather than one that was chosen before they came.
+    async fn choose(&self, held: Option<Outgoing>, classes: &'static [Class]) -> Option<Outgoing> {
+        let (held, classes): (_, &'static [Class]) = match held {
+            Some(held) if !classes.contains(&held.class) => {
+                self.put_back(Some(held));
+                (None, classes)
+            }
+            Some(held) if held.class == Class::Alert => return Some(held),
+            Some(held) => (Some(held), &[Class::Alert]),
+            None => (None, classes),
+        };
+        match self.on_disk(|journal| journal.next_batch_of(u64::MAX, classes)).await {
+            Ok(Some(next)) => {
+                self.put_back(held);
+                Some(self.for_this_key(next).await)
+            }
+            Ok(None) => held,
+            Err(error) => {
+                tracing::error!(%error, "a batch could not be read");
+                held
+            }
+        }
+    }
+
+    fn put_back(&self, held: Option<Outgoing>) {
+        if let Some(held) = held {
+            self.shared.journal.release(&held.stream, held.sequence);
+        }
+    }
+
+    /// Tells how the gateway stands, while batches are under way.
+    async fn tell(&mut self, lanes: &mut Lanes) -> Result<(), UplinkError> {
+        let mut landed = Vec::new();
+        let told = {
+            let mut told = pin!(self.ask());
+            loop {
+                tokio::select! {
+                    told = &mut told => break told,
+                    Some(delivery) = lanes.next() => landed.push(delivery),
+                }
+            }
+        };
+        for delivery in landed {
+            lanes.push(Box::pin(std::future::ready(delivery)));
+        }
+        told
     }
 
     async fn settle(&mut self, delivery: Delivery) -> Result<u64, UplinkError> {
@@ -532,10 +668,7 @@ fn is_final(error: &UplinkError) -> bool {
     matches!(error, UplinkError::Unclaimed(_) | UplinkError::NoSync | UplinkError::Refused(_))
 }
 
-async fn deliver(uplink: Arc<dyn Uplink>, batch: Outgoing, wait: Duration) -> Delivery {
-    if !wait.is_zero() {
-        tokio::time::sleep(wait).await;
-    }
+async fn deliver(uplink: Arc<dyn Uplink>, batch: Outgoing) -> Delivery {
     let begun = Instant::now();
     let result = uplink.put(&batch).await;
     Delivery { batch, took: begun.elapsed(), result }

@@ -17,3 +17,4 @@ mod processing;
 mod streams;
 mod support;
 mod sync;
+mod sync_long;

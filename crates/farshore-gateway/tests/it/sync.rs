@@ -11,6 +11,7 @@ use farshore_gateway::sync::{
 use farshore_gateway::{DataPoint, EdgeGateway, GatewayConfig};
 use farshore_journal::Outgoing;
 use farshore_trust::sealed::{Batch, IngestKey};
+use tokio::sync::Semaphore;
 
 #[derive(Debug)]
 pub(crate) struct Cloud(Mutex<Inner>);
@@ -28,6 +29,10 @@ pub(crate) struct Inner {
     /// What it wants done.
     force: Option<String>,
     pub(crate) reports: Vec<SyncRequest>,
+    /// The streams of the batches that were begun, in order.
+    pub(crate) begun: Vec<String>,
+    /// Where there is one, each batch needs a place.
+    pub(crate) gate: Option<Arc<Semaphore>>,
     /// What the device is given.
     pub(crate) config: Option<DeviceConfig>,
 }
@@ -43,6 +48,8 @@ impl Cloud {
             mute: false,
             force: None,
             reports: Vec::new(),
+            begun: Vec::new(),
+            gate: None,
             config: None,
         })))
     }
@@ -53,6 +60,22 @@ impl Cloud {
 
     fn points(&self) -> u32 {
         self.with(|cloud| cloud.stored.values().sum())
+    }
+}
+
+impl Inner {
+    fn take(&mut self, batch: &Outgoing) -> Result<bool, UplinkError> {
+        if let Some(Some(error)) = self.say.pop_front() {
+            return Err(error);
+        }
+        let sealed = Batch::read(&batch.bytes).expect("a batch");
+        let key = self.keys.iter().find(|key| Some(key.public().id()) == batch.sealed_for());
+        let Some(key) = key else { return Err(UplinkError::OtherKey) };
+        sealed.open(key).expect("it opens");
+        let name = (batch.stream.to_string(), batch.sequence);
+        let fresh = self.stored.insert(name, batch.points).is_none();
+        self.twice += u32::from(!fresh);
+        if self.mute { Err(UplinkError::Unreachable("cut off".to_owned())) } else { Ok(fresh) }
     }
 }
 
@@ -82,20 +105,16 @@ impl Uplink for Cloud {
     }
 
     fn put<'a>(&'a self, batch: &'a Outgoing) -> Exchange<'a, bool> {
-        let answer = self.with(|cloud| {
-            if let Some(Some(error)) = cloud.say.pop_front() {
-                return Err(error);
-            }
-            let sealed = Batch::read(&batch.bytes).expect("a batch");
-            let key = cloud.keys.iter().find(|key| Some(key.public().id()) == batch.sealed_for());
-            let Some(key) = key else { return Err(UplinkError::OtherKey) };
-            sealed.open(key).expect("it opens");
-            let name = (batch.stream.to_string(), batch.sequence);
-            let fresh = cloud.stored.insert(name, batch.points).is_none();
-            cloud.twice += u32::from(!fresh);
-            if cloud.mute { Err(UplinkError::Unreachable("cut off".to_owned())) } else { Ok(fresh) }
+        let gate = self.with(|cloud| {
+            cloud.begun.push(batch.stream.to_string());
+            cloud.gate.clone()
         });
-        Box::pin(async move { answer })
+        Box::pin(async move {
+            if let Some(gate) = gate {
+                gate.acquire().await.expect("open").forget();
+            }
+            self.with(|cloud| cloud.take(batch))
+        })
     }
 }
 

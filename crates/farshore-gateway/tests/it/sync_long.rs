@@ -1,0 +1,112 @@
+//! A drain that takes long looks up between its batches.
+
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use farshore_gateway::{EdgeGateway, GatewayConfig, Streams};
+use futures_util::FutureExt as _;
+use tokio::sync::Semaphore;
+
+use crate::support::send;
+use crate::sync::{Cloud, with};
+
+/// A gateway with a point in each of four streams, none of them sent yet, and one stream for alerts.
+async fn with_backlog(
+    folder: &std::path::Path,
+    cloud: &Arc<Cloud>,
+    change: impl FnOnce(&mut GatewayConfig),
+) -> (EdgeGateway, SocketAddr) {
+    let site = with(folder, cloud, |config| {
+        config.http = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
+        config.streams = Streams::parse("streams: {data/stop: {class: alert}}").expect("good");
+        change(config);
+    })
+    .await;
+    let at = site.addresses().await.and_then(|at| at.http).expect("HTTP");
+    for stream in ["a", "b", "c", "d"] {
+        write(at, stream).await;
+    }
+    (site, at)
+}
+
+async fn write(at: SocketAddr, stream: &str) {
+    let answer = send(at, "POST", &format!("/api/v2/write?bucket={stream}"), &[], b"m v=1").await;
+    assert_eq!(answer.status, 204, "{}", answer.text());
+}
+
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let all = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), all).await.expect(what);
+}
+
+#[tokio::test]
+async fn an_alert_that_comes_while_a_backlog_drains_is_the_next_that_goes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cloud = Cloud::new();
+    let gate = Arc::new(Semaphore::new(0));
+    cloud.with(|cloud| cloud.gate = Some(Arc::clone(&gate)));
+    let (site, at) = with_backlog(folder.path(), &cloud, |_| ()).await;
+    let works = async {
+        until("two are under way", || cloud.with(|cloud| cloud.begun.len()) == 2).await;
+        write(at, "stop").await;
+        gate.add_permits(1);
+        until("the third begins", || cloud.with(|cloud| cloud.begun.len()) == 3).await;
+        gate.add_permits(10);
+    };
+    let (sync, ()) = tokio::join!(site.force_sync(), works);
+    assert!(sync.is_ok_and(|sync| sync.success && sync.points_pending == 0));
+    assert_eq!(cloud.with(|cloud| cloud.begun[2].clone()), "data/stop");
+    site.stop().await;
+}
+
+#[tokio::test]
+async fn an_alert_goes_before_a_batch_that_waits_for_the_bandwidth() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cloud = Cloud::new();
+    // Some seconds for a batch.
+    let slow = |config: &mut GatewayConfig| config.sync_bytes_per_second = Some(100);
+    let (site, at) = with_backlog(folder.path(), &cloud, slow).await;
+    let works = async {
+        until("the first begins", || cloud.with(|cloud| cloud.begun.len()) == 1).await;
+        write(at, "stop").await;
+        until("the second begins", || cloud.with(|cloud| cloud.begun.len()) == 2).await;
+    };
+    tokio::select! {
+        _ = site.force_sync() => {}
+        () = works => {}
+    }
+    assert_eq!(cloud.with(|cloud| cloud.begun[1].clone()), "data/stop");
+    site.stop().await;
+}
+
+#[tokio::test]
+async fn whoever_asks_while_a_backlog_drains_is_heard_before_it_has_gone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cloud = Cloud::new();
+    let gate = Arc::new(Semaphore::new(0));
+    cloud.with(|cloud| cloud.gate = Some(Arc::clone(&gate)));
+    let (site, at) = with_backlog(folder.path(), &cloud, |_| ()).await;
+    let works = async {
+        until("two are under way", || cloud.with(|cloud| cloud.begun.len()) == 2).await;
+        write(at, "new").await;
+        let mut second = pin!(site.force_sync());
+        assert!(second.as_mut().now_or_never().is_none(), "it takes its time");
+        gate.add_permits(2);
+        // Those two have gone, and nothing else: three are left.
+        let told = || cloud.with(|cloud| cloud.reports.last().map(|request| request.report.backlog_points));
+        until("the control plane is told", || told() == Some(3)).await;
+        gate.add_permits(10);
+        second.await.expect("running")
+    };
+    let (first, second) = tokio::join!(site.force_sync(), works);
+    assert!(first.is_ok_and(|sync| sync.success));
+    assert_eq!((second.success, second.points_pending), (true, 0), "what is new went, too");
+    assert_eq!(cloud.with(|cloud| cloud.begun.len()), 5);
+    site.stop().await;
+}
