@@ -94,12 +94,23 @@ impl Link {
 pub(super) struct Drain {
     /// When, how many points, and how long that took.
     sent: VecDeque<(i64, u64, Duration)>,
+    /// Up to here the time is counted.
+    counted_ns: i64,
     /// When, and how many points had come in by then.
     came: VecDeque<(i64, u64)>,
 }
 
 impl Drain {
-    pub(super) fn sent(&mut self, now_ns: i64, points: u64, took: Duration) {
+    /// Sending begins: the time before was idle.
+    pub(super) fn begins(&mut self, now_ns: i64) {
+        self.counted_ns = self.counted_ns.max(now_ns);
+    }
+
+    /// So many points have arrived, after which nothing may go for as long as `wait`. Batches under way at once take their time once.
+    pub(super) fn sent(&mut self, now_ns: i64, points: u64, wait: Duration) {
+        let until_ns = now_ns.saturating_add(i64::try_from(wait.as_nanos()).unwrap_or(i64::MAX));
+        let took = Duration::from_nanos(until_ns.saturating_sub(self.counted_ns).max(0).unsigned_abs());
+        self.counted_ns = self.counted_ns.max(until_ns);
         self.sent.push_back((now_ns, points, took));
         self.sent.retain(|(at, ..)| now_ns.saturating_sub(*at) <= WINDOW_NS);
         while self.sent.len() > MAX_SAMPLES {
@@ -215,12 +226,31 @@ mod tests {
         let mut drain = Drain::default();
         assert_eq!(drain.estimate(0), Some(Duration::ZERO));
         assert_eq!(drain.estimate(10), None, "nothing was sent yet");
-        drain.sent(0, 1_000, Duration::from_secs(1));
+        drain.begins(0);
+        drain.sent(S, 1_000, Duration::ZERO);
         assert_eq!(drain.estimate(10_000), Some(Duration::from_secs(10)));
         drain.came(0, 0);
         drain.came(10 * S, 5_000);
         assert_eq!(drain.estimate(10_000), Some(Duration::from_secs(20)));
         drain.came(20 * S, 30_000);
         assert_eq!(drain.estimate(10_000), None, "more comes than goes");
+    }
+
+    #[test]
+    fn two_batches_at_once_take_their_time_once_and_the_wait_for_the_bandwidth_counts() {
+        let mut drain = Drain::default();
+        drain.begins(100 * S);
+        // Both for ten seconds.
+        drain.sent(110 * S, 500, Duration::ZERO);
+        drain.sent(110 * S, 500, Duration::ZERO);
+        assert_eq!(drain.estimate(1_000), Some(Duration::from_secs(10)));
+        // An hour later, in no time, and then nothing may go for ten seconds.
+        let mut drain = Drain { counted_ns: drain.counted_ns, ..Drain::default() };
+        drain.begins(3_600 * S);
+        drain.sent(3_600 * S, 1_000, Duration::from_secs(10));
+        assert_eq!(drain.estimate(3_000), Some(Duration::from_secs(30)));
+        drain.begins(3_605 * S);
+        drain.sent(3_610 * S, 1_000, Duration::from_secs(10));
+        assert_eq!(drain.estimate(3_000), Some(Duration::from_secs(30)), "that wait counts once");
     }
 }

@@ -390,6 +390,7 @@ impl Sender {
         forced: &mpsc::Receiver<Forced>,
     ) -> Result<Drained, (u64, UplinkError)> {
         let began = Instant::now();
+        self.shared.sync.begins(clock::mono_ns());
         let mut drained = Drained { points: 0, whole: true };
         let mut seen = Seen::default();
         let mut failure = None;
@@ -512,7 +513,8 @@ impl Sender {
                     tracing::error!(%error, "a batch that has arrived could not be removed");
                 }
                 self.link.took(took);
-                self.shared.sync.sent(clock::mono_ns(), points, took);
+                let now = clock::mono_ns();
+                self.shared.sync.sent(now, points, self.throttle.wait(now));
                 self.shared.sync.went_well(clock::wall_ns());
                 self.shared.counters.sync_success.add(1);
                 Ok(points)

@@ -68,8 +68,14 @@ impl SyncState {
         (inner.online, inner.last_error) = (false, Some(why));
     }
 
-    pub(super) fn sent(&self, mono_ns: i64, points: u64, took: Duration) {
-        lock(&self.0).drain.sent(mono_ns, points, took);
+    /// Sending begins.
+    pub(super) fn begins(&self, mono_ns: i64) {
+        lock(&self.0).drain.begins(mono_ns);
+    }
+
+    /// So many points have arrived, after which nothing may go for as long as `wait`.
+    pub(super) fn sent(&self, mono_ns: i64, points: u64, wait: Duration) {
+        lock(&self.0).drain.sent(mono_ns, points, wait);
     }
 
     pub(super) fn refused(&self) {

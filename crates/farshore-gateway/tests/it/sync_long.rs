@@ -110,3 +110,29 @@ async fn whoever_asks_while_a_backlog_drains_is_heard_before_it_has_gone() {
     assert_eq!(cloud.with(|cloud| cloud.begun.len()), 5);
     site.stop().await;
 }
+
+#[tokio::test]
+async fn until_when_it_will_have_gone_counts_the_wait_for_the_bandwidth() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cloud = Cloud::new();
+    // Some seconds for a batch.
+    let slow = |config: &mut GatewayConfig| config.sync_bytes_per_second = Some(100);
+    let (site, _) = with_backlog(folder.path(), &cloud, slow).await;
+    assert_eq!(site.get_status().await.expect("running").drain_estimate, None, "nobody knows");
+    let first = async {
+        loop {
+            let status = site.get_status().await.expect("running");
+            if let Some(estimate) = status.drain_estimate {
+                return (status.pending_sync_count, estimate);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let (pending, estimate) = tokio::select! {
+        _ = site.force_sync() => panic!("it takes longer"),
+        first = tokio::time::timeout(Duration::from_secs(20), first) => first.expect("it is known"),
+    };
+    assert_eq!(pending, 3);
+    assert!((3.0..60.0).contains(&estimate), "three times more than a second: {estimate}");
+    site.stop().await;
+}
