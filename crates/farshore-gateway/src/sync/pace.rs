@@ -61,19 +61,47 @@ impl Throttle {
     }
 }
 
-/// How good the link is: a smoothed time of one exchange, which failures make worse.
+/// What goes in this time leaves room for another batch beside it.
+const BESIDE_S: f64 = 20.0;
+/// An attempt that took less and came to nothing says nothing of the pace.
+const LONG_S: f64 = 10.0;
+
+/// How good the link is: a smoothed time of one exchange, which failures make worse, and how fast batches go.
 #[derive(Debug)]
 pub(super) struct Link {
     exchange_s: f64,
+    /// What the last batches had, and how long they took, the newest with the most weight.
+    carried: f64,
+    carrying_s: f64,
 }
 
 impl Default for Link {
+    /// Until something is known, it may be a slow one.
     fn default() -> Self {
-        Self { exchange_s: 0.05 }
+        Self { exchange_s: 0.05, carried: 4_000.0, carrying_s: 1.0 }
     }
 }
 
 impl Link {
+    /// How an attempt with a batch went.
+    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+    pub(super) fn tried(&mut self, bytes: usize, took: Duration, arrived: bool) {
+        let (bytes, took) = (bytes as f64, took.as_secs_f64());
+        // What did not arrive in a long time would have taken longer.
+        let slower = bytes * self.carrying_s < self.carried * took;
+        if arrived || (took >= LONG_S && slower) {
+            self.carried = self.carried * 0.8 + bytes;
+            self.carrying_s = self.carrying_s * 0.8 + took;
+        }
+    }
+
+    /// Whether a batch may begin while others of so many bytes are under way. Over a slow link a large one has it for itself: two would take
+    /// twice as long each, and neither might end in the time that it has.
+    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+    pub(super) fn has_room(&self, under_way: usize) -> bool {
+        under_way as f64 * self.carrying_s <= self.carried * BESIDE_S
+    }
+
     pub(super) fn took(&mut self, took: Duration) {
         self.exchange_s = self.exchange_s * 0.8 + took.as_secs_f64() * 0.2;
     }
@@ -219,6 +247,36 @@ mod tests {
             link.took(Duration::from_millis(20));
         }
         assert_eq!(link.interval(most), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn over_a_slow_link_and_over_one_of_which_nothing_is_known_a_large_batch_goes_alone() {
+        const LARGE: usize = 2 << 20;
+        let mut link = Link::default();
+        assert!(link.has_room(0) && link.has_room(20_000) && !link.has_room(LARGE));
+        link.tried(LARGE, Duration::from_millis(500), true);
+        assert!(link.has_room(LARGE));
+        // Small ones of which most is the way there and back, and what fails at once.
+        for _ in 0..10 {
+            link.tried(1_000, Duration::from_millis(200), true);
+            link.tried(LARGE, Duration::from_millis(200), false);
+        }
+        assert!(link.has_room(20_000));
+        let mut cut_off = Link::default();
+        cut_off.tried(LARGE, Duration::from_millis(500), true);
+        for _ in 0..3 {
+            cut_off.tried(LARGE, Duration::from_secs(120), false);
+        }
+        assert!(!cut_off.has_room(LARGE) && cut_off.has_room(1_000));
+        for _ in 0..3 {
+            link.tried(LARGE, Duration::from_secs(170), true);
+        }
+        assert!(!link.has_room(LARGE) && link.has_room(20_000));
+        // It is a better one again.
+        for _ in 0..30 {
+            link.tried(LARGE, Duration::from_secs(1), true);
+        }
+        assert!(link.has_room(LARGE));
     }
 
     #[test]

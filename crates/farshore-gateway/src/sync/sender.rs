@@ -23,7 +23,7 @@ use crate::config::SyncStrategy;
 use crate::gateway::Shared;
 use crate::status::SyncResult;
 
-/// Batches under way at once: while one is stored, the next is on the link.
+/// Batches under way at once, where the link has room for them: while one is stored, the next is on the link.
 const LANES: usize = 2;
 /// The control plane is told how the gateway stands at least this often.
 const REPORT_EVERY: Duration = Duration::from_secs(60);
@@ -395,6 +395,7 @@ impl Sender {
         let mut seen = Seen::default();
         let mut failure = None;
         let mut lanes = Lanes::new();
+        let mut bytes_under_way = 0;
         // Chosen, and waiting for the bandwidth.
         let mut held = None;
         loop {
@@ -420,13 +421,16 @@ impl Sender {
                     continue;
                 }
                 Turn::Send(classes) if lanes.len() < LANES => {
-                    held = self.choose(held, classes).await;
+                    // Alerts, which are small, wait for no large batch.
+                    let room = self.link.has_room(bytes_under_way);
+                    held = self.choose(held, if room { classes } else { &[Class::Alert] }).await;
                     let now = clock::mono_ns();
                     pause = self.throttle.wait(now).min(LOOK_UP);
                     if pause.is_zero()
                         && let Some(next) = held.take()
                     {
                         self.throttle.take(now, next.bytes.len());
+                        bytes_under_way += next.bytes.len();
                         lanes.push(Box::pin(deliver(Arc::clone(&self.uplink), next)));
                         seen.begun = true;
                         continue;
@@ -440,10 +444,13 @@ impl Sender {
             // With nothing chosen there is nothing that could go when the bandwidth is free.
             let pause = if held.is_some() { pause } else { LOOK_UP };
             tokio::select! {
-                Some(delivery) = lanes.next() => match self.settle(delivery).await {
-                    Ok(sent) => drained.points += sent,
-                    Err(error) => failure = failure.or(Some(error)),
-                },
+                Some(delivery) = lanes.next() => {
+                    bytes_under_way -= delivery.batch.bytes.len();
+                    match self.settle(delivery).await {
+                        Ok(sent) => drained.points += sent,
+                        Err(error) => failure = failure.or(Some(error)),
+                    }
+                }
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -503,6 +510,7 @@ impl Sender {
 
     async fn settle(&mut self, delivery: Delivery) -> Result<u64, UplinkError> {
         let Delivery { batch, took, result } = delivery;
+        self.link.tried(batch.bytes.len(), took, result.is_ok());
         let points = u64::from(batch.points);
         let (stream, sequence) = (batch.stream.clone(), batch.sequence);
         match result {

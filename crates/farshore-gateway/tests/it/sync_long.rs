@@ -32,7 +32,12 @@ async fn with_backlog(
 }
 
 async fn write(at: SocketAddr, stream: &str) {
-    let answer = send(at, "POST", &format!("/api/v2/write?bucket={stream}"), &[], b"m v=1").await;
+    write_line(at, stream, "m v=1").await;
+}
+
+async fn write_line(at: SocketAddr, stream: &str, line: &str) {
+    let path = format!("/api/v2/write?bucket={stream}");
+    let answer = send(at, "POST", &path, &[], line.as_bytes()).await;
     assert_eq!(answer.status, 204, "{}", answer.text());
 }
 
@@ -82,6 +87,35 @@ async fn an_alert_goes_before_a_batch_that_waits_for_the_bandwidth() {
         () = works => {}
     }
     assert_eq!(cloud.with(|cloud| cloud.begun[1].clone()), "data/stop");
+    site.stop().await;
+}
+
+#[tokio::test]
+async fn over_a_link_that_may_be_slow_a_large_batch_goes_alone_but_for_alerts() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cloud = Cloud::new();
+    let gate = Arc::new(Semaphore::new(0));
+    cloud.with(|cloud| cloud.gate = Some(Arc::clone(&gate)));
+    let (site, at) = with_backlog(folder.path(), &cloud, |_| ()).await;
+    // Nothing that could be packed.
+    let mut random = 1_u64;
+    for _ in 0..6 {
+        let noise = (0..50_000).map(|_| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            char::from(b'0' + u8::try_from(random >> 58).expect("six bits")).to_string().replace('\\', "/")
+        });
+        write_line(at, "a", &format!("noise v=\"{}\"", noise.collect::<String>())).await;
+    }
+    let works = async {
+        until("the large one is under way", || !cloud.with(|cloud| cloud.begun.is_empty())).await;
+        write(at, "stop").await;
+        until("another begins", || cloud.with(|cloud| cloud.begun.len()) == 2).await;
+        gate.add_permits(10);
+    };
+    let (sync, ()) = tokio::join!(site.force_sync(), works);
+    assert!(sync.is_ok_and(|sync| sync.success && sync.points_pending == 0));
+    let begun = cloud.with(|cloud| cloud.begun.clone());
+    assert_eq!(begun[..2], ["data/a", "data/stop"], "{begun:?}");
     site.stop().await;
 }
 
