@@ -45,6 +45,13 @@ const INGEST_KEY_FILE: &str = "ingest.pub";
 /// Somebody wants everything sent now, and to know what came of it.
 pub(crate) type Forced = oneshot::Sender<SyncResult>;
 
+/// Somebody who waits for that.
+struct Waiting {
+    asked: Forced,
+    /// How many points had gone before.
+    from: u64,
+}
+
 #[derive(Debug)]
 pub(crate) struct Sender {
     shared: Arc<Shared>,
@@ -175,15 +182,14 @@ impl Sender {
         mut stopped: watch::Receiver<bool>,
         mut forced: mpsc::Receiver<Forced>,
     ) {
-        let mut waiting: Vec<Forced> = Vec::new();
+        let mut waiting: Vec<Waiting> = Vec::new();
+        // Since the start: each who waits knows where it began.
         let (mut attempts, mut sent) = (0, 0);
         loop {
             let asked_for = !waiting.is_empty();
             if asked_for {
                 // Whoever asks for it also wants to be told of, and to hear what is new.
                 self.reported = None;
-            } else {
-                sent = 0;
             }
             let seal = asked_for || self.shared.config.sync_strategy != SyncStrategy::Adaptive;
             let round = tokio::select! {
@@ -195,10 +201,9 @@ impl Sender {
                 Ok(Drained { points, whole: false }) => {
                     self.backoff.reset();
                     (attempts, sent) = (0, sent + points);
-                    waiting.extend(self.remote.begin());
-                    while let Ok(asked) = forced.try_recv() {
-                        waiting.push(asked);
-                    }
+                    let asked =
+                        self.remote.begin().into_iter().chain(std::iter::from_fn(|| forced.try_recv().ok()));
+                    waiting.extend(asked.map(|asked| Waiting { asked, from: sent }));
                     continue;
                 }
                 Ok(Drained { points, .. }) => {
@@ -223,8 +228,8 @@ impl Sender {
             }
             let tell = self.remote.finish();
             if let Some(asked) = self.remote.begin() {
-                (attempts, sent) = (0, 0);
-                waiting.push(asked);
+                attempts = 0;
+                waiting.push(Waiting { asked, from: sent });
                 continue;
             }
             if tell && failure.is_none() {
@@ -238,18 +243,19 @@ impl Sender {
                 () = self.rest(pause) => {}
                 Some(asked) = forced.recv() => {
                     attempts = 0;
-                    waiting.push(asked);
+                    waiting.push(Waiting { asked, from: sent });
                 }
             }
             while let Ok(asked) = forced.try_recv() {
-                waiting.push(asked);
+                waiting.push(Waiting { asked, from: sent });
             }
         }
     }
 
-    fn answer(&self, waiting: &mut Vec<Forced>, points_sent: u64, error: Option<String>) {
+    fn answer(&self, waiting: &mut Vec<Waiting>, sent: u64, error: Option<String>) {
         let points_pending = self.shared.journal.stats().pending_points();
-        for asked in waiting.drain(..) {
+        for Waiting { asked, from } in waiting.drain(..) {
+            let points_sent = sent - from;
             let success = error.is_none();
             // Who asked may be gone.
             let _ = asked.send(SyncResult { success, points_sent, points_pending, error: error.clone() });

@@ -214,6 +214,19 @@ async fn what_waits_is_sent_on_demand_and_forgotten_and_a_lost_acknowledgement_d
 }
 
 #[tokio::test]
+async fn who_asks_again_is_told_of_the_points_of_that_exchange_only() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cloud = Cloud::new();
+    let site = gateway(folder.path(), &cloud).await;
+    for points in [1, 1, 3, 0] {
+        send(&site, points).await;
+        let sync = site.force_sync().await.expect("running");
+        assert_eq!((sync.success, sync.points_sent), (true, points as u64), "{sync:?}");
+    }
+    site.stop().await;
+}
+
+#[tokio::test]
 async fn what_the_control_plane_asks_for_is_done_once_and_told_with_how_it_went() {
     let folder = tempfile::tempdir().expect("a folder");
     let cloud = Cloud::new();
