@@ -27,7 +27,7 @@ pub(crate) struct Inner {
     /// Stores and says that it did not arrive.
     mute: bool,
     /// What it wants done.
-    force: Option<String>,
+    pub(crate) force: Option<String>,
     pub(crate) reports: Vec<SyncRequest>,
     /// The streams of the batches that were begun, in order.
     pub(crate) begun: Vec<String>,

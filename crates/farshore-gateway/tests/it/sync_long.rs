@@ -5,6 +5,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use farshore_domain::digest::Digest;
+use farshore_gateway::sync::{DeviceConfig, GivenPipelines};
 use farshore_gateway::{EdgeGateway, GatewayConfig, Streams};
 use futures_util::FutureExt as _;
 use tokio::sync::Semaphore;
@@ -41,13 +43,14 @@ async fn write_line(at: SocketAddr, stream: &str, line: &str) {
     assert_eq!(answer.status, 204, "{}", answer.text());
 }
 
+/// Long enough for a report that is due each minute.
 async fn until(what: &str, holds: impl Fn() -> bool) {
     let all = async {
         while !holds() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), all).await.expect(what);
+    tokio::time::timeout(Duration::from_secs(90), all).await.expect(what);
 }
 
 #[tokio::test]
@@ -168,5 +171,36 @@ async fn until_when_it_will_have_gone_counts_the_wait_for_the_bandwidth() {
     };
     assert_eq!(pending, 3);
     assert!((3.0..60.0).contains(&estimate), "three times more than a second: {estimate}");
+    site.stop().await;
+}
+
+#[tokio::test]
+async fn the_control_plane_is_told_and_heard_while_batches_are_under_way() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cloud = Cloud::new();
+    let gate = Arc::new(Semaphore::new(0));
+    // What came of pipelines is told after three seconds, rather than after a minute.
+    let text = "pipelines:\n  - name: all\n    steps:\n      - emit: {stream: data/all}\n".to_owned();
+    let digest = Digest::of(text.as_bytes());
+    let pipelines = Some(GivenPipelines { digest, from: "rooms".to_owned(), text: Some(text) });
+    cloud.with(|cloud| {
+        cloud.gate = Some(Arc::clone(&gate));
+        cloud.config = Some(DeviceConfig { pipelines, ..DeviceConfig::default() });
+    });
+    let (site, _) = with_backlog(folder.path(), &cloud, |_| ()).await;
+    let works = async {
+        until("two are under way", || cloud.with(|cloud| cloud.begun.len()) == 2).await;
+        let before = cloud.with(|cloud| {
+            cloud.force = Some("now".to_owned());
+            cloud.reports.len()
+        });
+        until("it is told", || cloud.with(|cloud| cloud.reports.len()) > before).await;
+        assert_eq!(cloud.with(|cloud| cloud.begun.len()), 2, "nothing has arrived yet");
+        gate.add_permits(100);
+        let told = || cloud.with(|cloud| cloud.reports.iter().any(|report| !report.forced.is_empty()));
+        until("what was asked for is told", told).await;
+    };
+    let (sync, ()) = tokio::join!(site.force_sync(), works);
+    assert!(sync.is_ok_and(|sync| sync.success));
     site.stop().await;
 }
