@@ -395,7 +395,7 @@ impl Sender {
         asked_for: bool,
         forced: &mpsc::Receiver<Forced>,
     ) -> Result<Drained, (u64, UplinkError)> {
-        let began = Instant::now();
+        let (began, mut tried) = (Instant::now(), None);
         self.shared.sync.begins(clock::mono_ns());
         let mut drained = Drained { points: 0, whole: true };
         let mut seen = Seen::default();
@@ -406,7 +406,7 @@ impl Sender {
         let mut held = None;
         loop {
             let mut pause = LOOK_UP;
-            seen.told = self.reported.unwrap_or(began).elapsed();
+            seen.told = self.reported.max(tried).unwrap_or(began).elapsed();
             seen.tell_every = self.tell_every();
             seen.asked = !forced.is_empty() || self.remote.waits();
             seen.alerts = seen.alerts || self.alerted();
@@ -414,7 +414,14 @@ impl Sender {
             match turn(&seen) {
                 _ if failure.is_some() => self.put_back(held.take()),
                 Turn::Tell => {
-                    failure = self.tell(&mut lanes).await.err();
+                    tried = Some(Instant::now());
+                    match self.tell(&mut lanes).await {
+                        // A link that is full of batches fails with them, or not at all.
+                        Err(error) if !lanes.is_empty() => {
+                            tracing::info!(%error, "how the gateway stands could not be told; batches are still under way");
+                        }
+                        told => failure = told.err(),
+                    }
                     continue;
                 }
                 Turn::Leave => {

@@ -26,6 +26,8 @@ pub(crate) struct Inner {
     pub(crate) say: VecDeque<Option<UplinkError>>,
     /// Stores and says that it did not arrive.
     mute: bool,
+    /// So many questions get lost.
+    pub(crate) deaf: u32,
     /// What it wants done.
     pub(crate) force: Option<String>,
     pub(crate) reports: Vec<SyncRequest>,
@@ -46,6 +48,7 @@ impl Cloud {
             twice: 0,
             say: VecDeque::new(),
             mute: false,
+            deaf: 0,
             force: None,
             reports: Vec::new(),
             begun: Vec::new(),
@@ -82,6 +85,10 @@ impl Inner {
 impl Uplink for Cloud {
     fn ask<'a>(&'a self, request: &'a SyncRequest) -> Exchange<'a, SyncAnswer> {
         let answer = self.with(|cloud| {
+            if let Some(left) = cloud.deaf.checked_sub(1) {
+                cloud.deaf = left;
+                return Err(UplinkError::Unreachable("lost".to_owned()));
+            }
             cloud.reports.push(request.clone());
             // Done is done.
             if request.forced.iter().any(|forced| Some(&forced.operation) == cloud.force.as_ref()) {
@@ -94,14 +101,14 @@ impl Uplink for Cloud {
             let key = cloud.keys.last().expect("a key").public();
             let public_key = key.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
             let mark = |(stream, above): (&str, _)| StreamMark { stream: stream.to_owned(), floor: 1, above };
-            SyncAnswer {
+            Ok(SyncAnswer {
                 ingest_key: IngestKeyName { public_key },
                 streams: streams.into_iter().map(mark).collect(),
                 force_sync: cloud.force.clone(),
                 config: cloud.config.clone(),
-            }
+            })
         });
-        Box::pin(async move { Ok(answer) })
+        Box::pin(async move { answer })
     }
 
     fn put<'a>(&'a self, batch: &'a Outgoing) -> Exchange<'a, bool> {
@@ -218,6 +225,8 @@ async fn who_asks_again_is_told_of_the_points_of_that_exchange_only() {
     let folder = tempfile::tempdir().expect("a folder");
     let cloud = Cloud::new();
     let site = gateway(folder.path(), &cloud).await;
+    // From here on nothing goes by itself.
+    assert!(site.force_sync().await.expect("running").success);
     for points in [1, 1, 3, 0] {
         send(&site, points).await;
         let sync = site.force_sync().await.expect("running");
