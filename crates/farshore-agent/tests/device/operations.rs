@@ -397,7 +397,8 @@ async fn a_drained_device_stops_its_apps_and_starts_them_again_where_they_were()
     seen("the app again", || phase(&device).filter(|phase| phase == "running")).await;
     let app = device.plane.app_status().unwrap();
     assert_eq!((app.active_version.as_str(), app.committed), ("1.0", true));
-    assert_eq!(device.bed.app_pids().len(), 1);
+    // What was started is told a moment before it is the app's own program.
+    seen("its process", || (device.bed.app_pids().len() == 1).then_some(())).await;
     assert_eq!(std::fs::read_to_string(kept).unwrap(), "sales");
 }
 
