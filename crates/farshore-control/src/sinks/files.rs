@@ -110,26 +110,36 @@ pub(super) fn end(folder: &Path) -> io::Result<()> {
     }
 }
 
+/// The folders of a sink's hours, whatever files others may have left beside them.
+fn hours(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for day in folders(folder)? {
+        found.extend(folders(&day)?);
+    }
+    Ok(found)
+}
+
+fn folders(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
 /// The greatest number that a file has.
 fn greatest(folder: &Path) -> io::Result<i64> {
     let mut greatest = 0;
-    for day in fs::read_dir(folder)? {
-        let day = day?;
-        if !day.file_type()?.is_dir() {
-            continue;
-        }
-        for hour in fs::read_dir(day.path())? {
-            let hour = hour?;
-            if !hour.file_type()?.is_dir() {
-                continue;
-            }
-            for file in fs::read_dir(hour.path())? {
-                let name = file?.file_name();
-                let number = name
-                    .to_str()
-                    .and_then(|name| name.strip_prefix("part-")?.strip_suffix(".parquet")?.parse().ok());
-                greatest = number.unwrap_or(0).max(greatest);
-            }
+    for hour in hours(folder)? {
+        for file in fs::read_dir(hour)? {
+            let name = file?.file_name();
+            let number = name
+                .to_str()
+                .and_then(|name| name.strip_prefix("part-")?.strip_suffix(".parquet")?.parse().ok());
+            greatest = number.unwrap_or(0).max(greatest);
         }
     }
     Ok(greatest)
@@ -137,23 +147,12 @@ fn greatest(folder: &Path) -> io::Result<i64> {
 
 /// Deletes the files of this number.
 fn forget(folder: &Path, round: i64) -> io::Result<()> {
-    for day in fs::read_dir(folder)? {
-        let day = day?;
-        if !day.file_type()?.is_dir() {
-            continue;
-        }
-        for hour in fs::read_dir(day.path())? {
-            let hour = hour?;
-            // Others may have left their own files here.
-            if !hour.file_type()?.is_dir() {
-                continue;
-            }
-            let path = hour.path().join(format!("part-{round:08}.parquet"));
-            for left in [path.with_extension("part"), path] {
-                match fs::remove_file(left) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                    _ => {}
-                }
+    for hour in hours(folder)? {
+        let path = hour.join(format!("part-{round:08}.parquet"));
+        for left in [path.with_extension("part"), path] {
+            match fs::remove_file(left) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
             }
         }
     }

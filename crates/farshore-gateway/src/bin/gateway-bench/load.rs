@@ -57,7 +57,9 @@ impl Options {
                 _ => return Err(format!("{name} is not known: {USAGE}").into()),
             }
         }
-        let (Some(seconds @ 1..), Some(rate @ 1..)) = (seconds, rate) else { return Err(USAGE.into()) };
+        let (Some(seconds @ 1..), Some(rate @ 1..)) = (seconds, rate) else {
+            return Err(format!("--duration and --rate are needed, each at least 1: {USAGE}").into());
+        };
         if !(1..=1000).contains(&clients) || !(1..=10_000).contains(&batch) {
             return Err("--clients is 1 to 1000, --batch 1 to 10000".into());
         }
@@ -152,7 +154,8 @@ fn lock(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let options = Options::read(arguments)?;
     // Whoever is not there at all is told so at once.
-    drop(TcpStream::connect_timeout(&options.address, PATIENCE)?);
+    let there = TcpStream::connect_timeout(&options.address, PATIENCE);
+    drop(there.map_err(|error| format!("no gateway answers at {}: {error}", options.address))?);
     let (tally, begun) = (Mutex::new(Tally::default()), Instant::now());
     let mut all = Tally::default();
     std::thread::scope(|scope| {
