@@ -14,8 +14,8 @@ use tokio::sync::Semaphore;
 use crate::support::send;
 use crate::sync::{Cloud, with};
 
-/// A gateway with a point in each of four streams, none of them sent yet, and one stream for alerts.
-async fn with_backlog(
+/// A gateway that begins, with one stream for alerts.
+async fn beginning(
     folder: &std::path::Path,
     cloud: &Arc<Cloud>,
     change: impl FnOnce(&mut GatewayConfig),
@@ -27,10 +27,25 @@ async fn with_backlog(
     })
     .await;
     let at = site.addresses().await.and_then(|at| at.http).expect("HTTP");
+    (site, at)
+}
+
+/// The same, when what it does by itself at its start is over, with a point in each of four streams, none of them sent yet.
+async fn with_backlog(
+    folder: &std::path::Path,
+    cloud: &Arc<Cloud>,
+    change: impl FnOnce(&mut GatewayConfig),
+) -> (EdgeGateway, SocketAddr) {
+    let (site, at) = beginning(folder, cloud, change).await;
+    assert!(site.force_sync().await.is_ok_and(|sync| sync.success));
+    fill(at).await;
+    (site, at)
+}
+
+async fn fill(at: SocketAddr) {
     for stream in ["a", "b", "c", "d"] {
         write(at, stream).await;
     }
-    (site, at)
 }
 
 async fn write(at: SocketAddr, stream: &str) {
@@ -41,6 +56,13 @@ async fn write_line(at: SocketAddr, stream: &str, line: &str) {
     let path = format!("/api/v2/write?bucket={stream}");
     let answer = send(at, "POST", &path, &[], line.as_bytes()).await;
     assert_eq!(answer.status, 204, "{}", answer.text());
+}
+
+/// A control plane that takes a batch for each permit.
+fn gated() -> (Arc<Cloud>, Arc<Semaphore>) {
+    let (cloud, gate) = (Cloud::new(), Arc::new(Semaphore::new(0)));
+    cloud.with(|cloud| cloud.gate = Some(Arc::clone(&gate)));
+    (cloud, gate)
 }
 
 /// Long enough for a report that is due each minute.
@@ -56,9 +78,7 @@ async fn until(what: &str, holds: impl Fn() -> bool) {
 #[tokio::test]
 async fn an_alert_that_comes_while_a_backlog_drains_is_the_next_that_goes() {
     let folder = tempfile::tempdir().expect("a folder");
-    let cloud = Cloud::new();
-    let gate = Arc::new(Semaphore::new(0));
-    cloud.with(|cloud| cloud.gate = Some(Arc::clone(&gate)));
+    let (cloud, gate) = gated();
     let (site, at) = with_backlog(folder.path(), &cloud, |_| ()).await;
     let works = async {
         until("two are under way", || cloud.with(|cloud| cloud.begun.len()) == 2).await;
@@ -96,9 +116,7 @@ async fn an_alert_goes_before_a_batch_that_waits_for_the_bandwidth() {
 #[tokio::test]
 async fn over_a_link_that_may_be_slow_a_large_batch_goes_alone_but_for_alerts() {
     let folder = tempfile::tempdir().expect("a folder");
-    let cloud = Cloud::new();
-    let gate = Arc::new(Semaphore::new(0));
-    cloud.with(|cloud| cloud.gate = Some(Arc::clone(&gate)));
+    let (cloud, gate) = gated();
     let (site, at) = with_backlog(folder.path(), &cloud, |_| ()).await;
     // Nothing that could be packed.
     let mut random = 1_u64;
@@ -125,9 +143,7 @@ async fn over_a_link_that_may_be_slow_a_large_batch_goes_alone_but_for_alerts() 
 #[tokio::test]
 async fn whoever_asks_while_a_backlog_drains_is_heard_before_it_has_gone() {
     let folder = tempfile::tempdir().expect("a folder");
-    let cloud = Cloud::new();
-    let gate = Arc::new(Semaphore::new(0));
-    cloud.with(|cloud| cloud.gate = Some(Arc::clone(&gate)));
+    let (cloud, gate) = gated();
     let (site, at) = with_backlog(folder.path(), &cloud, |_| ()).await;
     let works = async {
         until("two are under way", || cloud.with(|cloud| cloud.begun.len()) == 2).await;
@@ -177,17 +193,14 @@ async fn until_when_it_will_have_gone_counts_the_wait_for_the_bandwidth() {
 #[tokio::test]
 async fn the_control_plane_is_told_and_heard_while_batches_are_under_way() {
     let folder = tempfile::tempdir().expect("a folder");
-    let cloud = Cloud::new();
-    let gate = Arc::new(Semaphore::new(0));
+    let (cloud, gate) = gated();
     // What came of pipelines is told after three seconds, rather than after a minute.
     let text = "pipelines:\n  - name: all\n    steps:\n      - emit: {stream: data/all}\n".to_owned();
     let digest = Digest::of(text.as_bytes());
     let pipelines = Some(GivenPipelines { digest, from: "rooms".to_owned(), text: Some(text) });
-    cloud.with(|cloud| {
-        cloud.gate = Some(Arc::clone(&gate));
-        cloud.config = Some(DeviceConfig { pipelines, ..DeviceConfig::default() });
-    });
-    let (site, _) = with_backlog(folder.path(), &cloud, |_| ()).await;
+    cloud.with(|cloud| cloud.config = Some(DeviceConfig { pipelines, ..DeviceConfig::default() }));
+    let (site, at) = beginning(folder.path(), &cloud, |_| ()).await;
+    fill(at).await;
     let works = async {
         until("two are under way", || cloud.with(|cloud| cloud.begun.len()) == 2).await;
         let before = cloud.with(|cloud| {
